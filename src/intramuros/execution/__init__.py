@@ -1,0 +1,1 @@
+"""The execution plane: worker, sandboxes, tools. Never imports control or tunnel."""

@@ -1,0 +1,1 @@
+"""Small utilities that every plane may use; imports nothing of ours."""

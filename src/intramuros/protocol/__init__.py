@@ -1,0 +1,1 @@
+"""What two machines must agree on: models, transition tables, codecs. No I/O, no clock."""

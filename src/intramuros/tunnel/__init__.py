@@ -1,0 +1,1 @@
+"""The tunnel plane: edge and gateway. Never imports control or execution."""
