@@ -1,0 +1,93 @@
+"""Run a process's named tasks in one group, with two stops.
+
+The first SIGTERM or SIGINT asks the tasks to take no more and to finish; the second, or the end of
+the drain time, cancels them. If a task fails, the whole process stops with its cause.
+"""
+
+import signal
+from collections.abc import Awaitable, Callable, Mapping
+
+import anyio
+from anyio.abc import TaskStatus
+
+from intramuros.kernel.telemetry import logger
+
+log = logger("service")
+
+
+class Stop:
+    """Whether the process was asked to take no more work."""
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+
+    @property
+    def requested(self) -> bool:
+        """True once a stop was asked for."""
+        return self._event.is_set()
+
+    def request(self) -> None:
+        """Ask every task to take no more."""
+        self._event.set()
+
+    async def wait(self) -> None:
+        """Return when a stop is asked for."""
+        await self._event.wait()
+
+
+Task = Callable[[Stop], Awaitable[None]]
+
+
+async def run_service(
+    tasks: Mapping[str, Task], *, drain_s: float, stop: Stop | None = None
+) -> None:
+    """Run named tasks until they end, a stop is drained, or one fails.
+
+    Args:
+        tasks: name → coroutine function that gets the :class:`Stop` and returns once drained.
+        drain_s: seconds that the tasks have after the first stop.
+        stop: the stop to use, for callers that stop the service themselves.
+
+    Raises:
+        Exception: whatever a task raised, unwrapped when it was the only one.
+    """
+    stop = stop or Stop()
+    async with anyio.create_task_group() as group:
+        await group.start(_watch_signals, stop, group.cancel_scope)
+        group.start_soon(_deadline, stop, drain_s, group.cancel_scope)
+        async with anyio.create_task_group() as workers:
+            for name, task in tasks.items():
+                workers.start_soon(_named, name, task, stop)
+        group.cancel_scope.cancel()
+
+
+async def _named(name: str, task: Task, stop: Stop) -> None:
+    try:
+        await task(stop)
+    except Exception as error:
+        log.error("task_failed", task=name, error=repr(error))
+        raise
+    log.debug("task_ended", task=name)
+
+
+async def _watch_signals(
+    stop: Stop,
+    scope: anyio.CancelScope,
+    *,
+    task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
+) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for _ in signals:
+            if stop.requested:
+                scope.cancel()
+                return
+            log.info("stopping", reason="signal")
+            stop.request()
+
+
+async def _deadline(stop: Stop, drain_s: float, scope: anyio.CancelScope) -> None:
+    await stop.wait()
+    await anyio.sleep(drain_s)
+    log.warning("drain_ended", drain_s=drain_s)
+    scope.cancel()

@@ -1,0 +1,73 @@
+"""Logs: a constant event name and fields, as JSON or for people, never with a secret.
+
+Loggers come from :func:`logger`; a field whose name says it is a secret, or whose value looks like
+one of our credentials, is masked before it is written.
+"""
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any, cast
+
+import structlog
+
+_SECRET_NAMES = re.compile(
+    r"(secret|token|password|passwd|authorization|api_?key|private|cookie)", re.I
+)
+# Credentials of ours and of the vendor: a prefix that names the kind, then the secret part.
+_SECRET_VALUES = re.compile(
+    r"\b(sk-[a-z]+-[A-Za-z0-9_-]{8})[A-Za-z0-9_-]+|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]+"
+)
+_MASK = "[masked]"
+
+
+def configure(*, json: bool, level: str = "info") -> None:
+    """Set up logging of the whole process to standard error.
+
+    Args:
+        json: one JSON object a line instead of text for people.
+        level: debug, info, warning or error.
+    """
+    number = logging.getLevelNamesMapping()[level.upper()]
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer()
+        if json
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            mask_secrets,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(stream=sys.stderr, level=max(number, logging.WARNING), force=True)
+
+
+def logger(name: str) -> structlog.typing.FilteringBoundLogger:
+    """Return a logger that adds ``logger=name`` to each line."""
+    return cast("structlog.typing.FilteringBoundLogger", structlog.get_logger(logger=name))
+
+
+def mask_secrets(
+    _logger: object, _method: str, fields: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Mask secret-looking fields and values; the last processor before rendering."""
+    for name, value in fields.items():
+        if _SECRET_NAMES.search(name) and isinstance(value, str):
+            fields[name] = _MASK
+        elif isinstance(value, str):
+            fields[name] = mask_text(value)
+    return fields
+
+
+def mask_text(text: str) -> str:
+    """Return the text with credential-shaped parts masked."""
+    return _SECRET_VALUES.sub(lambda m: (m.group(1) or "") + _MASK, text)
