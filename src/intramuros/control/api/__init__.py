@@ -1,0 +1,1 @@
+"""HTTP: one router per resource, one boundary for errors and credentials."""

@@ -1,0 +1,1 @@
+"""Configured resources: one declaration per kind, one service for all of them."""

@@ -1,0 +1,1 @@
+"""The MCP client side: sessions to servers, directly or through a tunnel."""

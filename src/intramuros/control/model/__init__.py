@@ -1,0 +1,1 @@
+"""Model adapters: one protocol, one file per provider."""

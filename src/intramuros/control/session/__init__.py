@@ -1,0 +1,1 @@
+"""Sessions: the event log, the pure agent loop and what performs it."""

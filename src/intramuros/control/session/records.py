@@ -1,0 +1,77 @@
+"""Rows of a session's log. Pure.
+
+The log is append-only and gapless. A row is one of three:
+
+* an **event** that clients see, with a time of processing;
+* a **queued** event: a client's input that has arrived and waits for a turn; when the loop consumes
+  it, a second row with the same event id follows, and only that one has a place in the history;
+* an **internal** mark that steers the loop (a call was started, a retry is due), never shown.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from intramuros.kernel.timing import from_micros, rfc3339
+
+Body = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A row to be appended.
+
+    Args:
+        type: the event type, or ``internal.*`` for marks.
+        body: the public members besides ``id``, ``type`` and ``processed_at``.
+        id: the event id; the journal makes one when None.
+        thread_id: the thread the row belongs to; None is the primary thread.
+        queued: the input waits for a turn.
+        private: what only the loop may see (the model's own blocks, attempts), never shown.
+    """
+
+    type: str
+    body: Body = field(default_factory=dict)
+    id: str | None = None
+    thread_id: str | None = None
+    queued: bool = False
+    private: Body | None = None
+
+    @property
+    def internal(self) -> bool:
+        """True for a mark that is never shown."""
+        return self.type.startswith("internal.")
+
+
+@dataclass(frozen=True)
+class Record:
+    """A row of the log.
+
+    ``at`` is the time of processing, or of arrival for a queued row; strictly increasing within a
+    session (contract AMB 25).
+    """
+
+    session_id: str
+    seq: int
+    id: str
+    type: str
+    at_us: int
+    body: Body
+    thread_id: str | None = None
+    queued: bool = False
+    private: Body | None = None
+
+    @property
+    def internal(self) -> bool:
+        """True for a mark that is never shown."""
+        return self.type.startswith("internal.")
+
+    @property
+    def at(self) -> datetime:
+        """Time of processing, or of arrival for a queued row."""
+        return from_micros(self.at_us)
+
+    def public(self) -> dict[str, object]:
+        """Return the event as the API shows it; ``processed_at`` is null while queued."""
+        processed_at = None if self.queued else rfc3339(self.at)
+        return {"id": self.id, "type": self.type, **self.body, "processed_at": processed_at}

@@ -1,0 +1,218 @@
+"""Transactions: the only file that imports database drivers.
+
+A store function is synchronous and gets a :class:`Tx`; a whole transaction costs one hop to a
+database thread. On SQLite one writer thread takes every waiting transaction, runs each in its own
+savepoint and commits them together, so that many callers share one ``fsync``; nobody is answered
+before that commit. Readers have their own connections and never wait for the writer (WAL).
+"""
+
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, Final, Generic, TypeVar
+
+import anyio
+import anyio.to_thread
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.pool import NullPool, QueuePool
+
+from intramuros.kernel.errors import OperatorError, Unavailable
+from intramuros.kernel.telemetry import logger
+
+T = TypeVar("T")
+
+log = logger("store")
+
+READERS: Final = 4
+# One commit takes at most this many transactions: bounds the time that the first one waits.
+GROUP_LIMIT: Final = 64
+BUSY_TIMEOUT_MS: Final = 5_000
+
+
+class Tx:
+    """An open transaction: a SQLAlchemy connection and what to do once it is durable."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.execute = connection.execute
+        self.scalar = connection.scalar
+        self._hooks: list[Callable[[], None]] = []
+
+    def after_commit(self, hook: Callable[[], None]) -> None:
+        """Call ``hook`` on the event loop once the commit is durable; it must not raise."""
+        self._hooks.append(hook)
+
+    @property
+    def hooks(self) -> list[Callable[[], None]]:
+        """The hooks registered so far."""
+        return self._hooks
+
+
+class _Job(Generic[T]):
+    def __init__(self, work: Callable[[Tx], T]) -> None:
+        self.work = work
+        self.done: Future[tuple[T, list[Callable[[], None]]]] = Future()
+
+
+class Database:
+    """A database with one writer and several readers.
+
+    Use :meth:`open`; call :meth:`close` at the end.
+    """
+
+    def __init__(self, engine: Engine, readers: Engine) -> None:
+        self.engine = engine
+        self._readers = readers
+        self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
+        self._limiter = anyio.CapacityLimiter(READERS)
+        self._writer = threading.Thread(target=self._write_loop, name="db-writer", daemon=True)
+        self._writer.start()
+
+    @classmethod
+    def open(cls, url: str) -> "Database":
+        """Open a database.
+
+        Args:
+            url: ``sqlite:///path/to/file.db``; the file is created when absent.
+
+        Raises:
+            OperatorError: the file cannot be opened or is no database.
+        """
+        prefix = "sqlite:///"
+        if not url.startswith(prefix):
+            raise OperatorError(f"cannot use database {url.split(':')[0]!r}", "use sqlite:///PATH")
+        path = Path(url.removeprefix(prefix))
+        engine = _sqlite_engine(path, readers=False)
+        try:
+            with engine.connect() as probe:
+                probe.exec_driver_sql("SELECT count(*) FROM sqlite_master")
+        except (OperationalError, DBAPIError) as error:
+            raise OperatorError(
+                f"cannot open the database {path} ({error.orig})",
+                "check the directory, its owner and free space",
+            ) from error
+        return cls(engine, _sqlite_engine(path, readers=True))
+
+    async def write(self, work: Callable[[Tx], T]) -> T:
+        """Run ``work`` in a read-write transaction and return its result once it is durable.
+
+        Raises:
+            Unavailable: the database refused the commit (disk full, I/O error); nothing happened.
+            Exception: whatever ``work`` raised; its changes are rolled back.
+        """
+        job = _Job(work)
+        self._jobs.put(job)
+        result, hooks = await _wait(job.done)
+        for hook in hooks:
+            hook()
+        return result
+
+    async def read(self, work: Callable[[Tx], T]) -> T:
+        """Run ``work`` in a read-only snapshot and return its result."""
+
+        def run() -> T:
+            with self._readers.connect() as connection, connection.begin():
+                return work(Tx(connection))
+
+        return await anyio.to_thread.run_sync(run, limiter=self._limiter)
+
+    def close(self) -> None:
+        """Finish the waiting transactions and release the file."""
+        self._jobs.put(None)
+        self._writer.join()
+        self.engine.dispose()
+        self._readers.dispose()
+
+    def _write_loop(self) -> None:
+        with self.engine.connect() as connection:
+            while (job := self._jobs.get()) is not None:
+                group = [job]
+                while len(group) < GROUP_LIMIT:
+                    try:
+                        more = self._jobs.get_nowait()
+                    except queue.Empty:
+                        break
+                    if more is None:
+                        self._jobs.put(None)
+                        break
+                    group.append(more)
+                self._commit_together(connection, group)
+
+    def _commit_together(self, connection: Connection, group: list[_Job[Any]]) -> None:
+        outcomes: list[tuple[_Job[Any], Any, list[Callable[[], None]]]] = []
+        try:
+            with connection.begin():
+                for job in group:
+                    tx = Tx(connection)
+                    try:
+                        with connection.begin_nested():
+                            outcomes.append((job, job.work(tx), tx.hooks))
+                    except DBAPIError as error:
+                        if _is_fatal(error):
+                            raise
+                        job.done.set_exception(error)
+                    except BaseException as error:  # noqa: BLE001  handed to the caller as it is
+                        job.done.set_exception(error)
+        except BaseException as error:  # noqa: BLE001  every waiting caller must learn of it
+            log.error("commit_failed", error=repr(error))
+            for job in group:
+                if not job.done.done():
+                    failure = Unavailable("the database refused the write; nothing was changed")
+                    failure.__cause__ = error
+                    job.done.set_exception(failure)
+            return
+        for job, result, hooks in outcomes:
+            job.done.set_result((result, hooks))
+
+
+async def _wait(future: "Future[T]") -> T:
+    """Wait for a thread's future without losing it when the waiting task is cancelled."""
+    event = anyio.Event()
+    token = anyio.lowlevel.current_token()
+
+    def wake(_: object) -> None:
+        try:
+            anyio.from_thread.run_sync(event.set, token=token)
+        except (RuntimeError, anyio.RunFinishedError):
+            log.debug("loop_gone")
+
+    future.add_done_callback(wake)
+    # A transaction that was handed over runs to its end; abandoning it would hide its outcome.
+    with anyio.CancelScope(shield=True):
+        await event.wait()
+    return future.result()
+
+
+def _is_fatal(error: DBAPIError) -> bool:
+    original = error.orig
+    return isinstance(original, sqlite3.OperationalError) and "full" in str(original)
+
+
+def _sqlite_engine(path: Path, *, readers: bool) -> Engine:
+    engine = create_engine(
+        f"sqlite:///{path}",
+        poolclass=QueuePool if readers else NullPool,
+        connect_args={"check_same_thread": False, "isolation_level": None},
+        **({"pool_size": READERS, "max_overflow": 0} if readers else {}),
+    )
+
+    @event.listens_for(engine, "connect")
+    def _connect(connection: sqlite3.Connection, _record: object) -> None:
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "foreign_keys=ON",
+            f"busy_timeout={BUSY_TIMEOUT_MS}",
+            f"query_only={'ON' if readers else 'OFF'}",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN" if readers else "BEGIN IMMEDIATE")
+
+    return engine

@@ -1,0 +1,168 @@
+"""Every table of the control plane.
+
+Times are whole microseconds since the epoch (``*_us``); JSON is kept as text that our own models
+wrote. Portable between SQLite and PostgreSQL.
+"""
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+workspaces = Table(
+    "workspaces",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+)
+
+# Every secret that a caller may present, by the SHA-256 of its text; the text itself is never kept.
+credentials = Table(
+    "credentials",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("kind", String, nullable=False),  # api_key, environment_key, sessions_token
+    Column("digest", String, nullable=False, unique=True),
+    Column("workspace_id", String, ForeignKey("workspaces.id"), nullable=False),
+    Column("name", String, nullable=False),
+    Column("scopes", JSON, nullable=False),
+    Column("environment_id", String),
+    Column("session_id", String),
+    Column("work_id", String),
+    Column("created_us", BigInteger, nullable=False),
+    Column("expires_us", BigInteger),
+    Column("revoked_us", BigInteger),
+    Index("ix_credentials_work", "work_id"),
+    Index("ix_credentials_environment", "environment_id"),
+)
+
+# Configured resources of every kind; ``body`` is the newest version's.
+resources = Table(
+    "resources",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("kind", String, nullable=False),
+    Column("workspace_id", String, ForeignKey("workspaces.id"), nullable=False),
+    Column("parent_id", String),  # the tunnel of a certificate
+    Column("version", Integer, nullable=False),
+    Column("body", JSON, nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+    Column("updated_us", BigInteger, nullable=False),
+    Column("archived_us", BigInteger),
+    Index("ix_resources_list", "workspace_id", "kind", "created_us", "id"),
+    Index("ix_resources_parent", "parent_id", "created_us", "id"),
+)
+
+resource_versions = Table(
+    "resource_versions",
+    metadata,
+    Column("resource_id", String, ForeignKey("resources.id"), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("body", JSON, nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("workspace_id", String, ForeignKey("workspaces.id"), nullable=False),
+    Column("environment_id", String, ForeignKey("resources.id"), nullable=False),
+    Column("environment_kind", String, nullable=False),  # cloud, self_hosted
+    Column("agent_id", String, ForeignKey("resources.id"), nullable=False),
+    Column("agent_version", Integer, nullable=False),
+    Column("agent", JSON, nullable=False),  # the effective snapshot, as the API shows it
+    Column("title", String),
+    Column("metadata", JSON, nullable=False),
+    Column("resources", JSON, nullable=False),
+    Column("vault_ids", JSON, nullable=False),
+    Column("status", String, nullable=False),
+    Column("state", JSON, nullable=False),  # fold of the log through last_seq
+    Column("last_seq", BigInteger, nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+    Column("updated_us", BigInteger, nullable=False),
+    Column("archived_us", BigInteger),
+    Index("ix_sessions_list", "workspace_id", "created_us", "id"),
+    Index("ix_sessions_environment", "environment_id"),
+    Index("ix_sessions_agent", "agent_id"),
+)
+
+# The log. Rows are only ever inserted. A client's input that waits for a turn is one row when it
+# arrives (``queued``) and another, with the same event id, when the loop consumes it. ``internal``
+# rows steer the loop and are never shown.
+events = Table(
+    "events",
+    metadata,
+    Column("session_id", String, ForeignKey("sessions.id", ondelete="CASCADE"), primary_key=True),
+    Column("seq", BigInteger, primary_key=True),
+    Column("event_id", String, nullable=False),
+    Column("type", String, nullable=False),
+    Column("thread_id", String),
+    Column("queued", Boolean, nullable=False),
+    Column("internal", Boolean, nullable=False),
+    Column("at_us", BigInteger, nullable=False),
+    Column("body", JSON, nullable=False),
+    Column("private", JSON),
+    Index("ix_events_event", "session_id", "event_id", "queued", unique=True),
+)
+
+# One durable queue for turns (key: session) and work items (key: session). ``epoch`` is the fencing
+# token: it grows with every claim, and results are taken only from the newest.
+leases = Table(
+    "leases",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("queue", String, nullable=False),  # turn, or work/<environment id>
+    Column("key", String, nullable=False),
+    Column("state", String, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("holder", String),
+    Column("available_us", BigInteger, nullable=False),
+    Column("expires_us", BigInteger),
+    Column("payload", JSON, nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+    Index("ix_leases_claim", "queue", "state", "available_us"),
+    Index("ix_leases_key", "queue", "key", "state"),
+)
+
+# The control plane's own hash-chained audit log (protocol/audit.py); one chain.
+audit = Table(
+    "audit",
+    metadata,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("at_us", BigInteger, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("workspace_id", String),
+    Column("session_id", String),
+    Column("line", String, nullable=False),
+    Column("hash", String, nullable=False),
+    Index("ix_audit_session", "session_id", "seq"),
+)
+
+# Keys that the server made for itself (ticket signing), sealed when a master key is configured.
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+)
