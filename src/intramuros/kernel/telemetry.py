@@ -52,8 +52,8 @@ def configure(*, json: bool, level: str = "info") -> None:
 
 
 def logger(name: str) -> structlog.typing.FilteringBoundLogger:
-    """Return a logger that adds ``logger=name`` to each line."""
-    return cast("structlog.typing.FilteringBoundLogger", structlog.get_logger(logger=name))
+    """Return a logger that adds ``component=name`` to each line."""
+    return cast("structlog.typing.FilteringBoundLogger", structlog.get_logger(component=name))
 
 
 def mask_secrets(

@@ -1,0 +1,114 @@
+"""What the loop needs of a model. Messages are in the Messages API's own shapes."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from intramuros.kernel.errors import IntramurosError
+
+Block = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Token counts of one request, as the provider reported them."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_creation_input_tokens: int = 0
+    cache_read_input_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """One request.
+
+    Args:
+        model: the id from the agent.
+        system: the system prompt, or None.
+        messages: Messages API messages, oldest first.
+        tools: Messages API tool definitions.
+        max_tokens: the most that the reply may use.
+        effort: low, medium, high, xhigh or max; adapters ignore what a model lacks.
+    """
+
+    model: str
+    messages: Sequence[Block]
+    system: str | None = None
+    tools: Sequence[Block] = ()
+    max_tokens: int = 16_384
+    effort: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelReply:
+    """A finished reply: Messages API content blocks in order."""
+
+    content: Sequence[Block]
+    stop_reason: str
+    usage: Usage = field(default_factory=Usage)
+
+
+@dataclass(frozen=True)
+class TextDelta:
+    """More text of the block at ``index`` of the reply's content."""
+
+    index: int
+    text: str
+
+
+@dataclass(frozen=True)
+class ThinkingStarted:
+    """A thinking block began at ``index``."""
+
+    index: int
+
+
+Delta = TextDelta | ThinkingStarted
+
+
+class Failure(StrEnum):
+    """Why a request failed; values are the contract's error types (contract 14.6)."""
+
+    OVERLOADED = "model_overloaded_error"
+    RATE_LIMITED = "model_rate_limited_error"
+    REQUEST_FAILED = "model_request_failed_error"
+    BILLING = "billing_error"
+
+
+class ModelError(IntramurosError):
+    """The request got no reply.
+
+    Args:
+        failure: what kind.
+        message: for the session's log; names no credential.
+        retryable: whether the same request may succeed later.
+        retry_after_s: the provider's own wish, in seconds.
+    """
+
+    def __init__(
+        self,
+        failure: Failure,
+        message: str,
+        *,
+        retryable: bool,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.failure = failure
+        self.message = message
+        self.retryable = retryable
+        self.retry_after_s = retry_after_s
+
+
+class Model(Protocol):
+    """A provider. Cancelling the call cancels the request."""
+
+    async def run(self, request: ModelRequest, on_delta: Callable[[Delta], None]) -> ModelReply:
+        """Send the request and return the whole reply; call ``on_delta`` as parts arrive.
+
+        Raises:
+            ModelError: the provider refused, failed or broke off.
+        """
+        ...
