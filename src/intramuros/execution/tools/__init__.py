@@ -1,0 +1,1 @@
+"""The six tools of the agent toolset, host side: what they take and how results become content."""
