@@ -37,7 +37,7 @@ lint: dev ## Style, types, import contracts and the repository's own rules
 	@echo "==> ruff"; $(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@echo "==> mypy"; $(BIN)/mypy
-	@echo "==> import contracts"; $(BIN)/lint-imports
+	@echo "==> import contracts"; $(BIN)/lint-imports --no-logo
 	@echo "==> repository rules"; $(BIN)/python -m pytest -q tests/repo -m "not sabotage"
 
 format: dev ## Let ruff fix and format what it can

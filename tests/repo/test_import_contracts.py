@@ -1,0 +1,85 @@
+"""Each import contract notices the one edit that it is there for, and no other does."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.repo.tree import ROOT, SOURCE
+
+pytestmark = [pytest.mark.sabotage, pytest.mark.timeout(60)]
+
+ROOMS = "planes never meet"
+CONTROL = "control imports downwards only"
+EXECUTION = "execution imports downwards only"
+PURE = "pure files stay pure"
+DRIVERS = "one file opens databases"
+WEB = "only the API knows the web framework"
+
+SABOTAGE = [
+    (ROOMS, "execution/sandbox/base.py", "import intramuros.control"),
+    (ROOMS, "tunnel/sabotage.py", "import intramuros.execution.sandbox.base"),
+    (ROOMS, "protocol/sabotage.py", "import intramuros.tunnel"),
+    (ROOMS, "kernel/timing.py", "import intramuros.protocol"),
+    (ROOMS, "utils.py", "'''A room that nobody planned.'''"),
+    (CONTROL, "control/store/tables.py", "import intramuros.control.session"),
+    (CONTROL, "control/session/sabotage.py", "import intramuros.control.api"),
+    (CONTROL, "control/mcp/sabotage.py", "import intramuros.control.model"),
+    (CONTROL, "control/helpers.py", "'''A room that nobody planned.'''"),
+    (EXECUTION, "execution/sandbox/base.py", "import intramuros.execution.tools"),
+    (EXECUTION, "execution/helpers.py", "'''A room that nobody planned.'''"),
+    (PURE, "protocol/audit.py", "import os"),
+    (PURE, "protocol/sabotage.py", "from intramuros.kernel.timing import SystemClock"),
+    (DRIVERS, "control/store/tables.py", "import sqlite3"),
+    (WEB, "execution/sandbox/base.py", "from starlette.requests import Request"),
+]
+
+
+def check(source: Path) -> dict[str, bool]:
+    """Return for each contract whether the tree in that folder keeps it."""
+    answer = subprocess.run(
+        [
+            Path(sys.executable).with_name("lint-imports"),
+            "--config",
+            ROOT / ".importlinter",
+            "--no-cache",
+            "--no-logo",
+        ],
+        cwd=source.parent,
+        env={**os.environ, "PYTHONPATH": str(source), "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    verdicts = re.findall(r"^(.+?) (KEPT|BROKEN)\b", answer.stdout, re.MULTILINE)
+    assert verdicts, answer.stdout + answer.stderr
+    return {name: verdict == "KEPT" for name, verdict in verdicts}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Return the ``src`` folder of a copy that a test may spoil."""
+    copy = tmp_path / "src"
+    shutil.copytree(SOURCE, copy / SOURCE.name, ignore=shutil.ignore_patterns("__pycache__"))
+    return copy
+
+
+def test_an_honest_tree_keeps_every_contract(source: Path) -> None:
+    assert check(source) == dict.fromkeys([ROOMS, CONTROL, EXECUTION, PURE, DRIVERS, WEB], True)
+
+
+@pytest.mark.parametrize(
+    ("contract", "path", "line"), SABOTAGE, ids=lambda value: str(value).replace(" ", "-")
+)
+def test_sabotage_breaks_its_contract_alone(
+    source: Path, contract: str, path: str, line: str
+) -> None:
+    spoilt = source / SOURCE.name / path
+    assert spoilt.exists() or spoilt.name in {"sabotage.py", "utils.py", "helpers.py"}
+    with spoilt.open("a") as file:
+        file.write(f"\n{line}\n")
+    assert [name for name, kept in check(source).items() if not kept] == [contract]
