@@ -1,6 +1,5 @@
 """Each import contract notices the one edit that it is there for, and no other does."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -43,6 +42,9 @@ def check(source: Path) -> dict[str, bool]:
     """Return for each contract whether the tree in that folder keeps it."""
     answer = subprocess.run(
         [
+            "env",
+            f"PYTHONPATH={source}",
+            "NO_COLOR=1",
             Path(sys.executable).with_name("lint-imports"),
             "--config",
             ROOT / ".importlinter",
@@ -50,7 +52,6 @@ def check(source: Path) -> dict[str, bool]:
             "--no-logo",
         ],
         cwd=source.parent,
-        env={**os.environ, "PYTHONPATH": str(source), "NO_COLOR": "1"},
         capture_output=True,
         text=True,
         check=False,
