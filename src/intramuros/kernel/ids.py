@@ -44,3 +44,7 @@ class IdFactory:
         """Return a fresh id of that kind."""
         at_ms = to_micros(self._clock.now()) // 1000
         return make_id(prefix, at_ms, self._randbytes(ENTROPY_BYTES))
+
+    def random(self, count: int) -> bytes:
+        """Return ``count`` random bytes from the same source, for secrets and nonces."""
+        return self._randbytes(count)

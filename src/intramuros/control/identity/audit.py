@@ -1,0 +1,64 @@
+"""The control plane's audit chain: records sealed in the caller's own transaction.
+
+Whatever a transaction is about to do is recorded in it, so that the act and its record are durable
+together or not at all. Fields hold ids, digests and sizes, never content and never a secret.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from sqlalchemy import insert, select
+
+from intramuros.control.store.db import Tx
+from intramuros.control.store.tables import audit
+from intramuros.kernel.timing import Clock, rfc3339, to_micros
+from intramuros.protocol.audit import AuditRecord, Head, seal
+
+
+def record(
+    tx: Tx,
+    clock: Clock,
+    kind: str,
+    *,
+    workspace_id: str | None,
+    session_id: str | None = None,
+    fields: Mapping[str, object],
+) -> Head:
+    """Append one record and return the new end of the chain.
+
+    Args:
+        kind: a dotted constant, such as ``agent.create``.
+        workspace_id: where it happens; None for acts on the whole installation.
+        session_id: the session it belongs to, if any.
+        fields: JSON values; the workspace and session are added.
+    """
+    now = clock.now()
+    body = {**fields, "workspace_id": workspace_id}
+    if session_id is not None:
+        body["session_id"] = session_id
+    line, head = seal(read_head(tx), AuditRecord(rfc3339(now), kind, body))
+    tx.execute(
+        insert(audit).values(
+            seq=head.seq,
+            at_us=to_micros(now),
+            kind=kind,
+            workspace_id=workspace_id,
+            session_id=session_id,
+            line=line,
+            hash=head.hash,
+        )
+    )
+    return head
+
+
+def read_head(tx: Tx) -> Head:
+    """Return the end of the chain as this transaction sees it."""
+    row = tx.execute(_LAST).first()
+    return Head(row.seq, row.hash) if row else Head()
+
+
+def read_lines(tx: Tx) -> Iterator[str]:
+    """Return every record's line, oldest first, for verification and export."""
+    return iter(tx.execute(select(audit.c.line).order_by(audit.c.seq)).scalars())
+
+
+_LAST = select(audit.c.seq, audit.c.hash).order_by(audit.c.seq.desc()).limit(1)

@@ -1,0 +1,92 @@
+"""Who is calling: what a credential proved, and what it may do."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from intramuros.kernel.errors import NotFound, PermissionDenied
+
+
+class CredentialKind(StrEnum):
+    """What a secret is for; decided by look-up, never by the header that carried it."""
+
+    API_KEY = "api_key"
+    ENVIRONMENT_KEY = "environment_key"
+    SESSIONS_TOKEN = "sessions_token"  # noqa: S105  a kind, not a secret
+
+
+class Scope(StrEnum):
+    """What an API key may do; a key does only what its scopes say."""
+
+    DEVELOPER = "workspace:developer"
+    INFERENCE = "workspace:inference"
+    MANAGE_TUNNELS = "workspace:manage_tunnels"
+    ORG_ADMIN = "org:admin"
+
+
+ALL_SCOPES: Final = tuple(Scope)
+DEFAULT_SCOPES: Final = (Scope.DEVELOPER, Scope.INFERENCE)
+
+_NAMES: Final = {
+    CredentialKind.API_KEY: "an API key",
+    CredentialKind.ENVIRONMENT_KEY: "an environment key",
+    CredentialKind.SESSIONS_TOKEN: "a sessions token",
+}
+
+
+@dataclass(frozen=True)
+class Principal:
+    """The caller of one request.
+
+    ``environment_id`` is set for environment keys and sessions tokens; ``session_id`` and
+    ``work_id`` only for sessions tokens, which act for one work item of one session.
+    """
+
+    kind: CredentialKind
+    credential_id: str
+    workspace_id: str
+    scopes: frozenset[str] = field(default_factory=frozenset)
+    environment_id: str | None = None
+    session_id: str | None = None
+    work_id: str | None = None
+
+    def require_kind(self, *kinds: CredentialKind) -> None:
+        """Refuse a caller whose credential is of another kind.
+
+        Raises:
+            PermissionDenied: contract-1 AMB 1, naming the kinds that work.
+        """
+        if self.kind not in kinds:
+            wanted = " or ".join(_NAMES[kind] for kind in kinds)
+            raise PermissionDenied(f"this endpoint takes {wanted}, not {_NAMES[self.kind]}")
+
+    def require_scope(self, scope: Scope) -> None:
+        """Refuse a caller that is no API key with this scope.
+
+        Raises:
+            PermissionDenied: naming the scope.
+        """
+        self.require_kind(CredentialKind.API_KEY)
+        if scope not in self.scopes:
+            raise PermissionDenied(f"this API key lacks the scope {scope.value}")
+
+    def require_environment(self, environment_id: str) -> None:
+        """Refuse an environment key or sessions token of another environment.
+
+        API keys reach every environment of their workspace.
+
+        Raises:
+            NotFound: as though the environment did not exist, so that ids cannot be probed.
+        """
+        if self.environment_id is not None and self.environment_id != environment_id:
+            raise NotFound(f"no environment {environment_id!r}")
+
+    def require_session(self, session_id: str, environment_id: str) -> None:
+        """Refuse a sessions token of another session, or a key of another environment.
+
+        Raises:
+            NotFound: as though the session did not exist (contract-1 AMB 43, 44).
+        """
+        foreign = self.session_id is not None and self.session_id != session_id
+        if foreign or (self.environment_id is not None and self.environment_id != environment_id):
+            raise NotFound(f"no session {session_id!r}")
