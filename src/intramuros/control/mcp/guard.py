@@ -1,0 +1,105 @@
+"""Direct connections to MCP servers: resolve, check, connect to what was checked.
+
+The control plane must not be talked into reaching its own network (server-side request forgery):
+a name is resolved once, every address is checked, and the connection goes to a checked address, so
+that a second answer from the name server changes nothing. Operators list exceptions.
+"""
+
+import ipaddress
+import socket
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import anyio
+import httpcore2
+import httpx2
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+SocketOption = httpcore2.SOCKET_OPTION
+
+
+class Resolver(Protocol):
+    """Turns a host name into addresses."""
+
+    async def __call__(self, host: str, port: int) -> Sequence[str]:
+        """Return the addresses of a host.
+
+        Raises:
+            OSError: the name has none.
+        """
+        ...
+
+
+async def system_resolver(host: str, port: int) -> Sequence[str]:
+    """Resolve through the operating system."""
+    found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(entry[4][0]) for entry in found]
+
+
+def is_allowed(address: Address, exceptions: Iterable[Network]) -> bool:
+    """Return whether a connection may go to this address.
+
+    Only globally reachable unicast addresses pass, and IPv4 inside IPv6 is judged as IPv4;
+    ``exceptions`` are the operator's own networks.
+    """
+    mapped = getattr(address, "ipv4_mapped", None) or getattr(address, "sixtofour", None)
+    if mapped is not None:
+        address = mapped
+    if any(address in network for network in exceptions if network.version == address.version):
+        return True
+    return address.is_global and not address.is_multicast
+
+
+class GuardedBackend(httpcore2.AsyncNetworkBackend):
+    """Opens TCP connections to checked addresses only."""
+
+    def __init__(
+        self, exceptions: Sequence[Network] = (), resolver: Resolver = system_resolver
+    ) -> None:
+        self._inner = httpcore2.AnyIOBackend()
+        self._exceptions = exceptions
+        self._resolver = resolver
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109  the library's signature
+        local_address: str | None = None,
+        socket_options: Iterable[SocketOption] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
+        """Connect to the first address of ``host`` if all of them are allowed.
+
+        Raises:
+            httpcore2.ConnectError: unresolvable, refused by policy, or unreachable.
+        """
+        try:
+            addresses = await self._resolver(host, port)
+        except OSError as error:
+            raise httpcore2.ConnectError(f"{host} cannot be resolved") from error
+        checked = [ipaddress.ip_address(text) for text in addresses]
+        if not checked or not all(is_allowed(a, self._exceptions) for a in checked):
+            raise httpcore2.ConnectError(f"{host} does not resolve to public addresses only")
+        return await self._inner.connect_tcp(
+            str(checked[0]), port, timeout, local_address, socket_options
+        )
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait between retries."""
+        await anyio.sleep(seconds)
+
+
+class GuardedTransport(httpx2.AsyncHTTPTransport):
+    """An HTTP transport whose connections are guarded; one per (session, server)."""
+
+    def __init__(
+        self, exceptions: Sequence[Network] = (), resolver: Resolver = system_resolver
+    ) -> None:
+        # The parent offers no argument for the network backend, so its pool is built here.
+        self._pool = httpcore2.AsyncConnectionPool(
+            ssl_context=httpx2.create_ssl_context(),
+            max_connections=8,
+            keepalive_expiry=30.0,
+            network_backend=GuardedBackend(exceptions, resolver),
+        )

@@ -1,0 +1,68 @@
+"""A transport that watches another: bounds replies and remembers how the last ones failed.
+
+The MCP SDK folds every HTTP failure into one JSON-RPC error; what we tell the session (try the
+older transport, the credential was refused, the server is away) depends on the status it hides.
+"""
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+import httpx2
+
+# A tool result of this size is a mistake of the server; larger outputs belong into files.
+MAX_REPLY_BYTES: Final = 32 * 1024 * 1024
+
+
+class Witness(httpx2.AsyncBaseTransport):
+    """Wraps a transport; ``failures`` counts refused or broken requests, ``status`` is the last."""
+
+    def __init__(self, inner: httpx2.AsyncBaseTransport) -> None:
+        self._inner = inner
+        self.failures = 0
+        self.status: int | None = None
+        self.error: str | None = None
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send the request and note a failure; GET is the optional event stream, so it is not."""
+        try:
+            response = await self._inner.handle_async_request(request)
+        except Exception as error:
+            self.note(None, str(error) or type(error).__name__)
+            raise
+        if response.status_code >= 400 and request.method == "POST":
+            self.note(response.status_code, f"HTTP {response.status_code}")
+        stream = response.stream
+        if isinstance(stream, httpx2.AsyncByteStream):
+            response.stream = _Bounded(stream, self)
+        return response
+
+    async def aclose(self) -> None:
+        """Close the watched transport."""
+        await self._inner.aclose()
+
+    def note(self, status: int | None, error: str) -> None:
+        """Remember a failure."""
+        self.failures += 1
+        self.status = status
+        self.error = error
+
+
+class _Bounded(httpx2.AsyncByteStream):
+    def __init__(self, inner: httpx2.AsyncByteStream, witness: Witness) -> None:
+        self._inner = inner
+        self._witness = witness
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        total = 0
+        try:
+            async for chunk in self._inner:
+                total += len(chunk)
+                if total > MAX_REPLY_BYTES:
+                    raise httpx2.ReadError(f"reply larger than {MAX_REPLY_BYTES} bytes")
+                yield chunk
+        except httpx2.TransportError as error:
+            self._witness.note(None, str(error))
+            raise
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()

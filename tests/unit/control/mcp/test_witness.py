@@ -1,0 +1,53 @@
+from collections.abc import AsyncIterator
+
+import httpx2
+import pytest
+
+from intramuros.control.mcp import witness as module
+from intramuros.control.mcp.witness import Witness
+
+pytestmark = pytest.mark.anyio
+
+
+def replying(status: int, body: bytes = b"") -> httpx2.MockTransport:
+    return httpx2.MockTransport(lambda request: httpx2.Response(status, content=body))
+
+
+async def test_a_refused_post_is_remembered() -> None:
+    witness = Witness(replying(403))
+    async with httpx2.AsyncClient(transport=witness) as http:
+        await http.post("https://h.test/mcp")
+    assert (witness.failures, witness.status, witness.error) == (1, 403, "HTTP 403")
+
+
+async def test_a_refused_event_stream_is_no_failure() -> None:
+    witness = Witness(replying(405))
+    async with httpx2.AsyncClient(transport=witness) as http:
+        await http.get("https://h.test/mcp")
+    assert witness.failures == 0
+
+
+async def test_a_broken_connection_is_remembered() -> None:
+    def fail(request: httpx2.Request) -> httpx2.Response:
+        raise httpx2.ConnectError("away")
+
+    witness = Witness(httpx2.MockTransport(fail))
+    async with httpx2.AsyncClient(transport=witness) as http:
+        with pytest.raises(httpx2.ConnectError):
+            await http.post("https://h.test/mcp")
+    assert (witness.status, witness.error) == (None, "away")
+
+
+async def test_a_reply_over_the_limit_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_REPLY_BYTES", 10)
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"x" * 6
+        yield b"x" * 6
+
+    reply = httpx2.MockTransport(lambda request: httpx2.Response(200, content=body()))
+    witness = Witness(reply)
+    async with httpx2.AsyncClient(transport=witness) as http:
+        with pytest.raises(httpx2.ReadError, match="larger than"):
+            await http.post("https://h.test/mcp")
+    assert witness.failures == 1
