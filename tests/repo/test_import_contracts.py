@@ -10,7 +10,7 @@ import pytest
 
 from tests.repo.tree import ROOT, SOURCE
 
-pytestmark = [pytest.mark.sabotage, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.timeout(60)
 
 ROOMS = "planes never meet"
 CONTROL = "control imports downwards only"
