@@ -16,6 +16,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    true,
 )
 
 metadata = MetaData(
@@ -124,6 +125,13 @@ events = Table(
     Column("private", JSON),
     Index("ix_events_event", "session_id", "event_id", "queued", unique=True),
 )
+Index(
+    "ix_events_waiting",
+    events.c.session_id,
+    events.c.seq,
+    sqlite_where=events.c.queued == true(),
+    postgresql_where=events.c.queued == true(),
+)
 
 # One durable queue for turns (key: session) and work items (key: session). ``epoch`` is the fencing
 # token: it grows with every claim, and results are taken only from the newest.
@@ -142,6 +150,15 @@ leases = Table(
     Column("created_us", BigInteger, nullable=False),
     Index("ix_leases_claim", "queue", "state", "available_us"),
     Index("ix_leases_key", "queue", "key", "state"),
+)
+
+# When each worker last asked an environment for work (contract 9.38).
+pollers = Table(
+    "pollers",
+    metadata,
+    Column("environment_id", String, primary_key=True),
+    Column("worker_id", String, primary_key=True),
+    Column("seen_us", BigInteger, nullable=False),
 )
 
 # The control plane's own hash-chained audit log (protocol/audit.py); one chain.

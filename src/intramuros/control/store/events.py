@@ -1,0 +1,227 @@
+"""The log of a session: append and read. Rows are never changed.
+
+Positions (``seq``) are gapless from 1 in each session and times strictly increase (contract
+AMB 25): the caller holds the session's row and passes where its log ends.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from sqlalchemy import ColumnElement, Row, Select, and_, exists, insert, or_, select, true
+
+from intramuros.control.store.db import Tx
+from intramuros.control.store.records import Draft, Record
+from intramuros.control.store.tables import events
+
+# A page reads rows of at most this many events (contract AMB 34).
+PAGE_LIMIT: Final = 1000
+
+
+@dataclass(frozen=True)
+class End:
+    """Where a log ends: its last position and time (0 and 0 when empty)."""
+
+    seq: int
+    at_us: int
+
+
+def append(
+    tx: Tx, session_id: str, end: End, drafts: Sequence[Draft], stamp: "Stamp"
+) -> list[Record]:
+    """Append rows behind ``end`` and return them with their positions, times and ids.
+
+    The caller must hold the session's row and store the new end in the same transaction.
+    """
+    first_us = max(stamp.now_us, end.at_us + 1)
+    records = [
+        Record(
+            session_id=session_id,
+            seq=end.seq + 1 + offset,
+            id=draft.id or stamp.new_id(),
+            type=draft.type,
+            at_us=first_us + offset,
+            body=draft.body,
+            thread_id=draft.thread_id,
+            queued=draft.queued,
+            private=draft.private,
+        )
+        for offset, draft in enumerate(drafts)
+    ]
+    if records:
+        tx.execute(insert(events), [_values(record) for record in records])
+    return records
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What an append takes from the outside: the time, and fresh event ids."""
+
+    now_us: int
+    new_id: Callable[[], str]
+
+
+def read(
+    tx: Tx, session_id: str, *, after_seq: int = 0, upto_seq: int | None = None
+) -> list[Record]:
+    """Return every row behind ``after_seq``, through ``upto_seq`` when given, in order."""
+    query = _OF_SESSION.where(events.c.session_id == session_id, events.c.seq > after_seq)
+    if upto_seq is not None:
+        query = query.where(events.c.seq <= upto_seq)
+    return [_record(row) for row in tx.execute(query.order_by(events.c.seq))]
+
+
+def tail(tx: Tx, session_id: str, after_seq: int, limit: int) -> list[Record]:
+    """Return up to ``limit`` rows behind ``after_seq`` that clients see happen, in order."""
+    query = (
+        _OF_SESSION.where(events.c.session_id == session_id, events.c.seq > after_seq, _happened())
+        .order_by(events.c.seq)
+        .limit(limit)
+    )
+    return [_record(row) for row in tx.execute(query)]
+
+
+def by_id(tx: Tx, session_id: str, event_id: str) -> Record | None:
+    """Return an event by id, as processed if it is, or None."""
+    query = (
+        _OF_SESSION.where(events.c.session_id == session_id, events.c.event_id == event_id)
+        .order_by(events.c.queued)
+        .limit(1)
+    )
+    row = tx.execute(query).first()
+    return None if row is None else _record(row)
+
+
+def answer_to(tx: Tx, session_id: str, use_id: str) -> list[Record]:
+    """Return the confirmations and results that name a tool use, in order.
+
+    A scan of the session's answers: for the rare duplicate (contract AMB 21), not for the loop.
+    """
+    members = ("tool_use_id", "custom_tool_use_id", "mcp_tool_use_id")
+    named = or_(*(events.c.body[member].as_string() == use_id for member in members))
+    query = _OF_SESSION.where(
+        events.c.session_id == session_id, events.c.type.in_(_ANSWERS), named
+    ).order_by(events.c.seq)
+    return [_record(row) for row in tx.execute(query)]
+
+
+@dataclass(frozen=True)
+class Position:
+    """A place in the public list: events that happened come first, waiting inputs last."""
+
+    waiting: bool
+    seq: int
+
+
+@dataclass(frozen=True)
+class Query:
+    """Which public events, in which order (contract 16.1-16.3).
+
+    The bounds are on the time of processing in microseconds; waiting inputs have none, so any bound
+    leaves them out.
+    """
+
+    order: Literal["asc", "desc"] = "asc"
+    types: Collection[str] = ()
+    from_us: int | None = None  # inclusive
+    until_us: int | None = None  # exclusive
+    limit: int = PAGE_LIMIT
+    after: Position | None = None
+
+
+def page(tx: Tx, session_id: str, query: Query) -> tuple[list[Record], Position | None]:
+    """Return one page of the public list and where the next one starts, or None at the end.
+
+    Ascending: what happened, by position, then inputs that wait. Descending is the exact reverse.
+    """
+    sections = (False, True) if query.order == "asc" else (True, False)
+    found: list[Record] = []
+    for waiting in sections:
+        if query.after is not None and sections.index(query.after.waiting) > sections.index(
+            waiting
+        ):
+            continue
+        if waiting and (query.from_us is not None or query.until_us is not None):
+            continue
+        room = query.limit + 1 - len(found)
+        if room > 0:
+            rows = tx.execute(_section(session_id, query, waiting=waiting).limit(room))
+            found += [_record(row) for row in rows]
+    if len(found) <= query.limit:
+        return found, None
+    last = found[query.limit - 1]
+    return found[: query.limit], Position(last.queued, last.seq)
+
+
+_ANSWERS: Final = (
+    "user.tool_confirmation",
+    "user.tool_result",
+    "user.custom_tool_result",
+    "agent.tool_result",
+    "agent.mcp_tool_result",
+)
+
+_OF_SESSION: Final = select(events)
+
+
+def _section(session_id: str, query: Query, *, waiting: bool) -> Select[Any]:
+    wanted = [events.c.session_id == session_id, _waits() if waiting else _happened()]
+    if query.types:
+        wanted.append(events.c.type.in_(sorted(query.types)))
+    if query.from_us is not None:
+        wanted.append(events.c.at_us >= query.from_us)
+    if query.until_us is not None:
+        wanted.append(events.c.at_us < query.until_us)
+    ascending = query.order == "asc"
+    if query.after is not None and query.after.waiting == waiting:
+        seq = query.after.seq
+        wanted.append(events.c.seq > seq if ascending else events.c.seq < seq)
+    return _OF_SESSION.where(*wanted).order_by(
+        events.c.seq.asc() if ascending else events.c.seq.desc()
+    )
+
+
+def _happened() -> ColumnElement[bool]:
+    return and_(events.c.internal != true(), events.c.queued != true())
+
+
+def _waits() -> ColumnElement[bool]:
+    twin = events.alias("twin")
+    return and_(
+        events.c.internal != true(),
+        events.c.queued == true(),
+        ~exists().where(
+            twin.c.session_id == events.c.session_id,
+            twin.c.event_id == events.c.event_id,
+            twin.c.queued != true(),
+        ),
+    )
+
+
+def _values(record: Record) -> dict[str, object]:
+    return {
+        "session_id": record.session_id,
+        "seq": record.seq,
+        "event_id": record.id,
+        "type": record.type,
+        "thread_id": record.thread_id,
+        "queued": record.queued,
+        "internal": record.internal,
+        "at_us": record.at_us,
+        "body": dict(record.body),
+        "private": None if record.private is None else dict(record.private),
+    }
+
+
+def _record(row: Row[Any]) -> Record:
+    return Record(
+        session_id=row.session_id,
+        seq=row.seq,
+        id=row.event_id,
+        type=row.type,
+        at_us=row.at_us,
+        body=row.body,
+        thread_id=row.thread_id,
+        queued=row.queued,
+        private=row.private,
+    )

@@ -1,0 +1,233 @@
+"""The durable queue of turns: offer, claim, beat, finish, reap.
+
+A queue has one row for each key and keeps it for good, because the row's ``epoch`` is the fencing
+token and must never start over: it grows with every claim, and whoever acts for a holder checks it
+in the same transaction as the act (:func:`check`).
+
+::
+
+            offer                claim                 finish
+    idle ──────────► ready ───────────────► held ─────────────────► idle
+                       ▲  ▲                  │ │
+                       │  └── reap/postpone ─┘ │ offer
+                       │                       ▼
+                       └─── finish, reap ─── again
+
+``again`` is *held, and offered meanwhile*: finishing it makes it ready at once, so no wake-up is
+lost and there are never two holders. Work items share the table (control/store/work.py).
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import case, delete, func, insert, select, update
+
+from intramuros.control.store.db import Tx
+from intramuros.control.store.tables import leases
+from intramuros.kernel.errors import IntramurosError
+
+TURNS: Final = "turn"
+
+IDLE: Final = "idle"
+READY: Final = "ready"
+HELD: Final = "held"
+AGAIN: Final = "again"
+_HOLDING: Final = (HELD, AGAIN)
+
+
+class LostLease(IntramurosError):
+    """Somebody else may hold the key now: drop what was being done, write nothing."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A claim: the right to act for ``key`` while ``epoch`` is the newest."""
+
+    queue: str
+    key: str
+    epoch: int
+    expires_us: int
+
+
+def offer(tx: Tx, queue: str, key: str, now_us: int, *, at_us: int | None = None) -> None:
+    """Make the key claimable, once; while it is held, remember the wish for when it is finished.
+
+    Args:
+        at_us: not before this time. A row that is ready earlier stays so.
+    """
+    available_us = now_us if at_us is None else at_us
+    changed = tx.execute(
+        update(leases)
+        .where(leases.c.queue == queue, leases.c.key == key)
+        .values(
+            state=case(
+                (leases.c.state == IDLE, READY),
+                (leases.c.state == HELD, AGAIN),
+                else_=leases.c.state,
+            ),
+            available_us=case(
+                (leases.c.state == IDLE, available_us),
+                (
+                    (leases.c.state == READY) & (leases.c.available_us > available_us),
+                    available_us,
+                ),
+                else_=leases.c.available_us,
+            ),
+        )
+    )
+    if changed.rowcount:
+        return
+    tx.execute(
+        insert(leases).values(
+            id=f"{queue}/{key}",
+            queue=queue,
+            key=key,
+            state=READY,
+            epoch=0,
+            available_us=available_us,
+            payload={},
+            created_us=now_us,
+        )
+    )
+
+
+def claim(tx: Tx, queue: str, holder: str, now_us: int, ttl_us: int) -> Lease | None:
+    """Take the key that has been claimable longest, or None.
+
+    Args:
+        holder: who, for people who read the table.
+        ttl_us: how long the claim lasts without :func:`beat`, microseconds.
+    """
+    row = tx.execute(
+        select(leases.c.id, leases.c.key, leases.c.epoch)
+        .where(leases.c.queue == queue, leases.c.state == READY, leases.c.available_us <= now_us)
+        .order_by(leases.c.available_us, leases.c.id)
+        .limit(1)
+        # PostgreSQL: rows that another replica is claiming are passed over; SQLite has one writer.
+        .with_for_update(skip_locked=True)
+    ).first()
+    if row is None:
+        return None
+    lease = Lease(queue, row.key, row.epoch + 1, now_us + ttl_us)
+    tx.execute(
+        update(leases)
+        .where(leases.c.id == row.id)
+        .values(state=HELD, epoch=lease.epoch, holder=holder, expires_us=lease.expires_us)
+    )
+    return lease
+
+
+def next_ready_us(tx: Tx, queue: str) -> int | None:
+    """Return when the next key of the queue is claimable, which may be past; None if none waits."""
+    at_us: int | None = tx.scalar(
+        select(func.min(leases.c.available_us)).where(
+            leases.c.queue == queue, leases.c.state == READY
+        )
+    )
+    return at_us
+
+
+def check(tx: Tx, queue: str, key: str, epoch: int) -> None:
+    """Make sure that ``epoch`` is the newest claim and not given back.
+
+    Expiry alone does not end a claim: until somebody else claims, its holder is the only one.
+
+    Raises:
+        LostLease: it is not.
+    """
+    row = tx.execute(
+        select(leases.c.epoch)
+        .where(leases.c.queue == queue, leases.c.key == key, leases.c.state.in_(_HOLDING))
+        .with_for_update()
+    ).first()
+    if row is None or row.epoch != epoch:
+        raise LostLease(f"{queue}/{key} is no longer held at epoch {epoch}")
+
+
+def beat(tx: Tx, lease: Lease, expires_us: int) -> None:
+    """Extend a claim to ``expires_us``.
+
+    Raises:
+        LostLease: it is no longer ours.
+    """
+    _change(tx, lease, expires_us=expires_us)
+
+
+def finish(tx: Tx, lease: Lease, now_us: int) -> bool:
+    """Give a claim back, done.
+
+    Returns:
+        True if the key was offered meanwhile and is claimable again.
+
+    Raises:
+        LostLease: it is no longer ours.
+    """
+    _change(
+        tx,
+        lease,
+        state=case((leases.c.state == AGAIN, READY), else_=IDLE),
+        available_us=now_us,
+        holder=None,
+        expires_us=None,
+    )
+    return _state(tx, lease) == READY
+
+
+def postpone(tx: Tx, lease: Lease, now_us: int, at_us: int) -> None:
+    """Give a claim back, to be claimed again at ``at_us``, or at once if offered meanwhile.
+
+    Raises:
+        LostLease: it is no longer ours.
+    """
+    _change(
+        tx,
+        lease,
+        state=READY,
+        available_us=case((leases.c.state == AGAIN, now_us), else_=at_us),
+        holder=None,
+        expires_us=None,
+    )
+
+
+def reap(tx: Tx, queue: str, now_us: int) -> list[str]:
+    """Make every expired claim claimable again and return the keys."""
+    expired = (
+        leases.c.queue == queue,
+        leases.c.state.in_(_HOLDING),
+        leases.c.expires_us <= now_us,
+    )
+    keys = list(tx.execute(select(leases.c.key).where(*expired)).scalars())
+    if keys:
+        tx.execute(
+            update(leases)
+            .where(*expired)
+            .values(state=READY, available_us=now_us, holder=None, expires_us=None)
+        )
+    return keys
+
+
+def drop(tx: Tx, queue: str, key: str) -> None:
+    """Remove a key for good, with whatever claim there is; only for keys that never come back."""
+    tx.execute(delete(leases).where(leases.c.queue == queue, leases.c.key == key))
+
+
+def _state(tx: Tx, lease: Lease) -> str | None:
+    state: str | None = tx.scalar(
+        select(leases.c.state).where(leases.c.queue == lease.queue, leases.c.key == lease.key)
+    )
+    return state
+
+
+def _change(tx: Tx, lease: Lease, **values: object) -> None:
+    changed = tx.execute(
+        update(leases)
+        .where(
+            leases.c.queue == lease.queue,
+            leases.c.key == lease.key,
+            leases.c.epoch == lease.epoch,
+            leases.c.state.in_(_HOLDING),
+        )
+        .values(**values)
+    )
+    if not changed.rowcount:
+        raise LostLease(f"{lease.queue}/{lease.key} is no longer held at epoch {lease.epoch}")

@@ -1,0 +1,127 @@
+"""Hints and whispers between the tasks of one process. Nothing here is the truth.
+
+A *hint* says "look at the table again"; it carries no data and may be lost, so every waiter also
+looks on its own from time to time. A *whisper* is a piece of a preview that may be lost as a whole
+request: when a slow reader's buffer is full, the rest of that request's whispers is dropped for it,
+so that what it has seen stays a prefix of the text (contract 18.6).
+
+All methods run on the event loop's thread; ``Tx.after_commit`` calls its hooks there.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import anyio
+
+# Whispers that one reader may leave unread: about two seconds of a fast model.
+WHISPER_LIMIT: Final = 256
+
+TURN_TOPIC: Final = "turn"
+
+
+def session_topic(session_id: str) -> str:
+    """Return the topic of a session's log."""
+    return f"session/{session_id}"
+
+
+def work_topic(environment_id: str) -> str:
+    """Return the topic of an environment's work queue; it is also the queue's name."""
+    return f"work/{environment_id}"
+
+
+@dataclass(frozen=True)
+class Whisper:
+    """A piece of a preview.
+
+    Args:
+        request_seq: the log position of the ``span.model_request_start`` it belongs to.
+        kind: ``agent.message`` or ``agent.thinking``, the type being previewed.
+        event: the wire form of an ``event_start`` or ``event_delta`` (contract 18.3).
+    """
+
+    request_seq: int
+    kind: str
+    event: Mapping[str, object]
+
+
+class Subscription:
+    """One waiter on one topic; made by :meth:`Hub.subscribe`."""
+
+    def __init__(self) -> None:
+        self._hinted = anyio.Event()
+        self._whispers: deque[Whisper] = deque()
+        self._cut: int | None = None  # the request whose whispers this reader lost
+
+    async def wait(self, timeout_s: float) -> bool:
+        """Wait for a hint since the last call of :meth:`clear`.
+
+        Returns:
+            True if hinted, False when ``timeout_s`` seconds passed.
+        """
+        with anyio.move_on_after(timeout_s):
+            await self._hinted.wait()
+        return self._hinted.is_set()
+
+    def clear(self) -> None:
+        """Forget hints so far; call it *before* looking at the table, or a change is missed."""
+        if self._hinted.is_set():
+            self._hinted = anyio.Event()
+
+    def take_whispers(self) -> list[Whisper]:
+        """Return and forget the whispers so far, oldest first."""
+        taken = list(self._whispers)
+        self._whispers.clear()
+        return taken
+
+    def _hint(self) -> None:
+        self._hinted.set()
+
+    def _whisper(self, whisper: Whisper) -> None:
+        if whisper.request_seq == self._cut:
+            return
+        if len(self._whispers) >= WHISPER_LIMIT:
+            self._cut = whisper.request_seq
+            return
+        self._whispers.append(whisper)
+        self._hinted.set()
+
+
+class Hub:
+    """Passes hints and whispers to the subscriptions of this process."""
+
+    def __init__(self) -> None:
+        self._topics: dict[str, set[Subscription]] = {}
+
+    @contextmanager
+    def subscribe(self, topic: str) -> Iterator[Subscription]:
+        """Subscribe from now until the block ends."""
+        subscription = Subscription()
+        self._topics.setdefault(topic, set()).add(subscription)
+        try:
+            yield subscription
+        finally:
+            waiting = self._topics[topic]
+            waiting.discard(subscription)
+            if not waiting:
+                del self._topics[topic]
+
+    def hint(self, topic: str) -> None:
+        """Tell every waiter of the topic to look again."""
+        for subscription in self._topics.get(topic, ()):
+            subscription._hint()
+
+    def whisper(self, session_id: str, whisper: Whisper) -> None:
+        """Pass a piece of a preview to whoever streams that session now.
+
+        Send a request's whispers only after its ``span.model_request_start`` is recorded and
+        before anything of its reply is.
+        """
+        for subscription in self._topics.get(session_topic(session_id), ()):
+            subscription._whisper(whisper)
+
+    def listeners(self, topic: str) -> int:
+        """Return how many subscriptions a topic has now."""
+        return len(self._topics.get(topic, ()))
