@@ -9,8 +9,9 @@ before that commit. Readers have their own connections and never wait for the wr
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
@@ -149,12 +150,10 @@ class Database:
                 for job in group:
                     tx = Tx(connection)
                     try:
-                        with connection.begin_nested():
+                        with _savepoint(connection):
                             outcomes.append((job, job.work(tx), tx.hooks))
-                    except DBAPIError as error:
-                        if _is_fatal(error):
-                            raise
-                        job.done.set_exception(error)
+                    except _LostTransaction:
+                        raise
                     except BaseException as error:  # noqa: BLE001  handed to the caller as it is
                         job.done.set_exception(error)
         except BaseException as error:  # noqa: BLE001  every waiting caller must learn of it
@@ -167,6 +166,25 @@ class Database:
             return
         for job, result, hooks in outcomes:
             job.done.set_result((result, hooks))
+
+
+class _LostTransaction(Exception):
+    """The engine rolled the whole transaction back by itself (disk full, I/O error)."""
+
+
+@contextmanager
+def _savepoint(connection: Connection) -> Iterator[None]:
+    connection.exec_driver_sql("SAVEPOINT one")
+    try:
+        yield
+    except BaseException as error:
+        raw = connection.connection.dbapi_connection
+        if isinstance(raw, sqlite3.Connection) and not raw.in_transaction:
+            raise _LostTransaction from error
+        connection.exec_driver_sql("ROLLBACK TO one")
+        connection.exec_driver_sql("RELEASE one")
+        raise
+    connection.exec_driver_sql("RELEASE one")
 
 
 async def _wait(future: "Future[T]") -> T:
@@ -185,11 +203,6 @@ async def _wait(future: "Future[T]") -> T:
     with anyio.CancelScope(shield=True):
         await event.wait()
     return future.result()
-
-
-def _is_fatal(error: DBAPIError) -> bool:
-    original = error.orig
-    return isinstance(original, sqlite3.OperationalError) and "full" in str(original)
 
 
 def _sqlite_engine(path: Path, *, readers: bool) -> Engine:
