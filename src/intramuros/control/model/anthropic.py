@@ -1,0 +1,151 @@
+"""Anthropic's Messages API, or any server that speaks it, through the official SDK."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import anthropic
+import httpx2
+from anthropic import AsyncAnthropic
+
+from intramuros.control.model.assemble import Assembler, BadStream
+from intramuros.control.model.base import Delta, Failure, ModelError, ModelReply, ModelRequest
+from intramuros.kernel.telemetry import mask_text
+
+DEFAULT_BASE_URL: Final = "https://api.anthropic.com"
+CONNECT_TIMEOUT_S: Final = 10.0
+# The longest silence between two pieces of a stream; providers send pings far more often.
+READ_TIMEOUT_S: Final = 300.0
+MESSAGE_LIMIT: Final = 500
+
+_FAILURES: Final[Mapping[str, tuple[Failure, bool]]] = {
+    "overloaded_error": (Failure.OVERLOADED, True),
+    "rate_limit_error": (Failure.RATE_LIMITED, True),
+    "api_error": (Failure.REQUEST_FAILED, True),
+    "timeout_error": (Failure.REQUEST_FAILED, True),
+    "billing_error": (Failure.BILLING, False),
+}
+_ADVICE: Final[Mapping[int, str]] = {
+    401: "the model provider refused our key; set ANTHROPIC_UPSTREAM_API_KEY to a valid one",
+    402: "the model provider wants payment; check the account behind our key",
+    403: "the model provider does not let our key use this model",
+    404: "the model provider does not know this model or address",
+    413: "the conversation is larger than the model provider accepts",
+}
+
+
+class AnthropicModel:
+    """A :class:`~intramuros.control.model.base.Model` over one pooled client."""
+
+    def __init__(self, client: AsyncAnthropic) -> None:
+        self._client = client
+
+    @classmethod
+    def connect(cls, base_url: str, api_key: str | None) -> "AnthropicModel":
+        """Make a model with a client of its own; nothing is sent yet.
+
+        Args:
+            base_url: the provider, without ``/v1``.
+            api_key: its key; None for servers that ask for none.
+        """
+        # Base URL and key are always given, so that the SDK never looks at its own environment
+        # variables: they may point at this very server. Retries are the loop's, which logs them.
+        return cls(
+            AsyncAnthropic(
+                base_url=base_url,
+                api_key=api_key or "none",
+                max_retries=0,
+                timeout=httpx2.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+            )
+        )
+
+    async def run(self, request: ModelRequest, on_delta: Callable[[Delta], None]) -> ModelReply:
+        """Stream one request.
+
+        Raises:
+            ModelError: the provider refused, failed or broke off.
+        """
+        assembler = Assembler()
+        try:
+            stream = await self._client.messages.create(**_parameters(request))
+            async with stream:
+                async for event in stream:
+                    delta = assembler.feed(event.to_dict())
+                    if delta is not None:
+                        on_delta(delta)
+            return assembler.reply
+        except anthropic.APIStatusError as error:
+            raise _refused(error) from error
+        except (anthropic.APIError, httpx2.HTTPError, BadStream, ValueError) as error:
+            raise ModelError(
+                Failure.REQUEST_FAILED,
+                f"the model provider's answer broke off ({_why(error)})",
+                retryable=True,
+            ) from error
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+
+def _parameters(request: ModelRequest) -> Any:  # noqa: ANN401  the SDK types each member apart
+    parameters: dict[str, object] = {
+        "model": request.model,
+        "messages": request.messages,
+        "max_tokens": request.max_tokens,
+        "stream": True,
+    }
+    if request.system:
+        parameters["system"] = request.system
+    if request.tools:
+        parameters["tools"] = request.tools
+    if request.effort:
+        parameters["output_config"] = {"effort": request.effort}
+    return parameters
+
+
+def _refused(error: anthropic.APIStatusError) -> ModelError:
+    """Classify an error answer, or an error event in a stream that began with status 200."""
+    status = error.status_code
+    failure, retryable = _FAILURES.get(error.type or "", (Failure.REQUEST_FAILED, False))
+    if status == 429:
+        failure, retryable = Failure.RATE_LIMITED, True
+    elif status == 529:
+        failure, retryable = Failure.OVERLOADED, True
+    elif status == 402:
+        failure, retryable = Failure.BILLING, False
+    elif status >= 500 or status in {408, 409}:
+        retryable = failure is not Failure.BILLING
+    elif status in {400, 401, 403, 404, 413}:
+        retryable = False
+    verdict = error.response.headers.get("x-should-retry")
+    if verdict in {"true", "false"} and status != 200:
+        retryable = verdict == "true"
+    said = error.api_message or f"status {status}"
+    advice = _ADVICE.get(status)
+    message = f"{advice} ({said})" if advice else f"the model provider answered: {said}"
+    return ModelError(
+        failure,
+        mask_text(message)[:MESSAGE_LIMIT],
+        retryable=retryable,
+        retry_after_s=_retry_after_s(error.response.headers) if retryable else None,
+    )
+
+
+def _retry_after_s(headers: httpx2.Headers) -> float | None:
+    for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        try:
+            wish = float(headers.get(name, "")) * unit_s
+        except ValueError:
+            continue
+        if 0 <= wish < float("inf"):
+            return wish
+    return None
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, anthropic.APITimeoutError | httpx2.TimeoutException):
+        return "timeout"
+    if isinstance(error, anthropic.APIConnectionError | httpx2.HTTPError):
+        cause = error.__cause__ or error
+        return mask_text(str(cause) or type(cause).__name__)[:MESSAGE_LIMIT]
+    return mask_text(str(error))[:MESSAGE_LIMIT]

@@ -1,0 +1,52 @@
+"""Which adapter serves which model id."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from intramuros.control.model.anthropic import DEFAULT_BASE_URL, AnthropicModel
+from intramuros.control.model.base import Delta, Failure, ModelError, ModelReply, ModelRequest
+from intramuros.control.model.scripted import PREFIX, ScriptedModel
+
+
+class Models:
+    """All models of a server, behind the one ``Model`` protocol.
+
+    Args:
+        base_url: a Messages-compatible provider; Anthropic's own when only a key is given.
+        api_key: the provider's key.
+        scripts: directory of scripts for ``scripted/<name>``.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        scripts: Path | None = None,
+    ) -> None:
+        self._scripted = ScriptedModel(scripts)
+        self._anthropic: AnthropicModel | None = None
+        if base_url or api_key:
+            self._anthropic = AnthropicModel.connect(base_url or DEFAULT_BASE_URL, api_key)
+
+    async def run(self, request: ModelRequest, on_delta: Callable[[Delta], None]) -> ModelReply:
+        """Send the request to the model's adapter.
+
+        Raises:
+            ModelError: no adapter serves this model, or the adapter's own.
+        """
+        if request.model.startswith(PREFIX):
+            return await self._scripted.run(request, on_delta)
+        if self._anthropic is None:
+            raise ModelError(
+                Failure.REQUEST_FAILED,
+                f"no model provider is configured for {request.model!r}: "
+                "set ANTHROPIC_UPSTREAM_API_KEY or start the server with --model-base-url",
+                retryable=False,
+            )
+        return await self._anthropic.run(request, on_delta)
+
+    async def aclose(self) -> None:
+        """Close the adapters' connections."""
+        if self._anthropic is not None:
+            await self._anthropic.aclose()

@@ -1,0 +1,237 @@
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+import httpx2
+import pytest
+
+from intramuros.control.model import anthropic as adapter
+from intramuros.control.model.anthropic import AnthropicModel
+from intramuros.control.model.base import (
+    Delta,
+    Failure,
+    ModelError,
+    ModelReply,
+    ModelRequest,
+    TextDelta,
+    Usage,
+)
+from tests.fakes.messages_server import FakeMessages, Fault, frames
+
+pytestmark = pytest.mark.anyio
+
+CONTENT = [
+    {"type": "thinking", "thinking": "Let me see.", "signature": "c2ln"},
+    {"type": "text", "text": "I will look."},
+    {"type": "tool_use", "id": "toolu_1", "name": "bash", "input": {"command": "ls"}},
+]
+KEY = "sk-ant-api03-abcdefgh-very-secret-part"
+
+
+def request(**members: object) -> ModelRequest:
+    said = [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]
+    return ModelRequest("claude-x", said, **members)  # type: ignore[arg-type]  test brevity
+
+
+@asynccontextmanager
+async def connected(fake: FakeMessages) -> AsyncIterator[AnthropicModel]:
+    async with fake.running() as base_url:
+        model = AnthropicModel.connect(base_url, KEY)
+        try:
+            yield model
+        finally:
+            await model.aclose()
+
+
+async def run(fake: FakeMessages, deltas: list[Delta] | None = None) -> ModelReply:
+    async with connected(fake) as model:
+        return await model.run(request(), (deltas if deltas is not None else []).append)
+
+
+async def test_a_reply_streams_and_is_whole() -> None:
+    deltas: list[Delta] = []
+    reply = await run(FakeMessages.saying(CONTENT), deltas)
+    assert list(reply.content) == CONTENT
+    assert reply.stop_reason == "tool_use"
+    assert reply.usage == Usage(11, 7, 3, 5)
+    assert [d.text for d in deltas if isinstance(d, TextDelta)] == ["I will", " look."]
+
+
+async def test_the_request_is_passed_on_as_it_is() -> None:
+    fake = FakeMessages.saying(CONTENT)
+    marked = {"type": "text", "text": "long", "cache_control": {"type": "ephemeral"}}
+    said = [
+        {"role": "user", "content": [marked]},
+        {"role": "assistant", "content": CONTENT},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "toolu_1"}]},
+    ]
+    tools = [{"name": "bash", "description": "d", "input_schema": {"type": "object"}}]
+    async with connected(fake) as model:
+        await model.run(
+            ModelRequest("claude-x", said, "be brief", tools, 99, "high"), lambda _: None
+        )
+    assert fake.bodies == [
+        {
+            "model": "claude-x",
+            "messages": said,
+            "system": "be brief",
+            "tools": tools,
+            "max_tokens": 99,
+            "output_config": {"effort": "high"},
+            "stream": True,
+        }
+    ]
+    assert fake.headers[0]["authorization"] == f"Bearer {KEY}"
+
+
+async def test_our_own_environment_is_not_the_providers(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"):
+        monkeypatch.setenv(name, "a-client-key-of-ours")
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:1")
+    fake = FakeMessages.saying(CONTENT)
+    async with fake.running() as base_url:
+        model = AnthropicModel.connect(base_url, None)
+        await model.run(request(), lambda _: None)
+        await model.aclose()
+    assert "a-client-key-of-ours" not in str(fake.headers)
+
+
+@pytest.mark.parametrize(
+    ("fault", "failure", "retryable", "retry_after_s", "says"),
+    [
+        (Fault("status"), Failure.OVERLOADED, True, None, "as ordered"),
+        (
+            Fault("status", status=429, type="rate_limit_error", headers={"retry-after": "7"}),
+            Failure.RATE_LIMITED,
+            True,
+            7.0,
+            "as ordered",
+        ),
+        (
+            Fault("status", status=503, type="api_error", headers={"retry-after-ms": "250"}),
+            Failure.REQUEST_FAILED,
+            True,
+            0.25,
+            "as ordered",
+        ),
+        (
+            Fault("status", status=500, type="api_error", headers={"x-should-retry": "false"}),
+            Failure.REQUEST_FAILED,
+            False,
+            None,
+            "as ordered",
+        ),
+        (
+            Fault("status", status=401, type="authentication_error"),
+            Failure.REQUEST_FAILED,
+            False,
+            None,
+            "ANTHROPIC_UPSTREAM_API_KEY",
+        ),
+        (
+            Fault("status", status=402, type="billing_error"),
+            Failure.BILLING,
+            False,
+            None,
+            "payment",
+        ),
+        (
+            Fault("status", status=403, type="permission_error"),
+            Failure.REQUEST_FAILED,
+            False,
+            None,
+            "key",
+        ),
+        (
+            Fault("status", status=400, type="invalid_request_error"),
+            Failure.REQUEST_FAILED,
+            False,
+            None,
+            "as ordered",
+        ),
+        (
+            Fault("status", status=404, type="not_found_error"),
+            Failure.REQUEST_FAILED,
+            False,
+            None,
+            "know",
+        ),
+        (Fault("error", at=3), Failure.OVERLOADED, True, None, "as ordered"),
+        (
+            Fault("error", at=3, type="invalid_request_error"),
+            Failure.REQUEST_FAILED,
+            False,
+            None,
+            "as ordered",
+        ),
+    ],
+    ids=lambda value: f"{value.status}-{value.kind}" if isinstance(value, Fault) else None,
+)
+async def test_refusals(
+    fault: Fault, failure: Failure, retryable: bool, retry_after_s: float | None, says: str
+) -> None:
+    fake = FakeMessages.saying(CONTENT)
+    fake.faults = [fault]
+    with pytest.raises(ModelError, match=says) as caught:
+        await run(fake)
+    error = caught.value
+    assert (error.failure, error.retryable, error.retry_after_s) == (
+        failure,
+        retryable,
+        retry_after_s,
+    )
+    assert len(fake.bodies) == 1, "the SDK must not retry by itself"
+
+
+@pytest.mark.parametrize("kind", ["cut", "garbage"])
+@pytest.mark.parametrize("at", range(len(frames(CONTENT, "m"))))
+async def test_a_stream_that_breaks_anywhere_may_be_asked_again(kind: str, at: int) -> None:
+    fake = FakeMessages.saying(CONTENT)
+    fake.faults = [Fault(kind, at=at)]  # type: ignore[arg-type]  a parametrised literal
+    async with connected(fake) as model:
+        with pytest.raises(ModelError, match="broke off") as caught:
+            await model.run(request(), lambda _: None)
+        assert caught.value.retryable
+        assert list((await model.run(request(), lambda _: None)).content) == CONTENT
+
+
+async def test_silence_ends_in_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapter, "READ_TIMEOUT_S", 0.2)
+    fake = FakeMessages.saying(CONTENT)
+    fake.faults = [Fault("silence", at=4)]
+    with pytest.raises(ModelError, match="timeout") as caught:
+        await run(fake)
+    assert caught.value.retryable
+
+
+async def test_nobody_there() -> None:
+    model = AnthropicModel.connect("http://127.0.0.1:1", KEY)
+    with pytest.raises(ModelError, match="broke off") as caught:
+        await model.run(request(), lambda _: None)
+    assert caught.value.retryable
+    await model.aclose()
+
+
+async def test_cancelling_ends_the_request() -> None:
+    fake = FakeMessages.saying(CONTENT)
+    fake.faults = [Fault("silence", at=2)]
+    async with connected(fake) as model:
+        with anyio.move_on_after(0.3) as scope:
+            await model.run(request(), lambda _: None)
+        assert scope.cancelled_caught
+
+
+async def test_messages_never_show_a_key() -> None:
+    def policy(_: dict[str, object]) -> object:
+        raise AssertionError("not reached")
+
+    fake = FakeMessages(policy)
+    fake.faults = [Fault("status", status=400, type=KEY)]
+    with pytest.raises(ModelError) as caught:
+        await run(fake)
+    assert "very-secret-part" not in caught.value.message
+
+
+def test_retry_after_ignores_nonsense() -> None:
+    for text in ("soon", "-1", "inf", "nan", ""):
+        assert adapter._retry_after_s(httpx2.Headers({"retry-after": text})) is None

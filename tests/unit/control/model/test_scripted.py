@@ -1,0 +1,108 @@
+from pathlib import Path
+
+import anyio
+import pytest
+
+from intramuros.control.model.base import Delta, Failure, ModelError, ModelRequest, TextDelta
+from intramuros.control.model.scripted import ScriptedModel, load_script
+from intramuros.kernel.errors import OperatorError
+
+pytestmark = pytest.mark.anyio
+
+SCRIPT = """
+steps:
+  - id: look
+    text: I will look.
+    tools:
+      - name: bash
+        input: {command: "echo $$HOME"}
+  - text: It says ${what}.
+    values:
+      what: {step: look, pattern: "said (.*)"}
+"""
+TOOLS = [{"name": "bash"}]
+USER = {"role": "user", "content": [{"type": "text", "text": "go"}]}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> ScriptedModel:
+    (tmp_path / "looker.yaml").write_text(SCRIPT)
+    return ScriptedModel(tmp_path)
+
+
+async def test_a_conversation_from_its_history_alone(model: ScriptedModel) -> None:
+    deltas: list[Delta] = []
+    first = await model.run(ModelRequest("scripted/looker", [USER], tools=TOOLS), deltas.append)
+    assert list(first.content) == [
+        {"type": "text", "text": "I will look."},
+        {
+            "type": "tool_use",
+            "id": "toolu_scripted_1_1",
+            "name": "bash",
+            "input": {"command": "echo $HOME"},
+        },
+    ]
+    assert first.stop_reason == "tool_use"
+    assert deltas == [TextDelta(0, "I "), TextDelta(0, "will "), TextDelta(0, "look.")]
+    again = await model.run(ModelRequest("scripted/looker", [USER], tools=TOOLS), deltas.append)
+    assert again == first
+    result = {"type": "tool_result", "tool_use_id": "toolu_scripted_1_1", "content": "said 42"}
+    said = [
+        USER,
+        {"role": "assistant", "content": list(first.content)},
+        {"role": "user", "content": [result]},
+    ]
+    last = await model.run(ModelRequest("scripted/looker", said), lambda _: None)
+    assert (list(last.content), last.stop_reason) == (
+        [{"type": "text", "text": "It says 42."}],
+        "end_turn",
+    )
+
+
+async def test_a_script_that_cannot_go_on_says_so(model: ScriptedModel) -> None:
+    reply = await model.run(ModelRequest("scripted/looker", [USER]), lambda _: None)
+    assert reply.stop_reason == "end_turn"
+    assert "cannot go on: 0 tools named 'bash'" in str(reply.content[0]["text"])
+
+
+@pytest.mark.parametrize("name", ["absent", "../looker", "", "Looker", "a/b"])
+async def test_unknown_scripts(model: ScriptedModel, name: str) -> None:
+    with pytest.raises(ModelError, match="no script") as caught:
+        await model.run(ModelRequest(f"scripted/{name}", [USER]), lambda _: None)
+    assert (caught.value.failure, caught.value.retryable) == (Failure.REQUEST_FAILED, False)
+
+
+async def test_without_a_directory_there_are_no_scripts() -> None:
+    with pytest.raises(ModelError, match="--model-scripts"):
+        await ScriptedModel(None).run(ModelRequest("scripted/looker", [USER]), lambda _: None)
+
+
+async def test_pace_can_be_cancelled(tmp_path: Path) -> None:
+    (tmp_path / "slow.yaml").write_text("{pace_s: 5, steps: [{text: one two}]}")
+    deltas: list[Delta] = []
+    with anyio.move_on_after(0.05) as scope:
+        await ScriptedModel(tmp_path).run(ModelRequest("scripted/slow", [USER]), deltas.append)
+    assert scope.cancelled_caught
+    assert deltas == [TextDelta(0, "one ")]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("steps: []", "correct steps"),
+        ("steps: [{text: a, extra: 1}]", "steps.0.extra"),
+        ("steps: [{values: {x: {step: a, pattern: '('}}}]", "pattern"),
+        ("{", "no YAML"),
+        ("", "no script"),
+    ],
+)
+def test_bad_scripts_are_named(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    with pytest.raises(OperatorError, match=says):
+        load_script(file)
+
+
+def test_an_absent_script_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OperatorError, match="absent"):
+        load_script(tmp_path / "absent.yaml")
