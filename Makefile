@@ -15,7 +15,7 @@ HASHED := install $(PIP_FLAGS) --require-hashes
 export PYTHON
 ARGS ?=
 
-.PHONY: help setup dev upstream demo test lint format bench lock clean
+.PHONY: help setup dev upstream demo test lint format reference bench lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ lint: dev ## Style, types, import contracts and the repository's own rules
 format: dev ## Let ruff fix and format what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+reference: dev ## Write docs/reference anew from the code
+	@$(BIN)/python -m scripts.gen_reference
 
 bench: dev upstream ## Run the benchmarks side by side and print the ratios
 	@$(BIN)/python -m benchmarks $(ARGS)
