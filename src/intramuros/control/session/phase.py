@@ -1,0 +1,105 @@
+"""The phases of a session and the legal moves between them. Pure.
+
+One table; :func:`intramuros.control.session.state.fold` keeps to it and the diagram in the
+documentation is drawn from it, so the picture cannot disagree with the code.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Final
+
+
+class Status(StrEnum):
+    """A session's status as the API shows it (contract 10.8)."""
+
+    IDLE = "idle"
+    RUNNING = "running"
+    RESCHEDULING = "rescheduling"
+    TERMINATED = "terminated"
+
+
+class Phase(StrEnum):
+    """Where the loop stands; finer than the status."""
+
+    IDLE = "idle"  # nothing to do until a message comes
+    REQUIRES_ACTION = "requires_action"  # a client or worker must answer
+    RUNNING = "running"  # between model requests
+    SAMPLING = "sampling"  # a model request is open
+    RESCHEDULING = "rescheduling"  # waits for the time of a retry
+    TERMINATED = "terminated"
+
+
+STATUS_OF: Final[Mapping[Phase, Status]] = {
+    Phase.IDLE: Status.IDLE,
+    Phase.REQUIRES_ACTION: Status.IDLE,
+    Phase.RUNNING: Status.RUNNING,
+    Phase.SAMPLING: Status.RUNNING,
+    Phase.RESCHEDULING: Status.RESCHEDULING,
+    Phase.TERMINATED: Status.TERMINATED,
+}
+
+# An idle that waits for answers is another move than one that ends the turn.
+AWAIT: Final = "session.status_idle requires_action"
+END: Final = "session.status_idle"
+RUN: Final = "session.status_running"
+RETRY: Final = "session.status_rescheduled"
+STOP: Final = "session.status_terminated"
+
+# phase → symbol → phase. A symbol is an event type, or AWAIT.
+TRANSITIONS: Final[Mapping[Phase, Mapping[str, Phase]]] = {
+    Phase.IDLE: {RUN: Phase.RUNNING, STOP: Phase.TERMINATED},
+    Phase.REQUIRES_ACTION: {
+        RUN: Phase.RUNNING,
+        AWAIT: Phase.REQUIRES_ACTION,
+        END: Phase.IDLE,
+        STOP: Phase.TERMINATED,
+    },
+    Phase.RUNNING: {
+        "span.model_request_start": Phase.SAMPLING,
+        AWAIT: Phase.REQUIRES_ACTION,
+        END: Phase.IDLE,
+        RETRY: Phase.RESCHEDULING,
+        STOP: Phase.TERMINATED,
+    },
+    Phase.SAMPLING: {
+        "agent.thinking": Phase.SAMPLING,
+        "agent.message": Phase.SAMPLING,
+        "agent.tool_use": Phase.SAMPLING,
+        "agent.mcp_tool_use": Phase.SAMPLING,
+        "agent.custom_tool_use": Phase.SAMPLING,
+        "span.model_request_end": Phase.RUNNING,
+    },
+    Phase.RESCHEDULING: {RUN: Phase.RUNNING, END: Phase.IDLE, STOP: Phase.TERMINATED},
+    Phase.TERMINATED: {},
+}
+
+# Records that leave the phase alone, in any phase but TERMINATED.
+STEADY: Final = frozenset(
+    {
+        "user.message",
+        "user.interrupt",
+        "user.tool_confirmation",
+        "user.tool_result",
+        "user.custom_tool_result",
+        "system.message",
+        "agent.tool_result",
+        "agent.mcp_tool_result",
+        "session.thread_status_running",
+        "session.thread_status_idle",
+        "session.thread_status_rescheduled",
+        "session.thread_status_terminated",
+        "session.error",
+        "session.usage",
+        "session.updated",
+        "internal.mcp_tools",
+        "internal.mcp_listed",
+        "internal.mcp_call_started",
+    }
+)
+
+# What may still follow the end of a session.
+AFTERLIFE: Final = frozenset({"session.deleted", "session.updated"})
+
+QUEUEABLE: Final = frozenset(
+    {"user.message", "user.interrupt", "user.tool_confirmation", "system.message"}
+)

@@ -1,0 +1,59 @@
+"""A log in memory: what the journal does to a session, without a database."""
+
+import itertools
+from collections.abc import Sequence
+
+from intramuros.control.session.state import State, fold, initial
+from intramuros.control.store.records import Draft, Record
+
+START_US = 1_767_225_600_000_000
+
+
+class MemoryLog:
+    """Appends drafts as the journal would: gapless positions, rising times, state folded along."""
+
+    def __init__(self, *, self_hosted: bool = True) -> None:
+        self.state: State = initial("sthr_main", self_hosted=self_hosted)
+        self.records: list[Record] = []
+        self.now_us = START_US
+        self._ids = (f"sevt_{n}" for n in itertools.count(1))
+
+    def new_id(self) -> str:
+        return next(self._ids)
+
+    def append(self, *drafts: Draft) -> list[Record]:
+        added = []
+        for draft in drafts:
+            self.now_us += 1
+            record = Record(
+                session_id="sesn_1",
+                seq=len(self.records) + 1,
+                id=draft.id or self.new_id(),
+                type=draft.type,
+                at_us=self.now_us,
+                body=draft.body,
+                thread_id=draft.thread_id,
+                queued=draft.queued,
+                private=draft.private,
+            )
+            self.state = fold(self.state, record)
+            self.records.append(record)
+            added.append(record)
+        return added
+
+    def send(self, type: str, **body: object) -> str:
+        """Take a client's input as the API does, and return its id."""
+        queued = type not in ("user.tool_result", "user.custom_tool_result")
+        return self.append(Draft(type, body, queued=queued))[0].id
+
+    def say(self, text: str = "hello") -> str:
+        return self.send("user.message", content=[{"type": "text", "text": text}])
+
+    @property
+    def shown(self) -> Sequence[Record]:
+        """What clients see happen."""
+        return [r for r in self.records if not r.internal and not r.queued]
+
+    @property
+    def types(self) -> list[str]:
+        return [record.type for record in self.shown]
