@@ -43,7 +43,7 @@ def _parameter(parameter: Any) -> str:
         name = f"`{parameter.metavar or parameter.name}`"
     else:
         names = ", ".join(f"`{name}`" for name in [*parameter.opts, *parameter.secondary_opts])
-        name = names if parameter.is_flag else f"{names} `{parameter.type.name.upper()}`"
+        name = names if parameter.is_flag else f"{names} `{_value(parameter)}`"
     meaning = _cell(parameter.help or "")
     if parameter.required:
         return f"| {name} | {meaning} | required |"
@@ -52,6 +52,11 @@ def _parameter(parameter: Any) -> str:
         f"`{default}`" if isinstance(default, str | int | float | Path) and default != "" else ""
     )
     return f"| {name} | {meaning} | {'' if default is False else shown} |"
+
+
+def _value(parameter: Any) -> str:
+    kind = getattr(parameter.type_descriptor.annotation, "__name__", "value")
+    return parameter.metavar or {"str": "text", "int": "integer"}.get(kind, kind).upper()
 
 
 def settings_page() -> str:
