@@ -1,0 +1,269 @@
+"""Statements that the control plane signs and an edge checks, so that no edge needs a database.
+
+Each is a JSON Web Token over Ed25519 (RFC 8037, RFC 9864). The algorithm is pinned: a token that
+names another one is refused before its signature is looked at. An edge holds the public key only.
+
+=============  =====================================================  ==========
+``typ``        says                                                   expires
+=============  =====================================================  ==========
+tunnel-token   the bearer may serve this tunnel                       never; by version
+dial           the bearer may open one connection to this host        after 30 s
+fence          no token of this tunnel below a version is good        after 60 s
+=============  =====================================================  ==========
+
+A tunnel token holds no time and no random part, and Ed25519 is deterministic, so control can mint
+the same value again to reveal it and need not store it (contract 16, R305).
+
+Pure: time is an argument, keys are arguments.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from joserfc import jwt
+from joserfc.errors import JoseError
+from joserfc.jwk import OKPKey
+
+from intramuros.protocol.hostname import BadHost, check_host, is_under
+
+ALGORITHM: Final = "Ed25519"
+# A dial line is at most 4 KiB; ours are about 700 bytes.
+MAX_TOKEN_CHARS: Final = 3 * 1024
+DIAL_TTL_S: Final = 30
+FENCE_TTL_S: Final = 60
+# How far the edge's clock may be behind ours before a statement counts as from the future.
+LEEWAY_S: Final = 30
+# No statement with a time limit is good for longer, whatever it says.
+MAX_TTL_S: Final = 300
+MAX_VERSION: Final = 2**31 - 1
+# Ids travel on in OPEN frames and log lines: no blanks, no control characters.
+_TEXT: Final = re.compile(r"[A-Za-z0-9_.:-]{0,128}\Z")
+
+
+class TicketError(Exception):
+    """A statement that proves nothing: mint a new one. ``code`` is stable."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelToken:
+    """What a gateway shows an edge; ``version`` grows with each rotation."""
+
+    tunnel: str
+    domain: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class DialTicket:
+    """What control shows an edge for one connection."""
+
+    tunnel: str
+    domain: str
+    host: str
+    version: int
+    """The tunnel's current token version: no new link below it."""
+    session: str = ""
+    trace: str = ""
+    floor: int | None = None
+    """The lowest version whose open links may serve this dial; ``version`` when None."""
+
+    @property
+    def serves_from(self) -> int:
+        """The lowest token version of a link that may carry this dial."""
+        return self.version if self.floor is None else self.floor
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """Control's word that tokens below ``version`` are no good; ``sever`` cuts open links too."""
+
+    tunnel: str
+    version: int
+    sever: bool = False
+
+
+class SigningKey:
+    """The control plane's Ed25519 private key."""
+
+    def __init__(self, pem: bytes) -> None:
+        """Read a PKCS#8 PEM.
+
+        Raises:
+            TicketError: it is no Ed25519 private key.
+        """
+        self._key = _load(pem)
+        if not self._key.is_private:
+            raise TicketError("bad_key", "expected an Ed25519 private key in PEM")
+
+    def public_pem(self) -> bytes:
+        """Return the public half, which edges hold."""
+        return self._key.as_pem(private=False)
+
+    def mint_tunnel_token(self, token: TunnelToken) -> str:
+        """Return the tunnel token; the same arguments always give the same text."""
+        return self._sign(
+            {
+                "typ": "tunnel-token",
+                "tunnel": token.tunnel,
+                "domain": token.domain,
+                "ver": token.version,
+            }
+        )
+
+    def mint_dial_ticket(self, ticket: DialTicket, now_s: float) -> str:
+        """Return a ticket good for ``DIAL_TTL_S`` seconds from ``now_s`` (epoch seconds)."""
+        return self._sign(
+            {
+                "typ": "dial",
+                "tunnel": ticket.tunnel,
+                "domain": ticket.domain,
+                "host": ticket.host,
+                "ver": ticket.version,
+                "floor": ticket.serves_from,
+                "sid": ticket.session,
+                "tid": ticket.trace,
+                "iat": int(now_s),
+                "exp": int(now_s) + DIAL_TTL_S,
+            }
+        )
+
+    def mint_fence(self, fence: Fence, now_s: float) -> str:
+        """Return a statement that edges apply at once, good for ``FENCE_TTL_S`` seconds."""
+        return self._sign(
+            {
+                "typ": "fence",
+                "tunnel": fence.tunnel,
+                "ver": fence.version,
+                "sever": fence.sever,
+                "iat": int(now_s),
+                "exp": int(now_s) + FENCE_TTL_S,
+            }
+        )
+
+    def _sign(self, claims: dict[str, object]) -> str:
+        return jwt.encode({"alg": ALGORITHM}, claims, self._key, algorithms=[ALGORITHM])
+
+
+class VerifyingKey:
+    """The control plane's public key, as an edge holds it."""
+
+    def __init__(self, pem: bytes) -> None:
+        """Read a SubjectPublicKeyInfo PEM.
+
+        Raises:
+            TicketError: it is no Ed25519 public key (a private key is refused: an edge must not
+                be able to sign).
+        """
+        self._key = _load(pem)
+        if self._key.is_private:
+            raise TicketError("bad_key", "this is the private key; an edge takes the public one")
+
+    def read_tunnel_token(self, text: str) -> TunnelToken:
+        """Check a tunnel token.
+
+        Raises:
+            TicketError: not signed by control, or malformed.
+        """
+        claims = self._claims(text, "tunnel-token")
+        domain = _host(claims, "domain")
+        return TunnelToken(_text(claims, "tunnel"), domain, _version(claims, "ver"))
+
+    def read_dial_ticket(self, text: str, now_s: float) -> DialTicket:
+        """Check a dial ticket at a time in epoch seconds.
+
+        Raises:
+            TicketError: not signed by control, malformed, expired, or for a host outside the
+                tunnel's domain.
+        """
+        claims = self._claims(text, "dial")
+        _check_time(claims, now_s)
+        domain, host = _host(claims, "domain"), _host(claims, "host")
+        if not is_under(host, domain):
+            raise TicketError("bad_ticket", "the ticket's host is not under the tunnel's domain")
+        return DialTicket(
+            tunnel=_text(claims, "tunnel"),
+            domain=domain,
+            host=host,
+            version=_version(claims, "ver"),
+            session=_text(claims, "sid", empty=True),
+            trace=_text(claims, "tid", empty=True),
+            floor=_version(claims, "floor"),
+        )
+
+    def read_fence(self, text: str, now_s: float) -> Fence:
+        """Check a fence at a time in epoch seconds.
+
+        Raises:
+            TicketError: not signed by control, malformed or expired.
+        """
+        claims = self._claims(text, "fence")
+        _check_time(claims, now_s)
+        sever = claims.get("sever")
+        if not isinstance(sever, bool):
+            raise TicketError("bad_ticket", "claim 'sever' is no boolean")
+        return Fence(_text(claims, "tunnel"), _version(claims, "ver"), sever)
+
+    def _claims(self, text: str, typ: str) -> Mapping[str, object]:
+        if len(text) > MAX_TOKEN_CHARS or not text.isascii():
+            raise TicketError("bad_ticket", "no token, or too long")
+        try:
+            token = jwt.decode(text, self._key, algorithms=[ALGORITHM])
+        except (JoseError, ValueError, RecursionError) as error:
+            raise TicketError("bad_signature", "not signed by this control plane") from error
+        if token.claims.get("typ") != typ:
+            raise TicketError("bad_ticket", f"this is no {typ}")
+        return token.claims
+
+
+def _load(pem: bytes) -> OKPKey:
+    try:
+        key = OKPKey.import_key(pem)
+    except (JoseError, ValueError, TypeError) as error:
+        raise TicketError("bad_key", "expected an Ed25519 key in PEM") from error
+    if key.curve_name != "Ed25519":
+        raise TicketError("bad_key", f"expected an Ed25519 key, got {key.curve_name}")
+    return key
+
+
+def _text(claims: Mapping[str, object], name: str, *, empty: bool = False) -> str:
+    value = claims.get(name)
+    if not isinstance(value, str) or not _TEXT.match(value) or (not value and not empty):
+        raise TicketError("bad_ticket", f"claim {name!r} is missing or malformed")
+    return value
+
+
+def _host(claims: Mapping[str, object], name: str) -> str:
+    value = claims.get(name)
+    try:
+        return check_host(value if isinstance(value, str) else "")
+    except BadHost as error:
+        raise TicketError("bad_ticket", f"claim {name!r} is no host name") from error
+
+
+def _version(claims: Mapping[str, object], name: str) -> int:
+    value = claims.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_VERSION:
+        raise TicketError("bad_ticket", f"claim {name!r} is no version")
+    return value
+
+
+def _check_time(claims: Mapping[str, object], now_s: float) -> None:
+    issued, expires = _version(claims, "iat"), _version(claims, "exp")
+    if not 0 < expires - issued <= MAX_TTL_S:
+        raise TicketError("bad_ticket", "the ticket's validity is out of bounds")
+    if now_s < issued - LEEWAY_S:
+        behind = int(issued - now_s)
+        raise TicketError(
+            "clock_skew", f"the ticket is from the future; this clock is {behind} s behind"
+        )
+    if now_s >= expires:
+        late = int(now_s - expires)
+        raise TicketError(
+            "expired", f"the ticket expired {late} s ago; check both clocks if it was just made"
+        )

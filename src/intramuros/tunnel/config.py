@@ -1,0 +1,295 @@
+"""The gateway's configuration file: the product's own format, and four keys of ours.
+
+Keys of the product (contract 17): ``listen_addr``, ``log_level``, ``shutdown_timeout``,
+``tunnel_domain``, ``tls.cert_file``, ``tls.key_file``, ``routes``, ``upstream.allowed_ips``,
+``upstream.disable_ip_validation``, ``upstream.tls.ca_file``, ``upstream.tls.include_system_cas``.
+
+Ours: ``edge`` (list of ``host:port``), ``edge_ca_file``, ``token_file``, ``audit_file``.
+
+``listen_addr`` is accepted and not used: this gateway dials out and listens on nothing. Relative
+paths count from the file's directory.
+"""
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import yaml
+
+from intramuros.kernel.errors import OperatorError
+from intramuros.protocol.hostname import BadHost, check_host
+from intramuros.tunnel.gateway import EdgeAddress
+from intramuros.tunnel.routes import (
+    PRIVATE_NETWORKS,
+    AddressRule,
+    BadUpstream,
+    IPNetwork,
+    RouteTable,
+    Upstream,
+    parse_upstream,
+)
+
+MAX_FILE_BYTES: Final = 1024 * 1024
+_LEVELS: Final = ("debug", "info", "warn", "warning", "error")
+_DURATION: Final = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?\Z")
+_LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z")
+
+
+@dataclass(frozen=True)
+class UpstreamTls:
+    """Whom to trust for ``https`` upstreams."""
+
+    ca_file: Path | None = None
+    include_system_cas: bool = False
+
+
+@dataclass(frozen=True)
+class GatewayConfig:
+    """A gateway's configuration, read and checked."""
+
+    edges: tuple[EdgeAddress, ...]
+    edge_ca_file: Path | None
+    token_file: Path
+    audit_file: Path
+    cert_file: Path
+    key_file: Path
+    routes: RouteTable
+    addresses: AddressRule
+    upstream_tls: UpstreamTls
+    log_level: str = "info"
+    shutdown_timeout_s: float = 30.0
+
+
+def load_config(path: Path) -> GatewayConfig:
+    """Read a configuration file.
+
+    Raises:
+        OperatorError: names the key that is wrong and what to write instead.
+    """
+    try:
+        text = path.read_bytes()[: MAX_FILE_BYTES + 1]
+    except OSError as error:
+        raise OperatorError(
+            f"cannot read {path} ({error.strerror})", "check the path and its mode"
+        ) from error
+    if len(text) > MAX_FILE_BYTES:
+        raise OperatorError(f"{path} is larger than 1 MiB", "give the gateway's configuration")
+    return parse_config(text, path.absolute().parent)
+
+
+def parse_config(text: bytes, directory: Path) -> GatewayConfig:
+    """Read a configuration from its text.
+
+    Args:
+        text: YAML.
+        directory: what relative paths count from.
+
+    Raises:
+        OperatorError: names the key that is wrong and what to write instead.
+    """
+    try:
+        data = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise OperatorError(
+            "the configuration is no YAML", str(error).replace("\n", " ")
+        ) from error
+    top = _Section("", data, directory)
+    tls, upstream = top.section("tls", required=True), top.section("upstream")
+    upstream_tls = upstream.section("tls")
+    domain = _domain(top)
+    routes = _routes(top)
+    trust = UpstreamTls(upstream_tls.path("ca_file"), upstream_tls.flag("include_system_cas"))
+    config = GatewayConfig(
+        edges=_edges(top),
+        edge_ca_file=top.path("edge_ca_file"),
+        token_file=top.needed_path("token_file"),
+        audit_file=top.needed_path("audit_file"),
+        cert_file=tls.needed_path("cert_file"),
+        key_file=tls.needed_path("key_file"),
+        routes=RouteTable(routes, domain),
+        addresses=_addresses(upstream),
+        upstream_tls=trust,
+        log_level=_level(top),
+        shutdown_timeout_s=_duration(top),
+    )
+    top.take("listen_addr")
+    for section in (top, tls, upstream, upstream_tls):
+        section.refuse_unknown()
+    _check_routes(routes, domain, trust)
+    return config
+
+
+class _Section:
+    """A mapping of the file; every key is taken once, what remains is unknown."""
+
+    def __init__(self, name: str, data: object, directory: Path) -> None:
+        if not isinstance(data, Mapping):
+            what = f"key {name!r}" if name else "the configuration"
+            raise OperatorError(f"{what} must be a mapping", "write `key: value` lines")
+        self._prefix = f"{name}." if name else ""
+        self._data = dict(data)
+        self._directory = directory
+
+    def key(self, name: str) -> str:
+        """Return the key's full name, for messages."""
+        return f"{self._prefix}{name}"
+
+    def take(self, name: str) -> object:
+        """Return a value, or None, and count the key as known."""
+        return self._data.pop(name, None)
+
+    def section(self, name: str, *, required: bool = False) -> "_Section":
+        value = self.take(name)
+        if value is None and required:
+            raise OperatorError(
+                f"key {self.key(name)!r} is missing", "add it with cert_file and key_file below"
+            )
+        return _Section(self.key(name), {} if value is None else value, self._directory)
+
+    def text(self, name: str) -> str | None:
+        value = self.take(name)
+        if value is not None and not isinstance(value, str):
+            raise OperatorError(f"key {self.key(name)!r} must be text", "put it in quotes")
+        return value
+
+    def flag(self, name: str) -> bool:
+        value = self.take(name)
+        if value is None:
+            return False
+        if not isinstance(value, bool):
+            raise OperatorError(f"key {self.key(name)!r} must be a boolean", "write true or false")
+        return value
+
+    def path(self, name: str) -> Path | None:
+        value = self.text(name)
+        return self._directory / value if value else None
+
+    def needed_path(self, name: str) -> Path:
+        value = self.path(name)
+        if value is None:
+            raise OperatorError(f"key {self.key(name)!r} is missing", "add the path of the file")
+        return value
+
+    def refuse_unknown(self) -> None:
+        if self._data:
+            name = self.key(str(next(iter(self._data))))
+            raise OperatorError(f"unknown key {name!r}", "remove it, or check its spelling")
+
+
+def _edges(top: _Section) -> tuple[EdgeAddress, ...]:
+    value = top.take("edge")
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, list) or not items:
+        raise OperatorError("key 'edge' is missing", 'list edges, such as ["edge.example:443"]')
+    return tuple(_edge(item) for item in items)
+
+
+def _edge(item: object) -> EdgeAddress:
+    host, colon, port = str(item).rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise OperatorError(f"key 'edge' has the entry {item!r}", "write host:port")
+    return EdgeAddress(host, int(port))
+
+
+def _domain(top: _Section) -> str:
+    domain = top.text("tunnel_domain") or ""
+    if domain:
+        try:
+            check_host(domain)
+        except BadHost as error:
+            raise OperatorError(
+                f"key 'tunnel_domain' is {domain!r}", "write the tunnel's domain in lower case"
+            ) from error
+    return domain
+
+
+def _routes(top: _Section) -> dict[str, Upstream]:
+    value = top.take("routes")
+    if not isinstance(value, Mapping) or not value:
+        raise OperatorError(
+            "key 'routes' must be a mapping",
+            "write `routes:` and below it lines such as `docs: http://10.0.0.5:8080`, no dashes",
+        )
+    return {_route_key(key): _route_upstream(key, text) for key, text in value.items()}
+
+
+def _route_key(key: object) -> str:
+    text = str(key)
+    try:
+        return text if _LABEL.match(text) else check_host(text)
+    except BadHost as error:
+        raise OperatorError(
+            f"key 'routes' has the host {text!r}", "write a label or a full name in lower case"
+        ) from error
+
+
+def _route_upstream(key: object, text: object) -> Upstream:
+    try:
+        return parse_upstream(text if isinstance(text, str) else "")
+    except BadUpstream as error:
+        raise OperatorError(
+            f"routes.{key} has an invalid upstream {text!r}",
+            "write scheme://host:port, without a path, such as http://10.0.0.5:8080",
+        ) from error
+
+
+def _addresses(upstream: _Section) -> AddressRule:
+    listed, anything = upstream.take("allowed_ips"), upstream.flag("disable_ip_validation")
+    if listed is None:
+        return AddressRule(PRIVATE_NETWORKS, anything)
+    if anything:
+        raise OperatorError(
+            "upstream.allowed_ips and upstream.disable_ip_validation exclude each other",
+            "keep one of them",
+        )
+    if not isinstance(listed, list) or not listed:
+        raise OperatorError(
+            "key 'upstream.allowed_ips' must be a list", "write addresses or ranges"
+        )
+    return AddressRule(tuple(_network(item) for item in listed))
+
+
+def _network(item: object) -> IPNetwork:
+    try:
+        return ipaddress.ip_network(str(item))
+    except ValueError as error:
+        raise OperatorError(
+            f"upstream.allowed_ips has the entry {item!r}",
+            "write an address or a range such as 10.1.0.0/16, host bits zero",
+        ) from error
+
+
+def _level(top: _Section) -> str:
+    level = (top.text("log_level") or "info").lower()
+    if level not in _LEVELS:
+        raise OperatorError(f"key 'log_level' is {level!r}", f"use one of {', '.join(_LEVELS)}")
+    return "warning" if level == "warn" else level
+
+
+def _duration(top: _Section) -> float:
+    text = top.text("shutdown_timeout")
+    if text is None:
+        return 30.0
+    match = _DURATION.match(text)
+    if match is None or not text:
+        raise OperatorError(f"key 'shutdown_timeout' is {text!r}", "write it as 30s or 1m30s")
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return hours * 3600 + minutes * 60 + seconds
+
+
+def _check_routes(routes: Mapping[str, Upstream], domain: str, trust: UpstreamTls) -> None:
+    for key, upstream in routes.items():
+        if "." not in key and not domain:
+            raise OperatorError(
+                f"routes.{key} is a bare label, but tunnel_domain is not set",
+                "set tunnel_domain, or write the full host name",
+            )
+        if upstream.scheme == "https" and not (trust.ca_file or trust.include_system_cas):
+            raise OperatorError(
+                f"routes.{key} is https, but no CA is trusted for it",
+                "set upstream.tls.ca_file or upstream.tls.include_system_cas",
+            )

@@ -1,0 +1,254 @@
+"""The edge: accept gateways and dials, check what they show, pair them, copy ciphertext.
+
+Stateless: it holds the control plane's public key and the links that are open now. What control
+signed is believed; nothing else is.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import anyio
+
+from intramuros.kernel.telemetry import logger
+from intramuros.kernel.timing import Clock
+from intramuros.kernel.wire import LineTooLong, Wire
+from intramuros.protocol.dial import (
+    DIAL_ALPN,
+    LINK_ALPN,
+    MAX_LINE_BYTES,
+    BadLine,
+    FenceCall,
+    Refusal,
+    encode_reply,
+    parse_call,
+    parse_link_hello,
+)
+from intramuros.protocol.mux import LinkFull, Side
+from intramuros.protocol.mux_frames import Code, Open
+from intramuros.protocol.tickets import DialTicket, TicketError, VerifyingKey
+from intramuros.tunnel.ledger import AuditUnavailable, Ledger
+from intramuros.tunnel.link import DEFAULT_KEEPALIVE, Keepalive, Link, LinkStream
+from intramuros.tunnel.linktable import Entry, LinkTable, Refused
+from intramuros.tunnel.recorder import Recorder
+from intramuros.tunnel.sni import MAX_HELLO_BYTES, BadClientHello, read_server_name
+from intramuros.tunnel.splice import splice
+
+log = logger("edge")
+
+# From connect to the first line, and from OK to the whole ClientHello.
+PREAMBLE_S: Final = 10.0
+# What the gateway gets for the inner handshake.
+OPEN_DEADLINE_MS: Final = 10_000
+
+
+@dataclass(frozen=True)
+class EdgeParts:
+    """What an edge works with."""
+
+    key: VerifyingKey
+    ledger: Ledger
+    clock: Clock
+    recorder: Recorder | None = None
+    keepalive: Keepalive = DEFAULT_KEEPALIVE
+    max_connections: int = 20_000
+
+
+class Edge:
+    """Handles connections; ``handle`` is given each of them."""
+
+    def __init__(self, parts: EdgeParts, table: LinkTable | None = None) -> None:
+        self._parts = parts
+        self.table = table or LinkTable()
+        self._links: set[Link] = set()
+        self._connections = 0
+        self._draining = False
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open, links and dials."""
+        return self._connections
+
+    async def handle(self, wire: Wire) -> None:
+        """Serve one connection until it ends; never raises for what the peer did."""
+        if self._connections >= self._parts.max_connections or self._draining:
+            log.warning("connection_refused", peer=wire.peer, reason="full or draining")
+            wire.abort()
+            return
+        self._connections += 1
+        try:
+            if wire.alpn == LINK_ALPN:
+                await self._handle_link(wire)
+            elif wire.alpn == DIAL_ALPN:
+                await self._handle_call(wire)
+            else:
+                log.info("connection_refused", peer=wire.peer, reason="unknown ALPN")
+        except (anyio.EndOfStream, anyio.BrokenResourceError) as error:
+            log.debug("connection_ended", peer=wire.peer, reason=repr(error))
+        finally:
+            self._connections -= 1
+
+    async def drain(self) -> None:
+        """Take nothing new, ask the gateways to go elsewhere, and return when all streams ended."""
+        self._draining = True
+        for link in list(self._links):
+            link.go_away(Code.DRAIN)
+        for link in list(self._links):
+            await link.drained()
+
+    # Gateways
+
+    async def _handle_link(self, wire: Wire) -> None:
+        entry = await self._admit(wire)
+        if entry is None:
+            return
+        link = entry.link
+        assert isinstance(link, Link)
+        fields = {
+            "tunnel": entry.token.tunnel,
+            "version": entry.token.version,
+            "gateway": entry.gateway,
+            "peer": wire.peer,
+        }
+        started_s = self._parts.clock.monotonic()
+
+        def ready() -> None:
+            self.table.add(entry)
+            log.info("link_opened", **fields)
+
+        self._links.add(link)
+        try:
+            await link.run(ready)
+        finally:
+            self._links.discard(link)
+            self.table.remove(entry)
+            ms = round((self._parts.clock.monotonic() - started_s) * 1000)
+            log.info("link_closed", reason=link.end_reason, ms=ms, **fields)
+            with anyio.CancelScope(shield=True):
+                await self._record("link.closed", {**fields, "reason": link.end_reason, "ms": ms})
+
+    async def _admit(self, wire: Wire) -> Entry | None:
+        """Check a gateway's first line; return its entry, or None when it was refused."""
+        try:
+            hello = parse_link_hello(await _first_line(wire))
+            token = self._parts.key.read_tunnel_token(hello.token)
+            self.table.admit(token)
+            fields = {"tunnel": token.tunnel, "version": token.version, "gateway": hello.gateway}
+            await self._parts.ledger.append("link.opened", {**fields, "peer": wire.peer})
+        except (BadLine, TicketError, Refused, AuditUnavailable) as error:
+            await self._refuse(wire, "link", error)
+            return None
+        await wire.send(encode_reply(None))
+        link = Link(wire, Side.EDGE, self._parts.clock, keepalive=self._parts.keepalive)
+        return Entry(token, hello.gateway, link)
+
+    # Control
+
+    async def _handle_call(self, wire: Wire) -> None:
+        ticket: DialTicket | None = None
+        try:
+            call = parse_call(await _first_line(wire))
+            now_s = self._parts.clock.now().timestamp()
+            if isinstance(call, FenceCall):
+                await self._fence(wire, call, now_s)
+                return
+            ticket = self._parts.key.read_dial_ticket(call.ticket, now_s)
+            entry = self.table.pick(ticket)
+            await wire.send(encode_reply(None))
+            first = await _client_hello(wire, ticket.host)
+        except (BadLine, TicketError, Refused, BadClientHello) as error:
+            await self._refuse(wire, "dial", error, ticket)
+            return
+        await self._relay(wire, ticket, entry, first)
+
+    async def _fence(self, wire: Wire, call: FenceCall, now_s: float) -> None:
+        fence = self._parts.key.read_fence(call.statement, now_s)
+        fields = {"tunnel": fence.tunnel, "version": fence.version, "sever": fence.sever}
+        # Cutting access off happens even when the disk is full: refusing would fail open.
+        await self._record("tunnel.fenced", fields)
+        cut = self.table.apply(fence)
+        log.info("tunnel_fenced", links_cut=cut, **fields)
+        await wire.send(encode_reply(None))
+
+    async def _relay(self, wire: Wire, ticket: DialTicket, entry: Entry, first: bytes) -> None:
+        fields = _who(ticket) | {"gateway": entry.gateway, "peer": wire.peer}
+        started_s = self._parts.clock.monotonic()
+        try:
+            await self._parts.ledger.append("dial.opened", fields)
+            stream = self._open(ticket, entry)
+        except (AuditUnavailable, LinkFull) as error:
+            log.warning("dial_failed", reason=str(error), **fields)
+            return
+        recorder = self._parts.recorder
+        recording = recorder.start(ticket.tunnel) if recorder else None
+        try:
+            tally = await splice(wire, stream, first, recording)
+            wire_fields = {
+                "up_bytes": tally.up_bytes,
+                "down_bytes": tally.down_bytes,
+                "ms": round((self._parts.clock.monotonic() - started_s) * 1000),
+                "ended": tally.ended,
+            }
+            log.info("dial_closed", **fields, **wire_fields)
+            await self._record("dial.closed", fields | wire_fields)
+        finally:
+            await stream.aclose()
+            if recording is not None:
+                recording.close()
+
+    def _open(self, ticket: DialTicket, entry: Entry) -> LinkStream:
+        link = entry.link
+        assert isinstance(link, Link)
+        return link.open(Open(ticket.host, OPEN_DEADLINE_MS, ticket.trace, ticket.session))
+
+    async def _refuse(
+        self, wire: Wire, what: str, error: Exception, ticket: DialTicket | None = None
+    ) -> None:
+        code = getattr(error, "code", None) or "bad_request"
+        if isinstance(error, AuditUnavailable):
+            code = "audit_unavailable"
+        fields = {"code": code, "reason": str(error), "peer": wire.peer}
+        if ticket is not None:
+            fields |= _who(ticket)
+        log.warning("refused", what=what, **fields)
+        await self._record(f"{what}.refused", fields)
+        # After OK the caller expects TLS; a line of text would only confuse it.
+        if not isinstance(error, BadClientHello):
+            await wire.send(encode_reply(Refusal(code, str(error))))
+
+    async def _record(self, kind: str, fields: dict[str, object] | dict[str, str]) -> None:
+        """Record what happened; a full disk does not undo it, so it is only reported."""
+        try:
+            await self._parts.ledger.append(kind, fields)
+        except AuditUnavailable as error:
+            log.error("audit_failed", kind=kind, reason=repr(error.__cause__))
+
+
+async def _first_line(wire: Wire) -> bytes:
+    try:
+        with anyio.fail_after(PREAMBLE_S):
+            return await wire.read_line(MAX_LINE_BYTES)
+    except (LineTooLong, TimeoutError) as error:
+        raise BadLine(str(error) or "no first line in time") from error
+
+
+async def _client_hello(wire: Wire, host: str) -> bytes:
+    """Return the caller's first bytes, once they name the host that the ticket is for."""
+    data = b""
+    try:
+        with anyio.fail_after(PREAMBLE_S):
+            while (name := read_server_name(data)) is None:
+                data += await wire.receive(MAX_HELLO_BYTES)
+    except TimeoutError as error:
+        raise BadClientHello("no ClientHello in time") from error
+    if name != host:
+        raise BadClientHello("the ClientHello names another host than the ticket")
+    return data
+
+
+def _who(ticket: DialTicket) -> dict[str, object]:
+    return {
+        "tunnel": ticket.tunnel,
+        "host": ticket.host,
+        "session": ticket.session,
+        "trace": ticket.trace,
+    }

@@ -1,0 +1,203 @@
+"""Build an edge and serve it: the composition root of ``intramuros edge``."""
+
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import anyio
+from anyio.abc import SocketStream
+
+from intramuros.kernel.errors import OperatorError
+from intramuros.kernel.service import Stop
+from intramuros.kernel.telemetry import logger
+from intramuros.kernel.timing import Clock, SystemClock
+from intramuros.kernel.wire import serve_tls
+from intramuros.protocol.dial import DIAL_ALPN, LINK_ALPN
+from intramuros.protocol.tickets import TicketError, VerifyingKey
+from intramuros.tunnel.edge import Edge, EdgeParts
+from intramuros.tunnel.ledger import Ledger
+from intramuros.tunnel.linktable import MAX_LINKS_PER_TUNNEL, MAX_STREAMS_PER_TUNNEL, LinkTable
+from intramuros.tunnel.recorder import Recorder
+
+log = logger("edge")
+
+_HEALTH_S: Final = 5.0
+
+
+@dataclass(frozen=True)
+class EdgeSettings:
+    """What an edge needs to know."""
+
+    cert_file: Path
+    """Certificate chain that gateways and the control plane see, PEM."""
+    key_file: Path
+    """Its private key, PEM."""
+    control_key_file: Path
+    """The control plane's Ed25519 public key, PEM."""
+    audit_file: Path
+    """Where the hash-chained record of links and dials goes."""
+    host: str = "127.0.0.1"
+    port: int = 7844
+    """TCP port; 0 takes any free one."""
+    health_port: int | None = None
+    """Loopback port for /healthz and /readyz; none when absent."""
+    record_dir: Path | None = None
+    """For verification: write every relayed byte to files here."""
+    drain_s: float = 30.0
+    """How long open streams may finish after a stop."""
+    max_connections: int = 20_000
+    max_links_per_tunnel: int = MAX_LINKS_PER_TUNNEL
+    max_streams_per_tunnel: int = MAX_STREAMS_PER_TUNNEL
+
+
+@dataclass(frozen=True)
+class Listening:
+    """Where an edge listens."""
+
+    host: str
+    port: int
+    health_port: int | None
+
+
+async def serve_edge(
+    settings: EdgeSettings,
+    *,
+    on_ready: Callable[[Listening], None] | None = None,
+    stop: Stop | None = None,
+    clock: Clock | None = None,
+) -> None:
+    """Serve until cancelled, or until ``stop`` is requested and the streams have ended.
+
+    Args:
+        settings: what to serve.
+        on_ready: called once, when connections are accepted.
+        stop: asks for a drain.
+        clock: where time comes from.
+
+    Raises:
+        OperatorError: a file cannot be used, or a port is taken.
+    """
+    context = _server_context(settings)
+    key = _control_key(settings.control_key_file)
+    recorder = Recorder(settings.record_dir) if settings.record_dir else None
+    clock = clock or SystemClock()
+    ledger = Ledger(settings.audit_file, clock)
+    table = LinkTable(settings.max_links_per_tunnel, settings.max_streams_per_tunnel)
+    edge = Edge(
+        EdgeParts(key, ledger, clock, recorder, max_connections=settings.max_connections), table
+    )
+    try:
+        async with anyio.create_task_group() as group:
+            port: int = await group.start(_serve, edge, settings, context)
+            health_port = None
+            if settings.health_port is not None:
+                health_port = await group.start(_serve_health, edge, settings.health_port)
+            log.info("edge_ready", host=settings.host, port=port, recording=recorder is not None)
+            if on_ready is not None:
+                on_ready(Listening(settings.host, port, health_port))
+            if stop is None:
+                await anyio.sleep_forever()
+            else:
+                await stop.wait()
+                with anyio.move_on_after(settings.drain_s):
+                    await edge.drain()
+            group.cancel_scope.cancel()
+    finally:
+        ledger.close()
+
+
+async def _serve(
+    edge: Edge,
+    settings: EdgeSettings,
+    context: ssl.SSLContext,
+    *,
+    task_status: anyio.abc.TaskStatus[int] = anyio.TASK_STATUS_IGNORED,
+) -> None:
+    await serve_tls(
+        edge.handle,
+        host=settings.host,
+        port=settings.port,
+        context=context,
+        task_status=task_status,
+    )
+
+
+def _server_context(settings: EdgeSettings) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.set_alpn_protocols([LINK_ALPN, DIAL_ALPN])
+    try:
+        context.load_cert_chain(settings.cert_file, settings.key_file)
+    except OSError as error:
+        detail = getattr(error, "reason", None) or error.strerror or str(error)
+        raise OperatorError(
+            f"the edge's certificate {settings.cert_file} and key {settings.key_file} do not load"
+            f" ({detail})",
+            "give a PEM chain and its own private key, readable by this user",
+        ) from error
+    return context
+
+
+def _control_key(path: Path) -> VerifyingKey:
+    try:
+        return VerifyingKey(path.read_bytes())
+    except OSError as error:
+        raise OperatorError(
+            f"cannot read the control plane's key {path} ({error.strerror})",
+            "copy the server's public key there",
+        ) from error
+    except TicketError as error:
+        raise OperatorError(
+            f"{path} is not the control plane's key ({error})",
+            "copy the server's Ed25519 public key there",
+        ) from error
+
+
+async def _serve_health(
+    edge: Edge,
+    port: int,
+    *,
+    task_status: anyio.abc.TaskStatus[int] = anyio.TASK_STATUS_IGNORED,
+) -> None:
+    """Answer /healthz, and /readyz with 200 once a gateway is connected, on loopback only."""
+
+    async def answer(stream: SocketStream) -> None:
+        async with stream:
+            head = b""
+            with anyio.move_on_after(_HEALTH_S):
+                try:
+                    while b"\r\n\r\n" not in head and len(head) < 4096:
+                        head += await stream.receive(4096)
+                    await stream.send(_health(edge, head))
+                except (anyio.EndOfStream, anyio.BrokenResourceError):
+                    return
+
+    try:
+        listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=port)
+    except OSError as error:
+        raise OperatorError(
+            f"cannot listen on 127.0.0.1:{port} ({error.strerror or error})",
+            "choose another health port",
+        ) from error
+    async with listener:
+        local = anyio.abc.SocketAttribute.local_port
+        task_status.started(listener.extra(local))  # noqa: S610  anyio's extra, not Django's
+        await listener.serve(answer)
+
+
+def _health(edge: Edge, head: bytes) -> bytes:
+    path = head.split(b" ", 2)[1:2]
+    links = edge.table.link_count
+    body = f'{{"links":{links},"connections":{edge.connections}}}\n'
+    status = "404 Not Found"
+    if path == [b"/healthz"] or (path == [b"/readyz"] and links):
+        status = "200 OK"
+    elif path == [b"/readyz"]:
+        status = "503 Service Unavailable"
+    head_text = (
+        f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+    )
+    return (head_text + body).encode()

@@ -1,0 +1,126 @@
+"""Build a gateway and run it: the composition root of ``intramuros gateway``."""
+
+import random
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from intramuros.kernel.errors import OperatorError
+from intramuros.kernel.service import Stop
+from intramuros.kernel.telemetry import logger
+from intramuros.kernel.timing import Clock, SystemClock
+from intramuros.protocol.dial import LINK_ALPN
+from intramuros.tunnel.certs import BadCertificate, check_server_certificate
+from intramuros.tunnel.config import GatewayConfig, UpstreamTls, load_config
+from intramuros.tunnel.gateway import Gateway, GatewayParts
+from intramuros.tunnel.inner import ServerIdentity
+from intramuros.tunnel.ledger import Ledger
+from intramuros.tunnel.relay import Relay
+from intramuros.tunnel.upstream import upstream_pool
+
+log = logger("gateway")
+
+
+@dataclass(frozen=True)
+class GatewaySettings:
+    """What a gateway needs to know: its configuration file."""
+
+    config_file: Path
+
+
+async def serve_gateway(
+    settings: GatewaySettings | GatewayConfig,
+    *,
+    on_ready: Callable[[str], None] | None = None,
+    stop: Stop | None = None,
+    clock: Clock | None = None,
+) -> None:
+    """Serve until cancelled, or until ``stop`` is requested and open requests have ended.
+
+    Args:
+        settings: the configuration file, or what was read from it.
+        on_ready: called with the edge's address each time a link to an edge is up.
+        stop: asks for a drain.
+        clock: where time comes from.
+
+    Raises:
+        OperatorError: the configuration, a certificate or a file cannot be used.
+    """
+    config = settings if isinstance(settings, GatewayConfig) else load_config(settings.config_file)
+    clock = clock or SystemClock()
+    identity = ServerIdentity(
+        config.cert_file, config.key_file, clock, lambda pem: _check_certificate(pem, config, clock)
+    )
+    edge_context = _edge_context(config.edge_ca_file)
+    ledger = Ledger(config.audit_file, clock)
+    try:
+        async with upstream_pool(config.addresses, _upstream_context(config.upstream_tls)) as pool:
+            parts = GatewayParts(
+                edges=config.edges,
+                edge_context=edge_context,
+                token_file=config.token_file,
+                name=_name(),
+                identity=identity,
+                routes=config.routes,
+                relay=Relay(config.routes, pool, ledger, clock),
+                ledger=ledger,
+                clock=clock,
+                rand=random.SystemRandom().random,
+            )
+            log.info(
+                "gateway_starting", routes=sorted(config.routes.routes), edges=len(parts.edges)
+            )
+            await Gateway(parts, on_ready).run(stop or Stop(), config.shutdown_timeout_s)
+    finally:
+        ledger.close()
+
+
+def _check_certificate(pem: bytes, config: GatewayConfig, clock: Clock) -> None:
+    hosts = [key for key in config.routes.routes if "." in key]
+    if len(hosts) < len(config.routes.routes):
+        hosts.append(f"*.{config.routes.tunnel_domain}")
+    try:
+        check_server_certificate(pem, hosts, clock.now())
+    except BadCertificate as error:
+        raise OperatorError(
+            f"the server certificate {config.cert_file} fails the check {error.check!r} ({error})",
+            "run `intramuros gateway renew`, or install one that fits",
+        ) from error
+
+
+def _edge_context(ca_file: Path | None) -> ssl.SSLContext:
+    context = _trust(ca_file, "edge_ca_file", include_system=ca_file is None)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.set_alpn_protocols([LINK_ALPN])
+    return context
+
+
+def _upstream_context(trust: UpstreamTls) -> ssl.SSLContext:
+    return _trust(trust.ca_file, "upstream.tls.ca_file", include_system=trust.include_system_cas)
+
+
+def _trust(ca_file: Path | None, key: str, *, include_system: bool) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if include_system:
+        context.load_default_certs()
+    if ca_file is not None:
+        try:
+            context.load_verify_locations(ca_file)
+        except OSError as error:
+            detail = getattr(error, "reason", None) or error.strerror or str(error)
+            raise OperatorError(
+                f"key {key!r}: {ca_file} does not load ({detail})", "give CA certificates in PEM"
+            ) from error
+    return context
+
+
+def _name() -> str:
+    """Return the host's name with only the characters that the preamble allows."""
+    return "".join(c if (c.isalnum() and c.isascii()) or c in "._-" else "-" for c in _host())[:128]
+
+
+def _host() -> str:
+    return socket.gethostname()

@@ -1,0 +1,406 @@
+"""HTTP/1.1 inside the inner TLS: read a request, record it, send it on, stream the answer back.
+
+The order is the point: the request is read whole (bounded), the intent is on disk, and only then is
+the private server dialled. Responses are passed on chunk by chunk, so that server-sent events
+arrive as they are sent.
+"""
+
+import hashlib
+import json
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import anyio
+import h11
+import httpcore2
+from anyio.abc import ByteStream
+
+from intramuros.kernel.telemetry import logger
+from intramuros.kernel.timing import Clock
+from intramuros.tunnel.calls import summarise
+from intramuros.tunnel.http_rules import (
+    MAX_HEAD_BYTES,
+    BadRequest,
+    check_head,
+    check_request,
+    response_headers,
+    upstream_headers,
+)
+from intramuros.tunnel.ledger import AuditUnavailable, Ledger
+from intramuros.tunnel.link import LinkStream
+from intramuros.tunnel.routes import Route, RouteTable
+from intramuros.tunnel.upstream import UpstreamRefused
+
+log = logger("gateway")
+
+MIB: Final = 1024 * 1024
+CHUNK_BYTES: Final = 64 * 1024
+_UPSTREAM_ERRORS: Final = (
+    httpcore2.NetworkError,
+    httpcore2.TimeoutException,
+    httpcore2.ProtocolError,
+)
+
+
+@dataclass(frozen=True)
+class RelayLimits:
+    """Bounds of one connection; times in seconds."""
+
+    max_body_bytes: int = 8 * MIB
+    """A request body is held in memory until it is recorded; MCP servers take 4 MiB."""
+    head_s: float = 30.0
+    """From the first byte of a request to its end."""
+    idle_s: float = 600.0
+    """Between requests on a kept connection."""
+    connect_s: float = 10.0
+    silence_s: float = 1800.0
+    """How long an upstream may send nothing; event streams are often silent."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """For whom a stream was opened, as the edge said it."""
+
+    host: str
+    session: str
+    trace: str
+
+
+@dataclass
+class IdleConnections:
+    """The connections of one link that wait for a request, to be closed first on a drain."""
+
+    draining: bool = False
+    scopes: set[anyio.CancelScope] = field(default_factory=set)
+
+    def drain(self) -> None:
+        """Close what waits, and keep no connection after its current request."""
+        self.draining = True
+        for scope in self.scopes:
+            scope.cancel()
+
+
+class RequestHandler(Protocol):
+    """The pool's one method that is used."""
+
+    async def handle_async_request(self, request: httpcore2.Request) -> httpcore2.Response:
+        """Send a request and return once the response's head is there."""
+        ...
+
+
+@dataclass
+class _Outcome:
+    """What became of a forwarded request, for the second record."""
+
+    status: int | None = None
+    size: int = 0
+    digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+    ended: str = "caller_gone"
+
+
+@dataclass
+class _Exchange:
+    """One request on one connection."""
+
+    stream: ByteStream
+    http: h11.Connection
+    request: h11.Request
+    caller: Caller
+    body: bytes = b""
+
+
+class Relay:
+    """Serves requests that arrive over inner TLS connections."""
+
+    def __init__(
+        self,
+        routes: RouteTable,
+        pool: RequestHandler,
+        ledger: Ledger,
+        clock: Clock,
+        limits: RelayLimits | None = None,
+    ) -> None:
+        self._routes = routes
+        self._pool = pool
+        self._ledger = ledger
+        self._clock = clock
+        self._limits = limits or RelayLimits()
+
+    async def serve(
+        self, stream: ByteStream, below: LinkStream, caller: Caller, idle: IdleConnections
+    ) -> None:
+        """Serve requests until either side is done with the connection.
+
+        Args:
+            stream: the decrypted stream.
+            below: the stream of the link that carries it; tells when the caller is gone.
+            caller: for whom.
+            idle: where to register while waiting for a request.
+        """
+        held = b""
+        while True:
+            try:
+                head, held = await self._read_head(stream, held, idle)
+                if not head:
+                    return
+                keep, held = await self._exchange(stream, below, caller, head, held)
+            except BadRequest as bad:
+                log.warning("request_refused", host=caller.host, code=bad.code, reason=str(bad))
+                await stream.send(_plain_error(bad))
+                return
+            if not keep or idle.draining:
+                return
+
+    async def _read_head(
+        self, stream: ByteStream, held: bytes, idle: IdleConnections
+    ) -> tuple[bytes, bytes]:
+        """Return the next request's head and what came after it; empty at the connection's end."""
+        try:
+            if not held:
+                with anyio.move_on_after(self._limits.idle_s) as scope:
+                    idle.scopes.add(scope)
+                    try:
+                        if idle.draining:
+                            scope.cancel()
+                        held = await stream.receive(CHUNK_BYTES)
+                    finally:
+                        idle.scopes.discard(scope)
+                if not held:
+                    return b"", b""
+            with anyio.fail_after(self._limits.head_s):
+                while (end := held.find(b"\r\n\r\n")) < 0:
+                    if len(held) > MAX_HEAD_BYTES:
+                        raise BadRequest("head_too_large", "the request head is too large", 431)
+                    held += await stream.receive(CHUNK_BYTES)
+        except (anyio.EndOfStream, anyio.BrokenResourceError):
+            return b"", b""
+        except TimeoutError:
+            raise BadRequest("request_timeout", "the request head took too long", 408) from None
+        head = held[: end + 4]
+        if len(head) > MAX_HEAD_BYTES:
+            raise BadRequest("head_too_large", "the request head is too large", 431)
+        check_head(head)
+        return head, held[end + 4 :]
+
+    async def _exchange(
+        self, stream: ByteStream, below: LinkStream, caller: Caller, head: bytes, held: bytes
+    ) -> tuple[bool, bytes]:
+        """Serve one request; return whether the connection may be kept, and bytes read ahead."""
+        http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
+        http.receive_data(head + held)
+        request = _next_event(http)
+        if not isinstance(request, h11.Request):
+            raise BadRequest("malformed_request", "the request cannot be read")
+        headers = list(request.headers)
+        check_request(request.method, request.target, headers, caller.host)
+        exchange = _Exchange(stream, http, request, caller)
+        exchange.body = await self._read_body(exchange)
+        await self._answer(exchange, below)
+        keep = http.our_state is h11.DONE and http.their_state is h11.DONE
+        return keep, http.trailing_data[0]
+
+    async def _read_body(self, exchange: _Exchange) -> bytes:
+        http, body = exchange.http, bytearray()
+        if http.they_are_waiting_for_100_continue:
+            await exchange.stream.send(
+                http.send(h11.InformationalResponse(status_code=100, headers=[])) or b""
+            )
+        try:
+            with anyio.fail_after(self._limits.head_s):
+                while True:
+                    event = _next_event(http)
+                    if event is h11.NEED_DATA:
+                        http.receive_data(await exchange.stream.receive(CHUNK_BYTES))
+                    elif isinstance(event, h11.Data):
+                        body += event.data
+                        if len(body) > self._limits.max_body_bytes:
+                            limit = self._limits.max_body_bytes
+                            raise BadRequest("body_too_large", f"at most {limit} bytes", 413)
+                    else:
+                        return bytes(body)
+        except TimeoutError:
+            raise BadRequest("request_timeout", "the body took too long", 408) from None
+        except (anyio.EndOfStream, anyio.BrokenResourceError):
+            raise BadRequest("malformed_request", "the body ended early") from None
+
+    async def _answer(self, exchange: _Exchange, below: LinkStream) -> None:
+        caller, request = exchange.caller, exchange.request
+        route = self._routes.match(caller.host)
+        if route is None:
+            log.warning("no_route", host=caller.host)
+            await _send_error(exchange, 404, "no_route", "no route for this host")
+            return
+        content_type = dict(request.headers).get(b"content-type", b"")
+        fields = {
+            "host": caller.host,
+            "session": caller.session,
+            "trace": caller.trace,
+            "upstream": str(route.upstream),
+            "http_method": request.method.decode("ascii"),
+            "request_bytes": len(exchange.body),
+            "request_sha256": hashlib.sha256(exchange.body).hexdigest(),
+        } | summarise(exchange.body, content_type).fields()
+        try:
+            await self._ledger.append("mcp.request", fields)
+        except AuditUnavailable as error:
+            log.error("audit_unavailable", host=caller.host, reason=repr(error.__cause__))
+            await _send_error(exchange, 503, "audit_unavailable", error.message)
+            return
+        await self._forward(exchange, below, route, fields)
+
+    async def _forward(
+        self, exchange: _Exchange, below: LinkStream, route: Route, fields: dict[str, object]
+    ) -> None:
+        """Send the recorded request on; one outcome is recorded whatever happens."""
+        outcome = _Outcome()
+        started_s = self._clock.monotonic()
+        try:
+            with anyio.CancelScope() as scope:
+                below.when_gone(scope.cancel)
+                await self._pass_on(exchange, route, outcome)
+        finally:
+            below.when_gone(None)
+            with anyio.CancelScope(shield=True):
+                await self._record_outcome(fields, outcome, started_s)
+
+    async def _pass_on(self, exchange: _Exchange, route: Route, outcome: _Outcome) -> None:
+        try:
+            response = await self._pool.handle_async_request(
+                self._upstream_request(exchange, route)
+            )
+        except UpstreamRefused as error:
+            outcome.ended = "address_refused"
+            log.warning("address_refused", route=route.key, reason=str(error))
+            text = f"route {route.key!r}: the upstream's address is not allowed"
+            await _send_error(exchange, 502, "address_refused", text)
+            return
+        except (
+            httpcore2.NetworkError,
+            httpcore2.TimeoutException,
+            httpcore2.ProtocolError,
+        ) as error:
+            outcome.ended = "upstream_unreachable"
+            log.warning("upstream_unreachable", route=route.key, reason=repr(error))
+            text = f"route {route.key!r} does not answer; check that its server runs"
+            await _send_error(exchange, 502, "upstream_unreachable", text)
+            return
+        try:
+            await _stream_back(exchange, response, outcome)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await response.aclose()
+
+    def _upstream_request(self, exchange: _Exchange, route: Route) -> httpcore2.Request:
+        request, upstream = exchange.request, route.upstream
+        named = {name for name, _ in request.headers}
+        has_body = bool(named & {b"content-length", b"transfer-encoding"})
+        limits = self._limits
+        return httpcore2.Request(
+            request.method,
+            httpcore2.URL(
+                scheme=upstream.scheme.encode(),
+                host=upstream.host.encode(),
+                port=upstream.port,
+                target=request.target,
+            ),
+            headers=upstream_headers(
+                list(request.headers),
+                authority=upstream.authority,
+                host=exchange.caller.host,
+                body_size=len(exchange.body) if has_body else None,
+            ),
+            content=exchange.body,
+            extensions={
+                "timeout": {
+                    "connect": limits.connect_s,
+                    "pool": limits.connect_s,
+                    "write": limits.head_s,
+                    "read": limits.silence_s,
+                }
+            },
+        )
+
+    async def _record_outcome(
+        self, fields: dict[str, object], outcome: _Outcome, started_s: float
+    ) -> None:
+        done = {
+            name: fields[name]
+            for name in ("host", "session", "trace", "upstream", "request_sha256", "method", "name")
+            if name in fields
+        } | {
+            "status": outcome.status,
+            "response_bytes": outcome.size,
+            "response_sha256": outcome.digest.hexdigest(),
+            "ms": round((self._clock.monotonic() - started_s) * 1000),
+            "ended": outcome.ended,
+        }
+        log.info("request_done", **done)
+        try:
+            await self._ledger.append("mcp.response", done)
+        except AuditUnavailable as error:
+            # The act is done; the next one is refused, because its intent cannot be written.
+            log.error("audit_failed", kind="mcp.response", reason=repr(error.__cause__))
+
+
+async def _stream_back(
+    exchange: _Exchange, response: httpcore2.Response, outcome: _Outcome
+) -> None:
+    http, stream = exchange.http, exchange.stream
+    outcome.status = response.status
+    headers = response_headers(response.headers)
+    pending = http.send(h11.Response(status_code=response.status, headers=headers)) or b""
+    if not any(name == b"content-length" for name, _ in headers):
+        # An event stream may be silent for long; its head must not wait for the first event.
+        await stream.send(pending)
+        pending = b""
+    try:
+        async with aclosing(response.aiter_stream()) as chunks:
+            async for chunk in chunks:
+                outcome.size += len(chunk)
+                outcome.digest.update(chunk)
+                await stream.send(pending + (http.send(h11.Data(data=chunk)) or b""))
+                pending = b""
+        last = pending + (http.send(h11.EndOfMessage()) or b"")
+        if last:
+            await stream.send(last)
+        outcome.ended = "complete"
+    except _UPSTREAM_ERRORS as error:
+        outcome.ended = "upstream_failed"
+        log.warning("upstream_failed", host=exchange.caller.host, reason=repr(error))
+        http.send_failed()
+    except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+        outcome.ended = "caller_gone"
+        http.send_failed()
+
+
+async def _send_error(exchange: _Exchange, status: int, code: str, message: str) -> None:
+    body = _error_body(code, message)
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    http = exchange.http
+    data = http.send(h11.Response(status_code=status, headers=headers)) or b""
+    if exchange.request.method != b"HEAD":
+        data += http.send(h11.Data(data=body)) or b""
+    data += http.send(h11.EndOfMessage()) or b""
+    await exchange.stream.send(data)
+
+
+def _plain_error(bad: BadRequest) -> bytes:
+    """Return a whole response without h11, whose state is undefined after a bad request."""
+    body = _error_body(bad.code, str(bad))
+    head = (
+        f"HTTP/1.1 {bad.status} Refused\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+    )
+    return head.encode("ascii") + body
+
+
+def _error_body(code: str, message: str) -> bytes:
+    return json.dumps({"type": "error", "error": {"type": code, "message": message}}).encode()
+
+
+def _next_event(http: h11.Connection) -> object:
+    try:
+        return http.next_event()
+    except h11.RemoteProtocolError as error:
+        raise BadRequest("malformed_request", str(error)) from error
