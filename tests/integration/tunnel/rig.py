@@ -1,0 +1,219 @@
+"""A whole tunnel on loopback: control's key, an edge, a gateway, an HTTP upstream, a client."""
+
+import json
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+import anyio.abc
+import httpx2
+import uvicorn
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from starlette.types import ASGIApp
+
+from intramuros.control.mcp.dial import Edge, TunnelDialer, TunnelTransport, outer_context
+from intramuros.kernel.service import Stop
+from intramuros.kernel.timing import SystemClock
+from intramuros.protocol.audit import verify
+from intramuros.protocol.tickets import DialTicket, SigningKey, TunnelToken
+from intramuros.tunnel.certs import KeyPair, make_ca, make_self_signed_edge, make_server_certificate
+from intramuros.tunnel.config import GatewayConfig, parse_config
+from intramuros.tunnel.edge_app import EdgeSettings, Listening, serve_edge
+from intramuros.tunnel.gateway_app import serve_gateway
+
+DOMAIN = "k3v9.tunnel.intramuros.internal"
+TUNNEL = "tnl_test"
+
+
+def signing_key() -> SigningKey:
+    return SigningKey(
+        Ed25519PrivateKey.generate().private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+
+
+@dataclass
+class Rig:
+    """Files and keys of one tunnel; ``edge`` and ``gateway`` run it."""
+
+    home: Path
+    key: SigningKey = field(default_factory=signing_key)
+    version: int = 1
+    clock: SystemClock = field(default_factory=SystemClock)
+
+    def __post_init__(self) -> None:
+        now = self.clock.now()
+        self.home.mkdir(parents=True, exist_ok=True)
+        self.edge_ca, pair = make_self_signed_edge(["127.0.0.1", "localhost"], now)
+        self.write("edge-ca.crt", self.edge_ca)
+        self.write("edge.crt", pair.cert_pem)
+        self.write("edge.key", pair.key_pem)
+        self.write("control.pub", self.key.public_pem())
+        self.ca = make_ca("test tunnel", now)
+        self.use_certificate(make_server_certificate(self.ca, [f"*.{DOMAIN}"], now))
+        self.use_token(self.version)
+
+    def write(self, name: str, data: bytes) -> Path:
+        path = self.home / name
+        path.write_bytes(data)
+        return path
+
+    def use_certificate(self, pair: KeyPair) -> None:
+        self.write("tls.crt", pair.cert_pem)
+        self.write("tls.key", pair.key_pem)
+
+    def use_token(self, version: int) -> None:
+        token = self.key.mint_tunnel_token(TunnelToken(TUNNEL, DOMAIN, version))
+        self.write("tunnel-token", token.encode())
+
+    def edge_settings(self, port: int = 0) -> EdgeSettings:
+        return EdgeSettings(
+            cert_file=self.home / "edge.crt",
+            key_file=self.home / "edge.key",
+            control_key_file=self.home / "control.pub",
+            audit_file=self.home / "edge-audit.jsonl",
+            record_dir=self.home / "recorded",
+            port=port,
+            drain_s=2.0,
+        )
+
+    def config(self, edge_ports: Sequence[int], upstream_port: int) -> GatewayConfig:
+        edges = ", ".join(f'"127.0.0.1:{port}"' for port in edge_ports)
+        text = f"""
+            listen_addr: ":8080"
+            tunnel_domain: {DOMAIN}
+            tls: {{cert_file: tls.crt, key_file: tls.key}}
+            routes: {{docs: "http://127.0.0.1:{upstream_port}", gone: "http://127.0.0.1:1"}}
+            upstream: {{allowed_ips: [127.0.0.1]}}
+            shutdown_timeout: 2s
+            edge: [{edges}]
+            edge_ca_file: edge-ca.crt
+            token_file: tunnel-token
+            audit_file: gateway-audit.jsonl
+        """
+        return parse_config(text.encode(), self.home)
+
+    async def mint(self, host: str) -> str:
+        ticket = DialTicket(TUNNEL, DOMAIN, host, self.version, session="sesn_1", trace="t-1")
+        return self.key.mint_dial_ticket(ticket, self.clock.now().timestamp())
+
+    async def cas(self, _host: str) -> list[str]:
+        return [self.ca.cert_pem.decode()]
+
+    def dialer(self, *edge_ports: int) -> TunnelDialer:
+        edges = [Edge("127.0.0.1", port, "127.0.0.1") for port in edge_ports]
+        return TunnelDialer(edges, outer_context(self.edge_ca.decode()), self.mint, self.cas)
+
+    def audit(self, name: str) -> list[dict[str, object]]:
+        lines = (self.home / name).read_text().splitlines()
+        verify(lines)
+        return [json.loads(line) for line in lines]
+
+    def recorded(self) -> bytes:
+        return b"".join(path.read_bytes() for path in sorted((self.home / "recorded").iterdir()))
+
+
+@asynccontextmanager
+async def running_edge(rig: Rig, port: int = 0) -> AsyncIterator[int]:
+    """Run an edge; gives its port."""
+    ready = anyio.Event()
+    found: list[Listening] = []
+
+    def on_ready(listening: Listening) -> None:
+        found.append(listening)
+        ready.set()
+
+    async with anyio.create_task_group() as group:
+
+        async def run() -> None:
+            await serve_edge(rig.edge_settings(port), on_ready=on_ready)
+
+        group.start_soon(run)
+        with anyio.fail_after(5):
+            await ready.wait()
+        try:
+            yield found[0].port
+        finally:
+            group.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def running_gateway(config: GatewayConfig, *, links: int = 1) -> AsyncIterator[Stop]:
+    """Run a gateway and wait until it has its links."""
+    ready, stop = anyio.Event(), Stop()
+    seen: list[str] = []
+
+    def on_ready(edge: str) -> None:
+        seen.append(edge)
+        if len(seen) >= links:
+            ready.set()
+
+    async with anyio.create_task_group() as group:
+
+        async def run() -> None:
+            await serve_gateway(config, on_ready=on_ready, stop=stop)
+
+        group.start_soon(run)
+        if links:
+            with anyio.fail_after(10):
+                await ready.wait()
+        try:
+            yield stop
+        finally:
+            group.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def running_upstream(app: ASGIApp) -> AsyncIterator[int]:
+    """Serve an ASGI application on loopback; gives its port."""
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("127.0.0.1", 0))
+        config = uvicorn.Config(
+            app, log_level="error", lifespan="off", timeout_graceful_shutdown=1, access_log=False
+        )
+        server = uvicorn.Server(config)
+        async with anyio.create_task_group() as group:
+
+            async def run() -> None:
+                await server.serve(sockets=[sock])
+
+            group.start_soon(run)
+            try:
+                with anyio.fail_after(5):
+                    while not server.started:
+                        await anyio.sleep(0.01)
+                yield sock.getsockname()[1]
+            finally:
+                server.should_exit = True
+
+
+@asynccontextmanager
+async def running_tunnel(rig: Rig, app: ASGIApp) -> AsyncIterator[tuple[httpx2.AsyncClient, int]]:
+    """Run everything; gives a client that goes through the tunnel, and the edge's port."""
+    async with (
+        running_upstream(app) as upstream_port,
+        running_edge(rig) as edge_port,
+        running_gateway(rig.config([edge_port], upstream_port)),
+        client_of(rig, edge_port) as client,
+    ):
+        yield client, edge_port
+
+
+@asynccontextmanager
+async def client_of(rig: Rig, *edge_ports: int) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client whose every connection goes through the tunnel."""
+    transport = TunnelTransport(rig.dialer(*edge_ports))
+    async with httpx2.AsyncClient(transport=transport, timeout=10) as client:
+        yield client
+
+
+def url(path: str = "/", label: str = "docs") -> str:
+    return f"https://{label}.{DOMAIN}{path}"
