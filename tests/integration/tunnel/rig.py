@@ -188,7 +188,8 @@ async def running_upstream(app: ASGIApp) -> AsyncIterator[int]:
             group.start_soon(run)
             try:
                 with anyio.fail_after(5):
-                    while not server.started:
+                    # uvicorn says that it is up in a flag only.
+                    while not server.started:  # noqa: ASYNC110
                         await anyio.sleep(0.01)
                 yield sock.getsockname()[1]
             finally:
