@@ -29,7 +29,7 @@ SABOTAGE = [
     (CONTROL, "control/session/sabotage.py", "import intramuros.control.api"),
     (CONTROL, "control/mcp/sabotage.py", "import intramuros.control.model"),
     (CONTROL, "control/helpers.py", "'''A room that nobody planned.'''"),
-    (EXECUTION, "execution/sandbox/base.py", "import intramuros.execution.tools"),
+    (EXECUTION, "execution/tools/calls.py", "import intramuros.execution.sandbox"),
     (EXECUTION, "execution/helpers.py", "'''A room that nobody planned.'''"),
     (PURE, "protocol/audit.py", "import os"),
     (PURE, "protocol/sabotage.py", "from intramuros.kernel.timing import SystemClock"),

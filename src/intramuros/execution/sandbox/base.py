@@ -19,6 +19,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from intramuros.execution.tools.outcomes import ToolOutcome
 from intramuros.kernel.errors import DomainError, Kind, OperatorError
 
 KIB = 1024
@@ -96,19 +97,6 @@ class SandboxSpec:
     """Placeholders only: a credential never enters a sandbox."""
     egress: Literal["none"] = "none"
     user: str = "agent"
-
-
-@dataclass(frozen=True, slots=True)
-class ToolOutcome:
-    """Result of one tool call: content blocks as the wire wants them (text, image, document)."""
-
-    content: list[dict[str, Any]]
-    is_error: bool = False
-
-    @classmethod
-    def text(cls, text: str, *, is_error: bool = False) -> "ToolOutcome":
-        """Return an outcome of one text block."""
-        return cls([{"type": "text", "text": text}], is_error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,3 +246,22 @@ class Provider(Protocol):
     async def aclose(self) -> None:
         """Destroy all live sandboxes (workspaces stay) and release the host's resources."""
         ...
+
+
+__all__ = [
+    "Capabilities",
+    "ExecResult",
+    "Finding",
+    "Level",
+    "Limits",
+    "Mount",
+    "Provider",
+    "Sandbox",
+    "SandboxBusy",
+    "SandboxError",
+    "SandboxGone",
+    "SandboxPaused",
+    "SandboxSpec",
+    "SandboxUnavailable",
+    "ToolOutcome",
+]

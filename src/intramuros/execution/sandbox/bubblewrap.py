@@ -1,0 +1,316 @@
+"""The default provider: Linux namespaces through the bubblewrap binary, root or not."""
+
+import os
+import socket
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import anyio
+from anyio import to_thread
+
+from intramuros.execution.sandbox import bwrap, runtime, seccomp
+from intramuros.execution.sandbox.base import (
+    Capabilities,
+    Finding,
+    Level,
+    SandboxBusy,
+    SandboxError,
+    SandboxSpec,
+    SandboxUnavailable,
+)
+from intramuros.execution.sandbox.cgroups import Group, Groups, find_groups, make_group
+from intramuros.execution.sandbox.channel import Channel
+from intramuros.execution.sandbox.launch import CHANNEL_FD, SECCOMP_FD, Places, plan
+from intramuros.execution.sandbox.live import Handles, LiveSandbox
+from intramuros.execution.sandbox.records import (
+    Identity,
+    Record,
+    Records,
+    check_id,
+    choose_uid,
+    identify,
+    is_alive,
+    kill,
+)
+from intramuros.execution.sandbox.rootfs import Python, find_python
+from intramuros.execution.sandbox.workspaces import Workspaces
+from intramuros.execution.sandbox.zygote import Request, Zygote
+from intramuros.kernel.telemetry import logger
+
+READY_S = 10.0
+_DEATH_S = 5.0
+_log = logger("sandbox")
+
+
+@dataclass(frozen=True)
+class _Host:
+    """What :meth:`BubblewrapProvider.start` found out."""
+
+    python: Python
+    runtime: runtime.Runtime
+    groups: Groups
+    worker: Identity
+
+
+class BubblewrapProvider:
+    """Sandboxes out of namespaces, seccomp and control groups.
+
+    Args:
+        state_dir: directory of this worker alone; holds workspaces and records.
+    """
+
+    name = "bubblewrap"
+
+    def __init__(self, state_dir: Path) -> None:
+        self._state = state_dir
+        self._root = os.geteuid() == 0
+        self._records = Records(state_dir / "sandboxes")
+        self._workspaces = Workspaces(state_dir / "workspaces", as_root=self._root)
+        self._zygote = Zygote()
+        self._host: _Host | None = None
+        self._live: dict[str, LiveSandbox] = {}
+        self._uids: dict[str, int] = {}
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this host allows; examines it when :meth:`start` has not run yet."""
+        groups = self._host.groups if self._host else find_groups()
+        return Capabilities(
+            isolation="namespaces",
+            pause="freezer" if "freezer" in groups.parents else "signal",
+            memory_limit="cgroup" if "memory" in groups.parents else "per-process",
+            cpu_limit="cpu" in groups.parents,
+            disk_quota="watched",
+            distinct_uids=self._root,
+        )
+
+    def probe(self) -> list[Finding]:
+        """Examine the host: binary, user namespaces, interpreter, groups, filter."""
+        return bwrap.probe()
+
+    async def start(self) -> None:
+        """Check the host, make the state directory and build the runtime; idempotent.
+
+        Raises:
+            SandboxUnavailable: with the first failing finding.
+        """
+        if self._host is not None:
+            return
+        for finding in await to_thread.run_sync(self.probe):
+            if finding.level is Level.FAILURE:
+                raise SandboxUnavailable(finding.what, finding.fix)
+            if finding.level is Level.WARNING:
+                _log.warning("sandbox_host_limited", what=finding.what, fix=finding.fix)
+        try:
+            for part in ("sandboxes", "workspaces", "runtime"):
+                (self._state / part).mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise SandboxUnavailable(
+                f"cannot write the sandbox state directory {self._state} ({error.strerror})",
+                "choose a directory this user may write",
+            ) from error
+        python = find_python()
+        worker = identify(os.getpid())
+        if worker is None:
+            raise SandboxUnavailable("/proc is not readable", "mount /proc")
+        self._host = _Host(
+            python=python,
+            runtime=await runtime.build(self._state / "runtime", python, bwrap.find_binary()),
+            groups=find_groups(),
+            worker=worker,
+        )
+
+    async def create(self, spec: SandboxSpec, sandbox_id: str) -> LiveSandbox:
+        """Create a sandbox over its workspace, which an earlier one of this id may have left."""
+        check_id(sandbox_id)
+        await self.start()
+        host = self._host
+        if host is None:
+            raise SandboxError("the provider did not start")
+        if sandbox_id in self._live and self._live[sandbox_id].alive:
+            raise SandboxBusy(f"sandbox {sandbox_id} is live")
+        await self._clear_earlier(sandbox_id)
+        uid = self._choose_uid(sandbox_id)
+        group: Group | None = None
+        try:
+            workspace = await self._workspaces.open(sandbox_id, uid)
+            group = self._make_group(host.groups, sandbox_id, spec)
+            record = Record(
+                sandbox_id,
+                host.worker,
+                cgroups=[str(path) for path in group.paths.values()] if group else [],
+                uid=uid,
+            )
+            self._records.save(record)
+            places = Places(
+                host.runtime.directory,
+                host.runtime.binary,
+                workspace,
+                self._python_of(spec, host),
+            )
+            sandbox = await self._start(spec, record, places, group)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self._clear_earlier(sandbox_id, own=True)
+            raise
+        self._live[sandbox_id] = sandbox
+        return sandbox
+
+    def _choose_uid(self, sandbox_id: str) -> int | None:
+        if not self._root:
+            return None
+        taken = {uid for key, uid in self._uids.items() if key != sandbox_id}
+        try:
+            uid = choose_uid(sandbox_id, Path("/proc/self/uid_map").read_text(), taken)
+        except ValueError as error:
+            raise SandboxUnavailable(
+                f"sandboxes need a user id of their own and {error}",
+                "run the worker as an ordinary user, or map more ids into its container",
+            ) from error
+        self._uids[sandbox_id] = uid
+        return uid
+
+    def _make_group(self, groups: Groups, sandbox_id: str, spec: SandboxSpec) -> Group | None:
+        if not groups.parents:
+            return None
+        try:
+            return make_group(groups, sandbox_id, spec.limits)
+        except OSError as error:
+            raise SandboxError(f"cannot set the sandbox's limits ({error})") from error
+
+    def _python_of(self, spec: SandboxSpec, host: _Host) -> Python:
+        if spec.rootfs is None:
+            return host.python
+        if not (spec.rootfs / "usr/bin/python3").exists():
+            raise SandboxUnavailable(
+                f"the root file system {spec.rootfs} has no /usr/bin/python3",
+                "install python3 (3.9 or newer) in it",
+            )
+        return Python("/usr/bin/python3")
+
+    async def _start(
+        self, spec: SandboxSpec, record: Record, places: Places, group: Group | None
+    ) -> LiveSandbox:
+        machine = os.uname().machine
+        filtered = seccomp.supported(machine)
+        shape = plan(spec, places, staged=self._root, seccomp=filtered)
+        ours, theirs = socket.socketpair()
+        errors = os.memfd_create("errors")
+        opened = [theirs.fileno(), errors, os.open(os.devnull, os.O_RDWR)]
+        fds = {0: 2, 1: 2, 2: 1, CHANNEL_FD: 0}
+        if filtered:
+            opened.append(_memfd("seccomp", seccomp.assemble(machine)))
+            fds[SECCOMP_FD] = 3
+        request = Request(
+            argv=shape.argv,
+            program=shape.program,
+            fds=fds,
+            cgroups=group.procs if group else [],
+            stage=shape.stage,
+            uid=record.uid,
+            gid=record.uid,
+        )
+        channel = Channel(ours)
+        try:
+            pid, pidfd = await self._zygote.launch(request, opened)
+            theirs.close()
+            outer = identify(pid)
+            record = replace(record, outer=outer)
+            self._records.save(record)
+            handles = Handles(channel, pidfd, pid, group)
+            sandbox = LiveSandbox(record.sandbox_id, spec, handles, self._ended)
+            try:
+                with anyio.fail_after(READY_S):
+                    await sandbox.configure(places.python)
+            except (SandboxError, TimeoutError) as error:
+                await sandbox.destroy()
+                said = os.pread(errors, 4096, 0).decode("utf-8", "replace").strip()
+                raise bwrap.explain(said or str(error)) from error
+        finally:
+            theirs.close()
+            for fd in opened[1:]:
+                os.close(fd)
+        return sandbox
+
+    async def _ended(self, sandbox_id: str, keep_workspace: bool) -> None:
+        """Forget a sandbox whose processes are gone."""
+        self._live.pop(sandbox_id, None)
+        self._uids.pop(sandbox_id, None)
+        self._records.remove(sandbox_id)
+        if not keep_workspace:
+            await self._workspaces.remove(sandbox_id)
+
+    async def sweep(self) -> list[str]:
+        """Kill and remove what dead workers left; workspaces stay."""
+        cleaned = []
+        for record in self._records.all():
+            if record.sandbox_id not in self._live and not is_alive(record.worker):
+                await self._clear(record)
+                cleaned.append(record.sandbox_id)
+        return cleaned
+
+    async def _clear_earlier(self, sandbox_id: str, *, own: bool = False) -> None:
+        """Clear what an earlier sandbox of this id left.
+
+        Raises:
+            SandboxBusy: it belongs to another worker that is alive.
+        """
+        record = self._records.load(sandbox_id)
+        if record is None:
+            return
+        mine = self._host is not None and record.worker == self._host.worker
+        if not mine and not own and is_alive(record.worker):
+            raise SandboxBusy(f"sandbox {sandbox_id} is live in worker process {record.worker.pid}")
+        await self._clear(record)
+
+    async def _clear(self, record: Record) -> None:
+        group = Group(0, {path: Path(path) for path in record.cgroups})
+        with anyio.move_on_after(_DEATH_S, shield=True):
+            while True:
+                if record.outer is not None:
+                    kill(record.outer)
+                thaw(group)
+                inside = group.pids()
+                for pid in inside:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, 9)
+                gone = record.outer is None or not is_alive(record.outer)
+                if gone and not inside and group.remove():
+                    break
+                await anyio.sleep(0.002)
+            self._records.remove(record.sandbox_id)
+            self._uids.pop(record.sandbox_id, None)
+            return
+        _log.error("sandbox_not_cleared", sandbox=record.sandbox_id)
+
+    async def forget(self, sandbox_id: str) -> None:
+        """Remove the workspace of a sandbox that is not live."""
+        check_id(sandbox_id)
+        if sandbox_id in self._live:
+            raise SandboxBusy(f"sandbox {sandbox_id} is live")
+        await self._workspaces.remove(sandbox_id)
+
+    async def aclose(self) -> None:
+        """Destroy all live sandboxes and end the launcher."""
+        for sandbox in list(self._live.values()):
+            await sandbox.destroy()
+        self._zygote.close()
+        self._host = None
+
+
+def thaw(group: Group) -> None:
+    """Release a group that was left frozen, whichever version: frozen processes do not die."""
+    for path in set(group.paths.values()):
+        for file, value in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
+            with suppress(OSError):
+                if (path / file).exists():
+                    (path / file).write_text(value)
+
+
+def _memfd(name: str, data: bytes) -> int:
+    """Return a descriptor to read ``data`` from; one per launch, for its offset is shared."""
+    fd = os.memfd_create(name)
+    os.write(fd, data)
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd

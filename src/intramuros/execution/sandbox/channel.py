@@ -1,0 +1,130 @@
+"""The host's end of the socket to a sandbox's process 1.
+
+Calls overlap without a background task: whoever waits and finds nobody reading, reads, and hands
+answers meant for others to them. Everything that arrives is foreign.
+"""
+
+import socket
+from collections.abc import Mapping
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from intramuros.execution.sandbox.base import SandboxGone
+from intramuros.execution.sandbox.inside import frames
+
+_SEND_S = 10.0
+_CHUNK = 256 * 1024
+
+
+class Channel:
+    """Requests and answers, matched by id."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._reader = frames.Reader()
+        self._sending = anyio.Lock(fast_acquire=True)
+        self._receiving = anyio.Lock(fast_acquire=True)
+        self._answers: dict[bytes, dict[str, bytes] | None] = {}
+        self._last_id = 0
+        self.closed = False
+
+    async def request(self, op: str, fields: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Send one call and return its answer's fields; cancelling it cancels the call inside.
+
+        Raises:
+            SandboxGone: process 1 is dead or broke the format.
+        """
+        self._last_id += 1
+        number = b"%d" % self._last_id
+        return await self._exchange(number, {**fields, "op": op.encode(), "id": number})
+
+    async def configure(self, fields: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Send the first frame and return process 1's ``ready``."""
+        return await self._exchange(b"0", {**fields, "op": b"configure", "id": b"0"})
+
+    async def _exchange(self, number: bytes, fields: dict[str, bytes]) -> dict[str, bytes]:
+        data = frames.encode(fields)
+        self._answers[number] = None
+        try:
+            await self._send(data)
+            return await self._wait(number)
+        except BaseException:
+            # A cancelled caller must not leave the command running, nor its answer waiting.
+            if not self.closed:
+                cancel = {"op": b"cancel", "id": b"", "target": number}
+                with anyio.CancelScope(shield=True):
+                    await self._send_quietly(frames.encode(cancel))
+            raise
+        finally:
+            self._answers.pop(number, None)
+
+    async def _send_quietly(self, data: bytes) -> None:
+        try:
+            await self._send(data)
+        except SandboxGone:
+            await checkpoint()
+
+    async def _send(self, data: bytes) -> None:
+        """Send a whole frame or break the channel: half a frame would garble every later one."""
+        async with self._sending:
+            with anyio.move_on_after(_SEND_S, shield=True) as scope:
+                view = memoryview(data)
+                while view:
+                    view = view[await self._send_some(view) :]
+            if scope.cancelled_caught:
+                self.close()
+                raise SandboxGone("the sandbox does not read its calls")
+
+    async def _send_some(self, view: memoryview) -> int:
+        if self.closed:
+            raise SandboxGone("the sandbox is gone")
+        try:
+            return self._sock.send(view[:_CHUNK])
+        except BlockingIOError:
+            await anyio.wait_writable(self._sock)
+            return 0
+        except (OSError, anyio.ClosedResourceError) as error:
+            self.close()
+            raise SandboxGone("the sandbox is gone") from error
+
+    async def _wait(self, number: bytes) -> dict[str, bytes]:
+        while True:
+            async with self._receiving:
+                if self._answers[number] is None:
+                    await self._receive()
+                answer = self._answers[number]
+            if answer is not None:
+                return answer
+
+    async def _receive(self) -> None:
+        """Wait, read once and deliver what came to whoever waits for it."""
+        if self.closed:
+            raise SandboxGone("the sandbox is gone")
+        try:
+            await anyio.wait_readable(self._sock)
+            data = self._sock.recv(_CHUNK)
+            arrived = self._reader.feed(data)
+        except frames.FrameError as error:
+            self.close()
+            raise SandboxGone(f"the sandbox broke its channel ({error})") from error
+        except BlockingIOError:
+            return
+        except (OSError, anyio.ClosedResourceError) as error:
+            self.close()
+            raise SandboxGone("the sandbox is gone") from error
+        if not data:
+            self.close()
+            raise SandboxGone("the sandbox is gone")
+        for fields in arrived:
+            number = fields.get("id", b"")
+            if number in self._answers:
+                self._answers[number] = fields
+
+    def close(self) -> None:
+        """Close the socket, which ends process 1. Idempotent."""
+        if not self.closed:
+            self.closed = True
+            anyio.notify_closing(self._sock)
+            self._sock.close()

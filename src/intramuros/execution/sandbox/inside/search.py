@@ -1,0 +1,194 @@
+"""glob and grep, as they run inside a sandbox (contract 23.19 to 23.21)."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from itertools import islice
+from pathlib import Path, PurePosixPath
+
+from intramuros.execution.sandbox.inside.paths import Policy, ToolError, canonical, within
+
+MAX_ENTRIES = 50_000
+MAX_GLOB_RESULTS = 200
+MAX_OUTPUT = 100 * 1024
+MAX_LINE = 2000
+_SKIPPED = (".git", "node_modules")
+
+
+def _root(policy: Policy, op: str, path: str) -> str:
+    if not path:
+        return os.path.realpath(policy.workdir)
+    try:
+        return policy.resolve(path)
+    except ValueError as error:
+        raise ToolError(f"{op}: {error}") from error
+
+
+def glob(policy: Policy, call: dict[str, bytes]) -> dict[str, bytes]:
+    """Return the newest files a pattern matches. Fields: ``pattern``, ``path`` optional."""
+    pattern, path = call["pattern"].decode(), call.get("path", b"").decode()
+    if pattern.startswith("/"):
+        raise ToolError(
+            "glob: absolute pattern not permitted; pass a relative pattern (and optionally path)"
+        )
+    if ".." in PurePosixPath(pattern).parts:
+        raise ToolError("glob: '..' is not permitted in the pattern")
+    root = _root(policy, "glob", path)
+    try:
+        matches = [str(match) for match in islice(Path(root).glob(pattern), MAX_ENTRIES)]
+    except (ValueError, OSError, NotImplementedError) as error:
+        raise ToolError(f"glob: {error}") from error
+    # A link crossed in mid-pattern must not let a result leave the search root.
+    kept = [match for match in matches if _confined(match, root)]
+    if not kept:
+        return {"text": b"no matches"}
+    kept.sort(key=_mtime, reverse=True)
+    return {"text": os.fsencode("\n".join(kept[:MAX_GLOB_RESULTS]))}
+
+
+def _confined(path: str, root: str) -> bool:
+    try:
+        return within(canonical(path), root)
+    except OSError:
+        return False
+
+
+def _mtime(path: str) -> float:
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return 0.0
+
+
+def grep(policy: Policy, call: dict[str, bytes]) -> dict[str, bytes]:
+    """Return the lines a regular expression matches. Fields: ``pattern``, ``path`` optional."""
+    pattern, path = call["pattern"].decode(), call.get("path", b"").decode()
+    root = _root(policy, "grep", path)
+    ripgrep = find_ripgrep(policy)
+    if ripgrep is not None:
+        return {"text": _run_ripgrep(ripgrep, pattern, root)}
+    try:
+        expression = re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ToolError(f"grep: invalid regex: {error}") from error
+    hits = Hits()
+    if os.path.isfile(root):
+        _scan(expression, root, hits)
+    else:
+        _walk(expression, root, hits)
+    return {"text": hits.text()}
+
+
+def find_ripgrep(policy: Policy) -> str | None:
+    """Return the first ``rg`` on PATH that the file tools cannot have written."""
+    for entry in os.get_exec_path():
+        candidate = os.path.join(entry, "rg")
+        usable = entry.startswith("/") and os.access(candidate, os.X_OK)
+        if usable and not policy.allows(os.path.realpath(candidate)):
+            return candidate
+    return None
+
+
+def _run_ripgrep(ripgrep: str, pattern: str, root: str) -> bytes:
+    argv = [ripgrep, "--no-config", "-n", "--no-heading", "-e", pattern, "--", root]
+    out_read, out_write = os.pipe()
+    errors = os.memfd_create("rg")
+    actions = [
+        (os.POSIX_SPAWN_DUP2, out_write, 1),
+        (os.POSIX_SPAWN_DUP2, errors, 2),
+    ]
+    pid = os.posix_spawn(ripgrep, argv, os.environ, file_actions=actions)  # noqa: TID251 - the sandbox's own environment
+    os.close(out_write)
+    limit = 4 * MAX_OUTPUT  # UTF-8 needs at most four bytes for a character
+    data = bytearray()
+    while len(data) <= limit:
+        chunk = os.read(out_read, 65536)
+        if not chunk:
+            break
+        data += chunk
+    os.close(out_read)
+    _, status = os.waitpid(pid, 0)
+    code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else 0 if len(data) > limit else 2
+    if code == 1:
+        return b"no matches"
+    if code != 0:
+        message = os.pread(errors, 4096, 0).decode("utf-8", "replace")
+        raise ToolError(f"grep: rg failed: {message}")
+    text = data.decode("utf-8", "replace")
+    if len(text) > MAX_OUTPUT:
+        text = text[:MAX_OUTPUT] + f"\n[output truncated at {MAX_OUTPUT} bytes]"
+    return text.encode()
+
+
+class Hits:
+    """Matching lines up to the output limit."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._budget = MAX_OUTPUT
+
+    def push(self, line: str) -> bool:
+        """Add a line; False when the limit is reached and the search must end."""
+        self._budget -= len(line) + 1
+        if self._budget < 0:
+            self._lines.append(f"[output truncated at {MAX_OUTPUT} bytes]")
+            return False
+        self._lines.append(line)
+        return True
+
+    def text(self) -> bytes:
+        """Return the answer."""
+        joined = "\n".join(self._lines) if self._lines else "no matches"
+        return joined.encode("utf-8", "surrogateescape")
+
+
+def _walk(expression: re.Pattern[str], root: str, hits: Hits) -> None:
+    seen = 0
+    for directory, names, files in os.walk(root):
+        names[:] = [
+            name
+            for name in names
+            if name not in _SKIPPED and not os.path.islink(os.path.join(directory, name))
+        ]
+        for name in files:
+            full = os.path.join(directory, name)
+            if not _is_plain(full):
+                continue
+            seen += 1
+            if seen > MAX_ENTRIES or not _scan(expression, full, hits):
+                return
+
+
+def _is_plain(path: str) -> bool:
+    """Return whether it is a regular file itself: links lead out, pipes block for ever."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _scan(expression: re.Pattern[str], path: str, hits: Hits) -> bool:
+    """Search one file; False when the output limit is reached."""
+    try:
+        with open(path, "rb") as file:
+            if b"\0" in file.read(512):
+                return True
+            file.seek(0)
+            number = 0
+            while True:
+                raw = file.readline(MAX_LINE + 1)
+                if not raw:
+                    return True
+                number += 1
+                # Long lines are skipped: the pattern is the model's and may backtrack for ever.
+                if len(raw) > MAX_LINE:
+                    while raw and not raw.endswith(b"\n"):
+                        raw = file.readline(65536)
+                    continue
+                line = raw.decode("utf-8", "replace").rstrip("\r\n")
+                if expression.search(line) and not hits.push(f"{path}:{number}:{line}"):
+                    return False
+    except OSError:
+        return True

@@ -1,0 +1,80 @@
+"""Start children of process 1 so that they hold nothing of its."""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]  # signal, without its enums
+import fcntl
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Python ignores SIGPIPE and SIGXFSZ; a program must meet them as anywhere else.
+_RESET = (_signal.SIGCHLD, _signal.SIGPIPE, _signal.SIGINT, _signal.SIGXFSZ)
+
+
+class Spawner:
+    """Forks with a clean slate: signals at default, a session of its own, three descriptors.
+
+    Args:
+        open_files: RLIMIT_NOFILE inside; the upper bound of what must be closed.
+    """
+
+    def __init__(self, open_files: int) -> None:
+        self._open_files = open_files
+
+    def spawn(
+        self, argv: list[str], *, cwd: str, env: dict[bytes, bytes], fds: dict[int, int]
+    ) -> int:
+        """Run a program and return its pid; ``fds`` maps the child's numbers to ours.
+
+        A program that cannot be executed ends with status 127 and its reason on descriptor 2.
+
+        Raises:
+            OSError: no process could be made, for instance because the pids limit is reached.
+        """
+
+        def run() -> int:
+            try:
+                os.chdir(cwd)
+                os.execvpe(argv[0], argv, env)  # noqa: S606 - no shell is wanted
+            except OSError as error:
+                os.write(2, f"{argv[0]}: {error.strerror}\n".encode())
+            return 127
+
+        return self.fork(run, fds)
+
+    def fork(self, run: Callable[[], int], fds: dict[int, int]) -> int:
+        """Run ``run()`` in a child, end it with the returned status, and return its pid."""
+        pid = os.fork()
+        if pid:
+            return pid
+        status = 126
+        try:
+            os.setsid()
+            _signal.set_wakeup_fd(-1)
+            for number in _RESET:
+                _signal.signal(number, _signal.SIG_DFL)
+            self._arrange(fds)
+            status = run()
+        finally:
+            os._exit(status)
+
+    def _arrange(self, fds: dict[int, int]) -> None:
+        """Make ``fds`` the only open descriptors, filling 0 to 2 with /dev/null."""
+        null = os.open("/dev/null", os.O_RDWR)
+        wanted = {0: null, 1: null, 2: null, **fds}
+        # Copies above everything first, so that no target overwrites a source still needed.
+        top = max(*wanted, *wanted.values()) + 1
+        copies = {}
+        for target, source in wanted.items():
+            copies[target] = fcntl.fcntl(source, fcntl.F_DUPFD, top)
+        for target, copy in copies.items():
+            os.dup2(copy, target, inheritable=True)
+        at = 0
+        for target in sorted(wanted):
+            if target > at:  # an empty range would close all: CPython passes its end minus one
+                os.closerange(at, target)
+            at = target + 1
+        os.closerange(at, self._open_files)

@@ -1,0 +1,267 @@
+"""Process 1 of a sandbox: reaps orphans and serves calls over one inherited socket.
+
+It makes itself unreadable for the model's processes first, then waits for one ``configure`` frame,
+answers ``ready`` and serves until the host closes the socket, which ends the sandbox. Operations::
+
+    configure  workdir, roots, read_only, env, open_files, processes, file_bytes, address_space
+    bash       command, nonce, timeout_ms   → state, output, code, truncated
+    restart                                 → (nothing)
+    tool       tool, then its own fields    → text, or media and data
+    exec       argv, env, cwd, stdin, timeout_ms, limit → stdout, stderr, code, …
+    cancel     target                       → (no answer; that call's answer is dropped too)
+
+A call that cannot be served answers with ``error``, text for the model.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]  # signal, without its enums
+import os
+import resource
+import sys
+
+from intramuros.execution.sandbox.inside import frames, jobs
+from intramuros.execution.sandbox.inside.loop import READ, WRITE, Loop
+from intramuros.execution.sandbox.inside.paths import Policy, ToolError
+from intramuros.execution.sandbox.inside.shell import Shell
+from intramuros.execution.sandbox.inside.spawn import Spawner
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CPU_SECONDS = 30
+WALL_SECONDS = 120.0
+_PR_SET_DUMPABLE = 4
+_SIGXCPU = 24
+
+
+def make_undumpable() -> None:
+    """Close /proc/1/mem and ptrace to processes of our own uid.
+
+    ``ctypes`` takes five milliseconds to import; its core is enough for one call.
+    """
+    import _ctypes
+
+    program = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # None is this program itself
+    address = _ctypes.dlsym(program, "prctl")
+    if _ctypes.call_function(address, (_PR_SET_DUMPABLE, 0, 0, 0, 0)) != 0:
+        raise OSError("prctl(PR_SET_DUMPABLE, 0) failed")
+
+
+class Supervisor:
+    """Everything process 1 knows."""
+
+    def __init__(self, loop: Loop, channel: int, config: dict[str, bytes]) -> None:
+        self._loop = loop
+        self._channel = channel
+        self._reader = frames.Reader()
+        self._outgoing = bytearray()
+        self._env = jobs.parse_env(config["env"])
+        self._workdir = os.fsdecode(config["workdir"])
+        self._policy = Policy(self._workdir, _paths(config["roots"]), _paths(config["read_only"]))
+        self._spawner = Spawner(int(config["open_files"]))
+        self._shell: Shell | None = None
+        self._jobs: dict[bytes, jobs.Job] = {}
+        self._commands: dict[bytes, Callable[[], None]] = {}
+        self._operations = {
+            b"bash": self._bash,
+            b"restart": self._restart,
+            b"tool": self._tool,
+            b"exec": self._exec,
+            b"cancel": self._cancel,
+        }
+        os.environ.clear()  # noqa: TID251 - this process has no configuration; tools need PATH
+        os.environb.update(self._env)
+
+    def serve(self) -> None:
+        """Answer ``ready`` and serve until the host goes away."""
+        os.set_blocking(self._channel, False)
+        self._loop.watch(self._channel, READ, self._readable)
+        self._send({"id": b"0", "ready": b"%d" % os.getpid(), "python": sys.version.encode()})
+        self._warm()
+        while True:
+            self._loop.once()
+
+    def _warm(self) -> None:
+        """Import now what the first file call would otherwise wait for."""
+        from intramuros.execution.sandbox.inside import files
+
+        self._tools = {b"read": files.read, b"write": files.write, b"edit": files.edit}
+
+    def _readable(self, fd: int) -> None:
+        try:
+            data = os.read(fd, 1 << 18)
+        except BlockingIOError:
+            return
+        if not data:
+            os._exit(0)
+        for call in self._reader.feed(data):
+            self._dispatch(call)
+
+    def _dispatch(self, call: dict[str, bytes]) -> None:
+        try:
+            self._operations[call["op"]](call)
+        except OSError as error:
+            self._send({"id": call["id"], "error": f"{_name(call)}: {error.strerror}".encode()})
+
+    def _send(self, fields: dict[str, bytes]) -> None:
+        self._outgoing += frames.encode(fields)
+        self._flush(self._channel)
+
+    def _flush(self, _fd: int) -> None:
+        try:
+            while self._outgoing:
+                del self._outgoing[: os.write(self._channel, self._outgoing[: 1 << 18])]
+        except BlockingIOError:
+            self._loop.watch(self._channel, READ | WRITE, self._ready)
+            return
+        except BrokenPipeError:
+            os._exit(0)
+        self._loop.watch(self._channel, READ, self._readable)
+
+    def _ready(self, fd: int) -> None:
+        self._flush(fd)
+        self._readable(fd)
+
+    def _bash(self, call: dict[str, bytes]) -> None:
+        number = call["id"]
+        if self._shell is None:
+            self._shell = Shell(self._loop, self._spawner, self._workdir, self._shell_env())
+        shell = self._shell
+        if shell.closed:
+            self._send({"id": number, "error": b"bash: bash session terminated; restart required"})
+            return
+        if shell.busy:
+            self._send({"id": number, "error": b"bash: another command is still running"})
+            return
+
+        def answer(fields: dict[str, bytes]) -> None:
+            if self._commands.pop(number, None) is not None:
+                self._send({"id": number, **fields})
+
+        self._commands[number] = shell.kill
+        shell.run(call["command"], call["nonce"], int(call["timeout_ms"]) / 1000, answer)
+
+    def _shell_env(self) -> dict[bytes, bytes]:
+        return {**self._env, b"PS1": b"", b"PS2": b"", b"TERM": b"dumb"}
+
+    def _restart(self, call: dict[str, bytes]) -> None:
+        if self._shell is not None and not self._shell.closed:
+            self._shell.kill()
+        self._shell = Shell(self._loop, self._spawner, self._workdir, self._shell_env())
+        self._send({"id": call["id"]})
+
+    def _tool(self, call: dict[str, bytes]) -> None:
+        number, name = call["id"], call["tool"]
+        if name not in self._tools:
+            from intramuros.execution.sandbox.inside import search
+
+            self._tools.update({b"glob": search.glob, b"grep": search.grep})
+        tool = self._tools[name]
+
+        def run() -> dict[str, bytes]:
+            _expose_to_oom()
+            try:
+                return tool(self._policy, call)
+            except ToolError as error:
+                return {"error": str(error).encode("utf-8", "replace")}
+
+        def done(fields: dict[str, bytes]) -> None:
+            if self._jobs.pop(number, None) is not None:
+                self._send({"id": number, **_tool_answer(name, fields)})
+
+        limits = (CPU_SECONDS, WALL_SECONDS)
+        self._jobs[number] = jobs.run_tool(self._loop, self._spawner, run, limits, done)
+
+    def _exec(self, call: dict[str, bytes]) -> None:
+        number = call["id"]
+
+        def done(fields: dict[str, bytes]) -> None:
+            if self._jobs.pop(number, None) is not None:
+                self._send({"id": number, **fields})
+
+        self._jobs[number] = jobs.run_program(self._loop, self._spawner, call, self._env, done)
+
+    def _cancel(self, call: dict[str, bytes]) -> None:
+        job = self._jobs.pop(call["target"], None)
+        if job is not None:
+            job.kill()
+        stop = self._commands.pop(call["target"], None)
+        if stop is not None:
+            stop()
+
+
+def _name(call: dict[str, bytes]) -> str:
+    return call.get("tool", call["op"]).decode()
+
+
+def _paths(raw: bytes) -> list[str]:
+    return [os.fsdecode(path) for path in raw.split(b"\0") if path]
+
+
+def _expose_to_oom() -> None:
+    """Make this child, not process 1, the kernel's choice when memory runs out."""
+    try:
+        with open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
+            file.write(b"500")
+    except OSError:
+        pass  # the file is closed to an unreadable process on some kernels; the limit holds anyway
+
+
+def _tool_answer(name: bytes, fields: dict[str, bytes]) -> dict[str, bytes]:
+    """Return what the child answered, or why it could not."""
+    tool = name.decode()
+    if "timed_out" in fields:
+        return {"error": f"{tool}: timed out after {WALL_SECONDS:g}s".encode()}
+    code = int(fields["code"])
+    if code == 128 + _SIGXCPU:
+        return {"error": f"{tool}: timed out after {CPU_SECONDS}s".encode()}
+    if code == 0:
+        try:
+            answers = frames.Reader().feed(fields["answer"])
+            if len(answers) == 1:
+                return answers[0]
+        except frames.FrameError:
+            pass
+    return {"error": f"{tool}: the tool's process ended early (out of memory?)".encode()}
+
+
+def _read_config(channel: int) -> dict[str, bytes]:
+    reader = frames.Reader()
+    while True:
+        data = os.read(channel, 65536)
+        if not data:
+            os._exit(0)
+        for call in reader.feed(data):
+            if call.get("op") == b"configure":
+                return call
+
+
+def apply_limits(config: dict[str, bytes]) -> None:
+    """Set the limits every process here inherits; none can be raised again without privilege."""
+    wanted = {
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_NOFILE: int(config["open_files"]),
+        resource.RLIMIT_NPROC: int(config["processes"]),
+        resource.RLIMIT_FSIZE: int(config["file_bytes"]),
+        resource.RLIMIT_AS: int(config["address_space"]),
+    }
+    for which, value in wanted.items():
+        hard = resource.getrlimit(which)[1]
+        if value >= 0 and (hard == resource.RLIM_INFINITY or value < hard):
+            resource.setrlimit(which, (value, value))
+
+
+def main(channel: int) -> None:
+    """Run process 1 on an inherited socket."""
+    make_undumpable()
+    # Without this a SIGINT from inside would raise in here; at default, process 1 ignores it.
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    os.set_inheritable(channel, False)
+    config = _read_config(channel)
+    apply_limits(config)
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    Supervisor(Loop(), channel, config).serve()

@@ -1,0 +1,117 @@
+"""From a spec to bwrap's command line. Pure but for looking at which host files exist.
+
+The rules behind it, each met by trying: bwrap never starts as host root (its inner uid would be
+host uid 0 on files the covered /proc shows); its environment is empty (its own environ is readable
+inside); our supervisor is process 1 (bwrap's is writable inside); no user namespace can be made
+inside; every temporary file system is sized; everything else is read-only.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from intramuros.execution.sandbox.base import WORKSPACE, Mount, SandboxError, SandboxSpec
+from intramuros.execution.sandbox.launcher import STAGE
+from intramuros.execution.sandbox.rootfs import (
+    AGENT_ID,
+    LIBRARY_TARGET,
+    PYTHON_TARGET,
+    Python,
+    base_arguments,
+    image_arguments,
+    kernel_arguments,
+)
+from intramuros.execution.sandbox.runtime import command
+
+CHANNEL_FD = 3
+SECCOMP_FD = 4
+_RESERVED = ("/proc", "/dev", "/sys", "/usr", "/etc", "/tmp", LIBRARY_TARGET)  # noqa: S108 - names inside
+
+_ISOLATION = (
+    "--unshare-user",
+    "--unshare-ipc",
+    "--unshare-pid",
+    "--unshare-net",
+    "--unshare-uts",
+    "--unshare-cgroup-try",
+    "--disable-userns",
+    "--die-with-parent",
+    "--new-session",
+    "--as-pid-1",
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to start: the command line, and the host paths it wants staged, in order."""
+
+    program: str
+    argv: list[str]
+    stage: list[str]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Host paths a sandbox is made of."""
+
+    runtime: Path
+    binary: Path
+    workspace: Path
+    python: Python
+
+
+def plan(spec: SandboxSpec, places: Places, *, staged: bool, seccomp: bool) -> Plan:
+    """Return how to start a sandbox.
+
+    Args:
+        staged: whether the launcher shows sources below STAGE, which lets a sandbox's own uid
+            reach what lies in a private directory; otherwise paths are used as they are.
+        seccomp: whether a filter is passed as descriptor SECCOMP_FD.
+
+    Raises:
+        SandboxError: a mount would hide something the sandbox stands on.
+    """
+    sources: list[str] = []
+
+    def source(path: Path) -> str:
+        if not staged:
+            return str(path)
+        sources.append(str(path))
+        return f"{STAGE}/{len(sources) - 1}"
+
+    argv = ["bwrap", *_ISOLATION, "--cap-drop", "ALL"]
+    argv += ["--uid", str(AGENT_ID), "--gid", str(AGENT_ID), "--hostname", "sandbox"]
+    if seccomp:
+        argv += ["--seccomp", str(SECCOMP_FD)]
+    runtime = source(places.runtime)
+    program = str(places.binary)
+    if places.binary.is_relative_to(places.runtime):
+        program = f"{runtime}/{places.binary.relative_to(places.runtime)}"
+    if spec.rootfs is None:
+        argv += base_arguments(runtime)
+    else:
+        argv += image_arguments(source(spec.rootfs), runtime)
+    argv += kernel_arguments(spec.limits.tmp_bytes)
+    if places.python.host_prefix is not None:
+        argv += ["--ro-bind", source(places.python.host_prefix), PYTHON_TARGET]
+    argv += ["--ro-bind", f"{runtime}/lib", LIBRARY_TARGET]
+    argv += ["--bind", source(places.workspace), WORKSPACE]
+    for mount in spec.mounts:
+        check_mount(mount)
+        argv += ["--ro-bind" if mount.read_only else "--bind", source(mount.source), mount.target]
+    argv += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/"]
+    return Plan(program, [*argv, "--", *command(places.python)], sources)
+
+
+def check_mount(mount: Mount) -> None:
+    """Refuse a mount that would hide or open something the sandbox stands on.
+
+    Raises:
+        SandboxError: with the reason.
+    """
+    target = PurePosixPath(mount.target)
+    if not target.is_absolute() or ".." in target.parts or str(target) != mount.target:
+        raise SandboxError(f"mount target {mount.target!r} is not a plain absolute path")
+    if mount.target in ("/", WORKSPACE) or any(target.is_relative_to(place) for place in _RESERVED):
+        raise SandboxError(f"mount target {mount.target} is reserved: use a path below /mnt")
+    if not mount.source.exists():
+        raise SandboxError(f"mount source {mount.source} does not exist")

@@ -1,0 +1,173 @@
+"""A small process that starts sandboxes for a worker, as the uid each is to have.
+
+Between fork and exec a sandbox's first process must enter its control groups, show itself the
+host files it needs (a uid of its own cannot walk into a private data directory; root binds them
+to a place it can reach, in a mount namespace of its own) and give up every privilege. Doing that
+in the worker, which has threads, could deadlock; so this single-threaded process does it. It also
+is the parent of all sandboxes: they die with it, and it dies with the worker.
+
+Runs alone (``python -I -S launcher.py FD``) with the standard library only. One packet in
+(JSON, descriptors beside it), one packet out (``{"pid"}`` with a pidfd, or ``{"error"}``).
+"""
+
+import ctypes
+import fcntl
+import json
+import os
+import select
+import signal
+import socket
+import sys
+from typing import Any, NoReturn
+
+MAX_PACKET = 128 * 1024
+MAX_FDS = 32
+STAGE = "/tmp"  # noqa: S108 - covered by a private tmpfs before anything is put there
+_CLONE_NEWNS = 0x20000
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC, _MS_SLAVE = 1, 2, 4, 4096, 16384, 1 << 19
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_SIGNALS = (signal.SIGCHLD, signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGXFSZ)
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int, what: str) -> None:
+    if result != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{what}: {os.strerror(code)}")
+
+
+def _mount(source: str, target: str, kind: str | None, flags: int, data: str | None) -> None:
+    encoded = [None if text is None else os.fsencode(text) for text in (source, target, kind)]
+    options = None if data is None else data.encode()
+    _check(_libc.mount(*encoded, ctypes.c_ulong(flags), options), f"mount {source} on {target}")
+
+
+def _stage(sources: list[str]) -> None:
+    """Show each source as STAGE/<its number>, in a mount namespace of this process alone."""
+    _check(_libc.unshare(_CLONE_NEWNS), "unshare mounts")
+    _mount("none", "/", None, _MS_REC | _MS_SLAVE, None)
+    # Opened before STAGE is covered: a source may lie below it.
+    opened = [os.open(source, os.O_PATH | os.O_CLOEXEC) for source in sources]
+    _mount("tmpfs", STAGE, "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=0755,size=1m")
+    for number, fd in enumerate(opened):
+        target = f"{STAGE}/{number}"
+        if os.stat(fd).st_mode & 0o170000 == 0o040000:
+            os.mkdir(target)
+        else:
+            os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
+        _mount(f"/proc/self/fd/{fd}", target, None, _MS_BIND | _MS_REC, None)
+        os.close(fd)
+
+
+def _drop(uid: int, gid: int) -> None:
+    os.setgroups([])
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    if 0 in os.getresuid() or 0 in os.getresgid():
+        raise OSError(0, "still root after giving it up")
+
+
+def _arrange(fds: dict[int, int]) -> None:
+    """Give each descriptor the number the new program expects, and close all others."""
+    top = max([*fds, *fds.values(), 2]) + 1
+    copies = {target: fcntl.fcntl(source, fcntl.F_DUPFD, top) for target, source in fds.items()}
+    for target, copy in copies.items():
+        os.dup2(copy, target, inheritable=True)
+    at = 3
+    for target in sorted(fds):
+        if target > at:
+            os.closerange(at, target)
+        at = max(at, target + 1)
+    os.closerange(at, top + 2 * len(fds) + 64)
+
+
+def _become(request: dict[str, Any], fds: list[int], parent: int) -> NoReturn:
+    """Turn this forked child into the program asked for; never returns."""
+    wanted = {int(target): fds[index] for target, index in request["fds"].items()}
+    errors = wanted[2]
+    try:
+        signal.set_wakeup_fd(-1)
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        for procs in request["cgroups"]:
+            with open(procs, "w") as file:
+                file.write("0")
+        if request["stage"]:
+            _stage(request["stage"])
+        if request["uid"] is not None:
+            _drop(request["uid"], request["gid"])
+        # Changing identity clears it, so it comes after; the parent may have died meanwhile.
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(125)
+        os.umask(0o022)
+        os.chdir("/")
+        _arrange(wanted)
+        os.execve(request["program"], request["argv"], {})  # noqa: S606 - the whole point; no shell
+    except Exception as error:  # noqa: BLE001 - reported, and this process ends
+        os.write(errors, f"launcher: {error}\n".encode())
+    finally:
+        os._exit(125)
+
+
+def _serve_once(channel: socket.socket) -> bool:
+    """Answer one request; False when the worker is gone."""
+    data, fds, _, _ = socket.recv_fds(channel, MAX_PACKET, MAX_FDS)
+    if not data:
+        return False
+    try:
+        request = json.loads(data)
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            _become(request, fds, parent)
+        pidfd = os.pidfd_open(pid)
+        try:
+            socket.send_fds(channel, [json.dumps({"pid": pid}).encode()], [pidfd])
+        finally:
+            os.close(pidfd)
+    except (OSError, ValueError) as error:
+        channel.send(json.dumps({"error": str(error)}).encode())
+    finally:
+        for fd in fds:
+            os.close(fd)
+    return True
+
+
+def _reap() -> None:
+    while True:
+        try:
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                return
+        except ChildProcessError:
+            return
+
+
+def main(fd: int) -> None:
+    """Serve requests on an inherited packet socket until the worker closes it."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    # Processes that outlive their sandbox's outer process come to us, and are reaped at once.
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the worker decides when sandboxes end
+    read, write = os.pipe()
+    for end in (read, write):
+        os.set_blocking(end, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    channel = socket.socket(fileno=fd)
+    channel.set_inheritable(False)
+    poll = select.poll()
+    poll.register(channel, select.POLLIN)
+    poll.register(read, select.POLLIN)
+    while True:
+        for ready, _ in poll.poll():
+            if ready == read:
+                os.read(read, 4096)
+                _reap()
+            elif not _serve_once(channel):
+                return
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,225 @@
+"""One live bubblewrap sandbox."""
+
+import os
+import signal
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+import anyio
+
+from intramuros.execution.sandbox import processes
+from intramuros.execution.sandbox.base import (
+    WORKSPACE,
+    ExecResult,
+    SandboxError,
+    SandboxGone,
+    SandboxPaused,
+    SandboxSpec,
+    ToolOutcome,
+)
+from intramuros.execution.sandbox.cgroups import Group
+from intramuros.execution.sandbox.channel import Channel
+from intramuros.execution.sandbox.rootfs import Python
+from intramuros.execution.tools.calls import BadArguments, encode_call
+from intramuros.execution.tools.outcomes import decode_answer
+
+MAX_EXEC_OUTPUT = 1024 * 1024
+_DEATH_S = 5.0
+_FREEZE_S = 2.0
+_GRACE_S = 5.0
+
+Ended = Callable[[str, bool], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Handles:
+    """What the host holds of a sandbox."""
+
+    channel: Channel
+    pidfd: int
+    """Of its outermost process."""
+    pid: int
+    group: Group | None
+
+
+class LiveSandbox:
+    """Implements :class:`~intramuros.execution.sandbox.base.Sandbox`.
+
+    Args:
+        ended: called once its processes are gone, with the id and whether to keep the workspace.
+    """
+
+    def __init__(self, sandbox_id: str, spec: SandboxSpec, handles: Handles, ended: Ended) -> None:
+        self._id = sandbox_id
+        self._spec = spec
+        self._handles = handles
+        self._ended = ended
+        self._shell = anyio.Lock(fast_acquire=True)
+        self._paused = False
+        self._destroyed = False
+        self._dies_at = monotonic() + spec.limits.wall_clock_s
+
+    @property
+    def sandbox_id(self) -> str:
+        """The id it was created with."""
+        return self._id
+
+    @property
+    def alive(self) -> bool:
+        """False once its process 1 is gone."""
+        return not self._handles.channel.closed
+
+    async def configure(self, python: Python) -> None:
+        """Give process 1 its settings and wait until it serves."""
+        limits = self._spec.limits
+        mounts = self._spec.mounts
+        in_group = self._handles.group.paths if self._handles.group else {}
+        read_only = [mount.target for mount in mounts if mount.read_only]
+        await self._handles.channel.configure(
+            {
+                "workdir": WORKSPACE.encode(),
+                "roots": _joined([mount.target for mount in mounts]),
+                "read_only": _joined(read_only),
+                "env": _joined([f"{k}={v}" for k, v in self._environment(python).items()]),
+                "open_files": b"%d" % limits.open_files,
+                "processes": b"%d" % limits.pids,
+                "file_bytes": b"%d" % limits.disk_bytes,
+                "address_space": b"-1" if "memory" in in_group else b"%d" % limits.memory_bytes,
+            }
+        )
+
+    def _environment(self, python: Python) -> dict[str, str]:
+        base = {
+            "PATH": python.path,
+            "HOME": "/home/agent",
+            "USER": self._spec.user,
+            "LOGNAME": self._spec.user,
+            "SHELL": "/bin/bash",
+            "LANG": "C.UTF-8",
+            "PWD": WORKSPACE,
+        }
+        given = self._spec.environment
+        # The vendor's own variables never reach a shell (contract 23.9).
+        return base | {k: v for k, v in given.items() if not k.startswith("ANTHROPIC_")}
+
+    async def call(self, tool: str, arguments: Mapping[str, Any]) -> ToolOutcome:
+        """Run one tool of the agent toolset."""
+        try:
+            request = encode_call(tool, arguments)
+        except BadArguments as error:
+            return ToolOutcome.text(str(error), is_error=True)
+        self._check_usable()
+        if tool != "bash":
+            answer = await self._handles.channel.request(request.op, request.fields)
+        else:
+            async with self._shell:
+                answer = await self._handles.channel.request(request.op, request.fields)
+        return decode_answer(request, answer)
+
+    async def exec(
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+        timeout_s: float = 60.0,
+    ) -> ExecResult:
+        """Run one program outside the persistent shell, as the sandbox's user."""
+        self._check_usable()
+        fields = {
+            "argv": _joined(argv),
+            "env": _joined([f"{k}={v}" for k, v in (env or {}).items()]),
+            "cwd": (cwd or WORKSPACE).encode(),
+            "stdin": stdin,
+            "timeout_ms": b"%d" % int(timeout_s * 1000),
+            "limit": b"%d" % MAX_EXEC_OUTPUT,
+        }
+        with anyio.fail_after(timeout_s + _GRACE_S):
+            answer = await self._handles.channel.request("exec", fields)
+        if "error" in answer:
+            raise SandboxError(answer["error"].decode("utf-8", "replace"))
+        return ExecResult(
+            exit_code=int(answer["code"]),
+            stdout=answer["stdout"],
+            stderr=answer["stderr"],
+            truncated="truncated" in answer,
+            timed_out="timed_out" in answer,
+        )
+
+    def _check_usable(self) -> None:
+        if not self.alive:
+            raise SandboxGone(f"sandbox {self._id} is gone")
+        if self._paused:
+            raise SandboxPaused(f"sandbox {self._id} is paused")
+        if monotonic() > self._dies_at:
+            raise SandboxGone(f"sandbox {self._id} is older than its wall-clock limit")
+
+    async def pause(self) -> None:
+        """Stop every process where it stands; memory is kept. Idempotent."""
+        if not self.alive:
+            raise SandboxGone(f"sandbox {self._id} is gone")
+        self._paused = True
+        group = self._handles.group
+        if group is None or not group.can_freeze:
+            processes.signal_tree(self._handles.pid, signal.SIGSTOP)
+            return
+        try:
+            group.freeze(True)
+            with anyio.fail_after(_FREEZE_S):
+                while not group.is_frozen():  # noqa: ASYNC110 - the kernel gives no event on v1
+                    await anyio.sleep(0.001)
+        except (OSError, TimeoutError) as error:
+            raise SandboxError(f"sandbox {self._id} does not freeze") from error
+
+    async def resume(self) -> None:
+        """Let every process go on. Idempotent."""
+        group = self._handles.group
+        if group is None or not group.can_freeze:
+            processes.signal_tree(self._handles.pid, signal.SIGCONT)
+        else:
+            with suppress(FileNotFoundError):
+                group.freeze(False)
+        self._paused = False
+
+    async def destroy(self, *, keep_workspace: bool = True) -> None:
+        """Kill every process and remove what the host held for it. Idempotent."""
+        if self._destroyed:
+            return
+        self._destroyed = True
+        with anyio.CancelScope(shield=True):
+            await self.resume()
+            self._handles.channel.close()
+            inner = processes.first_child(self._handles.pid)
+            if inner is not None:
+                # The death of a namespace's process 1 kills all in it.
+                with suppress(ProcessLookupError):
+                    os.kill(inner, signal.SIGKILL)
+            await self._await_death()
+            os.close(self._handles.pidfd)
+            await self._ended(self._id, keep_workspace)
+
+    async def _await_death(self) -> None:
+        with anyio.move_on_after(_DEATH_S):
+            await anyio.wait_readable(self._handles.pidfd)
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._handles.pidfd, signal.SIGKILL)
+        group = self._handles.group
+        if group is None:
+            return
+        with anyio.move_on_after(_DEATH_S):
+            while not group.remove():
+                for pid in group.pids():
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                await anyio.sleep(0.001)
+
+
+def _joined(words: Sequence[str]) -> bytes:
+    for word in words:
+        if "\0" in word:
+            raise SandboxError("a NUL byte is not allowed here")
+    return b"\0".join(word.encode() for word in words)

@@ -1,0 +1,61 @@
+"""Trees of host processes: find, stop, release."""
+
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+_PROC = Path("/proc")
+
+
+def parents(proc: Path = _PROC) -> dict[int, int]:
+    """Return the parent of every process now running."""
+    found = {}
+    for entry in proc.iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError, IndexError, ValueError):
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                found[int(entry.name)] = int(fields[1])
+    return found
+
+
+def descendants(root: int, parent_of: dict[int, int]) -> list[int]:
+    """Return the processes below ``root``, nearest first, without it."""
+    children: dict[int, list[int]] = {}
+    for pid, parent in parent_of.items():
+        children.setdefault(parent, []).append(pid)
+    found = []
+    queue = [root]
+    while queue:
+        below = children.get(queue.pop(0), [])
+        found += below
+        queue += below
+    return found
+
+
+def first_child(pid: int, proc: Path = _PROC) -> int | None:
+    """Return a process's first child, or None."""
+    try:
+        listed = (proc / str(pid) / "task" / str(pid) / "children").read_text().split()
+    except OSError:
+        # The kernel may lack that file (CONFIG_PROC_CHILDREN).
+        below = descendants(pid, parents(proc))
+        return below[0] if below else None
+    return int(listed[0]) if listed else None
+
+
+def signal_tree(root: int, number: signal.Signals) -> None:
+    """Send a signal to every process below ``root``; with SIGSTOP until no new one appears.
+
+    A process that forks while we look leaves a child running; another look finds it, and a stopped
+    parent makes no more.
+    """
+    done: set[int] = set()
+    while True:
+        fresh = [pid for pid in descendants(root, parents()) if pid not in done]
+        if not fresh:
+            return
+        for pid in fresh:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, number)
+        done.update(fresh)

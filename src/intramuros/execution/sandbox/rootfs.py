@@ -1,0 +1,138 @@
+"""What of the host a sandbox sees, and where its Python is.
+
+Without a root file system of its own a sandbox gets the host's ``/usr`` and the few files of
+``/etc`` that programs need to start. Accounts are made up; nothing of the host's users shows.
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+PYTHON_TARGET = "/opt/python"
+LIBRARY_TARGET = "/opt/intramuros"
+AGENT_ID = 1000
+
+_ETC = (
+    "alternatives",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "localtime",
+    "mime.types",
+    "ssl/certs",
+    "ssl/openssl.cnf",
+    "pki/tls/certs",
+    "pki/ca-trust",
+    "ca-certificates",
+    "fonts",
+    "protocols",
+    "services",
+)
+_ROOT_DIRECTORIES = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+_MASKED = (
+    "kcore",
+    "keys",
+    "latency_stats",
+    "sched_debug",
+    "sysrq-trigger",
+    "timer_list",
+)
+
+MADE_UP = {
+    "passwd": (
+        "root:x:0:0:root:/root:/usr/sbin/nologin\n"
+        "agent:x:1000:1000:agent:/home/agent:/bin/bash\n"
+        "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+    ),
+    "group": "root:x:0:\nagent:x:1000:\nnogroup:x:65534:\n",
+    "hosts": "127.0.0.1 localhost sandbox\n::1 localhost\n",
+    "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+    "resolv.conf": "",
+    "hostname": "sandbox\n",
+}
+"""Files of /etc that every sandbox gets instead of the host's."""
+
+
+@dataclass(frozen=True)
+class Python:
+    """The interpreter of a sandbox."""
+
+    inside: str
+    """Path of its executable inside."""
+    host_prefix: Path | None = None
+    """Host directory shown at PYTHON_TARGET; None when it comes with the root file system."""
+
+    @property
+    def path(self) -> str:
+        """PATH for the agent's programs."""
+        usual = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
+        return f"{PYTHON_TARGET}/bin:{usual}" if self.host_prefix else usual
+
+
+def find_python(usr: Path = Path("/usr"), prefix: Path | None = None) -> Python:
+    """Return the Python a sandbox over the host's /usr uses.
+
+    Args:
+        usr: the host's /usr.
+        prefix: the installation this process runs on, without a virtual environment.
+    """
+    for candidate in (usr / "bin/python3", usr / "local/bin/python3"):
+        try:
+            resolved = candidate.resolve(strict=True)
+        except (OSError, RuntimeError):
+            continue
+        if resolved.is_relative_to(usr.resolve()) and os.access(resolved, os.X_OK):
+            return Python("/usr/" + str(candidate.relative_to(usr)))
+    base = prefix or Path(sys.base_prefix).resolve()
+    name = "python3" if (base / "bin/python3").exists() else Path(sys.executable).name
+    return Python(f"{PYTHON_TARGET}/bin/{name}", base)
+
+
+def base_arguments(runtime: str) -> list[str]:
+    """Return bwrap's arguments for the host-usr root.
+
+    Args:
+        runtime: where bwrap finds the runtime directory (made-up /etc and our library).
+    """
+    arguments = ["--ro-bind", "/usr", "/usr"]
+    for name in _ROOT_DIRECTORIES:
+        host = Path("/") / name
+        if host.is_symlink():
+            arguments += ["--symlink", str(host.readlink()).lstrip("/"), f"/{name}"]
+        elif host.is_dir():
+            arguments += ["--ro-bind", f"/{name}", f"/{name}"]
+    for name in _ETC:
+        host = Path("/etc") / name
+        if host.is_symlink() and not host.is_dir():
+            # The link's target is in /usr, or it is a file whose content is wanted.
+            host = host.resolve()
+        if host.exists():
+            arguments += ["--ro-bind", str(host), f"/etc/{name}"]
+    return [*arguments, *_made_up(runtime)]
+
+
+def _made_up(runtime: str) -> list[str]:
+    arguments = []
+    for name in MADE_UP:
+        arguments += ["--ro-bind", f"{runtime}/etc/{name}", f"/etc/{name}"]
+    return arguments
+
+
+def image_arguments(rootfs: str, runtime: str) -> list[str]:
+    """Return bwrap's arguments for a root directory; changes to it vanish with the sandbox."""
+    return ["--overlay-src", rootfs, "--tmp-overlay", "/", *_made_up(runtime)]
+
+
+def kernel_arguments(tmp_bytes: int) -> list[str]:
+    """Return bwrap's arguments for /proc, /dev and the temporary file systems, all sized."""
+    arguments = ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys"]
+    for name in _MASKED:
+        if (Path("/proc") / name).exists():
+            arguments += ["--ro-bind", "/dev/null", f"/proc/{name}"]
+    size = str(tmp_bytes)
+    arguments += ["--dev", "/dev", "--size", size, "--perms", "1777", "--tmpfs", "/dev/shm"]  # noqa: S108 - inside
+    arguments += ["--size", size, "--perms", "1777", "--tmpfs", "/tmp"]  # noqa: S108 - inside
+    arguments += ["--size", size, "--perms", "0700", "--tmpfs", "/home/agent"]
+    arguments += ["--symlink", "../tmp", "/var/tmp"]  # noqa: S108 - inside
+    return arguments

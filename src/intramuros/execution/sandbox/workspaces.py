@@ -1,0 +1,92 @@
+"""The directories agents work in: one per session, kept across sandboxes and worker restarts."""
+
+import os
+import shutil
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from anyio import to_thread
+
+MAX_COUNTED = 500_000
+"""Entries looked at when measuring; a tree with more counts as over any quota."""
+
+
+class Workspaces:
+    """Makes, measures and removes workspaces.
+
+    Args:
+        directory: holds one directory per sandbox id.
+        as_root: whether each workspace belongs to its sandbox's own uid.
+    """
+
+    def __init__(self, directory: Path, *, as_root: bool) -> None:
+        self._directory = directory
+        self._as_root = as_root
+
+    def path(self, sandbox_id: str) -> Path:
+        """Return where a sandbox's workspace is or would be."""
+        return self._directory / sandbox_id
+
+    async def open(self, sandbox_id: str, uid: int | None) -> Path:
+        """Return the workspace, made if need be, owned by ``uid`` throughout."""
+        path = self.path(sandbox_id)
+        path.mkdir(mode=0o700, exist_ok=True)
+        if uid is not None and path.lstat().st_uid != uid:
+            await to_thread.run_sync(_give, path, uid)
+        return path
+
+    async def remove(self, sandbox_id: str) -> None:
+        """Remove a workspace and all in it; harmless when there is none."""
+        path = self.path(sandbox_id)
+        if path.exists():
+            await to_thread.run_sync(_remove, path)
+
+
+def _give(path: Path, uid: int) -> None:
+    """Make ``uid`` the owner of a tree; the top last, so that a half-given tree is given again."""
+    for _, names, files, fd in os.fwalk(path, topdown=False, follow_symlinks=False):
+        for name in (*names, *files):
+            os.chown(name, uid, uid, dir_fd=fd, follow_symlinks=False)
+    os.chown(path, uid, uid, follow_symlinks=False)
+
+
+def _remove(path: Path) -> None:
+    # An agent can make directories its own uid may not enter; without root that stops rmtree.
+    def retry(function: Callable[[str], object], name: str, _error: object) -> None:
+        with suppress(OSError):
+            for folder in (Path(name).parent, Path(name)):
+                if stat.S_ISDIR(folder.lstat().st_mode):
+                    folder.chmod(0o700)
+            if function in (os.open, os.scandir, os.rmdir):
+                shutil.rmtree(name, ignore_errors=True)
+            else:
+                function(name)
+
+    shutil.rmtree(path, onerror=retry)
+
+
+def usage_bytes(path: Path) -> int:
+    """Return the disk space a tree takes, in bytes; links are not followed."""
+    total = counted = 0
+    queue = [os.fspath(path)]
+    seen: set[tuple[int, int]] = set()
+    while queue:
+        try:
+            with os.scandir(queue.pop()) as entries:
+                for entry in entries:
+                    counted += 1
+                    if counted > MAX_COUNTED:
+                        return 1 << 62
+                    info = entry.stat(follow_symlinks=False)
+                    if info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode):
+                        if (info.st_dev, info.st_ino) in seen:
+                            continue
+                        seen.add((info.st_dev, info.st_ino))
+                    total += info.st_blocks * 512
+                    if entry.is_dir(follow_symlinks=False):
+                        queue.append(entry.path)
+        except OSError:
+            continue
+    return total
