@@ -75,3 +75,8 @@ class Record:
         """Return the event as the API shows it; ``processed_at`` is null while queued."""
         processed_at = None if self.queued else rfc3339(self.at)
         return {"id": self.id, "type": self.type, **self.body, "processed_at": processed_at}
+
+
+def primary_thread_id(session_id: str) -> str:
+    """Return the id of a session's primary thread: the session's own, as a thread's."""
+    return "sthr_" + session_id.removeprefix("sesn_")

@@ -1,0 +1,211 @@
+"""The only writer of events.
+
+Every door does the same inside the caller's transaction: hold the session's row, append, fold,
+project the result onto the row, offer what has become due, record what crosses the wall, and hint
+once it is durable. :meth:`Journal.accept` is for callers, :meth:`Journal.record` for whoever holds
+the turn's lease, :meth:`Journal.append` for acts of the API itself.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Row, select, update
+
+from intramuros.control.identity import audit
+from intramuros.control.identity.principal import Principal
+from intramuros.control.session import legality
+from intramuros.control.session.legality import Past
+from intramuros.control.session.phase import Status
+from intramuros.control.session.state import State, fold, load
+from intramuros.control.session.work import WorkQueue
+from intramuros.control.store import events, leases
+from intramuros.control.store.db import Tx
+from intramuros.control.store.events import End, Stamp
+from intramuros.control.store.notify import TURN_TOPIC, Hub, session_topic
+from intramuros.control.store.records import Draft, Record
+from intramuros.control.store.tables import sessions
+from intramuros.kernel.errors import NotFound, TooLarge
+from intramuros.kernel.ids import IdFactory
+from intramuros.kernel.timing import Clock, to_micros
+from intramuros.protocol.envelope import MAX_BODY_BYTES
+from intramuros.protocol.events import ANSWERS, Inbound
+
+# One row holds at most what one request may carry.
+MAX_RECORD_BYTES: Final = MAX_BODY_BYTES
+# Rows of one transaction; a turn's records and a request's events stay far below.
+MAX_DRAFTS: Final = 2_000
+
+# Input after which a session needs somebody to serve its sandbox (AMB 13, 15).
+_WAKES_WORKER: Final = frozenset({"user.message", "user.interrupt", "user.tool_confirmation"})
+# The same of what the loop writes.
+_NEEDS_WORKER: Final = frozenset({"session.status_running", "agent.tool_use"})
+
+
+@dataclass(frozen=True)
+class Held:
+    """A session's row, held until the transaction ends, and the state it stores."""
+
+    row: Row[Any]
+    state: State
+
+
+class Journal:
+    """Writes events and keeps every view of them in step."""
+
+    def __init__(self, clock: Clock, ids: IdFactory, hub: Hub, work: WorkQueue) -> None:
+        self._clock = clock
+        self._ids = ids
+        self._hub = hub
+        self._work = work
+
+    def hold(self, tx: Tx, session_id: str) -> Held:
+        """Hold a session's row against other writers and return it.
+
+        Raises:
+            NotFound: there is no such session.
+        """
+        row = tx.execute(
+            select(sessions).where(sessions.c.id == session_id).with_for_update()
+        ).first()
+        if row is None:
+            raise NotFound(f"no session {session_id!r}")
+        return Held(row, load(row.state))
+
+    def accept(
+        self, tx: Tx, principal: Principal, session_id: str, inbound: Sequence[Inbound]
+    ) -> list[Record]:
+        """Take a client's events, all of them or none, and return them as stored.
+
+        An event that repeats an answer already in the log gives the stored one (AMB 21).
+
+        Raises:
+            NotFound: no such session for this caller, or an unknown thread.
+            InvalidRequest: an event is not legal now.
+            RateLimited: too many inputs wait.
+        """
+        held = self.hold(tx, session_id)
+        if held.row.workspace_id != principal.workspace_id:
+            raise NotFound(f"no session {session_id!r}")
+        principal.require_session(session_id, held.row.environment_id)
+        past = {
+            use_id: Past(
+                events.by_id(tx, session_id, use_id), events.answer_to(tx, session_id, use_id)
+            )
+            for use_id in legality.wanted_past(held.state, inbound)
+        }
+        outcomes = legality.check(held.state, past, inbound)
+        drafts = [outcome for outcome in outcomes if isinstance(outcome, Draft)]
+        written = self.append(tx, held, drafts)
+        if written:
+            fields: dict[str, object] = {
+                "credential": principal.credential_id,
+                "events": [_digest(record) for record in written],
+            }
+            self._audit(tx, "session.input", held, fields)
+        return legality.resolve(outcomes, iter(written))
+
+    def record(self, tx: Tx, session_id: str, epoch: int, drafts: Sequence[Draft]) -> list[Record]:
+        """Append what the loop did, if its turn lease is still the newest.
+
+        Raises:
+            LostLease: it is not; nothing is written.
+            NotFound: the session was deleted.
+        """
+        leases.check(tx, leases.TURNS, session_id, epoch)
+        held = self.hold(tx, session_id)
+        written, _ = self._append(tx, held, drafts)
+        calls = [_digest(record) for record in written if record.type in ANSWERS]
+        if calls:
+            self._audit(tx, "session.calls", held, {"calls": calls})
+        return written
+
+    def append(self, tx: Tx, held: Held, drafts: Sequence[Draft]) -> list[Record]:
+        """Append rows to a held session, bring every view up to date, and offer a turn if due.
+
+        ``held`` must come from this transaction and be used once.
+
+        Raises:
+            TooLarge: a row over :data:`MAX_RECORD_BYTES`, or too many rows.
+            IllegalRecord: a row that cannot follow the log.
+        """
+        written, state = self._append(tx, held, drafts)
+        if written and state.due:
+            leases.offer(tx, leases.TURNS, held.row.id, to_micros(self._clock.now()))
+            tx.after_commit(lambda: self._hub.hint(TURN_TOPIC))
+        return written
+
+    def _append(self, tx: Tx, held: Held, drafts: Sequence[Draft]) -> tuple[list[Record], State]:
+        if not drafts:
+            return [], held.state
+        _check_sizes(drafts)
+        row, state = held.row, held.state
+        stamp = Stamp(to_micros(self._clock.now()), lambda: self._ids.new("sevt"))
+        written = events.append(tx, row.id, End(row.last_seq, row.updated_us), drafts, stamp)
+        for record in written:
+            state = fold(state, record)
+        tx.execute(
+            update(sessions)
+            .where(sessions.c.id == row.id)
+            .values(
+                state=state.dump(),
+                status=shown_status(state).value,
+                last_seq=written[-1].seq,
+                updated_us=written[-1].at_us,
+            )
+        )
+        if row.environment_kind == "self_hosted" and any(map(_needs_worker, written)):
+            self._work.ensure(tx, row.environment_id, row.id)
+        tx.after_commit(lambda: self._hub.hint(session_topic(row.id)))
+        return written, state
+
+    def _audit(self, tx: Tx, kind: str, held: Held, fields: dict[str, object]) -> None:
+        audit.record(
+            tx,
+            self._clock,
+            kind,
+            workspace_id=held.row.workspace_id,
+            session_id=held.row.id,
+            fields=fields,
+        )
+
+
+def shown_status(state: State) -> Status:
+    """Return the status as clients see it.
+
+    An idle session with input that starts work is running from the moment the input is stored,
+    though no process has begun: otherwise a client could archive what it has just asked for.
+    """
+    return Status.RUNNING if state.status is Status.IDLE and state.due else state.status
+
+
+def _needs_worker(record: Record) -> bool:
+    return record.type in (_WAKES_WORKER if record.queued else _NEEDS_WORKER)
+
+
+def _check_sizes(drafts: Sequence[Draft]) -> None:
+    if len(drafts) > MAX_DRAFTS:
+        raise TooLarge(f"{len(drafts)} events at once; at most {MAX_DRAFTS} are allowed")
+    for draft in drafts:
+        size = len(_canonical(draft.body))
+        if size > MAX_RECORD_BYTES:
+            raise TooLarge(f"{draft.type} has {size} bytes; at most {MAX_RECORD_BYTES} are allowed")
+
+
+def _digest(record: Record) -> dict[str, object]:
+    """Return what the audit keeps of an event: never its content."""
+    content = _canonical(record.body)
+    digest = {
+        "id": record.id,
+        "type": record.type,
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    named = ("name", "tool_use_id", "custom_tool_use_id", "evaluated_permission", "result")
+    return {**digest, **{name: record.body[name] for name in named if name in record.body}}
+
+
+def _canonical(body: object) -> bytes:
+    return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()

@@ -1,0 +1,235 @@
+"""Which input is legal when. Pure: no clock, no waiting, no store.
+
+A request is taken whole or not at all. Each of its events becomes either a new row or, when it
+repeats an answer that the log already holds, the stored event itself (contract AMB 21), so that a
+client that lost our reply may simply send again.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal, assert_never
+
+from intramuros.control.session.phase import Status
+from intramuros.control.session.state import Call, CallKind, Permission, State
+from intramuros.control.store.records import Draft, Record
+from intramuros.kernel.errors import InvalidRequest, NotFound, RateLimited
+from intramuros.protocol.events import (
+    PROCESSED_ON_RECEIPT,
+    Inbound,
+    SystemMessage,
+    UserCustomToolResult,
+    UserInterrupt,
+    UserMessage,
+    UserToolConfirmation,
+    UserToolResult,
+)
+
+# Inputs that may wait for the loop; beyond it a client is not listening.
+MAX_WAITING: Final = 1000
+
+Verdict = Literal["allow", "deny"]
+
+
+@dataclass(frozen=True)
+class Past:
+    """What the log holds about a tool call that is not open, or is already confirmed.
+
+    ``use`` is the tool-use event; ``answers`` are its confirmations and results in log order.
+    """
+
+    use: Record | None = None
+    answers: Sequence[Record] = ()
+
+    def find(self, type: str) -> Record | None:
+        """Return the newest answer of that type."""
+        return next((record for record in reversed(self.answers) if record.type == type), None)
+
+
+@dataclass
+class _Request:
+    """Where the events of one request meet the session, and what they have answered so far."""
+
+    state: State
+    past: Mapping[str, Past]
+    results: dict[str, int] = field(default_factory=dict)  # call id → index of its result
+    verdicts: dict[str, tuple[Verdict, int]] = field(default_factory=dict)
+
+
+# A new row, the stored event that this one repeats, or the place in this request it repeats.
+Outcome = Draft | Record | int
+
+
+def wanted_past(state: State, inbound: Sequence[Inbound]) -> list[str]:
+    """Return the call ids whose past :func:`check` needs, because the state does not tell."""
+    named = {use_id for event in inbound if (use_id := _call_id(event)) is not None}
+    return sorted(
+        use_id
+        for use_id in named
+        if (call := state.call(use_id)) is None or call.confirmation_id is not None
+    )
+
+
+def check(state: State, past: Mapping[str, Past], inbound: Sequence[Inbound]) -> list[Outcome]:
+    """Return what each event of a request becomes.
+
+    Args:
+        past: an entry for each id of :func:`wanted_past`.
+
+    Raises:
+        InvalidRequest: an event is not legal now; the message says which and why.
+        NotFound: an interrupt names a thread that the session has not.
+        RateLimited: too many inputs wait.
+    """
+    if state.status is Status.TERMINATED:
+        raise InvalidRequest("the session is terminated and takes no further input")
+    _check_system_message(state, inbound)
+    request = _Request(state, past)
+    outcomes = [_one(request, index, event) for index, event in enumerate(inbound)]
+    new = sum(isinstance(outcome, Draft) and outcome.queued for outcome in outcomes)
+    if new and len(state.queued) + new > MAX_WAITING:
+        raise RateLimited(f"{MAX_WAITING} inputs are waiting already", retry_after_s=5)
+    return outcomes
+
+
+def _one(request: _Request, index: int, event: Inbound) -> Outcome:
+    match event:
+        case UserMessage():
+            _refuse_files(index, event)
+            return _draft(event)
+        case SystemMessage():
+            return _draft(event)
+        case UserInterrupt():
+            if event.session_thread_id not in (None, request.state.thread_id):
+                raise NotFound(f"no thread {event.session_thread_id!r} in this session")
+            return _draft(event)
+        case UserToolConfirmation():
+            return _confirmation(request, index, event)
+        case UserToolResult():
+            if not request.state.self_hosted:
+                raise _illegal(index, "user.tool_result needs a self_hosted environment")
+            _refuse_files(index, event)
+            return _result(request, index, event)
+        case UserCustomToolResult():
+            _refuse_files(index, event)
+            return _result(request, index, event)
+        case _:
+            assert_never(event)
+
+
+def _confirmation(request: _Request, index: int, event: UserToolConfirmation) -> Outcome:
+    use_id, verdict = event.tool_use_id, event.result
+    if event.deny_message is not None and verdict != "deny":
+        raise _illegal(index, "deny_message goes with result deny only")
+    if use_id in request.verdicts:
+        earlier, place = request.verdicts[use_id]
+        if earlier != verdict:
+            raise _illegal(index, f"{use_id} is answered {earlier} in this request already")
+        return place
+    call, past = request.state.call(use_id), request.past.get(use_id, Past())
+    if call is None or call.confirmation_id is not None:
+        stored = past.find("user.tool_confirmation")
+        if stored is not None and stored.body["result"] == verdict:
+            return stored
+        raise _illegal(index, _why_closed(use_id, past, stored))
+    if not call.held:
+        raise _illegal(index, f"{use_id} does not wait for a confirmation")
+    request.verdicts[use_id] = (verdict, index)
+    return _draft(event)
+
+
+def _why_closed(use_id: str, past: Past, stored: Record | None) -> str:
+    if stored is not None:
+        return f"{use_id} was answered {stored.body['result']} already"
+    if past.use is None:
+        return f"no tool use {use_id!r} in this session"
+    return f"{use_id} does not wait for a confirmation"
+
+
+def _result(
+    request: _Request,
+    index: int,
+    event: UserToolResult | UserCustomToolResult,
+) -> Outcome:
+    use_id = _call_id(event) or ""
+    if use_id in request.results:
+        return request.results[use_id]
+    call, past = request.state.call(use_id), request.past.get(use_id, Past())
+    if call is None:
+        stored = past.find(event.type)
+        if stored is not None:
+            return stored
+        known = "takes no such result" if past.use else "is no tool use of this session"
+        raise _illegal(index, f"{use_id!r} {known}")
+    wanted = CallKind.SANDBOX if isinstance(event, UserToolResult) else CallKind.CUSTOM
+    if call.kind is not wanted:
+        raise _illegal(index, f"{use_id} is a {call.kind} call, which takes no {event.type}")
+    if not _allowed(request, call):
+        raise _illegal(index, f"{use_id} has not been allowed, so it cannot have a result")
+    request.results[use_id] = index
+    return _draft(event)
+
+
+def _allowed(request: _Request, call: Call) -> bool:
+    """Tell whether a call may have run; an arrived ``allow`` counts before it is consumed."""
+    if call.permission is not Permission.ASK:
+        return call.permission is Permission.ALLOW
+    if call.id in request.verdicts:
+        return request.verdicts[call.id][0] == "allow"
+    stored = request.past.get(call.id, Past()).find("user.tool_confirmation")
+    return stored is not None and stored.body["result"] == "allow"
+
+
+def _check_system_message(state: State, inbound: Sequence[Inbound]) -> None:
+    places = [i for i, event in enumerate(inbound) if isinstance(event, SystemMessage)]
+    if not places:
+        return
+    if places != [len(inbound) - 1]:
+        raise _illegal(places[0], "a system.message comes once and last (contract 13.15)")
+    if len(inbound) == 1:
+        if state.status is not Status.IDLE or state.calls:
+            raise _illegal(0, "a system.message of its own needs a session that waits for nothing")
+        return
+    before = inbound[-2]
+    if not isinstance(before, UserMessage | UserToolResult | UserCustomToolResult):
+        raise _illegal(places[0], "a system.message follows a user.message or a tool result")
+    if state.calls and isinstance(before, UserMessage):
+        raise _illegal(places[0], "while calls are open a system.message follows a tool result")
+
+
+def _refuse_files(index: int, event: UserMessage | UserToolResult | UserCustomToolResult) -> None:
+    for block in event.content or ():
+        source = getattr(block, "source", None)
+        if getattr(source, "type", None) == "file":
+            raise _illegal(index, "file sources are not available on this server yet")
+
+
+def _draft(event: Inbound) -> Draft:
+    body = event.model_dump(mode="json", exclude={"type"}, exclude_none=True)
+    return Draft(event.type, body, queued=event.type not in PROCESSED_ON_RECEIPT)
+
+
+def _call_id(event: Inbound) -> str | None:
+    match event:
+        case UserToolConfirmation() | UserToolResult():
+            return event.tool_use_id
+        case UserCustomToolResult():
+            return event.custom_tool_use_id
+        case _:
+            return None
+
+
+def _illegal(index: int, why: str) -> InvalidRequest:
+    return InvalidRequest(f"events.{index}: {why}")
+
+
+def resolve(outcomes: Sequence[Outcome], written: Iterator[Record]) -> list[Record]:
+    """Return the event that each outcome stands for, given the rows written for the drafts."""
+    echoed: list[Record] = []
+    for outcome in outcomes:
+        if isinstance(outcome, Draft):
+            echoed.append(next(written))
+        elif isinstance(outcome, Record):
+            echoed.append(outcome)
+        else:
+            echoed.append(echoed[outcome])
+    return echoed
