@@ -7,13 +7,13 @@ one of our credentials, is masked before it is written.
 import logging
 import re
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, cast
 
 import structlog
 
 _SECRET_NAMES = re.compile(
-    r"(secret|token|password|passwd|authorization|api_?key|private|cookie)", re.I
+    r"(secret|token|password|passwd|authorization|api[_-]?key|private|cookie)", re.I
 )
 # Credentials of ours and of the vendor: a prefix that names the kind, then the secret part.
 _SECRET_VALUES = re.compile(
@@ -61,11 +61,27 @@ def mask_secrets(
 ) -> MutableMapping[str, Any]:
     """Mask secret-looking fields and values; the last processor before rendering."""
     for name, value in fields.items():
-        if _SECRET_NAMES.search(name) and isinstance(value, str):
-            fields[name] = _MASK
-        elif isinstance(value, str):
-            fields[name] = mask_text(value)
+        fields[name] = _mask_member(name, value)
     return fields
+
+
+def _mask_member(name: str, value: object) -> object:
+    if _SECRET_NAMES.search(name) and isinstance(value, (str, bytes)):
+        return _MASK
+    return _mask_value(value)
+
+
+def _mask_value(value: object) -> object:
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, str):
+        return mask_text(value)
+    if isinstance(value, Mapping):
+        return {str(name): _mask_member(str(name), inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_mask_value(inner) for inner in value]
+    # What a renderer does not know it would print by its repr.
+    return mask_text(repr(value))
 
 
 def mask_text(text: str) -> str:

@@ -1,0 +1,95 @@
+import os
+import signal
+
+import anyio
+import pytest
+
+from intramuros.kernel.service import Stop, run_service
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_it_ends_when_every_task_has_ended() -> None:
+    done = []
+
+    async def task(_: Stop) -> None:
+        done.append(True)
+
+    with anyio.fail_after(5):
+        await run_service({"a": task, "b": task}, drain_s=5)
+    assert done == [True, True]
+
+
+async def test_a_stop_lets_tasks_finish() -> None:
+    stop, log = Stop(), []
+
+    async def task(stop: Stop) -> None:
+        log.append("up")
+        await stop.wait()
+        log.append("drained")
+
+    async def stopper(stop: Stop) -> None:
+        stop.request()
+
+    with anyio.fail_after(5):
+        await run_service({"task": task, "stopper": stopper}, drain_s=5, stop=stop)
+    assert log == ["up", "drained"]
+    assert stop.requested
+
+
+async def test_a_task_that_does_not_drain_is_cut_off() -> None:
+    cancelled = anyio.Event()
+
+    async def stubborn(stop: Stop) -> None:
+        stop.request()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    with anyio.fail_after(5):
+        await run_service({"stubborn": stubborn}, drain_s=0.01)
+    assert cancelled.is_set()
+
+
+async def test_a_failing_task_stops_the_others_and_names_its_cause() -> None:
+    cancelled = anyio.Event()
+
+    async def bystander(_: Stop) -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    async def failing(_: Stop) -> None:
+        raise ConnectionError("gone")
+
+    with anyio.fail_after(5), pytest.raises(ExceptionGroup) as caught:
+        await run_service({"bystander": bystander, "failing": failing}, drain_s=5)
+    assert caught.group_contains(ConnectionError, match="gone")
+    assert cancelled.is_set()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_the_first_signal_drains(number: signal.Signals) -> None:
+    drained = []
+
+    async def task(stop: Stop) -> None:
+        os.kill(os.getpid(), number)
+        await stop.wait()
+        drained.append(True)
+
+    with anyio.fail_after(5):
+        await run_service({"task": task}, drain_s=5)
+    assert drained == [True]
+
+
+async def test_the_second_signal_does_not_wait() -> None:
+    async def task(stop: Stop) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await stop.wait()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await anyio.sleep_forever()
+
+    with anyio.fail_after(5):
+        await run_service({"task": task}, drain_s=60)

@@ -1,0 +1,70 @@
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from intramuros.kernel.telemetry import configure, logger, mask_secrets, mask_text
+
+KEY = "sk-ant-api03-abcdefghijklmnopqrstuvwxyz"
+JWT = "eyJhbGciOiJFZERTQSJ9.eyJ0dW5uZWwiOiJ0bmxfMSJ9.c2lnbmF0dXJl"
+
+
+@pytest.fixture(autouse=True)
+def _restore() -> Iterator[None]:
+    yield
+    structlog.reset_defaults()
+    logging.basicConfig(force=True)
+
+
+def test_fields_that_are_named_like_secrets_are_masked() -> None:
+    fields = {"api_key": "a", "Authorization": "b", "tunnel_token": "c", "cookie": "d", "port": 1}
+    assert mask_secrets(None, "info", dict(fields)) == {
+        "api_key": "[masked]",
+        "Authorization": "[masked]",
+        "tunnel_token": "[masked]",
+        "cookie": "[masked]",
+        "port": 1,
+    }
+
+
+@pytest.mark.parametrize("secret", [KEY, JWT])
+def test_values_that_look_like_secrets_are_masked_wherever_they_stand(secret: str) -> None:
+    nested: dict[str, object] = {
+        "error": f"401 for {secret}!",
+        "seen": [secret, {"deep": secret}],
+        "n": (secret,),
+    }
+    nested["raw"] = ValueError(secret)
+    masked = mask_secrets(None, "error", nested)
+    assert secret not in repr(masked)
+    assert "[masked]" in masked["error"]
+
+
+def test_a_nested_field_named_like_a_secret_is_masked() -> None:
+    masked = mask_secrets(None, "info", {"headers": {"x-api-key": "v", "accept": "text/plain"}})
+    assert masked == {"headers": {"x-api-key": "[masked]", "accept": "text/plain"}}
+
+
+def test_a_masked_key_can_still_be_told_apart() -> None:
+    assert mask_text(KEY).startswith("sk-ant-")
+    assert mask_text("nothing secret here") == "nothing secret here"
+
+
+def test_json_lines_carry_event_fields_and_component(capsys: pytest.CaptureFixture[str]) -> None:
+    configure(json=True, level="info")
+    log = logger("edge")
+    log.info("link_opened", tunnel="tnl_1", token="abc")
+    log.debug("below_the_level")
+    (line,) = capsys.readouterr().err.splitlines()
+    entry = json.loads(line)
+    assert (entry["event"], entry["tunnel"]) == ("link_opened", "tnl_1")
+    assert (entry["component"], entry["level"]) == ("edge", "info")
+    assert entry["token"] == "[masked]"
+
+
+def test_people_get_text(capsys: pytest.CaptureFixture[str]) -> None:
+    configure(json=False, level="warning")
+    logger("edge").warning("link_lost")
+    assert "link_lost" in capsys.readouterr().err
