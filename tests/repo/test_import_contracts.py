@@ -1,5 +1,7 @@
 """Each import contract notices the one edit that it is there for, and no other does."""
 
+import ast
+import configparser
 import re
 import shutil
 import subprocess
@@ -67,6 +69,25 @@ def source(tmp_path: Path) -> Path:
     copy = tmp_path / "src"
     shutil.copytree(SOURCE, copy / SOURCE.name, ignore=shutil.ignore_patterns("__pycache__"))
     return copy
+
+
+def pure_by_docstring() -> set[str]:
+    """Return the modules whose docstring says ``Pure.`` or ``Pure:``."""
+    return {
+        ".".join(path.relative_to(ROOT / "src").with_suffix("").parts)
+        for path in SOURCE.rglob("*.py")
+        if re.search(r"\bPure[.:]", ast.get_docstring(ast.parse(path.read_text())) or "")
+    }
+
+
+def test_what_says_it_is_pure_is_held_to_it() -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT / ".importlinter")
+    listed = set(config["importlinter:contract:pure"]["source_modules"].split())
+    rooms = tuple(f"{name}." for name in listed)
+    assert {name for name in pure_by_docstring() if not name.startswith(rooms)} == {
+        name for name in listed if not (ROOT / "src" / Path(*name.split("."))).is_dir()
+    }
 
 
 def test_an_honest_tree_keeps_every_contract(source: Path) -> None:

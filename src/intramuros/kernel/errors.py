@@ -1,4 +1,4 @@
-"""The error tree.
+"""The error tree. Pure.
 
 ::
 
