@@ -1,4 +1,4 @@
-from intramuros.control.session.records import Draft, Record
+from intramuros.control.store.records import Draft, Record
 
 
 def record(**changes: object) -> Record:
