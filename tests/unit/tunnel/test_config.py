@@ -1,0 +1,115 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from intramuros.kernel.errors import OperatorError
+from intramuros.tunnel.config import GatewayConfig, load_config, parse_config
+from intramuros.tunnel.gateway import EdgeAddress
+from intramuros.tunnel.routes import PRIVATE_NETWORKS, Upstream
+
+GOOD = """
+listen_addr: ":8080"
+log_level: warn
+shutdown_timeout: 1m30s
+tunnel_domain: k3v9.tunnel.example
+tls:
+  cert_file: tls.crt
+  key_file: /etc/keys/tls.key
+routes:
+  docs: http://10.0.0.5:8080
+  wiki.k3v9.tunnel.example: https://wiki.corp:443
+upstream:
+  tls:
+    include_system_cas: true
+edge: [edge.example:443, "[fd00::1]:7844"]
+token_file: tunnel-token
+audit_file: audit.jsonl
+"""
+
+
+def parse(text: str) -> GatewayConfig:
+    return parse_config(text.encode(), Path("/etc/gateway"))
+
+
+def change(old: str, new: str) -> str:
+    assert old in GOOD
+    return GOOD.replace(old, new)
+
+
+def test_the_products_own_file_is_read() -> None:
+    config = parse(GOOD)
+    assert config.edges == (EdgeAddress("edge.example", 443), EdgeAddress("fd00::1", 7844))
+    assert config.cert_file == Path("/etc/gateway/tls.crt")
+    assert config.key_file == Path("/etc/keys/tls.key")
+    assert config.routes.routes["docs"] == Upstream("http", "10.0.0.5", 8080)
+    assert config.addresses.networks == PRIVATE_NETWORKS
+    assert config.upstream_tls.include_system_cas
+    assert (config.log_level, config.shutdown_timeout_s) == ("warning", 90)
+
+
+def test_defaults() -> None:
+    config = parse(change("log_level: warn\n", "").replace("shutdown_timeout: 1m30s\n", ""))
+    assert (config.log_level, config.shutdown_timeout_s) == ("info", 30)
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("", "mapping"),
+        ("- a", "mapping"),
+        ("a: [", "YAML"),
+        (change("routes:\n  docs: http", "routes:\n  - http"), "routes"),
+        (change("docs: http://10.0.0.5:8080", "docs: http://10.0.0.5:8080/mcp"), "routes.docs"),
+        (change("docs: http://10.0.0.5:8080", "docs: 5"), "routes.docs"),
+        (change("docs:", "Docs:"), "Docs"),
+        (change("    include_system_cas: true", "    {}"), "upstream.tls"),
+        (change("include_system_cas: true", "include_system_cas: perhaps"), "include_system_cas"),
+        (change("tunnel_domain: k3v9.tunnel.example\n", ""), "tunnel_domain"),
+        (change("tunnel_domain: k3v9", "tunnel_domain: K3v9"), "tunnel_domain"),
+        (change("  key_file: /etc/keys/tls.key\n", ""), "tls.key_file"),
+        (change("token_file: tunnel-token\n", ""), "token_file"),
+        (change("cert_file: tls.crt", "cert_file: 5"), "tls.cert_file"),
+        (change("edge: [edge.example:443", "edge: [edge.example"), "edge"),
+        (change('edge: [edge.example:443, "[fd00::1]:7844"]\n', ""), "edge"),
+        (change("log_level: warn", "log_level: loud"), "log_level"),
+        (change("1m30s", "soon"), "shutdown_timeout"),
+        (GOOD + "retries: 3\n", "retries"),
+        (change("  tls:\n    incl", "  timeout: 3\n  tls:\n    incl"), "upstream.timeout"),
+        (change("upstream:\n", "upstream:\n  allowed_ips: [10.0.0.1/8]\n"), "allowed_ips"),
+        (change("upstream:\n", "upstream:\n  allowed_ips: []\n"), "allowed_ips"),
+        (
+            change(
+                "upstream:\n",
+                "upstream:\n  allowed_ips: [10.0.0.1]\n  disable_ip_validation: true\n",
+            ),
+            "exclude each other",
+        ),
+    ],
+)
+def test_each_error_names_its_key_and_a_fix(text: str, key: str) -> None:
+    with pytest.raises(OperatorError) as caught:
+        parse(text)
+    assert key in str(caught.value)
+    assert caught.value.fix
+    assert "\n" not in str(caught.value)
+
+
+def test_https_upstreams_need_a_ca() -> None:
+    with pytest.raises(OperatorError, match=r"wiki.*https.*ca_file"):
+        parse(change("include_system_cas: true", "include_system_cas: false"))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OperatorError, match=r"nowhere\.yaml"):
+        load_config(tmp_path / "nowhere.yaml")
+    path = tmp_path / "config.yaml"
+    path.write_text(GOOD)
+    assert load_config(path).token_file == tmp_path / "tunnel-token"
+
+
+@given(st.text(max_size=200))
+def test_arbitrary_text_gives_an_operator_error(text: str) -> None:
+    with pytest.raises(OperatorError):
+        parse(text)

@@ -1,0 +1,116 @@
+from dataclasses import dataclass
+
+import pytest
+
+from intramuros.protocol.tickets import DialTicket, Fence, TunnelToken
+from intramuros.tunnel.linktable import Entry, LinkTable, Refused
+
+DOMAIN = "t.example"
+
+
+@dataclass
+class FakeLink:
+    load: int = 0
+    accepts_streams: bool = True
+    aborted: str = ""
+
+    def abort(self, reason: str) -> None:
+        self.aborted = reason
+
+
+def entry(version: int = 1, tunnel: str = "tnl_1", load: int = 0) -> Entry:
+    return Entry(TunnelToken(tunnel, DOMAIN, version), "gw", FakeLink(load))
+
+
+def ticket(version: int = 1, tunnel: str = "tnl_1", floor: int | None = None) -> DialTicket:
+    return DialTicket(tunnel, DOMAIN, f"docs.{DOMAIN}", version, floor=floor)
+
+
+def code(caught: pytest.ExceptionInfo[Refused]) -> str:
+    return caught.value.code
+
+
+def test_the_least_loaded_link_of_the_tunnel_is_picked() -> None:
+    table = LinkTable()
+    busy, free = entry(load=3), entry(load=1)
+    for each in (busy, free, entry(tunnel="tnl_2")):
+        table.add(each)
+    assert table.pick(ticket()) is free
+    assert table.link_count == 3
+
+
+def test_without_a_usable_link_there_is_none() -> None:
+    table = LinkTable()
+    with pytest.raises(Refused) as caught:
+        table.pick(ticket())
+    assert code(caught) == "no_link"
+    one = entry()
+    table.add(one)
+    assert isinstance(one.link, FakeLink)
+    one.link.accepts_streams = False
+    with pytest.raises(Refused):
+        table.pick(ticket())
+    table.remove(one)
+    table.remove(one)
+    assert table.link_count == 0
+
+
+def test_a_link_of_another_domain_serves_nobody() -> None:
+    table = LinkTable()
+    table.add(Entry(TunnelToken("tnl_1", "other.example", 1), "gw", FakeLink()))
+    with pytest.raises(Refused):
+        table.pick(ticket())
+
+
+def test_rotation_stops_old_tokens_at_once() -> None:
+    table = LinkTable()
+    old = entry(1)
+    table.add(old)
+    with pytest.raises(Refused) as caught:
+        table.pick(ticket(2))
+    assert code(caught) == "no_link"
+    with pytest.raises(Refused) as caught:
+        table.admit(old.token)
+    assert code(caught) == "stale_token"
+    # A later ticket of an older version does not lower the bar again.
+    assert table.pick(ticket(1)) is old
+    with pytest.raises(Refused):
+        table.admit(old.token)
+
+
+def test_a_floor_lets_open_links_serve_on_but_admits_no_old_token() -> None:
+    table = LinkTable()
+    old = entry(1)
+    table.add(old)
+    assert table.pick(ticket(2, floor=1)) is old
+    with pytest.raises(Refused):
+        table.admit(old.token)
+
+
+def test_fences_stop_new_links_and_sever_only_when_told() -> None:
+    table = LinkTable()
+    old, new = entry(1), entry(2)
+    table.add(old)
+    table.add(new)
+    assert table.apply(Fence("tnl_1", 2)) == 0
+    with pytest.raises(Refused):
+        table.admit(old.token)
+    assert table.apply(Fence("tnl_1", 2, sever=True)) == 1
+    assert isinstance(old.link, FakeLink)
+    assert isinstance(new.link, FakeLink)
+    assert old.link.aborted
+    assert not new.link.aborted
+    assert table.pick(ticket(1)) is new
+
+
+def test_limits() -> None:
+    table = LinkTable(max_links=1, max_streams=2)
+    one = entry(load=2)
+    table.admit(one.token)
+    table.add(one)
+    with pytest.raises(Refused) as caught:
+        table.admit(one.token)
+    assert code(caught) == "too_many_links"
+    with pytest.raises(Refused) as caught:
+        table.pick(ticket())
+    assert code(caught) == "too_many_streams"
