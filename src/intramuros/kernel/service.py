@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 import anyio
 from anyio.abc import TaskStatus
 
+from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.telemetry import logger
 
 log = logger("service")
@@ -64,6 +65,9 @@ async def run_service(
 async def _named(name: str, task: Task, stop: Stop) -> None:
     try:
         await task(stop)
+    except OperatorError:
+        # Whoever started the process tells the operator, in one line.
+        raise
     except Exception as error:
         log.error("task_failed", task=name, error=repr(error))
         raise

@@ -1,0 +1,99 @@
+"""``intramuros audit``: verify, export and report the records of what was done."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from intramuros.cli.crossing import checked, crossings, totals
+from intramuros.cli.layout import Layout
+from intramuros.cli.output import say, table
+from intramuros.kernel.appendlog import read_lines
+from intramuros.kernel.errors import DomainError, OperatorError
+from intramuros.protocol.audit import BrokenChain, Head
+
+app = typer.Typer(help="The hash-chained records on each side of the wall.", no_args_is_help=True)
+
+FilesArgument = Annotated[
+    list[Path] | None, typer.Argument(help="Audit files; or use --data-dir.", metavar="FILE…")
+]
+DirectoryOption = Annotated[
+    Path | None, typer.Option("--data-dir", help="Data directory whose records are meant.")
+]
+
+
+class ChainBroken(DomainError):
+    """A record was changed, dropped or reordered: compare with a copy from elsewhere."""
+
+
+@app.command("verify")
+def verify(files: FilesArgument = None, data_dir: DirectoryOption = None) -> None:
+    """Check every chain and print its length and last hash; status 1 if one is broken.
+
+    Example: intramuros audit verify worker/audit.jsonl
+    """
+    for name, file in _named(files, data_dir):
+        _, head = _read(file)
+        say(f"{name}\t{head.seq} records\t{head.hash}")
+
+
+@app.command("export")
+def export(files: FilesArgument = None, data_dir: DirectoryOption = None) -> None:
+    """Print verified records as JSON lines, each with the name of its log.
+
+    Example: intramuros audit export --data-dir ./data > records.jsonl
+    """
+    for name, file in _named(files, data_dir):
+        records, _ = _read(file)
+        for record in records:
+            say(json.dumps({"log": name, **record}, ensure_ascii=False))
+
+
+@app.command("report")
+def report(
+    session_id: Annotated[str, typer.Argument(help="The session, sesn_….", metavar="SESSION_ID")],
+    data_dir: DirectoryOption = None,
+    worker: Annotated[Path | None, typer.Option(help="The worker's audit file.")] = None,
+    gateway: Annotated[Path | None, typer.Option(help="The gateway's audit file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every crossing as JSON.")] = False,
+) -> None:
+    """Print what crossed the wall for a session, by direction and rule.
+
+    Example: intramuros audit report sesn_… --data-dir ./data
+    """
+    files = Layout(data_dir).audit_files() if data_dir else {}
+    files |= {n: f for n, f in (("worker", worker), ("gateway", gateway)) if f is not None}
+    found = []
+    for name in ("worker", "gateway"):
+        if name in files:
+            records, _ = _read(files[name])
+            found += crossings(name, records, session_id)
+    if not files:
+        raise OperatorError("no audit file", "pass --data-dir, or --worker and --gateway")
+    if as_json:
+        for crossing in found:
+            say(json.dumps(crossing.__dict__, ensure_ascii=False))
+        return
+    columns = ("program", "direction", "rule", "count", "bytes")
+    table(columns, [total.__dict__ for total in totals(found)])
+
+
+def _named(files: list[Path] | None, data_dir: Path | None) -> Iterable[tuple[str, Path]]:
+    if files:
+        return [(str(file), file) for file in files]
+    if data_dir is None:
+        raise OperatorError("no audit file", "name files, or pass --data-dir")
+    return list(Layout(data_dir).audit_files().items())
+
+
+def _read(file: Path) -> tuple[list[dict[str, object]], Head]:
+    try:
+        return checked(read_lines(file))
+    except BrokenChain as error:
+        raise ChainBroken(f"{file} is not what was written: {error}") from error
+    except OSError as error:
+        raise OperatorError(
+            f"cannot read {file} ({error.strerror})", "check the path and its mode"
+        ) from error

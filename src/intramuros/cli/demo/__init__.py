@@ -1,0 +1,1 @@
+"""One real job through all three planes: an audit of a bank's mortgage decisions."""

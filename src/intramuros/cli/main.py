@@ -1,0 +1,54 @@
+"""The command line: one command for each thing an operator does."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from intramuros.cli import audit, gateway, sessions, tunnels
+from intramuros.cli.failures import guarded
+from intramuros.cli.planes import add_planes
+from intramuros.kernel import telemetry
+
+app = typer.Typer(
+    name="intramuros",
+    help="Agents whose brain and hands live on different sides of a wall.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def root(
+    log_level: Annotated[
+        str,
+        typer.Option(
+            envvar="INTRAMUROS_LOG_LEVEL", help="debug, info, warning or error.", metavar="LEVEL"
+        ),
+    ] = "info",
+    log_json: Annotated[
+        bool, typer.Option("--log-json", envvar="INTRAMUROS_LOG_JSON", help="Log as JSON lines.")
+    ] = False,
+) -> None:
+    """Agents whose brain and hands live on different sides of a wall."""
+    if log_level not in ("debug", "info", "warning", "error"):
+        raise typer.BadParameter("use debug, info, warning or error", param_hint="--log-level")
+    telemetry.configure(json=log_json, level=log_level)
+
+
+add_planes(app)
+app.add_typer(gateway.app, name="gateway")
+app.add_typer(tunnels.app, name="tunnel")
+app.add_typer(sessions.app, name="session")
+app.add_typer(audit.app, name="audit")
+
+
+def main() -> None:
+    """Run the command line and exit with its status."""
+    sys.exit(guarded(app))
+
+
+if __name__ == "__main__":
+    main()
