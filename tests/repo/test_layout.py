@@ -16,24 +16,30 @@ def python_sources() -> list[Path]:
     return [path for path in tracked("*.py") if path.parts[:2] == ("src", "intramuros")]
 
 
-def twin_of(source: Path) -> Path:
-    return Path("tests", "unit", *source.parts[2:-1], f"test_{source.name}")
+def twins_of(source: Path) -> list[Path]:
+    """Return where a file's own tests may be: apart from the world, or against the real thing."""
+    return [
+        Path("tests", kind, *source.parts[2:-1], f"test_{source.name}")
+        for kind in ("unit", "integration")
+    ]
+
+
+def has_twin(source: Path) -> bool:
+    return any((ROOT / twin).exists() for twin in twins_of(source))
 
 
 def test_every_source_file_has_its_twin_test() -> None:
     excused = settings()["no-twin"]
     missing = [
-        f"{source} wants {twin_of(source)}"
+        f"{source} wants {twins_of(source)[0]}"
         for source in python_sources()
-        if source.name != "__init__.py"
-        and str(source) not in excused
-        and not (ROOT / twin_of(source)).exists()
+        if source.name != "__init__.py" and str(source) not in excused and not has_twin(source)
     ]
     assert not missing, violations(missing, "write the twin (or excuse it in pyproject.toml):")
 
 
 def test_no_twin_tests_a_file_that_is_gone() -> None:
-    known = {twin_of(source) for source in python_sources()}
+    known = {twin for source in python_sources() for twin in twins_of(source)}
     orphans = [
         str(path)
         for path in tracked("test_*.py")
@@ -54,11 +60,7 @@ def test_files_stay_short() -> None:
 
 def test_excuses_are_needed_and_have_reasons() -> None:
     twins, long = settings()["no-twin"], settings()["long-files"]
-    stale = [
-        path
-        for path in twins
-        if not (ROOT / path).exists() or (ROOT / twin_of(Path(path))).exists()
-    ]
+    stale = [path for path in twins if not (ROOT / path).exists() or has_twin(Path(path))]
     stale += [path for path in long if not (ROOT / path).exists() or lines(Path(path)) <= LINE_CAP]
     assert not stale, violations(stale, "take the needless excuse out of pyproject.toml:")
     assert all(len(reason) > 10 for reason in [*twins.values(), *long.values()])

@@ -325,35 +325,43 @@ async def serve_tls(
     Raises:
         OperatorError: the address cannot be listened on.
     """
-    loop = asyncio.get_running_loop()
     wires: set[Wire] = set()
+
+    def accept(wire: Wire) -> None:
+        wires.add(wire)
+        _start(group, handler, wire, wires)
+
+    # Bound before the task group exists, so that its error is not wrapped in a group.
+    server = await _bind(lambda: Wire(accept), host, port, context)
     async with anyio.create_task_group() as group:
-
-        def accept(wire: Wire) -> None:
-            wires.add(wire)
-            _start(group, handler, wire, wires)
-
         try:
-            server = await loop.create_server(
-                lambda: Wire(accept),
-                host,
-                port,
-                ssl=context,
-                ssl_handshake_timeout=HANDSHAKE_S,
-                backlog=1024,
-            )
-        except OSError as error:
-            raise OperatorError(
-                f"cannot listen on {host}:{port} ({error.strerror or error})",
-                "stop what uses the port or choose another",
-            ) from error
-        try:
+            await server.start_serving()
             task_status.started(server.sockets[0].getsockname()[1])
             await anyio.sleep_forever()
         finally:
             server.close()
             for wire in list(wires):
                 wire.abort()
+
+
+async def _bind(
+    factory: Callable[[], Wire], host: str, port: int, context: ssl.SSLContext
+) -> asyncio.Server:
+    try:
+        return await asyncio.get_running_loop().create_server(
+            factory,
+            host,
+            port,
+            ssl=context,
+            ssl_handshake_timeout=HANDSHAKE_S,
+            backlog=1024,
+            start_serving=False,
+        )
+    except OSError as error:
+        raise OperatorError(
+            f"cannot listen on {host}:{port} ({error.strerror or error})",
+            "stop what uses the port or choose another",
+        ) from error
 
 
 def _start(
