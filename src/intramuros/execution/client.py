@@ -1,0 +1,319 @@
+"""The control plane as the worker sees it, through the official SDK: work, events, results.
+
+Only the wire contract is used, so any control plane that keeps it can be served. Every request
+has a deadline, none is retried here: each loop has its own patience.
+
+Errors::
+
+    ControlPlaneError
+    ├── Away            try again: network, 408, 409, 429, 5xx; may say when
+    │   └── Raced       409: somebody else was faster, or the thing is in another state
+    ├── LeaseLost       412 on a heartbeat: the item is no longer ours
+    └── Refused         any other 4xx: repeating it will not help
+"""
+
+import base64
+import binascii
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import anthropic
+import httpx2
+from anthropic import AsyncAnthropic, omit
+
+from intramuros.execution.dispatch import Event, ToolUse, read_event
+from intramuros.execution.journal import Result
+from intramuros.kernel.telemetry import logger
+
+log = logger("client")
+
+# The longest time the contract lets a poll wait on the server (contract 9.9).
+POLL_BLOCK_MS: Final = 999
+HISTORY_PAGE: Final = 1000
+NO_HEARTBEAT: Final = "NO_HEARTBEAT"
+
+_CONNECT_S: Final = 10.0
+_REQUEST_S: Final = 30.0
+_POLL_S: Final = 15.0
+# A stream says something at least every 15 s; silence for this long is a dead connection.
+_STREAM_SILENCE_S: Final = 90.0
+_POST_S: Final = 120.0
+_MAX_SECRET_CHARS: Final = 64 * 1024
+_RETRYABLE: Final = frozenset({408, 409, 429})
+
+
+class ControlPlaneError(Exception):
+    """A request did not succeed."""
+
+
+class Away(ControlPlaneError):
+    """Try again later, after ``retry_after_s`` seconds when that is set."""
+
+    def __init__(self, why: str, retry_after_s: float | None = None) -> None:
+        super().__init__(why)
+        self.retry_after_s = retry_after_s
+
+
+class Raced(Away):
+    """Somebody else was faster: look at the state again."""
+
+
+class LeaseLost(ControlPlaneError):
+    """The item belongs to the queue or to another worker: leave it alone."""
+
+
+class Refused(ControlPlaneError):
+    """Repeating the request will not help; ``status`` is the HTTP status."""
+
+    def __init__(self, why: str, status: int) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Work:
+    """One claimed item of the queue."""
+
+    work_id: str
+    environment_id: str
+    kind: str
+    session_id: str
+    token: str | None = field(default=None, repr=False)
+    """The item's own credential, from its secret (contract 2.5); None: use the key."""
+
+
+@dataclass(frozen=True)
+class Beat:
+    """The answer to a heartbeat."""
+
+    last: str
+    extended: bool
+    state: str
+    ttl_s: float
+
+
+class ControlPlane:
+    """One environment's queue, with the environment key."""
+
+    def __init__(self, base_url: str, environment_id: str, key: str, worker_id: str) -> None:
+        self.environment_id = environment_id
+        self._worker_id = worker_id
+        self._sdk = AsyncAnthropic(
+            base_url=base_url,
+            auth_token=key,
+            max_retries=0,
+            timeout=httpx2.Timeout(_REQUEST_S, connect=_CONNECT_S),
+            # Spans of the SDK could carry tool content past the outflow filter.
+            open_telemetry=False,
+        )
+
+    async def poll(self, reclaim_older_than_ms: int | None) -> Work | None:
+        """Claim the next item, waiting on the server for up to a second."""
+        with _mapped():
+            item = await self._sdk.beta.environments.work.poll(
+                self.environment_id,
+                block_ms=POLL_BLOCK_MS,
+                reclaim_older_than_ms=omit
+                if reclaim_older_than_ms is None
+                else reclaim_older_than_ms,
+                anthropic_worker_id=self._worker_id,
+                timeout=_POLL_S,
+            )
+        return None if item is None else read_work(item, self.environment_id)
+
+    async def ack(self, work: Work) -> None:
+        """Take an item off the queue; :class:`Raced` when another worker has it."""
+        with _mapped():
+            await self._sdk.beta.environments.work.ack(
+                work.work_id, environment_id=work.environment_id
+            )
+
+    def item(self, work: Work) -> "ItemClient":
+        """Return the client for one item, with its own credential when it has one."""
+        if work.token is None:
+            return ItemClient(self._sdk, work)
+        scoped = self._sdk.copy(auth_token=work.token, base_url=self._sdk.base_url)
+        return ItemClient(scoped, work)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._sdk.close()
+
+
+class ItemClient:
+    """One work item and its session."""
+
+    def __init__(self, sdk: AsyncAnthropic, work: Work) -> None:
+        self._sdk = sdk
+        self.work = work
+
+    async def heartbeat(self, expected: str, *, ttl_s: int | None = None) -> Beat:
+        """Extend the lease.
+
+        Args:
+            expected: what the last heartbeat returned, or ``NO_HEARTBEAT``.
+            ttl_s: how long the lease should be, in seconds; None leaves it to the server.
+        """
+        with _mapped(heartbeat=True):
+            answer = await self._sdk.beta.environments.work.heartbeat(
+                self.work.work_id,
+                environment_id=self.work.environment_id,
+                expected_last_heartbeat=expected,
+                desired_ttl_seconds=omit if ttl_s is None else ttl_s,
+            )
+        return read_beat(answer)
+
+    async def stop(self) -> None:
+        """End the item; one that has already stopped is fine (contract 9.35)."""
+        try:
+            with _mapped():
+                await self._sdk.beta.environments.work.stop(
+                    self.work.work_id, environment_id=self.work.environment_id, force=True
+                )
+        except Raced:
+            return
+
+    async def session_status(self) -> str:
+        """Return the session's status."""
+        with _mapped():
+            session = await self._sdk.beta.sessions.retrieve(self.work.session_id)
+        return str(getattr(session, "status", ""))
+
+    @asynccontextmanager
+    async def stream(self) -> AsyncIterator[AsyncIterator[Event]]:
+        """Open the event stream; inside, it is live. Iterating raises :class:`Away` when cut."""
+        with _mapped():
+            stream = await self._sdk.beta.sessions.events.stream(
+                self.work.session_id,
+                timeout=httpx2.Timeout(_REQUEST_S, connect=_CONNECT_S, read=_STREAM_SILENCE_S),
+            )
+        try:
+            yield _events(stream)
+        finally:
+            await stream.close()
+
+    async def history(self) -> list[Event]:
+        """Return all events so far, without their content."""
+        events: list[Event] = []
+        with _mapped():
+            async for raw in self._sdk.beta.sessions.events.list(
+                self.work.session_id, limit=HISTORY_PAGE
+            ):
+                events.append(read_event(raw))  # noqa: PERF401  a page may fail in the middle
+        return events
+
+    async def post(self, call: ToolUse, result: Result) -> None:
+        """Send the result of a call (contract 22.14)."""
+        with _mapped():
+            await self._sdk.beta.sessions.events.send(
+                self.work.session_id,
+                events=[result_event(call, result)],
+                timeout=httpx2.Timeout(_POST_S, connect=_CONNECT_S),
+            )
+
+
+def result_event(call: ToolUse, result: Result) -> Any:  # noqa: ANN401  the SDK's own TypedDicts
+    """Return the event that answers a call."""
+    kind: Literal["user.custom_tool_result", "user.tool_result"]
+    kind, key = (
+        ("user.custom_tool_result", "custom_tool_use_id")
+        if call.custom
+        else ("user.tool_result", "tool_use_id")
+    )
+    return {
+        "type": kind,
+        key: call.event_id,
+        "is_error": result.is_error,
+        "content": result.content,
+    }
+
+
+def read_work(item: Any, environment_id: str) -> Work:  # noqa: ANN401  foreign data
+    """Read a polled item.
+
+    Raises:
+        Away: it has no id, so it cannot even be given back.
+    """
+    work_id = getattr(item, "id", None)
+    if not isinstance(work_id, str) or not work_id:
+        raise Away("the control plane sent a work item without an id")
+    data = getattr(item, "data", None)
+    kind, session_id = getattr(data, "type", None), getattr(data, "id", None)
+    return Work(
+        work_id,
+        environment_id,
+        kind if isinstance(kind, str) else "",
+        session_id if isinstance(session_id, str) else "",
+        sessions_token(getattr(item, "secret", None)),
+    )
+
+
+def read_beat(answer: object) -> Beat:
+    """Read the answer to a heartbeat.
+
+    Raises:
+        Away: it has another form.
+    """
+    last, state = getattr(answer, "last_heartbeat", None), getattr(answer, "state", None)
+    ttl_s = getattr(answer, "ttl_seconds", None)
+    if not isinstance(last, str) or not isinstance(state, str) or not isinstance(ttl_s, int):
+        raise Away("malformed answer to a heartbeat")
+    return Beat(last, getattr(answer, "lease_extended", None) is True, state, float(ttl_s))
+
+
+def sessions_token(secret: object) -> str | None:
+    """Return the credential inside a work item's secret, or None (contract 2.5, 2.6)."""
+    if not isinstance(secret, str) or not 0 < len(secret) <= _MAX_SECRET_CHARS:
+        return None
+    try:
+        data = json.loads(base64.urlsafe_b64decode(secret + "=" * (-len(secret) % 4)))
+    except (ValueError, binascii.Error, RecursionError):
+        data = None
+    token = data.get("sessions_token") if isinstance(data, dict) else None
+    if isinstance(token, str) and token and token.isascii() and token.isprintable():
+        return token
+    log.warning("work_secret_unreadable", falls_back_to="environment key")
+    return None
+
+
+async def _events(stream: Any) -> AsyncIterator[Event]:  # noqa: ANN401  the SDK's stream type
+    with _mapped():
+        async for raw in stream:
+            yield read_event(raw)
+
+
+@contextmanager
+def _mapped(*, heartbeat: bool = False) -> Iterator[None]:
+    """Rename the SDK's errors; the message keeps no body, which could echo content."""
+    try:
+        yield
+    except anthropic.APIStatusError as error:
+        raise _by_status(error, heartbeat=heartbeat) from error
+    except (anthropic.APIError, httpx2.HTTPError, OSError) as error:
+        raise Away(type(error).__name__) from error
+    except ValueError as error:
+        raise Away("malformed answer") from error
+
+
+def _by_status(error: anthropic.APIStatusError, *, heartbeat: bool) -> ControlPlaneError:
+    status = error.status_code
+    why = f"HTTP {status}"
+    if status == 412 and heartbeat:
+        return LeaseLost(why)
+    if status == 409:
+        return Raced(why)
+    # An error frame inside a stream carries the stream's own status 200 (contract 3.16).
+    if 400 <= status < 500 and status not in _RETRYABLE:
+        return Refused(why, status)
+    return Away(why, _retry_after_s(error.response.headers.get("retry-after")))
+
+
+def _retry_after_s(header: str | None) -> float | None:
+    try:
+        seconds = float(header or "")
+    except ValueError:
+        return None
+    return min(seconds, 300.0) if seconds > 0 else None

@@ -1,0 +1,142 @@
+"""One sandbox per session: created on the first call, kept or destroyed when its item ends."""
+
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+import anyio
+
+from intramuros.execution.sandbox.base import (
+    Provider,
+    Sandbox,
+    SandboxBusy,
+    SandboxError,
+    SandboxSpec,
+)
+from intramuros.kernel.telemetry import logger
+from intramuros.kernel.timing import backoff_s
+
+log = logger("hands")
+
+# A dead worker's sandbox, or our own of a moment ago, may still be going away.
+_BUSY_ATTEMPTS: Final = 6
+
+
+class Hands:
+    """The sandboxes of one worker."""
+
+    def __init__(
+        self, provider: Provider, spec: SandboxSpec, rand: Callable[[], float], *, keep: int = 0
+    ) -> None:
+        """Take a started provider.
+
+        Args:
+            keep: how many sandboxes may wait paused for their session's next item.
+        """
+        self._provider = provider
+        self._spec = spec
+        self._rand = rand
+        self._keep = keep if provider.capabilities.pause != "none" else 0
+        self._live: dict[str, Sandbox] = {}
+        self._paused: OrderedDict[str, Sandbox] = OrderedDict()
+        self._turns: dict[str, anyio.Lock] = {}
+
+    @asynccontextmanager
+    async def turn(self, session_id: str) -> AsyncIterator[None]:
+        """Hold a session for one item; a second item of the same session waits.
+
+        That happens when a lease was lost while we were still cleaning up after it.
+        """
+        lock = self._turns.setdefault(session_id, anyio.Lock())
+        async with lock:
+            try:
+                yield
+            finally:
+                if lock.statistics().tasks_waiting == 0:
+                    self._turns.pop(session_id, None)
+
+    async def take(self, session_id: str) -> Sandbox:
+        """Return the session's live sandbox, created or resumed if need be.
+
+        Raises:
+            SandboxError, SandboxUnavailable: it did not come up.
+        """
+        sandbox = self._live.get(session_id)
+        if sandbox is not None and sandbox.alive:
+            return sandbox
+        await self.drop(session_id, paused=False)
+        sandbox = await self._resume(session_id) or await self._create(session_id)
+        self._live[session_id] = sandbox
+        return sandbox
+
+    async def drop(self, session_id: str, *, paused: bool = True) -> None:
+        """Destroy the session's sandbox; its workspace stays."""
+        sandbox = self._live.pop(session_id, None)
+        if sandbox is None and paused:
+            sandbox = self._paused.pop(session_id, None)
+        if sandbox is not None:
+            await _destroy(sandbox)
+
+    async def rest(self, session_id: str) -> None:
+        """The session's item is over: keep its sandbox paused if we may, else destroy it."""
+        sandbox = self._live.pop(session_id, None)
+        if sandbox is None:
+            return
+        if not self._keep or not sandbox.alive:
+            await _destroy(sandbox)
+            return
+        try:
+            await sandbox.pause()
+        except SandboxError as error:
+            log.warning("pause_failed", session_id=session_id, error=str(error))
+            await _destroy(sandbox)
+            return
+        self._paused[session_id] = sandbox
+        while len(self._paused) > self._keep:
+            _, oldest = self._paused.popitem(last=False)
+            await _destroy(oldest)
+
+    async def forget(self, session_id: str) -> None:
+        """The session was deleted: destroy its sandbox and its workspace."""
+        await self.drop(session_id)
+        await self._provider.forget(session_id)
+
+    async def aclose(self) -> None:
+        """Destroy every sandbox; workspaces stay."""
+        for sandbox in [*self._live.values(), *self._paused.values()]:
+            await _destroy(sandbox)
+        self._live.clear()
+        self._paused.clear()
+
+    async def _resume(self, session_id: str) -> Sandbox | None:
+        sandbox = self._paused.pop(session_id, None)
+        if sandbox is None:
+            return None
+        try:
+            await sandbox.resume()
+        except SandboxError as error:
+            log.warning("resume_failed", session_id=session_id, error=str(error))
+        else:
+            if sandbox.alive:
+                return sandbox
+        await _destroy(sandbox)
+        return None
+
+    async def _create(self, session_id: str) -> Sandbox:
+        for attempt in range(_BUSY_ATTEMPTS):
+            try:
+                return await self._provider.create(self._spec, session_id)
+            except SandboxBusy:
+                if attempt + 1 == _BUSY_ATTEMPTS:
+                    raise
+                await anyio.sleep(backoff_s(attempt, 0.25, 5.0, self._rand()))
+        raise AssertionError("unreachable")
+
+
+async def _destroy(sandbox: Sandbox) -> None:
+    try:
+        await sandbox.destroy()
+    except SandboxError as error:
+        # What is left of it is swept at the next start.
+        log.warning("destroy_failed", sandbox_id=sandbox.sandbox_id, error=str(error))

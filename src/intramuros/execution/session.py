@@ -1,0 +1,284 @@
+"""Serve one work item: acknowledge, then heartbeat ∥ event tail ∥ calls, then give it back."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import anyio
+
+from intramuros.execution.calls import Bench, Calls
+from intramuros.execution.client import (
+    Away,
+    ControlPlane,
+    ControlPlaneError,
+    ItemClient,
+    LeaseLost,
+    Raced,
+    Refused,
+    Work,
+)
+from intramuros.execution.dispatch import Dispatch
+from intramuros.execution.heartbeat import End, Lease, heartbeat_loop
+from intramuros.execution.record import INWARD, RecordFailed, weigh
+from intramuros.execution.tail import Tail
+from intramuros.kernel.redact import MIN_EXACT_CHARS, Redactor
+from intramuros.kernel.service import Stop
+from intramuros.kernel.telemetry import logger
+from intramuros.kernel.timing import backoff_s
+from intramuros.protocol.events import SANDBOX_TOOLS
+
+log = logger("session")
+
+_ATTEMPTS: Final = 4
+_CLEANUP_S: Final = 15.0
+# A shortened lease lapses this soon, in seconds, and another worker goes on (AMB 7: at least 10).
+HANDOVER_TTL_S: Final = 10
+
+
+class Outcome(StrEnum):
+    """How serving an item ended."""
+
+    RACED = "raced"
+    SKIPPED = "skipped"
+    ENDED = "session_ended"
+    IDLE = "idle"
+    DRAINED = "drained"
+    LEASE = "lease"
+    REFUSED = "refused"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What holds for every item of one worker."""
+
+    max_idle_s: float
+    environment_key: str
+
+
+class Item:
+    """One claimed item, from acknowledgement to the end."""
+
+    def __init__(
+        self, control: ControlPlane, work: Work, bench: Bench, terms: Terms, stop: Stop
+    ) -> None:
+        self._control = control
+        self._work = work
+        self._bench = bench
+        self._terms = terms
+        self._stop = stop
+        self._client: ItemClient = control.item(work)
+        self._lease = Lease()
+        tools = frozenset(SANDBOX_TOOLS) | frozenset(bench.custom)
+        self._dispatch = Dispatch(tools)
+        self._outcome = Outcome.FAILED
+        self._moved = anyio.Event()
+        secrets = [
+            s for s in (terms.environment_key, work.token) if s and len(s) >= MIN_EXACT_CHARS
+        ]
+        self._calls = Calls(
+            bench, self._client, self._dispatch, self._lease, Redactor(exact=secrets)
+        )
+
+    @property
+    def doing(self) -> str:
+        """What is being done now, for the status."""
+        return self._calls.doing
+
+    async def serve(self) -> Outcome:
+        """Serve the item to its end; never raises but for cancellation.
+
+        A failure of one session is logged and its item stopped; it touches no other.
+        """
+        try:
+            if not await self._begin():
+                return Outcome.RACED
+        except ControlPlaneError as error:
+            log.warning("ack_failed", work_id=self._work.work_id, error=str(error))
+            if isinstance(error, Refused):
+                await self._give_back()
+            return Outcome.RACED
+        try:
+            if self._work.kind == "session" and self._work.session_id:
+                await self._serve_leased()
+            else:
+                self._outcome = Outcome.SKIPPED
+        except Exception:
+            log.exception("item_failed", work_id=self._work.work_id)
+        finally:
+            with anyio.CancelScope(shield=True), anyio.move_on_after(_CLEANUP_S):
+                await self._give_back()
+        return self._outcome
+
+    async def _begin(self) -> bool:
+        """Record and acknowledge the item; False when it is not ours to serve."""
+        work = self._work
+        weight = weigh({"id": work.work_id, "type": work.kind, "session": work.session_id})
+        try:
+            await self._bench.record.write(
+                "work.claim",
+                direction=INWARD,
+                work_id=work.work_id,
+                session_id=work.session_id,
+                bytes=weight.size,
+                sha256=weight.sha256,
+            )
+        except RecordFailed as error:
+            # Unacknowledged, it goes back to the queue by itself (contract 9.14).
+            log.error("claim_not_recorded", work_id=work.work_id, error=str(error))
+            return False
+        for attempt in range(_ATTEMPTS):
+            try:
+                await self._control.ack(work)
+            except Raced:
+                log.info("claim_raced", work_id=work.work_id)
+                return False
+            except Away:
+                if attempt + 1 == _ATTEMPTS:
+                    raise
+                await anyio.sleep(backoff_s(attempt, 0.25, 1.0, self._bench.rand()))
+            else:
+                return True
+        return False
+
+    async def _serve_leased(self) -> None:
+        """Beat from the first moment to the end of the clean-up (contract 21.3)."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(heartbeat_loop, self._client, self._lease, self._bench.clock)
+            try:
+                async with self._bench.hands.turn(self._work.session_id):
+                    try:
+                        await self._serve_session()
+                    finally:
+                        with anyio.CancelScope(shield=True), anyio.move_on_after(_CLEANUP_S):
+                            await self._clean_up()
+            finally:
+                self._lease.finish(End.DONE)
+
+    async def _serve_session(self) -> None:
+        async with anyio.create_task_group() as group:
+            scope = group.cancel_scope
+            group.start_soon(self._watch_lease, scope)
+            if await self._terminated():
+                self._outcome = Outcome.ENDED
+                scope.cancel()
+                return
+            group.start_soon(self._watch_idle, scope)
+            group.start_soon(self._watch_stop)
+            group.start_soon(self._follow, scope)
+            await self._calls.loop()
+            if self._outcome is Outcome.FAILED:
+                self._outcome = Outcome.DRAINED
+            scope.cancel()
+
+    async def _terminated(self) -> bool:
+        """Tell whether the session takes no more input (contract 9.44)."""
+        attempt = 0
+        while True:
+            try:
+                return await self._client.session_status() == "terminated"
+            except Refused as error:
+                log.error("session_refused", status=error.status)
+                return True
+            except Away as error:
+                log.info("session_away", error=str(error))
+                await anyio.sleep(backoff_s(attempt, 0.5, 10.0, self._bench.rand()))
+                attempt += 1
+
+    async def _follow(self, scope: anyio.CancelScope) -> None:
+        clock, rand = self._bench.clock, self._bench.rand
+        await Tail(self._client, self._dispatch, self._on_change, clock, rand).loop()
+        ended = self._dispatch.ended is not None
+        self._end(Outcome.ENDED if ended else Outcome.REFUSED, scope)
+
+    def _on_change(self) -> None:
+        self._moved.set()
+        self._calls.poke()
+
+    async def _watch_lease(self, scope: anyio.CancelScope) -> None:
+        end = await self._lease.wait()
+        if end is End.DONE:
+            return
+        log.info("lease_ended", work_id=self._work.work_id, end=end)
+        if end is End.STOPPING:
+            # We are asked to come to an end, not to drop what we hold.
+            self._outcome = Outcome.LEASE
+            self._calls.drain()
+        else:
+            self._end(Outcome.LEASE, scope)
+
+    async def _watch_stop(self) -> None:
+        await self._stop.wait()
+        self._calls.drain()
+
+    async def _watch_idle(self, scope: anyio.CancelScope) -> None:
+        """End the item once the session was idle for long enough (contract 22.15)."""
+        while True:
+            self._moved = anyio.Event()
+            deadline = self._dispatch.idle_deadline(self._terms.max_idle_s)
+            if deadline is None:
+                await self._moved.wait()
+                continue
+            remaining_s = deadline - self._bench.clock.monotonic()
+            if remaining_s <= 0:
+                self._end(Outcome.IDLE, scope)
+                return
+            with anyio.move_on_after(remaining_s):
+                await self._moved.wait()
+
+    def _end(self, outcome: Outcome, scope: anyio.CancelScope) -> None:
+        if self._outcome is Outcome.FAILED:
+            self._outcome = outcome
+        scope.cancel()
+
+    async def _clean_up(self) -> None:
+        session_id, hands = self._work.session_id, self._bench.hands
+        if self._dispatch.ended is not None and self._dispatch.ended.deleted:
+            await hands.forget(session_id)
+            self._bench.journal.forget(session_id)
+        elif self._outcome is Outcome.IDLE:
+            await hands.rest(session_id)
+        else:
+            await hands.drop(session_id)
+
+    async def _give_back(self) -> None:
+        """Stop the item, hand it over, or leave it alone (contract 9.31, 9.32, 9.36)."""
+        way = self._way()
+        try:
+            if way == "stopped":
+                await self._retry_stop()
+            elif way == "handed_over":
+                await self._client.heartbeat(self._lease.last, ttl_s=HANDOVER_TTL_S)
+        except (Away, LeaseLost, Refused) as error:
+            # The lease lapses by itself.
+            log.warning("give_back_failed", work_id=self._work.work_id, error=str(error))
+        try:
+            await self._bench.record.write(
+                "work.end",
+                work_id=self._work.work_id,
+                session_id=self._work.session_id,
+                outcome=self._outcome,
+                way=way,
+            )
+        except RecordFailed as error:
+            log.error("not_recorded", kind="work.end", error=str(error))
+
+    def _way(self) -> str:
+        if not self._lease.ours:
+            return "left"
+        # A forced stop would leave open calls to nobody (AMB 15); a lapsed lease requeues them.
+        cut_short = self._stop.requested and self._outcome in (Outcome.DRAINED, Outcome.FAILED)
+        if cut_short and not self._dispatch.resting():
+            return "handed_over"
+        return "stopped"
+
+    async def _retry_stop(self) -> None:
+        for attempt in range(_ATTEMPTS):
+            try:
+                await self._client.stop()
+            except Away:
+                if attempt + 1 == _ATTEMPTS:
+                    raise
+                await anyio.sleep(backoff_s(attempt, 0.5, 4.0, self._bench.rand()))
+            else:
+                return

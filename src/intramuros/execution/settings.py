@@ -1,0 +1,181 @@
+"""What an operator decides about one worker, read once into one frozen object."""
+
+import ipaddress
+import re
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from intramuros.execution.sandbox.base import Limits, Mount, SandboxSpec
+from intramuros.kernel.errors import OperatorError
+from intramuros.kernel.telemetry import logger
+
+log = logger("worker")
+
+MAX_CONCURRENCY: Final = 256
+_LIMITS: Final = Limits()
+_KEY_BYTES: Final = 8192
+_TARGET: Final = re.compile(r"/[^\0:]+")
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """Settings of one worker process; every default is the safe one."""
+
+    base_url: str = field(metadata={"env": ("INTRAMUROS_URL", "ANTHROPIC_BASE_URL")})
+    """Control plane, https except on this machine."""
+    environment_id: str = field(
+        metadata={"env": ("INTRAMUROS_ENVIRONMENT_ID", "ANTHROPIC_ENVIRONMENT_ID")}
+    )
+    environment_key_file: Path
+    """File that holds the environment key and nothing else."""
+    state_dir: Path
+    """Journal, audit file and workspaces; one living worker per directory."""
+    audit_file: Path | None = None
+    """Hash-chained record; ``<state_dir>/audit.jsonl`` when not set."""
+    status_file: Path | None = None
+    """JSON about what each loop is doing now, rewritten when it changes."""
+    concurrency: int = 4
+    """Sessions served at once."""
+    provider: str = "bubblewrap"
+    rootfs: Path | None = None
+    mounts: tuple[str, ...] = ()
+    """``source:target[:rw]``; read-only unless it ends in ``:rw``."""
+    cpus: float = 1.0
+    memory_bytes: int = _LIMITS.memory_bytes
+    pids: int = _LIMITS.pids
+    disk_bytes: int = _LIMITS.disk_bytes
+    max_idle_s: float = 60.0
+    """Seconds after the end of a turn until the work item is given back (contract 22.15)."""
+    keep_idle_sandboxes: int = 0
+    """Sandboxes kept paused after their item ended; 0 destroys each (its workspace stays)."""
+    call_timeout_s: float = 150.0
+    """Of one tool call, in seconds (contract 22.10); above the tools' own 120 s."""
+    drain_s: float = 180.0
+    """Seconds that running calls have after the first stop signal."""
+    reclaim_older_than_ms: int | None = None
+    """Take over items that another worker claimed but did not acknowledge; None: the server's."""
+    custom_tools: tuple[str, ...] = ()
+    """Names of installed plug-in tools (entry points ``intramuros.tools``) to serve."""
+    allow_plaintext: bool = False
+    """Send the environment key over http to another machine."""
+    once: bool = False
+    """Return when the queue is empty and the claimed items are done."""
+
+    def checked(self) -> "WorkerSettings":
+        """Return these settings if they can work.
+
+        Raises:
+            OperatorError: the first one that cannot, with what to write instead.
+        """
+        self._check_url()
+        if not 1 <= self.concurrency <= MAX_CONCURRENCY:
+            raise OperatorError(
+                f"concurrency {self.concurrency} is out of range", f"use 1 to {MAX_CONCURRENCY}"
+            )
+        for name in ("max_idle_s", "call_timeout_s", "drain_s", "cpus", "memory_bytes", "pids"):
+            if getattr(self, name) <= 0:
+                raise OperatorError(f"setting {name!r} is not positive", "use a number above 0")
+        if self.keep_idle_sandboxes < 0:
+            raise OperatorError("keep_idle_sandboxes is negative", "use 0 or more")
+        self.spec()
+        return self
+
+    def spec(self) -> SandboxSpec:
+        """Return what each sandbox is made of.
+
+        Raises:
+            OperatorError: a mount that cannot be.
+        """
+        return SandboxSpec(
+            rootfs=self.rootfs,
+            limits=Limits(
+                cpus=self.cpus,
+                memory_bytes=self.memory_bytes,
+                pids=self.pids,
+                disk_bytes=self.disk_bytes,
+            ),
+            mounts=tuple(parse_mount(text, self.environment_key_file) for text in self.mounts),
+        )
+
+    def audit_path(self) -> Path:
+        """Return where the audit file is."""
+        return self.audit_file or self.state_dir / "audit.jsonl"
+
+    def environment_key(self) -> str:
+        """Read the environment key.
+
+        Raises:
+            OperatorError: the file cannot be read, or holds no key.
+        """
+        file = self.environment_key_file
+        try:
+            with file.open("rb") as stream:
+                raw = stream.read(_KEY_BYTES + 1)
+                mode = stat.S_IMODE(file.stat().st_mode)
+            key = raw.decode("ascii").strip()
+        except OSError as error:
+            raise OperatorError(
+                f"cannot read the environment key file {file} ({error.strerror})",
+                "name the file with --environment-key-file and let this user read it",
+            ) from error
+        except UnicodeDecodeError as error:
+            raise OperatorError(
+                f"{file} holds no environment key", "write the key alone"
+            ) from error
+        if not key or len(raw) > _KEY_BYTES or len(key.split()) != 1:
+            raise OperatorError(f"{file} holds no environment key", "write the key alone into it")
+        if mode & 0o077:
+            log.warning("key_file_readable_by_others", file=str(file), mode=oct(mode))
+        return key
+
+    def _check_url(self) -> None:
+        parts = urlsplit(self.base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise OperatorError(
+                f"base_url {self.base_url!r} is no http(s) address", "write https://host[:port]"
+            )
+        if parts.scheme == "http" and not self.allow_plaintext and not _local(parts.hostname):
+            raise OperatorError(
+                f"base_url {self.base_url!r} would carry the environment key unencrypted",
+                "use https, or set allow_plaintext where the network itself is encrypted",
+            )
+
+
+def parse_mount(text: str, secret_file: Path) -> Mount:
+    """Parse ``source:target[:ro|:rw]``.
+
+    Args:
+        secret_file: a file that no mount may show.
+
+    Raises:
+        OperatorError: it has another form, or would show what no sandbox may see.
+    """
+    parts = text.split(":")
+    mode = parts.pop() if len(parts) == 3 else "ro"
+    if len(parts) != 2 or mode not in ("ro", "rw") or not _TARGET.fullmatch(parts[1]):
+        raise OperatorError(f"mount {text!r} is malformed", "write SOURCE:TARGET or …:rw")
+    source, target = Path(parts[0]).expanduser(), parts[1]
+    if ".." in Path(target).parts:
+        raise OperatorError(f"mount target {target!r} contains '..'", "write a plain path")
+    if not source.is_absolute() or not source.exists():
+        raise OperatorError(
+            f"mount source {parts[0]!r} does not exist", "name an existing absolute path"
+        )
+    if secret_file.resolve().is_relative_to(source.resolve()):
+        raise OperatorError(
+            f"mount {text!r} would show the environment key to the sandbox",
+            "keep the key file outside of every mounted directory",
+        )
+    return Mount(source, target, read_only=mode == "ro")
+
+
+def _local(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,174 @@
+"""The worker process: everything is built here, top to bottom, and then runs until stopped.
+
+Outbound only. Credentials stay in this process: sandboxes get tool names and arguments.
+"""
+
+import random
+import secrets
+import socket
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack
+from importlib.metadata import EntryPoint, entry_points
+from typing import Final
+
+import anyio
+
+from intramuros.execution.calls import Bench, CustomTool
+from intramuros.execution.client import ControlPlane, Work
+from intramuros.execution.hands import Hands
+from intramuros.execution.journal import Journal
+from intramuros.execution.poll import Poller
+from intramuros.execution.record import Record, RecordFailed
+from intramuros.execution.sandbox.base import Provider
+from intramuros.execution.session import Item, Terms
+from intramuros.execution.settings import WorkerSettings
+from intramuros.execution.status import Board
+from intramuros.kernel.errors import OperatorError
+from intramuros.kernel.service import Stop, Task, run_service
+from intramuros.kernel.telemetry import logger
+from intramuros.kernel.timing import Clock, SystemClock
+from intramuros.protocol.events import SANDBOX_TOOLS, SERVER_TOOLS
+
+log = logger("worker")
+
+TOOL_ENTRY_POINTS: Final = "intramuros.tools"
+_CLOSE_S: Final = 20.0
+
+
+async def serve_worker(
+    settings: WorkerSettings,
+    *,
+    provider: Provider,
+    ready: Callable[[str], None],
+    clock: Clock | None = None,
+    stop: Stop | None = None,
+) -> None:
+    """Run one worker until it is stopped, or with ``once`` until the queue is empty.
+
+    Args:
+        settings: what the operator decided.
+        provider: makes the sandboxes; started, swept and closed here.
+        ready: told the environment's id once polling works.
+        clock: the system's when None.
+        stop: for callers that stop the worker themselves; signals always do.
+
+    Raises:
+        OperatorError: the installation cannot work; nothing half-made stays behind.
+    """
+    settings.checked()
+    clock = clock or SystemClock()
+    key = settings.environment_key()
+    custom = load_tools(settings.custom_tools, entry_points(group=TOOL_ENTRY_POINTS))
+    worker_id = f"{socket.gethostname()}-{secrets.token_hex(6)}"
+    async with AsyncExitStack() as stack:
+        try:
+            journal = Journal(settings.state_dir / "journal")
+        except OSError as error:
+            raise OperatorError(
+                f"cannot use the state directory {settings.state_dir} ({error.strerror})",
+                "name one with --state-dir that this user may write",
+            ) from error
+        record = Record(settings.audit_path(), clock)
+        stack.callback(record.close)
+        await _start_provider(provider, stack)
+        hands = Hands(provider, settings.spec(), random.random, keep=settings.keep_idle_sandboxes)
+        stack.push_async_callback(_shielded, hands.aclose)
+        control = ControlPlane(settings.base_url, settings.environment_id, key, worker_id)
+        stack.push_async_callback(_shielded, control.aclose)
+        try:
+            await record.write(
+                "worker.start",
+                environment_id=settings.environment_id,
+                worker_id=worker_id,
+                provider=provider.name,
+            )
+        except RecordFailed as error:
+            raise OperatorError(str(error), "free space on the disk of the audit file") from error
+        bench = Bench(hands, journal, record, custom, settings.call_timeout_s, clock, random.random)
+        terms = Terms(settings.max_idle_s, key)
+        await _run(settings, control, bench, terms, ready, stop)
+
+
+async def _run(
+    settings: WorkerSettings,
+    control: ControlPlane,
+    bench: Bench,
+    terms: Terms,
+    ready: Callable[[str], None],
+    stop: Stop | None,
+) -> None:
+    board = Board(bench.clock)
+    finished = stop or Stop()
+
+    async def serve(work: Work) -> None:
+        item = Item(control, work, bench, terms, finished)
+        name = f"item {work.work_id}"
+        board.put(name, lambda: item.doing)
+        try:
+            outcome = await item.serve()
+            log.info("item_ended", work_id=work.work_id, outcome=outcome)
+        finally:
+            board.remove(name)
+
+    poller = Poller(control, serve, settings.concurrency, bench.clock, random.random)
+    board.put("poll", lambda: poller.doing)
+
+    def tell() -> None:
+        log.info("worker_ready", environment_id=settings.environment_id)
+        ready(settings.environment_id)
+
+    async def poll(stop: Stop) -> None:
+        await poller.loop(
+            stop,
+            once=settings.once,
+            reclaim_older_than_ms=settings.reclaim_older_than_ms,
+            ready=tell,
+        )
+        stop.request()
+
+    tasks: dict[str, Task] = {"poll": poll}
+    status_file = settings.status_file
+    if status_file is not None:
+        tasks["status"] = lambda stop: board.publish(status_file, stop)
+    await run_service(tasks, drain_s=settings.drain_s, stop=finished)
+
+
+async def _start_provider(provider: Provider, stack: AsyncExitStack) -> None:
+    await provider.start()
+    stack.push_async_callback(_shielded, provider.aclose)
+    swept = await provider.sweep()
+    if swept:
+        log.info("swept", sandboxes=len(swept))
+
+
+async def _shielded(close: Callable[[], Awaitable[None]]) -> None:
+    with anyio.CancelScope(shield=True), anyio.move_on_after(_CLOSE_S):
+        await close()
+
+
+def load_tools(names: Iterable[str], installed: Iterable[EntryPoint]) -> Mapping[str, CustomTool]:
+    """Return the plug-in tools that the operator named.
+
+    Raises:
+        OperatorError: one is not installed, cannot be loaded, or has a built-in's name.
+    """
+    known = {point.name: point for point in installed}
+    tools: dict[str, CustomTool] = {}
+    for name in names:
+        if name in SANDBOX_TOOLS or name in SERVER_TOOLS:
+            raise OperatorError(f"custom tool {name!r} has a built-in's name", "rename it")
+        if name not in known:
+            raise OperatorError(
+                f"custom tool {name!r} is not installed",
+                f"install the package that offers it as {TOOL_ENTRY_POINTS!r}",
+            )
+        try:
+            tool = known[name].load()
+        except Exception as error:
+            raise OperatorError(
+                f"custom tool {name!r} cannot be loaded ({error})", "repair or remove its package"
+            ) from error
+        if not callable(tool):
+            raise OperatorError(f"custom tool {name!r} is not callable", "see its documentation")
+        tools[name] = tool
+    return tools

@@ -1,0 +1,697 @@
+"""The real worker with the real SDK against a scripted control plane over HTTP."""
+
+import contextlib
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from intramuros.execution.sandbox.base import SandboxGone, ToolOutcome
+from intramuros.execution.settings import WorkerSettings
+from intramuros.execution.worker import serve_worker
+from intramuros.kernel.appendlog import read_lines
+from intramuros.kernel.errors import OperatorError
+from intramuros.kernel.service import Stop
+from intramuros.protocol.audit import verify
+from tests.fakes.control_plane import ENVIRONMENT, KEY, ControlPlane, FakeItem, running
+from tests.fakes.sandbox import FakeProvider
+
+pytestmark = pytest.mark.anyio
+
+
+class Rig:
+    """One control plane, one worker, and how to wait for what they do."""
+
+    def __init__(self, plane: ControlPlane, provider: FakeProvider, folder: Path) -> None:
+        self.plane = plane
+        self.provider = provider
+        key = folder / "key"
+        key.write_text(KEY + "\n")
+        key.chmod(0o600)
+        self.settings = WorkerSettings(
+            base_url=plane.base_url,
+            environment_id=ENVIRONMENT,
+            environment_key_file=key,
+            state_dir=folder / "state",
+            max_idle_s=0.2,
+        )
+        self.ready: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def worker(self, **changes: Any) -> AsyncIterator[Stop]:
+        stop = Stop()
+        settings = replace(self.settings, **changes)
+        async with anyio.create_task_group() as group:
+
+            async def run() -> None:
+                await serve_worker(
+                    settings, provider=self.provider, ready=self.ready.append, stop=stop
+                )
+
+            group.start_soon(run)
+            try:
+                yield stop
+            finally:
+                stop.request()
+
+    def audit(self) -> list[dict[str, Any]]:
+        lines = list(read_lines(self.settings.audit_path()))
+        verify(lines)
+        return [json.loads(line) for line in lines]
+
+    def kinds(self) -> list[str]:
+        return [record["kind"] for record in self.audit()]
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    async with running(ControlPlane()) as plane:
+        yield Rig(plane, FakeProvider(), tmp_path)
+
+
+async def until(condition: Any, seconds: float = 8.0) -> None:
+    with anyio.fail_after(seconds):
+        while not condition():
+            await anyio.sleep(0.005)
+
+
+async def stopped(item: FakeItem) -> None:
+    with anyio.fail_after(8):
+        await item.stopped.wait()
+
+
+async def test_serves_a_session_from_claim_to_stop(rig: Rig) -> None:
+    item, session = rig.plane.offer(token="token-of-this-item"), rig.plane.session()
+    session.emit("session.status_running")
+    call = session.tool_use("bash", {"command": "ls"})
+    session.idle("requires_action")
+    session.on_result = lambda _: session.idle()
+    async with rig.worker():
+        await stopped(item)
+    assert session.result_of(call)["content"] == [
+        {"type": "text", "text": "bash: [('command', 'ls')]"}
+    ]
+    assert session.result_of(call)["is_error"] is False
+    assert rig.ready == [ENVIRONMENT]
+    assert rig.provider.log == ["start", "sweep", "close"]
+    assert [sid for _, sid in rig.provider.created] == ["sesn_1"] == rig.provider.destroyed
+    assert rig.kinds() == ["worker.start", "work.claim", "tool.call", "tool.result", "work.end"]
+    assert not [path for path in (rig.settings.state_dir / "journal").rglob("*") if path.is_file()]
+
+
+async def test_the_item_token_is_used_for_everything_but_the_queue(rig: Rig) -> None:
+    item, session = rig.plane.offer(token="token-of-this-item"), rig.plane.session()
+    session.tool_use("read", {})
+    session.on_result = lambda _: session.idle()
+    async with rig.worker():
+        await stopped(item)
+    bearers = {(seen.route, seen.bearer) for seen in rig.plane.seen}
+    assert {("poll", KEY), ("ack", KEY), ("heartbeat", "token-of-this-item")} <= bearers
+    assert {b for r, b in bearers if r not in ("poll", "ack")} == {"token-of-this-item"}
+
+
+@pytest.mark.parametrize("secret", [None, "no base64 !", "bm8ganNvbg", "e30", "W10"])
+async def test_without_a_usable_secret_the_key_serves(rig: Rig, secret: str | None) -> None:
+    item, session = rig.plane.offer(secret=secret), rig.plane.session()
+    session.idle()
+    async with rig.worker():
+        await stopped(item)
+    assert {seen.bearer for seen in rig.plane.seen} == {KEY}
+
+
+async def test_no_sandbox_before_the_first_call(rig: Rig) -> None:
+    item, session = rig.plane.offer(), rig.plane.session()
+    session.idle()
+    async with rig.worker():
+        await stopped(item)
+    assert rig.provider.created == []
+
+
+async def test_a_healthcheck_item_is_acknowledged_and_stopped(rig: Rig) -> None:
+    item = rig.plane.offer(kind="healthcheck")
+    async with rig.worker():
+        await stopped(item)
+    routes = [seen.route for seen in rig.plane.seen if seen.route != "poll"]
+    assert routes == ["ack", "stop"]
+
+
+async def test_a_terminated_session_is_not_served(rig: Rig) -> None:
+    item, session = rig.plane.offer(), rig.plane.session()
+    session.status = "terminated"
+    session.tool_use("bash", {})
+    async with rig.worker():
+        await stopped(item)
+    assert rig.provider.calls == []
+    assert rig.plane.count("stream") == 0
+
+
+async def test_calls_run_one_at_a_time_in_order(rig: Rig) -> None:
+    running_now, most = 0, 0
+
+    async def handler(tool: str, arguments: Mapping[str, Any]) -> ToolOutcome:
+        nonlocal running_now, most
+        running_now += 1
+        most = max(most, running_now)
+        await anyio.sleep(0.01)
+        running_now -= 1
+        return ToolOutcome.text("ok")
+
+    rig.provider.handler = handler
+    item, session = rig.plane.offer(), rig.plane.session()
+    for number in range(4):
+        session.tool_use("bash", {"command": str(number)})
+    session.on_result = lambda _: session.idle() if len(session.results) == 4 else None
+    async with rig.worker():
+        await stopped(item)
+    assert [call["command"] for _, _, call in rig.provider.calls] == ["0", "1", "2", "3"]
+    assert most == 1
+
+
+async def test_unknown_names_are_left_to_their_owner(rig: Rig) -> None:
+    item, session = rig.plane.offer(), rig.plane.session()
+    foreign = session.tool_use("web_search", {"query": "x"})
+    ours = session.tool_use("bash", {})
+    async with rig.worker():
+        await until(lambda: session.results)
+        session.emit("agent.tool_result", tool_use_id=foreign)
+        session.idle()
+        await stopped(item)
+    assert [result["tool_use_id"] for result in session.results] == [ours]
+
+
+async def test_a_call_that_asks_waits_for_its_confirmation(rig: Rig) -> None:
+    item, session = rig.plane.offer(), rig.plane.session()
+    asked = session.tool_use("bash", {"command": "ask"}, evaluated_permission="ask")
+    denied = session.tool_use("bash", {"command": "deny"}, evaluated_permission="deny")
+    refused = session.tool_use("bash", {"command": "refused"}, evaluated_permission="ask")
+    free = session.tool_use("bash", {"command": "free"})
+    session.idle("requires_action")
+    async with rig.worker():
+        await until(lambda: session.results)
+        assert [r["tool_use_id"] for r in session.results] == [free]
+        session.emit("user.tool_confirmation", tool_use_id=refused, result="deny")
+        session.emit("user.tool_confirmation", tool_use_id=asked, result="allow")
+        await until(lambda: len(session.results) == 2)
+        session.idle()
+        await stopped(item)
+    assert [r["tool_use_id"] for r in session.results] == [free, asked]
+    assert denied not in [r["tool_use_id"] for r in session.results]
+
+
+async def test_a_late_confirmation_found_in_the_history_counts(rig: Rig) -> None:
+    item, session = rig.plane.offer(), rig.plane.session()
+    asked = session.tool_use("bash", {}, evaluated_permission="ask")
+    session.idle("requires_action")
+    session.emit("user.tool_confirmation", tool_use_id=asked, result="allow")
+    session.on_result = lambda _: session.idle()
+    async with rig.worker():
+        await stopped(item)
+    assert session.result_of(asked)
+
+
+async def test_an_answered_call_is_not_run_again(rig: Rig) -> None:
+    item, session = rig.plane.offer(), rig.plane.session()
+    call = session.tool_use("bash", {})
+    session.emit("user.tool_result", tool_use_id=call, content=[])
+    session.idle()
+    async with rig.worker():
+        await stopped(item)
+    assert rig.provider.calls == []
+
+
+async def test_calls_of_an_ended_thread_are_dropped(rig: Rig) -> None:
+    item, session = rig.plane.offer(), rig.plane.session()
+    session.tool_use("bash", {}, session_thread_id="sthr_2")
+    session.emit("session.thread_status_terminated", session_thread_id="sthr_2")
+    session.idle()
+    async with rig.worker():
+        await stopped(item)
+    assert rig.provider.calls == []
+
+
+async def test_a_custom_tool_is_answered_as_such(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def lookup(arguments: Mapping[str, Any]) -> ToolOutcome:
+        return ToolOutcome.text(f"found {arguments['key']}")
+
+    monkeypatch.setattr(
+        "intramuros.execution.worker.load_tools", lambda *_: {"lookup": lookup}
+    )
+    item, session = rig.plane.offer(), rig.plane.session()
+    call = session.emit("agent.custom_tool_use", name="lookup", input={"key": "k"})["id"]
+    session.on_result = lambda _: session.idle()
+    async with rig.worker():
+        await stopped(item)
+    result = session.result_of(call)
+    assert result["type"] == "user.custom_tool_result"
+    assert result["content"] == [{"type": "text", "text": "found k"}]
+    assert rig.provider.created == []
+
+
+async def test_events_after_a_cut_stream_are_served(rig: Rig) -> None:
+    item, session = rig.plane.offer(), rig.plane.session()
+    async with rig.worker():
+        await until(lambda: session.tails and rig.plane.count("list") == 1)
+        rig.plane.fail("stream", 503, times=2)
+        rig.plane.cut_streams()
+        call = session.tool_use("bash", {})
+        session.on_result = lambda _: session.idle()
+        await stopped(item)
+    assert session.result_of(call)
+    assert rig.plane.count("stream") >= 4
+
+
+async def test_a_failed_history_is_read_again(rig: Rig) -> None:
+    item, session = rig.plane.offer(), rig.plane.session()
+    call = session.tool_use("bash", {})
+    session.on_result = lambda _: session.idle()
+    rig.plane.fail("list", 404)
+    async with rig.worker():
+        await stopped(item)
+    assert session.result_of(call)
+
+
+async def test_a_refused_stream_ends_the_item(rig: Rig) -> None:
+    item = rig.plane.offer()
+    rig.plane.fail("stream", 403)
+    async with rig.worker():
+        await stopped(item)
+    assert rig.plane.count("stream") == 1
+
+
+async def test_a_deleted_session_is_forgotten(rig: Rig) -> None:
+    item, session = rig.plane.offer(), rig.plane.session()
+    async with rig.worker():
+        await until(lambda: session.tails)
+        session.emit("session.deleted")
+        await stopped(item)
+    assert rig.provider.forgotten == ["sesn_1"]
+
+
+async def test_a_lost_lease_stops_the_work_and_leaves_the_item_alone(rig: Rig) -> None:
+    begun, ended = anyio.Event(), []
+
+    async def handler(tool: str, arguments: Mapping[str, Any]) -> ToolOutcome:
+        begun.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.append(tool)
+
+    rig.provider.handler = handler
+    item, session = rig.plane.offer(ttl_s=2), rig.plane.session()
+    session.tool_use("bash", {})
+    async with rig.worker():
+        with anyio.fail_after(5):
+            await begun.wait()
+        item.last = "someone else's"
+        await until(lambda: ended)
+        await until(lambda: rig.provider.destroyed == ["sesn_1"])
+        await until(lambda: "work.end" in rig.kinds())
+    assert rig.plane.count("stop") == 0
+    assert session.results == []
+    assert rig.audit()[-1]["fields"]["way"] == "left"
+
+
+@pytest.mark.parametrize("state", ["stopping", "stopped"])
+async def test_a_stop_of_the_control_plane_is_confirmed(rig: Rig, state: str) -> None:
+    item, session = rig.plane.offer(ttl_s=2), rig.plane.session()
+    async with rig.worker():
+        await until(lambda: session.tails)
+        item.state = state
+        await until(lambda: rig.plane.count("stop") == 1)
+
+
+async def test_a_stopping_item_finishes_its_running_call(rig: Rig) -> None:
+    begun, go = anyio.Event(), anyio.Event()
+
+    async def handler(tool: str, arguments: Mapping[str, Any]) -> ToolOutcome:
+        begun.set()
+        await go.wait()
+        return ToolOutcome.text("finished")
+
+    rig.provider.handler = handler
+    item, session = rig.plane.offer(ttl_s=2), rig.plane.session()
+    first = session.tool_use("bash", {})
+    session.tool_use("bash", {})
+    async with rig.worker():
+        with anyio.fail_after(5):
+            await begun.wait()
+        item.state = "stopping"
+        beats = rig.plane.count("heartbeat")
+        await until(lambda: rig.plane.count("heartbeat") > beats)
+        go.set()
+        await stopped(item)
+    assert [result["tool_use_id"] for result in session.results] == [first]
+
+
+async def test_a_rejected_heartbeat_stops_the_item(rig: Rig) -> None:
+    item = rig.plane.offer()
+    rig.plane.fail("heartbeat", 401)
+    async with rig.worker():
+        await stopped(item)
+
+
+async def test_heartbeats_go_on_during_a_long_call(rig: Rig) -> None:
+    async def handler(tool: str, arguments: Mapping[str, Any]) -> ToolOutcome:
+        await anyio.sleep(2.3)
+        return ToolOutcome.text("late")
+
+    rig.provider.handler = handler
+    item, session = rig.plane.offer(ttl_s=2), rig.plane.session()
+    session.tool_use("bash", {})
+    session.on_result = lambda _: session.idle()
+    async with rig.worker():
+        await stopped(item)
+    assert item.beats >= 3
+
+
+async def test_a_raced_claim_is_left_to_the_winner(rig: Rig) -> None:
+    rig.plane.fail("ack", 409)
+    item = rig.plane.offer()
+    async with rig.worker():
+        await until(lambda: rig.plane.count("ack") == 1)
+        polls = rig.plane.count("poll")
+        await until(lambda: rig.plane.count("poll") > polls)
+    assert item.state == "queued"
+    assert rig.plane.count("stop") == 0
+
+
+async def test_a_refused_claim_is_stopped(rig: Rig) -> None:
+    rig.plane.fail("ack", 404)
+    item = rig.plane.offer()
+    async with rig.worker():
+        await stopped(item)
+
+
+@pytest.mark.parametrize(("status", "says"), [(401, "environment key"), (403, "not for env_test")])
+async def test_a_wrong_key_ends_the_worker_with_one_line(rig: Rig, status: int, says: str) -> None:
+    rig.plane.fail("poll", status)
+    with pytest.raises(OperatorError, match=says):
+        await serve_worker(rig.settings, provider=rig.provider, ready=rig.ready.append)
+    assert rig.ready == []
+    assert rig.provider.log[-1] == "close"
+
+
+@pytest.mark.parametrize("status", [500, 503, 408, 409, 429, 529])
+async def test_a_failing_poll_is_repeated(rig: Rig, status: int) -> None:
+    rig.plane.fail("poll", status)
+    item, session = rig.plane.offer(), rig.plane.session()
+    session.idle()
+    async with rig.worker():
+        await stopped(item)
+
+
+async def test_a_result_is_posted_again_after_transient_failures(rig: Rig) -> None:
+    rig.plane.fail("post", 500)
+    item, session = rig.plane.offer(), rig.plane.session()
+    call = session.tool_use("bash", {})
+    session.on_result = lambda _: session.idle()
+    async with rig.worker():
+        await stopped(item)
+    assert session.result_of(call)
+    assert len(rig.provider.calls) == 1
+
+
+async def test_a_refused_result_is_not_run_again(rig: Rig) -> None:
+    rig.plane.fail("post", 400)
+    item, session = rig.plane.offer(), rig.plane.session()
+    call = session.tool_use("bash", {})
+    session.on_result = lambda _: session.idle()
+    async with rig.worker():
+        await until(lambda: "tool.refused" in rig.kinds())
+        rig.plane.cut_streams()
+        await stopped(item)
+    assert session.result_of(call)["is_error"] is False
+    assert len(rig.provider.calls) == 1
+
+
+async def test_a_timed_out_call_is_answered_and_its_sandbox_ended(rig: Rig) -> None:
+    async def handler(tool: str, arguments: Mapping[str, Any]) -> ToolOutcome:
+        if tool == "bash":
+            await anyio.sleep_forever()
+        return ToolOutcome.text("fine")
+
+    rig.provider.handler = handler
+    item, session = rig.plane.offer(), rig.plane.session()
+    slow, next_one = session.tool_use("bash", {}), session.tool_use("read", {})
+    session.on_result = lambda _: session.idle() if len(session.results) == 2 else None
+    async with rig.worker(call_timeout_s=0.1):
+        await stopped(item)
+    assert session.result_of(slow)["is_error"] is True
+    assert "'bash' timed out" in session.result_of(slow)["content"][0]["text"]
+    assert session.result_of(next_one)["is_error"] is False
+    assert len(rig.provider.created) == 2
+
+
+async def test_a_call_that_was_interrupted_is_stopped(rig: Rig) -> None:
+    begun, ended = anyio.Event(), []
+
+    async def handler(tool: str, arguments: Mapping[str, Any]) -> ToolOutcome:
+        begun.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.append(tool)
+
+    rig.provider.handler = handler
+    item, session = rig.plane.offer(), rig.plane.session()
+    call = session.tool_use("bash", {})
+    async with rig.worker():
+        with anyio.fail_after(5):
+            await begun.wait()
+        session.emit("user.tool_result", tool_use_id=call, is_error=True, content=[])
+        await until(lambda: ended)
+        session.idle()
+        await stopped(item)
+    assert session.results == []
+    assert "tool.abandoned" in rig.kinds()
+
+
+async def test_a_dead_sandbox_is_answered_and_replaced(rig: Rig) -> None:
+    async def handler(tool: str, arguments: Mapping[str, Any]) -> ToolOutcome:
+        if tool == "bash":
+            rig.provider.live["sesn_1"].alive = False
+            raise SandboxGone("killed")
+        return ToolOutcome.text("fine")
+
+    rig.provider.handler = handler
+    item, session = rig.plane.offer(), rig.plane.session()
+    gone, next_one = session.tool_use("bash", {}), session.tool_use("read", {})
+    session.on_result = lambda _: session.idle() if len(session.results) == 2 else None
+    async with rig.worker():
+        await stopped(item)
+    assert session.result_of(gone)["is_error"] is True
+    assert session.result_of(next_one)["is_error"] is False
+
+
+async def test_one_failing_session_does_not_touch_another(rig: Rig) -> None:
+    async def handler(tool: str, arguments: Mapping[str, Any]) -> ToolOutcome:
+        if arguments.get("command") == "boom":
+            raise RuntimeError("a bug in a tool")
+        return ToolOutcome.text("fine")
+
+    rig.provider.handler = handler
+    bad, good = rig.plane.offer("sesn_bad"), rig.plane.offer("sesn_good")
+    for name, command in (("sesn_bad", "boom"), ("sesn_good", "ls")):
+        session = rig.plane.session(name)
+        session.tool_use("bash", {"command": command})
+        session.on_result = lambda _, session=session: session.idle()
+    async with rig.worker():
+        await stopped(bad)
+        await stopped(good)
+    assert rig.plane.session("sesn_bad").results[0]["is_error"] is True
+    assert rig.plane.session("sesn_good").results[0]["is_error"] is False
+
+
+async def test_sessions_are_served_at_once_up_to_the_limit(rig: Rig) -> None:
+    inside, most, go = 0, 0, anyio.Event()
+
+    async def handler(tool: str, arguments: Mapping[str, Any]) -> ToolOutcome:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        if inside == 2:
+            go.set()
+        await go.wait()
+        await anyio.sleep(0.05)
+        inside -= 1
+        return ToolOutcome.text("ok")
+
+    rig.provider.handler = handler
+    items = []
+    for number in range(4):
+        items.append(rig.plane.offer(f"sesn_{number}"))
+        session = rig.plane.session(f"sesn_{number}")
+        session.tool_use("bash", {})
+        session.on_result = lambda _, session=session: session.idle()
+    async with rig.worker(concurrency=2):
+        for item in items:
+            await stopped(item)
+    assert most == 2
+
+
+async def test_a_drain_finishes_the_call_and_hands_the_rest_over(rig: Rig) -> None:
+    begun, go = anyio.Event(), anyio.Event()
+
+    async def handler(tool: str, arguments: Mapping[str, Any]) -> ToolOutcome:
+        begun.set()
+        await go.wait()
+        return ToolOutcome.text("finished")
+
+    rig.provider.handler = handler
+    item, session = rig.plane.offer(), rig.plane.session()
+    first, second = session.tool_use("bash", {}), session.tool_use("bash", {})
+    async with rig.worker() as stop:
+        with anyio.fail_after(5):
+            await begun.wait()
+        stop.request()
+        go.set()
+    assert [result["tool_use_id"] for result in session.results] == [first]
+    assert second
+    assert rig.plane.count("stop") == 0
+    assert item.ttl_s == 10
+
+
+async def test_a_drain_stops_an_item_with_nothing_under_way(rig: Rig) -> None:
+    item, session = rig.plane.offer(), rig.plane.session()
+    session.idle()
+    async with rig.worker(max_idle_s=60) as stop:
+        await until(lambda: rig.plane.count("list") == 1)
+        stop.request()
+    assert item.state == "stopped"
+
+
+async def test_once_returns_when_the_queue_is_empty(rig: Rig) -> None:
+    items = [rig.plane.offer(f"sesn_{number}") for number in range(3)]
+    for item in items:
+        rig.plane.session(item.session_id).idle()
+    settings = replace(rig.settings, once=True)
+    with anyio.fail_after(8):
+        await serve_worker(settings, provider=rig.provider, ready=rig.ready.append)
+    assert {item.state for item in items} == {"stopped"}
+
+
+async def test_secrets_are_masked_before_they_leave(rig: Rig) -> None:
+    leak = f"key={KEY} token=token-of-this-item aws=AKIAABCDEFGHIJKLMNOP"
+
+    async def handler(tool: str, arguments: Mapping[str, Any]) -> ToolOutcome:
+        return ToolOutcome.text(leak)
+
+    rig.provider.handler = handler
+    item, session = rig.plane.offer(token="token-of-this-item"), rig.plane.session()
+    call = session.tool_use("bash", {})
+    session.on_result = lambda _: session.idle()
+    async with rig.worker():
+        await stopped(item)
+    text = session.result_of(call)["content"][0]["text"]
+    assert text == "key=[masked credential] token=[masked credential] aws=[masked aws key]"
+    (record,) = [r for r in rig.audit() if r["kind"] == "tool.result"]
+    assert record["fields"]["masked"] == 3
+    assert record["fields"]["direction"] == "out"
+
+
+async def test_long_output_is_spilled_into_the_workspace(rig: Rig) -> None:
+    async def handler(tool: str, arguments: Mapping[str, Any]) -> ToolOutcome:
+        return ToolOutcome.text("written" if tool == "write" else "x" * 100_001)
+
+    rig.provider.handler = handler
+    item, session = rig.plane.offer(), rig.plane.session()
+    call = session.tool_use("bash", {})
+    session.on_result = lambda _: session.idle()
+    async with rig.worker():
+        await stopped(item)
+    text = session.result_of(call)["content"][0]["text"]
+    path = f"/workspace/.intramuros/outputs/{call}.txt"
+    assert path in text
+    assert len(text) < 11_000
+    written = [arguments for _, tool, arguments in rig.provider.calls if tool == "write"]
+    assert written == [{"file_path": path, "content": "x" * 100_001}]
+
+
+async def test_nothing_runs_that_cannot_be_recorded(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from intramuros.kernel.appendlog import AppendLog
+
+    append = AppendLog.append
+
+    def full(self: AppendLog, line: str) -> None:
+        if '"tool.call"' in line:
+            raise OSError(28, "No space left on device")
+        append(self, line)
+
+    monkeypatch.setattr(AppendLog, "append", full)
+    item, session = rig.plane.offer(), rig.plane.session()
+    call = session.tool_use("bash", {})
+    session.on_result = lambda _: session.idle()
+    async with rig.worker():
+        await stopped(item)
+    assert rig.provider.calls == []
+    assert session.result_of(call)["is_error"] is True
+    assert "audit record" in session.result_of(call)["content"][0]["text"]
+
+
+async def test_a_result_that_cannot_be_recorded_stays_inside(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from intramuros.kernel.appendlog import AppendLog
+
+    append = AppendLog.append
+
+    def full(self: AppendLog, line: str) -> None:
+        if '"tool.result"' in line:
+            raise OSError(28, "No space left on device")
+        append(self, line)
+
+    monkeypatch.setattr(AppendLog, "append", full)
+    item, session = rig.plane.offer(), rig.plane.session()
+    call = session.tool_use("bash", {"command": "inside only"})
+    session.on_result = lambda _: session.idle()
+    async with rig.worker():
+        await stopped(item)
+    assert "withheld" in session.result_of(call)["content"][0]["text"]
+    assert "inside only" not in json.dumps(session.results)
+
+
+async def test_a_paused_sandbox_waits_for_the_next_item(rig: Rig) -> None:
+    rig.provider = FakeProvider(pause=True)
+    item, session = rig.plane.offer(), rig.plane.session()
+    session.tool_use("bash", {})
+    session.on_result = lambda _: session.idle()
+    async with rig.worker(keep_idle_sandboxes=1):
+        await stopped(item)
+        assert rig.provider.live["sesn_1"].paused
+        again = rig.plane.offer()
+        session.tool_use("bash", {})
+        await stopped(again)
+    assert len(rig.provider.created) == 1
+    assert len(rig.provider.calls) == 2
+
+
+async def test_garbage_from_the_control_plane_ends_nothing(rig: Rig) -> None:
+    from starlette.responses import PlainTextResponse, Response
+
+    for response in (
+        PlainTextResponse("<html>"),
+        Response(status_code=204),
+        Response(b"{}", media_type="application/json"),
+        Response(b"[1]", media_type="application/json"),
+    ):
+        rig.plane.answer("poll", response)
+    item, session = rig.plane.offer(), rig.plane.session()
+    rig.plane.answer("list", Response(b'{"data": 7}', media_type="application/json"))
+    rig.plane.answer("list", Response(b'"x"', media_type="application/json"))
+    rig.plane.answer("heartbeat", Response(b"null", media_type="application/json"))
+    rig.plane.answer("session", Response(b"[]", media_type="application/json"))
+    session.events.append({"type": "agent.tool_use", "id": "e1", "name": 7, "input": None})
+    session.events.append({"type": "agent.future_thing", "id": "e2"})
+    call = session.tool_use("bash", {})
+    session.on_result = lambda _: session.idle()
+    async with rig.worker():
+        with anyio.fail_after(15):
+            await item.stopped.wait()
+    assert session.result_of(call)
