@@ -63,7 +63,11 @@ class FakeSession:
         self.emit("session.status_idle", stop_reason={"type": reason})
 
     def result_of(self, call_id: str) -> dict[str, Any]:
-        (found,) = [r for r in self.results if call_id in (r.get("tool_use_id"), r.get("custom_tool_use_id"))]
+        (found,) = [
+            r
+            for r in self.results
+            if call_id in (r.get("tool_use_id"), r.get("custom_tool_use_id"))
+        ]
         return found
 
 
@@ -120,6 +124,7 @@ class ControlPlane:
         for session in self.sessions.values():
             for tail in session.tails:
                 tail.close()
+            session.tails.clear()
 
     def count(self, route: str) -> int:
         return sum(1 for seen in self.seen if seen.route == route)
@@ -247,7 +252,8 @@ class ControlPlane:
                         yield f"event: {event['type']}\ndata: {json.dumps(event)}\n\n"
             finally:
                 send.close()
-                session.tails.remove(send)
+                if send in session.tails:
+                    session.tails.remove(send)
 
         return StreamingResponse(frames(), media_type="text/event-stream")
 
@@ -288,13 +294,18 @@ class _Server(uvicorn.Server):
 async def running(plane: ControlPlane) -> AsyncIterator[ControlPlane]:
     """Serve the control plane on a free loopback port."""
     config = uvicorn.Config(
-        plane.app(), port=0, ws="none", lifespan="off", log_level="error", timeout_graceful_shutdown=1
+        plane.app(),
+        port=0,
+        ws="none",
+        lifespan="off",
+        log_level="error",
+        timeout_graceful_shutdown=1,
     )
     server = _Server(config)
     async with anyio.create_task_group() as group:
         group.start_soon(server.serve)
         with anyio.fail_after(5):
-            while not server.started:
+            while not server.started:  # noqa: ASYNC110  uvicorn gives no event
                 await anyio.sleep(0.005)
         port = server.servers[0].sockets[0].getsockname()[1]
         plane.base_url = f"http://127.0.0.1:{port}"

@@ -173,9 +173,6 @@ class Calls:
                     f"tool {call.name!r} timed out after {bench.call_timeout_s:g} s", is_error=True
                 )
         self._running = None
-        if abandon.cancelled_caught or deadline.cancelled_caught:
-            # Its processes may still run: end them before anything else does.
-            await bench.hands.drop(self._session_id)
         return outcome
 
     async def _perform(self, call: ToolUse) -> ToolOutcome:

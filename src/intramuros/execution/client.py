@@ -197,13 +197,13 @@ class ItemClient:
 
     async def history(self) -> list[Event]:
         """Return all events so far, without their content."""
-        events: list[Event] = []
-        with _mapped():
-            async for raw in self._sdk.beta.sessions.events.list(
-                self.work.session_id, limit=HISTORY_PAGE
-            ):
-                events.append(read_event(raw))  # noqa: PERF401  a page may fail in the middle
-        return events
+        pages = self._sdk.beta.sessions.events.list(self.work.session_id, limit=HISTORY_PAGE)
+        try:
+            with _mapped():
+                return [read_event(raw) async for raw in pages]
+        except (TypeError, AttributeError) as error:
+            # The SDK walks pages without checking their form.
+            raise Away("malformed history") from error
 
     async def post(self, call: ToolUse, result: Result) -> None:
         """Send the result of a call (contract 22.14)."""

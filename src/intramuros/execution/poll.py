@@ -75,12 +75,20 @@ class Poller:
             OperatorError: the control plane refused the poll for good.
         """
         told = False
+        refused: Refused | None = None
         async with anyio.create_task_group() as items:
             while not stop.requested:
                 self.doing = "waiting for a free slot"
                 async with self._slots:
                     pass
-                work, answered = await self._once(stop, reclaim_older_than_ms)
+                try:
+                    work, answered = await self._once(stop, reclaim_older_than_ms)
+                except Refused as error:
+                    # Raised only after the claimed items, which may have credentials of their own,
+                    # came to an end.
+                    refused = error
+                    stop.request()
+                    break
                 if answered and not told:
                     told = True
                     ready()
@@ -91,6 +99,8 @@ class Poller:
                     break
             self.doing = "finishing"
         self.doing = "stopped"
+        if refused is not None:
+            raise _fatal(refused, self._queue.environment_id) from refused
 
     async def _run(self, work: Work) -> None:
         try:
@@ -101,13 +111,15 @@ class Poller:
     async def _once(
         self, stop: Stop, reclaim_older_than_ms: int | None
     ) -> tuple[Work | None, bool]:
-        """Poll once; the second value tells whether the control plane answered."""
+        """Poll once; the second value tells whether the control plane answered.
+
+        Raises:
+            Refused: it will never hand out work to us.
+        """
         self.doing = "polling"
         began = self._clock.monotonic()
         try:
             work = await self._queue.poll(reclaim_older_than_ms)
-        except Refused as error:
-            raise _fatal(error, self._queue.environment_id) from error
         except Away as error:
             wait_s = backoff_s(self._failures, BACKOFF_BASE_S, BACKOFF_CAP_S, self._rand())
             self._failures += 1

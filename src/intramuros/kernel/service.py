@@ -53,13 +53,21 @@ async def run_service(
         Exception: whatever a task raised, unwrapped when it was the only one.
     """
     stop = stop or Stop()
-    async with anyio.create_task_group() as group:
-        await group.start(_watch_signals, stop, group.cancel_scope)
-        group.start_soon(_deadline, stop, drain_s, group.cancel_scope)
-        async with anyio.create_task_group() as workers:
-            for name, task in tasks.items():
-                workers.start_soon(_named, name, task, stop)
-        group.cancel_scope.cancel()
+    try:
+        async with anyio.create_task_group() as group:
+            await group.start(_watch_signals, stop, group.cancel_scope)
+            group.start_soon(_deadline, stop, drain_s, group.cancel_scope)
+            async with anyio.create_task_group() as workers:
+                for name, task in tasks.items():
+                    workers.start_soon(_named, name, task, stop)
+            group.cancel_scope.cancel()
+    except BaseExceptionGroup as failed:
+        cause: BaseException = failed
+        while isinstance(cause, BaseExceptionGroup) and len(cause.exceptions) == 1:
+            cause = cause.exceptions[0]
+        if cause is failed:
+            raise
+        raise cause from cause.__cause__
 
 
 async def _named(name: str, task: Task, stop: Stop) -> None:

@@ -159,7 +159,7 @@ class Sandbox(Protocol):
         ...
 
     async def call(self, tool: str, arguments: Mapping[str, Any]) -> ToolOutcome:
-        """Run one tool of the agent toolset.
+        """Run one tool of the agent toolset; cancelling the call stops what it runs inside.
 
         Args:
             tool: bash, read, write, edit, glob or grep.
