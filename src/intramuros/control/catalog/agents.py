@@ -1,0 +1,241 @@
+"""Agents: what a request makes of a stored configuration, and what a session gets of it.
+
+``configure``, ``amend`` and ``override`` are pure; the rest runs in the caller's transaction.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from intramuros.control.catalog import service
+from intramuros.control.catalog.kinds import AGENT
+from intramuros.control.catalog.service import Resource
+from intramuros.control.catalog.toolsets import (
+    check_servers,
+    check_tools,
+    resolve_servers,
+    resolve_tools,
+)
+from intramuros.control.identity.actor import Actor
+from intramuros.control.store.db import Tx
+from intramuros.kernel.errors import InvalidRequest
+from intramuros.kernel.timing import from_micros, rfc3339
+from intramuros.protocol.resources.agents import (
+    AgentCreate,
+    AgentOverrides,
+    AgentReference,
+    AgentUpdate,
+    ExecutionIdentity,
+    ModelConfig,
+    Skill,
+)
+from intramuros.protocol.resources.base import merge_metadata
+from intramuros.protocol.resources.tools import Tool
+
+Config = dict[str, Any]
+
+# The level of a model whose effort nobody chose; adapters leave it out where a model has none.
+DEFAULT_EFFORT: Final = "high"
+_SNAPSHOT: Final = (
+    "name",
+    "description",
+    "model",
+    "system",
+    "tools",
+    "mcp_servers",
+    "skills",
+    "multiagent",
+    "execution_identity",
+)
+
+
+def create(tx: Tx, actor: Actor, request: AgentCreate) -> Resource:
+    """Store a new agent at version 1.
+
+    Raises:
+        InvalidRequest: the configuration contradicts itself.
+    """
+    return service.create(tx, actor, AGENT, configure(request))
+
+
+def update(tx: Tx, actor: Actor, agent_id: str, request: AgentUpdate) -> Resource:
+    """Store the next version, or nothing when nothing changes (contract 5.6 to 5.9).
+
+    Raises:
+        NotFound: no such agent here.
+        Conflict: ``version`` was sent and is not the current one.
+        InvalidRequest: archived, or the result contradicts itself.
+    """
+    current = service.get(tx, actor.workspace_id, AGENT, agent_id)
+    service.check_active(AGENT, current)
+    service.check_version(AGENT, current, request.version)
+    return service.change(tx, actor, AGENT, current, amend(current.body, request))
+
+
+def resolve(tx: Tx, workspace_id: str, agent: str | AgentReference | AgentOverrides) -> Config:
+    """Return what a session runs: the agent's effective configuration, as the API shows it.
+
+    The result is the whole ``agent`` member of a session (contract 10.2 to 10.7) and is not
+    affected by later updates.
+
+    Args:
+        agent: the session's ``agent`` parameter; an id means the newest version.
+
+    Raises:
+        NotFound: no such agent or version here.
+        InvalidRequest: archived, or the overrides do not fit.
+    """
+    reference = AgentReference(type="agent", id=agent) if isinstance(agent, str) else agent
+    found = service.get(tx, workspace_id, AGENT, reference.id, reference.version)
+    if found.archived_us is not None:
+        raise InvalidRequest(f"agent {found.id!r} is archived and cannot start sessions")
+    body = found.body
+    if isinstance(reference, AgentOverrides):
+        body = override(body, reference)
+    return {
+        "id": found.id,
+        "type": "agent",
+        "version": found.version,
+        **{name: body[name] for name in _SNAPSHOT},
+    }
+
+
+def present(agent: Resource) -> Config:
+    """Return the agent as answers show it."""
+    return {
+        "id": agent.id,
+        "type": "agent",
+        "version": agent.version,
+        **agent.body,
+        "created_at": rfc3339(from_micros(agent.created_us)),
+        "updated_at": rfc3339(from_micros(agent.updated_us)),
+        "archived_at": None
+        if agent.archived_us is None
+        else rfc3339(from_micros(agent.archived_us)),
+    }
+
+
+def configure(request: AgentCreate) -> Config:
+    """Return the configuration of a new agent, with every default resolved.
+
+    Raises:
+        InvalidRequest: it contradicts itself.
+    """
+    _check_multiagent(request.multiagent)
+    config: Config = {
+        "name": request.name,
+        "description": request.description or None,
+        "model": _model(request.model, None),
+        "system": request.system or None,
+        "tools": _tools(request.tools),
+        "mcp_servers": resolve_servers(request.mcp_servers or ()),
+        "skills": _skills(request.skills),
+        "multiagent": None,
+        "execution_identity": _identity(request.execution_identity),
+        "metadata": dict(request.metadata or {}),
+    }
+    check_servers(config["tools"], config["mcp_servers"])
+    return config
+
+
+def amend(stored: Mapping[str, Any], request: AgentUpdate) -> Config:
+    """Return the configuration after an update; what was not sent stays (contract 5.9 to 5.14).
+
+    Raises:
+        InvalidRequest: the result contradicts itself.
+    """
+    config: Config = dict(stored)
+    if request.sent("name"):
+        config["name"] = request.name
+    if request.sent("model"):
+        config["model"] = _model(request.model, stored["model"])
+    for field in ("description", "system"):
+        if request.sent(field):
+            config[field] = getattr(request, field) or None
+    if request.sent("tools"):
+        config["tools"] = _tools(request.tools)
+    if request.sent("mcp_servers"):
+        config["mcp_servers"] = resolve_servers(request.mcp_servers or ())
+    if request.sent("skills"):
+        config["skills"] = _skills(request.skills)
+    _check_multiagent(request.multiagent)
+    if request.sent("execution_identity"):
+        config["execution_identity"] = _identity(request.execution_identity)
+    config["metadata"] = _merge(stored["metadata"], request.metadata)
+    check_servers(config["tools"], config["mcp_servers"])
+    return config
+
+
+def override(stored: Mapping[str, Any], request: AgentOverrides) -> Config:
+    """Return the configuration with a session's overrides (contract 10.3 to 10.6).
+
+    Raises:
+        InvalidRequest: the model was cleared, or the rest contradicts itself.
+    """
+    config: Config = dict(stored)
+    if request.sent("model"):
+        if request.model is None:
+            raise InvalidRequest(
+                "agent.model: cannot be cleared; omit it to keep the agent's model",
+                code="agent_model_required",
+            )
+        model = _as_config(request.model)
+        config["model"] = _model(model.model_copy(update={"effort": None}), None)
+    if request.sent("system"):
+        config["system"] = request.system or None
+    if request.sent("tools"):
+        config["tools"] = _tools(request.tools)
+    if request.sent("mcp_servers"):
+        config["mcp_servers"] = resolve_servers(request.mcp_servers or ())
+    if request.sent("skills"):
+        config["skills"] = _skills(request.skills)
+    used = {t["mcp_server_name"] for t in config["tools"] if t["type"] == "mcp_toolset"}
+    # Servers that no tool uses any more are harmless here: overrides replace one field at a time.
+    check_servers(config["tools"], [s for s in config["mcp_servers"] if s["name"] in used])
+    return config
+
+
+def _model(sent: str | ModelConfig, stored: Mapping[str, Any] | None) -> Config:
+    """Return a resolved model; an omitted effort stays while the model does (contract 5.14)."""
+    model = _as_config(sent)
+    effort: str = model.effort_level or DEFAULT_EFFORT
+    if model.effort_level is None and stored is not None and stored["id"] == model.id:
+        effort = stored["effort"]["type"]
+    return {
+        "id": model.id,
+        "effort": {"type": effort},
+        "inference_geo": model.inference_geo,
+        "speed": model.speed or "standard",
+    }
+
+
+def _as_config(sent: str | ModelConfig) -> ModelConfig:
+    return ModelConfig(id=sent) if isinstance(sent, str) else sent
+
+
+def _tools(tools: Sequence[Tool] | None) -> list[Config]:
+    check_tools(tools or ())
+    return resolve_tools(tools or ())
+
+
+def _skills(skills: Sequence[Skill] | None) -> list[Config]:
+    if skills:
+        raise InvalidRequest("skills: this server holds no skills; send null or an empty list")
+    return []
+
+
+def _check_multiagent(multiagent: Mapping[str, Any] | None) -> None:
+    if multiagent:
+        raise InvalidRequest("multiagent: this server runs single agents only; send null")
+
+
+def _identity(identity: ExecutionIdentity | None) -> dict[str, str]:
+    if identity is None:
+        return {"type": "service_account"}
+    return identity.model_dump(exclude_none=True)
+
+
+def _merge(stored: dict[str, str], patch: dict[str, str | None] | None) -> dict[str, str]:
+    try:
+        return merge_metadata(stored, patch)
+    except ValueError as error:
+        raise InvalidRequest(f"metadata: {error}") from error

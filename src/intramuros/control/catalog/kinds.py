@@ -1,0 +1,31 @@
+"""Every kind of configured resource, declared once."""
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the catalogue must know of a kind.
+
+    Args:
+        name: stored with each row and the first half of its audit records.
+        prefix: of its ids (contract 4.1).
+        noun: for messages.
+        versioned: whether old versions are kept.
+        max_page: the largest page of its list (contract 4.17); pages hold 20 unless asked.
+    """
+
+    name: str
+    prefix: str
+    noun: str
+    versioned: bool = False
+    max_page: int = 100
+
+
+DEFAULT_PAGE: Final = 20
+
+AGENT: Final = Kind("agent", "agent", "agent", versioned=True)
+ENVIRONMENT: Final = Kind("environment", "env", "environment")
+TUNNEL: Final = Kind("tunnel", "tnl", "tunnel", max_page=1000)
+CERTIFICATE: Final = Kind("tunnel_certificate", "tcrt", "certificate", max_page=1000)

@@ -1,0 +1,276 @@
+"""Rows, versions and lists of configured resources, the same for every kind.
+
+A kind is declared once (``kinds.py``); what is special about it (what may be configured, how it is
+shown) stays with the kind. Every change is recorded in the audit chain in the same transaction.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Row, and_, delete, insert, or_, select, update
+
+from intramuros.control.catalog.kinds import Kind
+from intramuros.control.identity import audit
+from intramuros.control.identity.actor import Actor
+from intramuros.control.store.db import Tx
+from intramuros.control.store.tables import resource_versions, resources
+from intramuros.kernel.errors import Conflict, InvalidRequest, NotFound
+from intramuros.kernel.timing import to_micros
+
+Document = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Resource:
+    """A configured resource at one of its versions; ``body`` is the kind's own document."""
+
+    id: str
+    kind: str
+    workspace_id: str
+    parent_id: str | None
+    version: int
+    body: Document
+    created_us: int
+    updated_us: int
+    archived_us: int | None
+
+
+@dataclass(frozen=True)
+class Query:
+    """What to list: bounds in microseconds, inclusive; ``after`` is the last row already seen."""
+
+    limit: int
+    after: tuple[int, str] | None = None
+    include_archived: bool = False
+    parent_id: str | None = None
+    created_gte_us: int | None = None
+    created_lte_us: int | None = None
+
+
+def get(
+    tx: Tx, workspace_id: str, kind: Kind, resource_id: str, version: int | None = None
+) -> Resource:
+    """Return a resource at its newest or at the given version.
+
+    Raises:
+        NotFound: not in this workspace, of another kind, or no such version.
+    """
+    row = tx.execute(
+        select(resources).where(
+            resources.c.id == resource_id,
+            resources.c.kind == kind.name,
+            resources.c.workspace_id == workspace_id,
+        )
+    ).first()
+    if row is None:
+        raise NotFound(f"no {kind.noun} {resource_id[:80]!r}")
+    found = _resource(row)
+    if version is None or version == found.version:
+        return found
+    old = tx.execute(
+        select(resource_versions).where(
+            resource_versions.c.resource_id == resource_id,
+            resource_versions.c.version == version,
+        )
+    ).first()
+    if old is None:
+        raise NotFound(f"no version {version} of {kind.noun} {resource_id!r}")
+    return replace(found, version=old.version, body=old.body, updated_us=old.created_us)
+
+
+def create(
+    tx: Tx, actor: Actor, kind: Kind, body: Document, *, parent_id: str | None = None
+) -> Resource:
+    """Store a new resource as version 1 and return it."""
+    now_us = to_micros(actor.clock.now())
+    made = Resource(
+        id=actor.ids.new(kind.prefix),
+        kind=kind.name,
+        workspace_id=actor.workspace_id,
+        parent_id=parent_id,
+        version=1,
+        body=body,
+        created_us=now_us,
+        updated_us=now_us,
+        archived_us=None,
+    )
+    _audit(tx, actor, "create", made)
+    tx.execute(
+        insert(resources).values(
+            id=made.id,
+            kind=made.kind,
+            workspace_id=made.workspace_id,
+            parent_id=parent_id,
+            version=1,
+            body=dict(body),
+            created_us=now_us,
+            updated_us=now_us,
+        )
+    )
+    _keep_version(tx, kind, made)
+    return made
+
+
+def change(
+    tx: Tx, actor: Actor, kind: Kind, current: Resource, body: Document, *, act: str = "update"
+) -> Resource:
+    """Store a new body as the next version; a body that changes nothing stores nothing.
+
+    Args:
+        current: the resource as this transaction read it.
+        act: the audit record's verb.
+    """
+    if body == current.body:
+        return current
+    # Never before the last change, so that versions and times agree when the clock steps back.
+    now_us = max(to_micros(actor.clock.now()), current.updated_us)
+    changed = replace(current, version=current.version + 1, body=body, updated_us=now_us)
+    _audit(tx, actor, act, changed)
+    tx.execute(
+        update(resources)
+        .where(resources.c.id == current.id)
+        .values(version=changed.version, body=dict(body), updated_us=now_us)
+    )
+    _keep_version(tx, kind, changed)
+    return changed
+
+
+def archive(tx: Tx, actor: Actor, current: Resource) -> Resource:
+    """Archive a resource; a second time changes nothing (contract-1 AMB 33)."""
+    if current.archived_us is not None:
+        return current
+    now_us = max(to_micros(actor.clock.now()), current.updated_us)
+    archived = replace(current, archived_us=now_us, updated_us=now_us)
+    _audit(tx, actor, "archive", archived)
+    tx.execute(
+        update(resources)
+        .where(resources.c.id == current.id)
+        .values(archived_us=now_us, updated_us=now_us)
+    )
+    return archived
+
+
+def remove(tx: Tx, actor: Actor, current: Resource) -> None:
+    """Delete a resource that nothing refers to, with its versions."""
+    _audit(tx, actor, "delete", current)
+    tx.execute(delete(resource_versions).where(resource_versions.c.resource_id == current.id))
+    tx.execute(delete(resources).where(resources.c.id == current.id))
+
+
+def find(tx: Tx, workspace_id: str, kind: Kind, query: Query) -> tuple[list[Resource], bool]:
+    """Return a page, newest first (contract-1 AMB 35), and whether there is more."""
+    conditions: list[ColumnElement[bool]] = [
+        resources.c.workspace_id == workspace_id,
+        resources.c.kind == kind.name,
+    ]
+    if not query.include_archived:
+        conditions.append(resources.c.archived_us.is_(None))
+    if query.parent_id is not None:
+        conditions.append(resources.c.parent_id == query.parent_id)
+    if query.created_gte_us is not None:
+        conditions.append(resources.c.created_us >= query.created_gte_us)
+    if query.created_lte_us is not None:
+        conditions.append(resources.c.created_us <= query.created_lte_us)
+    if query.after is not None:
+        at_us, last_id = query.after
+        conditions.append(
+            or_(
+                resources.c.created_us < at_us,
+                and_(resources.c.created_us == at_us, resources.c.id < last_id),
+            )
+        )
+    rows = tx.execute(
+        select(resources)
+        .where(*conditions)
+        .order_by(resources.c.created_us.desc(), resources.c.id.desc())
+        .limit(query.limit + 1)
+    ).all()
+    return [_resource(row) for row in rows[: query.limit]], len(rows) > query.limit
+
+
+def versions(
+    tx: Tx, current: Resource, limit: int, below: int | None
+) -> tuple[list[Resource], bool]:
+    """Return a page of a resource's versions, highest first, and whether there is more."""
+    table = resource_versions.c
+    rows = tx.execute(
+        select(resource_versions)
+        .where(
+            table.resource_id == current.id, *(() if below is None else (table.version < below,))
+        )
+        .order_by(table.version.desc())
+        .limit(limit + 1)
+    ).all()
+    found = [
+        replace(current, version=row.version, body=row.body, updated_us=row.created_us)
+        for row in rows[:limit]
+    ]
+    return found, len(rows) > limit
+
+
+def check_version(kind: Kind, current: Resource, expected: int | None) -> None:
+    """Refuse an update that was meant for another version (contract 5.8).
+
+    Raises:
+        Conflict: even if the fields match what is stored.
+    """
+    if expected is not None and expected != current.version:
+        raise Conflict(
+            f"version: {kind.noun} {current.id!r} is at version {current.version}, not {expected}"
+        )
+
+
+def check_active(kind: Kind, current: Resource, *, code: str | None = None) -> None:
+    """Refuse a change to an archived resource.
+
+    Raises:
+        InvalidRequest: it is archived.
+    """
+    if current.archived_us is not None:
+        raise InvalidRequest(f"{kind.noun} {current.id!r} is archived and cannot change", code=code)
+
+
+def digest(body: Document) -> str:
+    """Return the SHA-256 of a document, for the audit chain: it says which, not what."""
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
+    return hashlib.sha256(canonical).hexdigest()
+
+
+def _audit(tx: Tx, actor: Actor, act: str, target: Resource) -> None:
+    fields = {
+        "id": target.id,
+        "by": actor.by,
+        "version": target.version,
+        "digest": digest(target.body),
+    }
+    if target.parent_id is not None:
+        fields["parent_id"] = target.parent_id
+    audit.record(
+        tx,
+        actor.clock,
+        f"{target.kind}.{act}",
+        workspace_id=actor.workspace_id,
+        fields=fields,
+    )
+
+
+def _keep_version(tx: Tx, kind: Kind, target: Resource) -> None:
+    if kind.versioned:
+        tx.execute(
+            insert(resource_versions).values(
+                resource_id=target.id,
+                version=target.version,
+                body=dict(target.body),
+                created_us=target.updated_us,
+            )
+        )
+
+
+def _resource(row: Row[Any]) -> Resource:
+    return Resource(*(getattr(row, name) for name in _FIELDS))
+
+
+_FIELDS: Final = tuple(Resource.__dataclass_fields__)
