@@ -1,0 +1,136 @@
+"""Who may call an endpoint: credentials, scopes, versions, betas and workspaces."""
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+from fastapi import Depends, Request
+
+from intramuros.control.api.boundary import context_of
+from intramuros.control.api.services import Services
+from intramuros.control.identity.actor import Actor
+from intramuros.control.identity.credentials import authenticate
+from intramuros.control.identity.principal import CredentialKind, Principal, Scope
+from intramuros.kernel.errors import (
+    AuthenticationFailed,
+    InvalidRequest,
+    PermissionDenied,
+    RateLimited,
+)
+from intramuros.kernel.telemetry import logger
+from intramuros.kernel.timing import to_micros
+from intramuros.protocol.envelope import (
+    BETA_HEADER,
+    MANAGED_AGENTS_BETA,
+    TUNNELS_BETA,
+    VERSION_HEADER,
+    WORKSPACE_HEADER,
+    parse_betas,
+)
+
+log = logger("api")
+
+_VERSION: Final = re.compile(r"\d{4}-\d{2}-\d{2}\Z", re.ASCII)
+# Betas that change nothing here but that official clients send (contract-2 R004 to R011).
+_KNOWN_BETAS: Final = frozenset(
+    {MANAGED_AGENTS_BETA, TUNNELS_BETA, "agent-memory-2026-07-22", "oauth-2025-04-20"}
+)
+
+
+async def services(request: Request) -> Services:
+    """Return the application's collaborators; a FastAPI dependency."""
+    found: Services = request.app.state.services
+    return found
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A FastAPI dependency that lets the right callers in and gives their :class:`Principal`.
+
+    Args:
+        kinds: the credential kinds that work here (contract-1 section 2).
+        scope: what an API key must be allowed to do; other kinds are narrower by nature.
+        beta: the beta the request must name, or None.
+    """
+
+    kinds: tuple[CredentialKind, ...] = (CredentialKind.API_KEY,)
+    scope: Scope = Scope.DEVELOPER
+    beta: str | None = MANAGED_AGENTS_BETA
+
+    async def __call__(self, request: Request) -> Principal:
+        """Return the caller.
+
+        Raises:
+            AuthenticationFailed: no credential, or a bad one.
+            PermissionDenied: a good one of the wrong kind, scope or workspace.
+            InvalidRequest: a malformed version, or the beta is not named.
+            RateLimited: too many bad credentials from this address.
+        """
+        caller = await identify(request)
+        caller.require_kind(*self.kinds)
+        if caller.kind is CredentialKind.API_KEY:
+            caller.require_scope(self.scope)
+        _check_headers(request, caller, self.beta)
+        return caller
+
+
+async def identify(request: Request) -> Principal:
+    """Return whose credential the request carries, whatever its kind.
+
+    Raises:
+        AuthenticationFailed: none, or a bad one.
+        RateLimited: too many bad ones from this address.
+    """
+    svc = await services(request)
+    token = _token(request)
+    if token is None:
+        raise AuthenticationFailed(
+            "no credential: send `Authorization: Bearer KEY` or `x-api-key: KEY`"
+        )
+    now_us = to_micros(svc.clock.now())
+    try:
+        caller = await svc.db.read(lambda tx: authenticate(tx, token, now_us))
+    except AuthenticationFailed:
+        wait_s = svc.throttle.fail(request.client.host if request.client else "")
+        if wait_s is not None:
+            raise RateLimited(
+                "too many bad credentials from this address", retry_after_s=wait_s
+            ) from None
+        raise
+    context_of(request.scope).workspace_id = caller.workspace_id
+    return caller
+
+
+def actor_of(svc: Services, caller: Principal) -> Actor:
+    """Return the caller as the one who acts on configured resources."""
+    return Actor(svc.clock, svc.ids, caller.workspace_id, caller.credential_id)
+
+
+def _token(request: Request) -> str | None:
+    """Return the secret from either header; what it is for is decided by look-up."""
+    scheme, _, value = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and value.strip():
+        return value.strip()
+    return request.headers.get("x-api-key") or None
+
+
+def _check_headers(request: Request, caller: Principal, beta: str | None) -> None:
+    version = request.headers.get(VERSION_HEADER)
+    if version is not None and not _VERSION.match(version):
+        raise InvalidRequest(f"{VERSION_HEADER}: expected a date such as 2026-10-21")
+    workspace = request.headers.get(WORKSPACE_HEADER)
+    if workspace is not None and workspace != caller.workspace_id:
+        raise PermissionDenied(f"{WORKSPACE_HEADER}: this credential belongs to another workspace")
+    betas = parse_betas(",".join(request.headers.getlist(BETA_HEADER)))
+    if beta is not None and beta not in betas:
+        raise InvalidRequest(f"this endpoint is in beta: send `{BETA_HEADER}: {beta}`")
+    unknown = betas - _KNOWN_BETAS
+    if unknown:
+        log.info("unknown_betas_ignored", betas=sorted(unknown)[:10])
+
+
+ServicesDep = Annotated[Services, Depends(services)]
+Developer = Annotated[Principal, Depends(Gate())]
+TunnelManager = Annotated[Principal, Depends(Gate(scope=Scope.MANAGE_TUNNELS, beta=TUNNELS_BETA))]
+# Our own extensions under /x/ need no beta.
+Operator = Annotated[Principal, Depends(Gate(beta=None))]

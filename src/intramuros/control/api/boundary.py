@@ -1,0 +1,173 @@
+"""The one boundary around the API: request ids, the body limit, and errors in the envelope.
+
+Pure ASGI. Nothing inside builds an error body; it raises a :class:`DomainError` and this turns it
+into one. What nobody foresaw becomes a 500 that tells the caller its request id and nothing else;
+the cause goes to the log.
+"""
+
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+
+from intramuros.kernel.errors import DomainError, TooLarge
+from intramuros.kernel.ids import IdFactory
+from intramuros.kernel.telemetry import logger
+from intramuros.protocol.envelope import (
+    MAX_BODY_BYTES,
+    ORGANIZATION_HEADER,
+    REQUEST_ID_HEADER,
+    WORKSPACE_HEADER,
+    error_body,
+    error_headers,
+    status_of,
+)
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+CONTEXT_KEY: Final = "intramuros"
+
+log = logger("api")
+
+
+@dataclass
+class Context:
+    """What is known of one request; ``workspace_id`` is set once the caller is known."""
+
+    request_id: str
+    workspace_id: str | None = None
+
+
+class Boundary:
+    """Wraps the application; the outermost layer of ours."""
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        ids: IdFactory,
+        organization_id: str,
+        max_body_bytes: int = MAX_BODY_BYTES,
+    ) -> None:
+        self._app = app
+        self._ids = ids
+        self._organization_id = organization_id
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        context = Context(self._ids.new("req"))
+        scope[CONTEXT_KEY] = context
+        reply = _Reply(send, context, self._organization_id)
+        with structlog.contextvars.bound_contextvars(request_id=context.request_id):
+            try:
+                limited = _limit(scope, receive, self._max_body_bytes)
+                await self._app(scope, limited, reply.send)
+            except DomainError as error:
+                await self._refuse(reply, error)
+            except Exception as error:
+                log.error("request_failed", path=scope["path"], exc_info=error)
+                if reply.started:
+                    raise  # the server drops the connection: half an answer must not look whole
+                await reply.error(500, _internal(context.request_id), {})
+
+    async def _refuse(self, reply: "_Reply", error: DomainError) -> None:
+        if reply.started:
+            log.error("refused_too_late", error=repr(error))
+            raise error
+        status = status_of(error)
+        if status >= 500:
+            log.error("request_failed", exc_info=error)
+        await reply.error(status, error_body(error, reply.context.request_id), error_headers(error))
+
+
+def refusal(status: int, message: str, request_id: str) -> dict[str, object]:
+    """Return the envelope of a plain HTTP refusal (no such route, wrong method)."""
+    kind = "not_found_error" if status == 404 else "invalid_request_error"
+    return {
+        "type": "error",
+        "error": {"type": kind, "message": message},
+        "request_id": request_id,
+    }
+
+
+def context_of(scope: Scope) -> Context:
+    """Return what the boundary knows of this request."""
+    context: Context = scope[CONTEXT_KEY]
+    return context
+
+
+def encode(value: object) -> bytes:
+    """Return compact UTF-8 JSON; infinite numbers are a bug and raise."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+class _Reply:
+    """The way out of one request: adds the headers that every response carries."""
+
+    def __init__(self, send: Send, context: Context, organization_id: str) -> None:
+        self._send = send
+        self.context = context
+        self._organization_id = organization_id
+        self.started = False
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.started = True
+            message = {**message, "headers": [*message.get("headers", ()), *self._own_headers()]}
+        await self._send(message)
+
+    async def error(self, status: int, body: dict[str, object], headers: dict[str, str]) -> None:
+        content = encode(body)
+        pairs = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(content)).encode()),
+            *((name.encode(), value.encode()) for name, value in headers.items()),
+        ]
+        await self.send({"type": "http.response.start", "status": status, "headers": pairs})
+        await self.send({"type": "http.response.body", "body": content})
+
+    def _own_headers(self) -> list[tuple[bytes, bytes]]:
+        pairs = [(REQUEST_ID_HEADER.encode(), self.context.request_id.encode())]
+        if self.context.workspace_id is not None:
+            pairs.append((ORGANIZATION_HEADER.encode(), self._organization_id.encode()))
+            pairs.append((WORKSPACE_HEADER.encode(), self.context.workspace_id.encode()))
+        return pairs
+
+
+def _limit(scope: Scope, receive: Receive, max_bytes: int) -> Receive:
+    """Return a ``receive`` that refuses more than ``max_bytes`` of body (contract 1.26)."""
+    too_large = TooLarge(f"request body is over the limit of {max_bytes} bytes")
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit() and int(value[:20]) > max_bytes:
+            raise too_large
+    seen = 0
+
+    async def limited() -> Message:
+        nonlocal seen
+        message = await receive()
+        if message["type"] == "http.request":
+            seen += len(message.get("body", b""))
+            if seen > max_bytes:
+                raise too_large
+        return message
+
+    return limited
+
+
+def _internal(request_id: str) -> dict[str, object]:
+    message = f"internal error; the server's log has the cause under {request_id}"
+    return {
+        "type": "error",
+        "error": {"type": "api_error", "message": message},
+        "request_id": request_id,
+    }

@@ -1,0 +1,33 @@
+"""What the endpoints need, built once by ``control/app.py`` and handed down."""
+
+from dataclasses import dataclass
+
+from intramuros.control.api.pages import Cursors
+from intramuros.control.catalog.tunnels import Issuer
+from intramuros.control.identity.throttle import FailureThrottle
+from intramuros.control.session.journal import Journal
+from intramuros.control.session.work import WorkQueue
+from intramuros.control.store.db import Database
+from intramuros.control.store.notify import Hub
+from intramuros.kernel.ids import IdFactory
+from intramuros.kernel.timing import Clock
+
+
+@dataclass(frozen=True)
+class Services:
+    """The collaborators of the API; no module holds any of them as state."""
+
+    db: Database
+    clock: Clock
+    ids: IdFactory
+    hub: Hub
+    work: WorkQueue
+    journal: Journal
+    cursors: Cursors
+    throttle: FailureThrottle
+    issuer: Issuer
+    """Makes tunnel domains and tokens."""
+    organization_id: str
+    """A UUID; this installation is one organization."""
+    lenient: bool = False
+    """Ignore unknown body fields instead of refusing them."""

@@ -1,0 +1,332 @@
+"""The control plane put together: settings → database → services → routes → tasks."""
+
+import errno
+import os
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import anyio
+import uvicorn
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from fastapi import FastAPI
+from sqlalchemy import text
+from starlette.requests import Request
+from starlette.responses import Response
+
+from intramuros.control.api import agents, environments, errors, keys, tunnels
+from intramuros.control.api.boundary import Boundary
+from intramuros.control.api.pages import Cursors
+from intramuros.control.api.replies import reply
+from intramuros.control.api.services import Services
+from intramuros.control.catalog.tunnels import Issuer
+from intramuros.control.identity import bootstrap
+from intramuros.control.identity.actor import Actor
+from intramuros.control.identity.throttle import FailureThrottle
+from intramuros.control.session.journal import Journal
+from intramuros.control.session.work import WorkQueue
+from intramuros.control.store.db import Database, Tx
+from intramuros.control.store.migrate import upgrade
+from intramuros.control.store.notify import Hub
+from intramuros.control.store.secrets import (
+    Sealer,
+    ensure_secret,
+    load_master_key,
+    read_secret_file,
+    write_secret_file,
+)
+from intramuros.kernel.errors import OperatorError
+from intramuros.kernel.ids import IdFactory
+from intramuros.kernel.service import Stop, Task, run_service
+from intramuros.kernel.telemetry import logger
+from intramuros.kernel.timing import Clock, SystemClock, to_micros
+from intramuros.protocol.tickets import SigningKey
+
+log = logger("server")
+
+# Open streams have this long to end by themselves after the first stop.
+DRAIN_S: Final = 10.0
+_HTTP_DRAIN_S: Final = 5
+_API_KEY_FILE: Final = "api-key"
+_FIRST_KEY_PREFIX: Final = "sk-intramuros-api01-"
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """Settings of ``intramuros server``."""
+
+    data_dir: Path = Path("intramuros-data")
+    """Directory of everything the server keeps; it alone restores the server."""
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = 7700
+    """Port to listen on; 0 takes a free one."""
+    database_url: str | None = None
+    """Database, as sqlite:///PATH; a file in the data directory by default."""
+    bootstrap_api_key: str | None = field(default=None, repr=False)
+    """The first API key; generated into DATA_DIR/api-key by default."""
+    base_domain: str = "intramuros.internal"
+    """Tunnels get domains under tunnel.BASE_DOMAIN."""
+    edge: tuple[str, ...] = ()
+    """Edges to dial, as HOST:PORT."""
+    edge_ca_file: Path | None = None
+    """PEM of the CA that signs the edges' certificates; the system's CAs by default."""
+    model_base_url: str | None = field(
+        default=None,
+        metadata={"env": ("INTRAMUROS_MODEL_BASE_URL", "ANTHROPIC_UPSTREAM_BASE_URL")},
+    )
+    """Base URL of a Messages-compatible model provider."""
+    model_api_key: str | None = field(
+        default=None,
+        repr=False,
+        metadata={"env": ("INTRAMUROS_MODEL_API_KEY", "ANTHROPIC_UPSTREAM_API_KEY")},
+    )
+    """The model provider's key."""
+    model_scripts: Path | None = None
+    """Directory of scripts for models named scripted/NAME."""
+    lenient: bool = False
+    """Ignore unknown body fields, with a log line, instead of refusing them."""
+
+
+@dataclass(frozen=True)
+class Foundation:
+    """An open installation: what both the server and the operator's commands need."""
+
+    db: Database
+    clock: Clock
+    ids: IdFactory
+    sealer: Sealer
+    installation: bootstrap.Installation
+
+    def operator(self, by: str) -> Actor:
+        """Return the operator as an actor; ``by`` names the command."""
+        return Actor(self.clock, self.ids, self.installation.workspace_id, by)
+
+
+async def open_installation(settings: ServerSettings) -> Foundation:
+    """Open, migrate and bootstrap what the data directory holds; safe to repeat.
+
+    Raises:
+        OperatorError: the directory, the database or a key in it is unusable.
+    """
+    data_dir = settings.data_dir
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise OperatorError(
+            f"cannot make the data directory {data_dir} ({error.strerror})",
+            "choose another --data-dir or fix its owner",
+        ) from error
+    clock, ids = SystemClock(), IdFactory(SystemClock(), os.urandom)
+    sealer = Sealer(load_master_key(data_dir / "master-key", os.urandom), os.urandom)
+    db = Database.open(settings.database_url or f"sqlite:///{data_dir / 'intramuros.db'}")
+    try:
+        await anyio.to_thread.run_sync(upgrade, db.engine)
+        installation = await db.write(lambda tx: bootstrap.ensure_workspace(tx, clock, ids))
+        opened = Foundation(db, clock, ids, sealer, installation)
+        await _ensure_first_key(opened, settings)
+    except BaseException:
+        db.close()
+        raise
+    return opened
+
+
+async def build_services(opened: Foundation, settings: ServerSettings) -> Services:
+    """Build the API's collaborators over an open installation.
+
+    Raises:
+        OperatorError: one of the server's own keys does not open.
+    """
+    db, clock, ids = opened.db, opened.clock, opened.ids
+    now_us = to_micros(clock.now())
+
+    def own_keys(tx: Tx) -> tuple[bytes, bytes]:
+        return (
+            ensure_secret(tx, opened.sealer, "ticket-signing", _new_signing_key, now_us),
+            ensure_secret(tx, opened.sealer, "cursors", lambda: ids.random(32), now_us),
+        )
+
+    signing_pem, cursor_key = await db.write(own_keys)
+    hub = Hub()
+    work = WorkQueue(db, hub, clock, ids)
+    return Services(
+        db=db,
+        clock=clock,
+        ids=ids,
+        hub=hub,
+        work=work,
+        journal=Journal(clock, ids, hub, work),
+        cursors=Cursors(cursor_key, clock),
+        throttle=FailureThrottle(clock),
+        issuer=Issuer(SigningKey(signing_pem), settings.base_domain),
+        organization_id=opened.installation.organization_id,
+        lenient=settings.lenient,
+    )
+
+
+def create_app(services: Services) -> FastAPI:
+    """Return the API as an ASGI application."""
+    app = FastAPI(
+        title="Intramuros",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/x/openapi.json",
+        redirect_slashes=False,
+    )
+    app.state.services = services
+    for router in (
+        agents.router,
+        environments.router,
+        environments.keys_router,
+        tunnels.router,
+        keys.router,
+    ):
+        app.include_router(router)
+    app.add_api_route("/healthz", _healthz, include_in_schema=False)
+    app.add_api_route("/readyz", _readyz, include_in_schema=False)
+    errors.install(app)
+    app.add_middleware(Boundary, ids=services.ids, organization_id=services.organization_id)
+    return app
+
+
+async def serve(settings: ServerSettings, *, stop: Stop | None = None) -> None:
+    """Run the server until a signal or ``stop`` ends it.
+
+    Prints one line, ``ready http://HOST:PORT``, once it serves.
+
+    Raises:
+        OperatorError: the data directory, the database or the address is unusable.
+    """
+    listener = _listen(settings.host, settings.port)
+    with listener:
+        opened = await open_installation(settings)
+        try:
+            services = await build_services(opened, settings)
+            server = _Server(_uvicorn_config(create_app(services)))
+            tasks: dict[str, Task] = {"api": server.task(listener), **background(services)}
+            await run_service(tasks, drain_s=DRAIN_S, stop=stop)
+        finally:
+            opened.db.close()
+
+
+def background(services: Services) -> Mapping[str, Task]:
+    """Return the tasks that run beside the API."""
+    _ = services
+    return {}
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn without its own signal handling, stopped by our :class:`Stop`."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._serving = anyio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and tell who waits to announce it."""
+        await super().startup(sockets)
+        self._serving.set()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to ``kernel.service``."""
+        yield
+
+    def task(self, listener: socket.socket) -> Task:
+        """Return the task that serves on a bound socket."""
+
+        async def run(stop: Stop) -> None:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._announce, listener)
+                group.start_soon(self._stop_when, stop)
+                await self.serve(sockets=[listener])
+                group.cancel_scope.cancel()
+            if not stop.requested:
+                raise RuntimeError("the HTTP server ended by itself")
+
+        return run
+
+    async def _announce(self, listener: socket.socket) -> None:
+        await self._serving.wait()
+        host, port = listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        sys.stdout.write(f"ready http://{shown}:{port}\n")
+        sys.stdout.flush()
+        log.info("serving", host=host, port=port)
+
+    async def _stop_when(self, stop: Stop) -> None:
+        await stop.wait()
+        self.should_exit = True
+
+
+def _uvicorn_config(app: FastAPI) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        # Peers' addresses are taken from the connection: a forwarded header could be anybody's.
+        proxy_headers=False,
+        timeout_graceful_shutdown=_HTTP_DRAIN_S,
+    )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise OperatorError(
+            f"cannot listen on {host!r} ({error.strerror})", "check --host"
+        ) from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        taken = error.errno == errno.EADDRINUSE
+        raise OperatorError(
+            f"cannot listen on {host}:{port} ({error.strerror})",
+            "stop what uses it or choose another --port" if taken else "check --host and --port",
+        ) from error
+    return listener
+
+
+async def _ensure_first_key(opened: Foundation, settings: ServerSettings) -> None:
+    """Make sure that somebody can call the API: the operator's key, or one of our own in a file."""
+    path = settings.data_dir / _API_KEY_FILE
+    secret = settings.bootstrap_api_key or read_secret_file(path)
+    if secret is None:
+        if await opened.db.read(bootstrap.has_key):
+            return
+        # The file comes first: a key that nobody was told of would help nobody.
+        write_secret_file(path, _FIRST_KEY_PREFIX + opened.ids.random(24).hex())
+        secret = read_secret_file(path)
+        log.info("api_key_written", file=str(path))
+    key = secret or ""
+    actor = opened.operator(bootstrap.BOOTSTRAP)
+    await opened.db.write(lambda tx: bootstrap.ensure_key(tx, actor, key))
+
+
+def _new_signing_key() -> bytes:
+    key = Ed25519PrivateKey.generate()
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+async def _healthz() -> Response:
+    """Answer that the process lives."""
+    return reply({"status": "ok"})
+
+
+async def _readyz(request: Request) -> Response:
+    """Answer whether requests can be served: the database answers."""
+    services: Services = request.app.state.services
+    await services.db.read(lambda tx: tx.scalar(text("SELECT 1")))
+    return reply({"status": "ready"})

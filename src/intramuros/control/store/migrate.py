@@ -1,0 +1,61 @@
+"""Brings a database to the schema this program knows; run at every start."""
+
+from pathlib import Path
+from typing import Any, Final
+
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.runtime.environment import EnvironmentContext
+from alembic.script import ScriptDirectory
+from alembic.util.exc import CommandError
+from sqlalchemy import Connection, Engine
+
+from intramuros.control.store.tables import metadata
+from intramuros.kernel.errors import OperatorError
+
+SCRIPTS: Final = Path(__file__).parent / "migrations"
+
+
+def upgrade(engine: Engine) -> None:
+    """Apply the migrations that the database lacks, all or none.
+
+    Raises:
+        OperatorError: the database was written by a newer program.
+    """
+    with engine.begin() as connection:
+        current = MigrationContext.configure(connection).get_current_revision()
+        try:
+            if current != scripts().get_current_head():
+                _run(connection)
+        except CommandError as error:
+            raise OperatorError(
+                f"the database has the unknown schema {current!r}",
+                "start the version that wrote it, or a newer one",
+            ) from error
+
+
+def scripts() -> ScriptDirectory:
+    """Return the migrations of this program."""
+    return ScriptDirectory.from_config(_config())
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
+    return config
+
+
+def _run(connection: Connection) -> None:
+    directory = scripts()
+
+    def plan(current: Any, _context: object) -> Any:  # noqa: ANN401  Alembic's own types
+        return directory._upgrade_revs("head", current)
+
+    with EnvironmentContext(_config(), directory, fn=plan, destination_rev="head") as environment:
+        environment.configure(
+            connection=connection,
+            target_metadata=metadata,
+            # SQLite cannot alter most things in place; Alembic then rebuilds the table.
+            render_as_batch=True,
+        )
+        environment.run_migrations()

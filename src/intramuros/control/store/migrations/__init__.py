@@ -1,0 +1,1 @@
+"""Schema migrations, run through ``store/migrate.py``."""

@@ -1,0 +1,80 @@
+"""Starts the real server over a data directory and waits until it says that it serves."""
+
+import json
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from intramuros.kernel.config import environment
+
+ROOT = Path(__file__).parents[2]
+START_S = 30
+STOP_S = 20
+
+
+@dataclass(frozen=True)
+class Server:
+    base_url: str
+    api_key: str
+    data_dir: Path
+    process: "subprocess.Popen[str]"
+
+    @property
+    def log(self) -> str:
+        return log_file(self.data_dir).read_text()
+
+
+def log_file(data_dir: Path) -> Path:
+    return data_dir / "stderr.log"
+
+
+@contextmanager
+def running(data_dir: Path, **settings: object) -> Iterator[Server]:
+    """Run a server until the block ends. Settings are fields of ``ServerSettings``."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    flags = {"data_dir": str(data_dir), "port": 0, **settings}
+    env = {**environment(), "PYTHONPATH": str(ROOT / "src")}
+    with (
+        log_file(data_dir).open("a") as stderr,
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.wire.run_server", json.dumps(flags)],
+            cwd=ROOT,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        ) as process,
+    ):
+        try:
+            line = _ready_line(process, data_dir)
+            api_key = str(settings.get("bootstrap_api_key") or "")
+            api_key = api_key or (data_dir / "api-key").read_text().strip()
+            yield Server(line.removeprefix("ready ").strip(), api_key, data_dir, process)
+        finally:
+            _stop(process)
+
+
+def _ready_line(process: "subprocess.Popen[str]", data_dir: Path) -> str:
+    assert process.stdout is not None
+    readable, _, _ = select.select([process.stdout], [], [], START_S)
+    line = process.stdout.readline() if readable else ""
+    assert line.startswith("ready http://"), (
+        f"the server did not start: {line!r}\n{log_file(data_dir).read_text()}"
+    )
+    return line
+
+
+def _stop(process: "subprocess.Popen[str]") -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise AssertionError("the server did not stop within its drain time") from None
