@@ -142,10 +142,11 @@ class State:
             the turn as a required action (contract 15.7).
         last_seq: the newest record folded in; 0 for an empty log.
         turn: how many turns have opened.
-        rounds: model requests in this turn.
+        rounds: replies in this turn.
         failures: failed model requests since the last good one, in this turn.
         retry_at_us: when a rescheduled turn goes on.
         stop: the ``stop_reason`` type of the last idle, None before the first one or while running.
+        ending: the ``stop_reason`` type with which the last reply ended the turn; None to go on.
         announced: the call ids that the last idle asked for.
         mcp_turn: the turn whose MCP tools are known.
         active_us: time spent running up to ``running_since_us``.
@@ -164,6 +165,7 @@ class State:
     failures: int = 0
     retry_at_us: int | None = None
     stop: str | None = None
+    ending: str | None = None
     announced: tuple[str, ...] = ()
     mcp_turn: int = 0
     usage: UsageTotals = field(default_factory=UsageTotals)
@@ -281,6 +283,7 @@ _PLAIN: Final = (
     "failures",
     "retry_at_us",
     "stop",
+    "ending",
     "mcp_turn",
     "active_us",
     "running_since_us",
@@ -325,7 +328,9 @@ def _consume(state: State, record: Record) -> State:
 
 def _confirm(state: State, record: Record) -> State:
     state = _consume(state, record)
-    call = _open_call(state, record, "tool_use_id")
+    call = state.call(cast("str", record.body["tool_use_id"]))
+    if call is None:
+        return state  # its result came before the loop looked at the confirmation
     decision = Permission(cast("str", record.body["result"]))
     if decision is Permission.DENY and call.kind is CallKind.SANDBOX and state.self_hosted:
         # The denial itself settles the call: no result will come (contract 15.11).
@@ -356,6 +361,7 @@ def _run(state: State, record: Record) -> State:
         failures=0 if opens else state.failures,
         retry_at_us=None,
         stop=None,
+        ending=None,
         announced=(),
         running_since_us=record.at_us,
     )
@@ -394,7 +400,7 @@ def _ask_model(state: State, record: Record) -> State:
         raise IllegalRecord("a model request needs every call answered")
     epoch = cast("int", (record.private or {})["epoch"])
     request = OpenRequest(record.id, record.seq, epoch)
-    return replace(state, request=request, rounds=state.rounds + 1)
+    return replace(state, request=request)
 
 
 def _hear_model(state: State, record: Record) -> State:
@@ -406,7 +412,9 @@ def _hear_model(state: State, record: Record) -> State:
     return replace(
         state,
         request=None,
+        ending=cast("str | None", (record.private or {}).get("ending")),
         usage=UsageTotals(**totals),
+        rounds=state.rounds + (not failed),
         failures=state.failures + 1 if failed else 0,
     )
 

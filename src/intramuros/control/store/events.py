@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Row, Select, and_, exists, insert, or_, se
 
 from intramuros.control.store.db import Tx
 from intramuros.control.store.records import Draft, Record
-from intramuros.control.store.tables import events
+from intramuros.control.store.tables import events, sessions
 
 # A page reads rows of at most this many events (contract AMB 34).
 PAGE_LIMIT: Final = 1000
@@ -69,6 +69,12 @@ def read(
     if upto_seq is not None:
         query = query.where(events.c.seq <= upto_seq)
     return [_record(row) for row in tx.execute(query.order_by(events.c.seq))]
+
+
+def last_seq(tx: Tx, session_id: str) -> int | None:
+    """Return where a session's log ends, or None when there is no such session."""
+    end: int | None = tx.scalar(select(sessions.c.last_seq).where(sessions.c.id == session_id))
+    return end
 
 
 def tail(tx: Tx, session_id: str, after_seq: int, limit: int) -> list[Record]:

@@ -50,8 +50,9 @@ class Whisper:
 class Subscription:
     """One waiter on one topic; made by :meth:`Hub.subscribe`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, whispers: bool) -> None:
         self._hinted = anyio.Event()
+        self._listens = whispers
         self._whispers: deque[Whisper] = deque()
         self._cut: int | None = None  # the request whose whispers this reader lost
 
@@ -80,7 +81,7 @@ class Subscription:
         self._hinted.set()
 
     def _whisper(self, whisper: Whisper) -> None:
-        if whisper.request_seq == self._cut:
+        if not self._listens or whisper.request_seq == self._cut:
             return
         if len(self._whispers) >= WHISPER_LIMIT:
             self._cut = whisper.request_seq
@@ -96,9 +97,9 @@ class Hub:
         self._topics: dict[str, set[Subscription]] = {}
 
     @contextmanager
-    def subscribe(self, topic: str) -> Iterator[Subscription]:
-        """Subscribe from now until the block ends."""
-        subscription = Subscription()
+    def subscribe(self, topic: str, *, whispers: bool = True) -> Iterator[Subscription]:
+        """Subscribe from now until the block ends; without whispers, to hints alone."""
+        subscription = Subscription(whispers=whispers)
         self._topics.setdefault(topic, set()).add(subscription)
         try:
             yield subscription

@@ -1,0 +1,170 @@
+"""Drives one held session from effect to effect until it waits.
+
+::
+
+    plan ──► append the rows ──► perform the effect ──► its outcome ──┐
+      ▲        (one transaction)                                      │
+      └───────────────────────────────────────────────────────────────┘
+
+The rows of an outcome and those of the plan behind it share a transaction, and so do the last rows
+of a turn and the end of the lease. An interrupt that arrives during an effect cancels it.
+"""
+
+import random
+from dataclasses import dataclass, field
+
+import anyio
+
+from intramuros.control.session.hold import Desk, Hold
+from intramuros.control.session.perform import Outcome, Performer
+from intramuros.control.session.turn import (
+    CallMcp,
+    CallModel,
+    Context,
+    Effect,
+    Limits,
+    ListTools,
+    Wait,
+    plan,
+)
+from intramuros.control.session.view import View
+from intramuros.control.store.leases import LostLease
+from intramuros.control.store.notify import session_topic
+from intramuros.kernel.ids import IdFactory
+from intramuros.kernel.service import Stop
+from intramuros.kernel.telemetry import logger
+
+log = logger("turn")
+
+
+@dataclass(frozen=True)
+class DriveSettings:
+    """How a session is held.
+
+    Args:
+        lease_s: how long a claim lasts without a sign of life, in seconds.
+        beat_s: how often a sign of life is given; a third of the lease survives two lost ones.
+        watch_s: how often an effect looks for an interrupt when no hint comes.
+        limits: bounds of a turn.
+    """
+
+    lease_s: float = 30.0
+    beat_s: float = 10.0
+    watch_s: float = 2.0
+    limits: Limits = field(default_factory=Limits)
+
+
+class Drive:
+    """One session while this process holds it."""
+
+    def __init__(
+        self,
+        hold: Hold,
+        desk: Desk,
+        performer: Performer,
+        ids: IdFactory,
+        settings: DriveSettings,
+    ) -> None:
+        self._hold = hold
+        self._desk = desk
+        self._performer = performer
+        self._ids = ids
+        self._settings = settings
+
+    async def run(self, stop: Stop) -> View | None:
+        """Work until the session waits, and give it back.
+
+        Returns:
+            What is known of the session, or None if the lease was lost.
+        """
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._beat_loop, group.cancel_scope)
+            kept = await self._guarded(stop)
+            group.cancel_scope.cancel()
+            return kept
+        return None
+
+    async def _guarded(self, stop: Stop) -> View | None:
+        kept: View | None = self._hold.view
+        try:
+            await self._loop(stop)
+            kept = self._hold.view
+        except* LostLease:
+            log.info("turn_lease_lost", session=self._hold.lease.key)
+            kept = None
+        return kept
+
+    async def _loop(self, stop: Stop) -> None:
+        pending: Outcome | None = None
+        while True:
+            context = self._context()
+            known = pending(self._hold.view, context) if pending else []
+            if stop.requested:
+                if await self._hold.append(known, release=Wait(self._desk.now_us())):
+                    return
+                continue
+            view = self._hold.view.expect(known, context.now_us, context.new_id)
+            drafts, effect = plan(view, context)
+            release = effect if isinstance(effect, Wait) else None
+            if not await self._hold.append([*known, *drafts], release):
+                continue
+            if isinstance(effect, Wait):
+                return
+            pending = await self._perform(effect)
+
+    async def _perform(self, effect: Effect) -> Outcome | None:
+        """Perform an effect; None if an interrupt cut it short."""
+        brought: list[Outcome] = []
+        topic = session_topic(self._hold.lease.key)
+        with self._performer.hub.subscribe(topic, whispers=False) as hints:
+            async with anyio.create_task_group() as group:
+
+                async def watch() -> None:
+                    while not self._interrupted():
+                        await hints.wait(self._settings.watch_s)
+                        hints.clear()
+                        await self._hold.refresh()
+                    group.cancel_scope.cancel()
+
+                group.start_soon(watch)
+                brought.append(await self._effect(effect))
+                group.cancel_scope.cancel()
+        return brought[0] if brought else None
+
+    async def _effect(self, effect: Effect) -> Outcome:
+        view, context = self._hold.view, self._context()
+        match effect:
+            case CallModel():
+                return await self._performer.call_model(view, effect, context)
+            case ListTools():
+                return await self._performer.list_tools(view, effect)
+            case CallMcp():
+                return await self._performer.call_mcp(view, effect, self._record_early)
+            case Wait():
+                raise TypeError("waiting is not performed")
+
+    async def _record_early(self, outcome: Outcome) -> None:
+        while not await self._hold.append(outcome(self._hold.view, self._context())):
+            pass
+
+    def _interrupted(self) -> bool:
+        return any(item.type == "user.interrupt" for item in self._hold.view.state.queued)
+
+    async def _beat_loop(self, scope: anyio.CancelScope) -> None:
+        ttl_us = round(self._settings.lease_s * 1_000_000)
+        while True:
+            await anyio.sleep(self._settings.beat_s)
+            try:
+                await self._hold.beat(ttl_us)
+            except LostLease:
+                log.info("turn_lease_lost", session=self._hold.lease.key)
+                scope.cancel()
+
+    def _context(self) -> Context:
+        return Context(
+            now_us=self._desk.now_us(),
+            epoch=self._hold.lease.epoch,
+            new_id=lambda: self._ids.new("sevt"),
+            rand=random.random,
+            limits=self._settings.limits,
+        )

@@ -1,0 +1,184 @@
+"""A session held by a turn lease: its view, and the only way the loop changes it.
+
+The log is loaded once when the lease is claimed. Appending compares: rows decided on a view are
+written only if nothing has been appended behind that view, else the view catches up and the loop
+decides again. So every decision was made on exactly the log it follows.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import anyio
+from sqlalchemy import select
+
+from intramuros.control.identity import audit
+from intramuros.control.session.journal import Journal
+from intramuros.control.session.state import initial
+from intramuros.control.session.turn import Wait
+from intramuros.control.session.view import Subject, View
+from intramuros.control.store import events, leases
+from intramuros.control.store.db import Database, Tx
+from intramuros.control.store.leases import Lease, LostLease
+from intramuros.control.store.records import Draft, Record
+from intramuros.control.store.tables import sessions
+from intramuros.kernel.timing import Clock, to_micros
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What holding a session needs of the process."""
+
+    db: Database
+    journal: Journal
+    clock: Clock
+
+    def now_us(self) -> int:
+        """Return the time in microseconds since the epoch."""
+        return to_micros(self.clock.now())
+
+
+class Hold:
+    """One session under one lease."""
+
+    def __init__(self, desk: Desk, lease: Lease, view: View) -> None:
+        self._desk = desk
+        self.lease = lease
+        self.view = view
+        self._turns = anyio.Lock()  # one look at the log at a time
+
+    @classmethod
+    async def load(cls, desk: Desk, lease: Lease, known: View | None) -> "Hold":
+        """Load the session of a fresh claim.
+
+        Args:
+            known: what this process still knows of the session; only newer rows are read.
+
+        Raises:
+            LostLease: the session was deleted.
+        """
+        view = await desk.db.read(lambda tx: _load(tx, lease.key, known))
+        return cls(desk, lease, view)
+
+    async def append(self, drafts: Sequence[Draft], release: Wait | None = None) -> bool:
+        """Append rows, and give the session back with them when ``release`` says until when.
+
+        Returns:
+            False if the log has grown meanwhile: nothing was written, and the view has caught up.
+
+        Raises:
+            LostLease: somebody else may hold the session; nothing was written.
+        """
+        async with self._turns:
+            return await self._append(drafts, release)
+
+    async def _append(self, drafts: Sequence[Draft], release: Wait | None) -> bool:
+        if not drafts and release is None:
+            return True
+        before = self.view
+
+        def work(tx: Tx) -> tuple[bool, list[Record]]:
+            session_id, after = self.lease.key, before.state.last_seq
+            end = events.last_seq(tx, session_id)
+            if end is None:
+                raise LostLease(f"session {session_id} is gone")
+            if end != after:
+                return False, events.read(tx, session_id, after_seq=after)
+            written: list[Record] = []
+            if drafts:
+                written = self._desk.journal.record(tx, session_id, self.lease.epoch, drafts)
+                self._audit(tx, before.extend(written), written)
+            if release is not None:
+                self._release(tx, release.until_us)
+            return True, written
+
+        done, added = await self._desk.db.write(work)
+        self.view = before.extend(added)
+        return done
+
+    async def refresh(self) -> None:
+        """Catch up with the log."""
+        async with self._turns:
+            after = self.view.state.last_seq
+            added = await self._desk.db.read(
+                lambda tx: events.read(tx, self.lease.key, after_seq=after)
+            )
+            self.view = self.view.extend(added)
+
+    async def beat(self, ttl_us: int) -> None:
+        """Extend the lease.
+
+        Raises:
+            LostLease: it is no longer ours.
+        """
+        expires_us = self._desk.now_us() + ttl_us
+        await self._desk.db.write(lambda tx: leases.beat(tx, self.lease, expires_us))
+
+    async def give_back(self, at_us: int) -> None:
+        """Give the session back in the middle of a turn, to be claimed again at a time.
+
+        Raises:
+            LostLease: it is no longer ours.
+        """
+        await self._desk.db.write(lambda tx: self._release(tx, at_us))
+
+    def _release(self, tx: Tx, until_us: int | None) -> None:
+        now_us = self._desk.now_us()
+        if until_us is None:
+            leases.finish(tx, self.lease, now_us)
+        else:
+            leases.postpone(tx, self.lease, now_us, until_us)
+
+    def _audit(self, tx: Tx, view: View, written: Sequence[Record]) -> None:
+        """Record each MCP call before it is made, and what came of it."""
+        for record in written:
+            if record.type == "internal.mcp_call_started":
+                use = view.find([cast("str", record.body["mcp_tool_use_id"])])[0]
+                kind, subject = "mcp.call", use.body["input"]
+                fields = {
+                    "call": use.id,
+                    "server": use.body["mcp_server_name"],
+                    "tool": use.body["name"],
+                    "epoch": record.body["epoch"],
+                }
+            elif record.type == "agent.mcp_tool_result":
+                kind, subject = "mcp.result", record.body.get("content")
+                fields = {
+                    "call": record.body["mcp_tool_use_id"],
+                    "is_error": record.body.get("is_error"),
+                }
+            else:
+                continue
+            audit.record(
+                tx,
+                self._desk.clock,
+                kind,
+                workspace_id=view.subject.workspace_id,
+                session_id=view.subject.session_id,
+                fields={**fields, **_digest(subject)},
+            )
+
+
+def _load(tx: Tx, session_id: str, known: View | None) -> View:
+    row = tx.execute(
+        select(
+            sessions.c.workspace_id, sessions.c.agent, sessions.c.state, sessions.c.last_seq
+        ).where(sessions.c.id == session_id)
+    ).first()
+    if row is None:
+        raise LostLease(f"session {session_id} is gone")
+    subject = Subject(session_id, row.workspace_id, row.agent)
+    if known is not None:
+        view = View(subject, known.state, known.records)
+    else:
+        empty = initial(row.state["thread_id"], self_hosted=row.state["self_hosted"])
+        view = View(subject, empty, ())
+    after = view.state.last_seq
+    return view.extend(events.read(tx, session_id, after_seq=after, upto_seq=row.last_seq))
+
+
+def _digest(content: object) -> dict[str, object]:
+    data = json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}

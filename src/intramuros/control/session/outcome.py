@@ -1,0 +1,210 @@
+"""From what an effect brought to the rows that record it. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from intramuros.control.mcp.base import McpError, McpResult, McpTool
+from intramuros.control.model.base import ModelError, ModelReply
+from intramuros.control.session.drafts import (
+    error_result,
+    exhausted,
+    failure,
+    request_lost,
+    rescheduled,
+    result,
+)
+from intramuros.control.session.state import Call, CallKind, Permission
+from intramuros.control.session.toolset import Tool, judge
+from intramuros.control.session.turn import CallModel, Context
+from intramuros.control.session.view import View, dump_tool
+from intramuros.control.store.records import Draft
+from intramuros.kernel.timing import backoff_s
+
+Json = Mapping[str, Any]
+
+MICROS: Final = 1_000_000
+# A provider that asks for more patience than this gets the turn back later all the same.
+RETRY_AFTER_CAP_S: Final = 3600.0
+
+_USE_EVENTS: Final = {
+    CallKind.SANDBOX: "agent.tool_use",
+    CallKind.MCP: "agent.mcp_tool_use",
+    CallKind.CUSTOM: "agent.custom_tool_use",
+}
+# Stop reasons whose reply was cut off, so that its last tool call may be half an input.
+_CUT: Final = frozenset({"max_tokens", "model_context_window_exceeded"})
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Why a call is refused before any policy applies; the model reads it."""
+
+    why: str
+
+
+def replied(
+    view: View, command: CallModel, reply: ModelReply, thinking_ids: Sequence[str], context: Context
+) -> list[Draft]:
+    """Record a reply: thinking, one message, the calls in the model's order, the end (AMB 27).
+
+    Args:
+        thinking_ids: the event ids under which thinking was previewed, oldest first.
+    """
+    refusal = reply.stop_reason == "refusal"
+    thoughts = [b for b in reply.content if b["type"] in ("thinking", "redacted_thinking")]
+    drafts = [
+        Draft("agent.thinking", id=thinking_ids[i] if i < len(thinking_ids) else None)
+        for i, _ in enumerate(thoughts)
+    ]
+    texts = [_text(block) for block in reply.content if block["type"] == "text" and block["text"]]
+    if texts:
+        drafts.append(Draft("agent.message", {"content": texts}, id=command.message_id))
+    uses = [] if refusal else [b for b in reply.content if b["type"] == "tool_use"]
+    cut = uses[-1] if uses and reply.stop_reason in _CUT else None
+    tools = view.tools() if uses else {}
+    calls: list[list[str]] = []
+    for block in uses:
+        use_id = context.new_id()
+        calls.append([str(block["id"]), use_id])
+        drafts.append(_use(block, use_id, tools, cut=block is cut))
+    ending = None if uses else "refusal" if refusal else "end_turn"
+    body = {
+        "model_request_start_id": command.opened.start_id,
+        "model_usage": dict(vars(reply.usage)),
+        "is_error": False,
+    }
+    private = {
+        "content": [_storable(block) for block in reply.content],
+        "calls": calls,
+        "ending": ending,
+        "stop_reason": reply.stop_reason,
+    }
+    return [*drafts, Draft("span.model_request_end", body, private=private)]
+
+
+def model_failed(
+    view: View, command: CallModel, error: ModelError, context: Context
+) -> list[Draft]:
+    """Record a failed request: try again later, or give the turn up (contract 15.18, 15.19).
+
+    A session is never terminated for it: an operator can cure every failure of a provider, and the
+    next prompt should then work.
+    """
+    lost = request_lost(command.opened.start_id)
+    failures = view.state.failures + 1
+    if not error.retryable or failures > context.limits.failures:
+        report = failure(error.failure.value, error.message, "exhausted")
+        after = view.expect([lost], context.now_us, context.new_id)
+        return [lost, *exhausted(after, context.now_us, report)]
+    limits = context.limits
+    delay_s = backoff_s(failures - 1, limits.backoff_base_s, limits.backoff_cap_s, context.rand())
+    delay_s = max(delay_s, min(error.retry_after_s or 0.0, RETRY_AFTER_CAP_S))
+    report = failure(error.failure.value, error.message, "retrying")
+    return [lost, report, *rescheduled(view, context.now_us + round(delay_s * MICROS))]
+
+
+def listed(view: View, found: Mapping[str, Sequence[McpTool] | McpError]) -> list[Draft]:
+    """Record the tools of MCP servers; a server that failed is left out of this turn (R105)."""
+    drafts = []
+    for name, answer in found.items():
+        if isinstance(answer, McpError):
+            kind, message = answer.failure.value, answer.message
+            drafts.append(failure(kind, message, "retrying", mcp_server_name=name))
+            continue
+        tools = [dump_tool(tool) for tool in answer]
+        if _known(view, name) != tools:
+            drafts.append(Draft("internal.mcp_tools", {"server": name, "tools": tools}))
+    reached = [name for name, answer in found.items() if not isinstance(answer, McpError)]
+    mark = {"turn": view.state.turn, "servers": reached}
+    return [*drafts, Draft("internal.mcp_listed", mark)]
+
+
+def mcp_answered(view: View, call: Call, answer: McpResult | McpError, max_chars: int) -> Draft:
+    """Record the outcome of an MCP call."""
+    hosted = view.state.self_hosted
+    if isinstance(answer, McpError):
+        text = f"The MCP server {answer.server_name} did not answer the call ({answer.message})."
+        return error_result(call, text, self_hosted=hosted)
+    content = cut(answer.content, max_chars)
+    return result(call, content, is_error=answer.is_error, self_hosted=hosted)
+
+
+def cut(content: Sequence[Json], max_chars: int) -> list[Json]:
+    """Bound the text of a result, saying what is missing (contract 6.25)."""
+    kept: list[Json] = []
+    room = max_chars
+    for block in content:
+        text = block.get("text")
+        if block["type"] != "text" or not isinstance(text, str) or len(text) <= room:
+            kept.append(block)
+            room -= len(text) if isinstance(text, str) else 0
+            continue
+        note = f"\n[cut: {len(text) - room} of {len(text)} characters are not shown]"
+        kept.append({**block, "text": text[:room] + note})
+        room = 0
+    return kept
+
+
+def _use(block: Json, use_id: str, tools: Mapping[str, Tool], *, cut: bool) -> Draft:
+    name, given = str(block["name"]), block["input"]
+    tool = tools.get(name)
+    if tool is None:
+        why = f"There is no tool {name!r} in this session."
+    elif cut:
+        why = "The reply was cut off inside this call; make it again with a smaller input."
+    elif not isinstance(given, Mapping):
+        why = "The input of this call is not an object."
+    else:
+        return _judged(tool, given, use_id)
+    return _unjudged(tool, name, given, use_id, why)
+
+
+def _judged(tool: Tool, given: Json, use_id: str) -> Draft:
+    body: dict[str, object] = {"name": tool.bare_name, "input": dict(given)}
+    if tool.kind is not CallKind.CUSTOM:
+        verdict = judge(tool)
+        body |= {
+            "evaluated_permission": verdict.permission.value,
+            "evaluation": verdict.evaluation,
+        }
+    if tool.kind is CallKind.MCP:
+        body["mcp_server_name"] = tool.server
+    return Draft(_USE_EVENTS[tool.kind], body, id=use_id)
+
+
+def _unjudged(tool: Tool | None, name: str, given: object, use_id: str, why: str) -> Draft:
+    """Refuse a call before any policy applies (contract 6.13).
+
+    Events of custom tools carry no verdict (contract 14.3), so a refused one is shown as a built-in
+    call: nobody must take it for work.
+    """
+    body: dict[str, object] = {
+        "name": name if tool is None else tool.bare_name,
+        "input": dict(given) if isinstance(given, Mapping) else {},
+        "evaluated_permission": Permission.DENY.value,
+    }
+    type = "agent.tool_use"
+    if tool is not None and tool.kind is CallKind.MCP:
+        type = _USE_EVENTS[CallKind.MCP]
+        body["mcp_server_name"] = tool.server
+    return Draft(type, body, id=use_id, private={"refusal": why})
+
+
+def _storable(block: Json) -> dict[str, Any]:
+    """Return a block that the Messages API takes back: a tool input must be an object."""
+    if block["type"] == "tool_use" and not isinstance(block["input"], Mapping):
+        return {**block, "input": {}}
+    return dict(block)
+
+
+def _text(block: Json) -> dict[str, object]:
+    return {"type": "text", "text": block["text"]}
+
+
+def _known(view: View, server: str) -> list[dict[str, object]] | None:
+    for record in reversed(view.records):
+        if record.type == "internal.mcp_tools" and record.body["server"] == server:
+            known: list[dict[str, object]] = record.body["tools"]  # type: ignore[assignment]  # ours
+            return known
+    return None

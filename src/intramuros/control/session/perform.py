@@ -1,0 +1,110 @@
+"""Performs one effect of a held session: model calls, MCP listings, MCP calls.
+
+An effect never writes. It brings back an :data:`Outcome`: a function from the view, as it is when
+the outcome is recorded, to the rows that record it, so that inputs which arrived meanwhile are
+taken into account.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import anyio
+
+from intramuros.control.mcp.base import Connector, McpError, McpResult, McpServer, McpTool
+from intramuros.control.model.base import Delta, Model, ModelError
+from intramuros.control.session import outcome
+from intramuros.control.session.preview import Preview
+from intramuros.control.session.state import Call
+from intramuros.control.session.turn import CallMcp, CallModel, Context, ListTools
+from intramuros.control.session.view import View
+from intramuros.control.store.notify import Hub
+from intramuros.control.store.records import Draft
+
+Outcome = Callable[[View, Context], list[Draft]]
+# Records an outcome that must not wait for the rest of its effect.
+Early = Callable[[Outcome], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Performer:
+    """Reaches models and MCP servers."""
+
+    model: Model
+    connector: Connector
+    hub: Hub
+
+    async def call_model(self, view: View, command: CallModel, context: Context) -> Outcome:
+        """Send the request, whispering its deltas."""
+        preview = Preview(command.opened.seq, command.message_id, context.new_id)
+        session_id = view.subject.session_id
+
+        def on_delta(delta: Delta) -> None:
+            for whisper in preview.feed(delta):
+                self.hub.whisper(session_id, whisper)
+
+        try:
+            reply = await self.model.run(command.request, on_delta)
+        except ModelError as error:
+            failed = error  # the name of an except clause ends with it
+            return lambda view, context: outcome.model_failed(view, command, failed, context)
+        ids = preview.thinking_ids
+        return lambda view, context: outcome.replied(view, command, reply, ids, context)
+
+    async def list_tools(self, view: View, command: ListTools) -> Outcome:
+        """Ask every server at once."""
+        found: dict[str, Sequence[McpTool] | McpError] = {}
+
+        async def ask(server: McpServer) -> None:
+            try:
+                found[server.name] = await self.connector.tools(view.subject.caller, server)
+            except McpError as error:
+                found[server.name] = error
+
+        async with anyio.create_task_group() as group:
+            for server in command.servers:
+                group.start_soon(ask, server)
+        answers: Mapping[str, Sequence[McpTool] | McpError] = {
+            server.name: found[server.name] for server in command.servers
+        }
+        return lambda view, _: outcome.listed(view, answers)
+
+    async def call_mcp(self, view: View, command: CallMcp, early: Early) -> Outcome:
+        """Make the calls at once; hand each answer to ``early`` but the last, which is returned."""
+        servers = {server.name: server for server in view.subject.servers}
+        left = len(command.calls)
+        last: list[Outcome] = []
+
+        async def make(call: Call) -> None:
+            nonlocal left
+            answer = await self._call(view, call, servers)
+            left -= 1
+
+            def record(view: View, context: Context) -> list[Draft]:
+                chars = context.limits.mcp_result_chars
+                return [outcome.mcp_answered(view, call, answer, chars)]
+
+            if left:
+                await early(record)
+            else:
+                last.append(record)
+
+        async with anyio.create_task_group() as group:
+            for call in command.calls:
+                group.start_soon(make, call)
+        return last[0]
+
+    async def _call(
+        self, view: View, call: Call, servers: Mapping[str, McpServer]
+    ) -> McpResult | McpError:
+        use = view.find([call.id])[0]
+        name = str(use.body["mcp_server_name"])
+        arguments = use.body["input"]
+        try:
+            return await self.connector.call(
+                view.subject.caller,
+                servers[name],
+                str(use.body["name"]),
+                arguments if isinstance(arguments, Mapping) else {},
+            )
+        except McpError as error:
+            return error

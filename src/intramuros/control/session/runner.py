@@ -1,0 +1,172 @@
+"""Claims due turns and drives them, up to so many at once. Any process may run one.
+
+Idle and waiting sessions cost nothing here: their lease is given back, and the next input offers
+it again. Short-term memory of sessions that were just driven saves reading their logs anew; it is
+bounded and never the truth.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Final
+
+import anyio
+
+from intramuros.control.session.drive import Drive, DriveSettings
+from intramuros.control.session.hold import Desk, Hold
+from intramuros.control.session.perform import Performer
+from intramuros.control.session.view import View
+from intramuros.control.store import leases
+from intramuros.control.store.db import Tx
+from intramuros.control.store.leases import Lease, LostLease
+from intramuros.control.store.notify import TURN_TOPIC
+from intramuros.kernel.errors import Unavailable
+from intramuros.kernel.ids import IdFactory
+from intramuros.kernel.service import Stop
+from intramuros.kernel.telemetry import logger
+
+log = logger("turn")
+
+MICROS: Final = 1_000_000
+# Rows of all remembered logs together: some tens of megabytes at most.
+MEMORY_ROWS: Final = 20_000
+# A turn that failed for a reason of ours comes back after this long, so that it cannot spin.
+FAILED_PAUSE_S: Final = 30.0
+# Giving a session back at the end of a process must not hold that end up.
+_FAREWELL_S: Final = 2.0
+
+
+@dataclass(frozen=True)
+class RunnerSettings:
+    """How turns are claimed.
+
+    Args:
+        concurrency: sessions driven at once by this process.
+        poll_s: how often to look for due turns when no hint comes, in seconds.
+        drive: how a claimed session is held.
+    """
+
+    concurrency: int = 64
+    poll_s: float = 1.0
+    drive: DriveSettings = field(default_factory=DriveSettings)
+
+
+class Runner:
+    """The loop of a server process.
+
+    Args:
+        holder: this process's name in the lease table, for people.
+    """
+
+    def __init__(
+        self,
+        desk: Desk,
+        performer: Performer,
+        ids: IdFactory,
+        holder: str,
+        settings: RunnerSettings | None = None,
+    ) -> None:
+        self._desk = desk
+        self._performer = performer
+        self._ids = ids
+        self._holder = holder
+        self._settings = settings or RunnerSettings()
+        self._memory = Memory(MEMORY_ROWS)
+        self._slots = anyio.Semaphore(self._settings.concurrency)
+
+    async def run(self, stop: Stop) -> None:
+        """Claim and drive turns until a stop is asked for; then let the held ones go."""
+        async with anyio.create_task_group() as turns:
+            with self._performer.hub.subscribe(TURN_TOPIC, whispers=False) as hints:
+                async with anyio.create_task_group() as waiting:
+
+                    async def cut() -> None:
+                        await stop.wait()
+                        waiting.cancel_scope.cancel()
+
+                    waiting.start_soon(cut)
+                    while not stop.requested:
+                        await self._slots.acquire()
+                        hints.clear()
+                        lease, wait_s = await self._claim()
+                        if lease is None:
+                            self._slots.release()
+                            await hints.wait(wait_s)
+                            continue
+                        turns.start_soon(self._turn, lease, stop)
+
+    async def _claim(self) -> tuple[Lease | None, float]:
+        """Return a claim, or None and how many seconds to wait for the next one."""
+        now_us = self._desk.now_us()
+        ttl_us = round(self._settings.drive.lease_s * MICROS)
+
+        def work(tx: Tx) -> tuple[Lease | None, int | None]:
+            leases.reap(tx, leases.TURNS, now_us)
+            lease = leases.claim(tx, leases.TURNS, self._holder, now_us, ttl_us)
+            return lease, None if lease else leases.next_ready_us(tx, leases.TURNS)
+
+        try:
+            lease, ready_us = await self._desk.db.write(work)
+        except Unavailable as error:
+            log.error("claim_failed", error=repr(error))
+            return None, self._settings.poll_s
+        wait_s = self._settings.poll_s
+        if ready_us is not None:
+            wait_s = min(wait_s, max(0.0, (ready_us - now_us) / MICROS))
+        return lease, wait_s
+
+    async def _turn(self, lease: Lease, stop: Stop) -> None:
+        try:
+            await self._drive(lease, stop)
+        except anyio.get_cancelled_exc_class():
+            with anyio.move_on_after(_FAREWELL_S, shield=True):
+                await self._give_back(lease, self._desk.now_us())
+            raise
+        except Exception as error:
+            log.error("turn_failed", session=lease.key, error=repr(error), exc_info=error)
+            at_us = self._desk.now_us() + round(FAILED_PAUSE_S * MICROS)
+            await self._give_back(lease, at_us)
+        finally:
+            self._slots.release()
+
+    async def _drive(self, lease: Lease, stop: Stop) -> None:
+        known = self._memory.take(lease.key)
+        try:
+            hold = await Hold.load(self._desk, lease, known)
+        except LostLease:
+            log.info("turn_session_gone", session=lease.key)
+            return
+        drive = Drive(hold, self._desk, self._performer, self._ids, self._settings.drive)
+        if (view := await drive.run(stop)) is not None:
+            self._memory.keep(view)
+
+    async def _give_back(self, lease: Lease, at_us: int) -> None:
+        now_us = self._desk.now_us()
+        try:
+            await self._desk.db.write(lambda tx: leases.postpone(tx, lease, now_us, at_us))
+        except (LostLease, Unavailable) as error:
+            log.info("turn_not_given_back", session=lease.key, error=repr(error))
+
+
+class Memory:
+    """The views of sessions driven lately, the longest unused forgotten first."""
+
+    def __init__(self, rows: int) -> None:
+        self._limit = rows
+        self._rows = 0
+        self._views: OrderedDict[str, View] = OrderedDict()
+
+    def take(self, session_id: str) -> View | None:
+        """Return and forget what is known of a session."""
+        view = self._views.pop(session_id, None)
+        if view is not None:
+            self._rows -= len(view.records)
+        return view
+
+    def keep(self, view: View) -> None:
+        """Remember a session, forgetting others to stay within the bound."""
+        self.take(view.subject.session_id)
+        self._views[view.subject.session_id] = view
+        self._rows += len(view.records)
+        while self._rows > self._limit:
+            _, forgotten = self._views.popitem(last=False)
+            self._rows -= len(forgotten.records)

@@ -1,0 +1,134 @@
+"""A session as the loop looks at it: who it is, its whole log, and what the log adds up to. Pure.
+
+A view never changes; :meth:`View.extend` gives the next one. Look-ups go backwards, because what
+the loop asks for is nearly always recent.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+from intramuros.control.mcp.base import Caller, McpServer, McpTool
+from intramuros.control.session.state import State, fold
+from intramuros.control.session.toolset import Tool, toolset, used_servers
+from intramuros.control.store.records import Draft, Record
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What does not change while a turn is held.
+
+    Args:
+        agent: the session's agent snapshot, as the API shows it.
+    """
+
+    session_id: str
+    workspace_id: str
+    agent: Mapping[str, Any]
+
+    @property
+    def caller(self) -> Caller:
+        """On whose behalf MCP servers are called."""
+        return Caller(self.workspace_id, self.session_id)
+
+    @property
+    def servers(self) -> list[McpServer]:
+        """The MCP servers that the agent's tools use, in order."""
+        urls = {item["name"]: item["url"] for item in self.agent.get("mcp_servers") or ()}
+        return [McpServer(name, urls[name]) for name in used_servers(self.agent)]
+
+
+@dataclass(frozen=True)
+class View:
+    """A session through its newest known record."""
+
+    subject: Subject
+    state: State
+    records: tuple[Record, ...] = field(repr=False)
+
+    def extend(self, records: Sequence[Record]) -> "View":
+        """Return the view after more records.
+
+        Raises:
+            IllegalRecord: a record cannot follow.
+        """
+        state = self.state
+        for record in records:
+            state = fold(state, record)
+        return replace(self, state=state, records=(*self.records, *records))
+
+    def expect(self, drafts: Sequence[Draft], now_us: int, new_id: Callable[[], str]) -> "View":
+        """Return the view as it will be once the drafts are appended.
+
+        Only positions, ids and times of rows that the journal names itself may still differ.
+        """
+        first = self.state.last_seq + 1
+        return self.extend(
+            [
+                Record(
+                    session_id=self.subject.session_id,
+                    seq=first + offset,
+                    id=draft.id or new_id(),
+                    type=draft.type,
+                    at_us=now_us,
+                    body=draft.body,
+                    thread_id=draft.thread_id,
+                    queued=draft.queued,
+                    private=draft.private,
+                )
+                for offset, draft in enumerate(drafts)
+            ]
+        )
+
+    def waiting(self) -> list[Record]:
+        """Return the inputs that wait for the loop, oldest first."""
+        return self.find([item.id for item in self.state.queued])
+
+    def find(self, ids: Collection[str]) -> list[Record]:
+        """Return the newest row of each event id that is in the log, in the order of the ids."""
+        wanted = set(ids)
+        found: dict[str, Record] = {}
+        for record in reversed(self.records):
+            if not wanted:
+                break
+            if record.id in wanted:
+                wanted.discard(record.id)
+                found[record.id] = record
+        return [found[event_id] for event_id in ids if event_id in found]
+
+    def last(self, *types: str) -> Record | None:
+        """Return the newest row of one of these types, or None."""
+        return next((record for record in reversed(self.records) if record.type in types), None)
+
+    def discovered(self) -> dict[str, list[McpTool]]:
+        """Return the tools of the MCP servers that answered when this turn opened."""
+        listed = self.last("internal.mcp_listed")
+        if listed is None:
+            return {}
+        wanted = set(cast("list[str]", listed.body["servers"]))
+        found: dict[str, list[McpTool]] = {}
+        for record in reversed(self.records):
+            if not wanted:
+                break
+            if record.type == "internal.mcp_tools" and record.body["server"] in wanted:
+                wanted.discard(record.body["server"])
+                found[record.body["server"]] = [load_tool(item) for item in _tools_of(record)]
+        return found
+
+    def tools(self) -> dict[str, Tool]:
+        """Return the tools that the model is offered, by its names for them."""
+        return toolset(self.subject.agent, self.discovered())
+
+
+def dump_tool(tool: McpTool) -> dict[str, object]:
+    """Return a discovered tool as JSON values; :func:`load_tool` gives it back."""
+    return {**vars(tool), "input_schema": dict(tool.input_schema)}
+
+
+def load_tool(dumped: Mapping[str, Any]) -> McpTool:
+    """Return the tool that :func:`dump_tool` wrote."""
+    return McpTool(**dumped)
+
+
+def _tools_of(record: Record) -> Iterator[Mapping[str, Any]]:
+    return iter(cast("list[Mapping[str, Any]]", record.body["tools"]))
