@@ -27,7 +27,7 @@ from intramuros.control.session.turn import (
     Wait,
     plan,
 )
-from intramuros.control.session.view import View
+from intramuros.control.session.view import View, identified
 from intramuros.control.store.leases import LostLease
 from intramuros.control.store.notify import session_topic
 from intramuros.kernel.ids import IdFactory
@@ -98,7 +98,8 @@ class Drive:
         pending: Outcome | None = None
         while True:
             context = self._context()
-            known = pending(self._hold.view, context) if pending else []
+            brought = pending(self._hold.view, context) if pending else []
+            known = identified(brought, context.new_id)
             if stop.requested:
                 if await self._hold.append(known, release=Wait(self._desk.now_us())):
                     return

@@ -28,7 +28,7 @@ from intramuros.control.session.drafts import (
 )
 from intramuros.control.session.phase import Phase
 from intramuros.control.session.state import Call, CallKind, OpenRequest, Permission
-from intramuros.control.session.view import View
+from intramuros.control.session.view import View, identified
 from intramuros.control.store.records import Draft, Record
 
 UNKNOWN_OUTCOME: Final = (
@@ -131,8 +131,9 @@ def plan(view: View, context: Context) -> tuple[list[Draft], Effect]:
         command = decide(view, context)
         if not isinstance(command, Append):
             return drafts, command
-        drafts += command.drafts
-        view = view.expect(command.drafts, context.now_us, context.new_id)
+        added = identified(command.drafts, context.new_id)
+        drafts += added
+        view = view.expect(added, context.now_us, context.new_id)
     raise RuntimeError(f"session {view.subject.session_id} never comes to an effect")
 
 

@@ -60,7 +60,7 @@ class View:
     def expect(self, drafts: Sequence[Draft], now_us: int, new_id: Callable[[], str]) -> "View":
         """Return the view as it will be once the drafts are appended.
 
-        Only positions, ids and times of rows that the journal names itself may still differ.
+        Only times may still differ, and ids of drafts that have none (see :func:`identified`).
         """
         first = self.state.last_seq + 1
         return self.extend(
@@ -118,6 +118,11 @@ class View:
     def tools(self) -> dict[str, Tool]:
         """Return the tools that the model is offered, by its names for them."""
         return toolset(self.subject.agent, self.discovered())
+
+
+def identified(drafts: Sequence[Draft], new_id: Callable[[], str]) -> list[Draft]:
+    """Give each draft an id, so that later rows of the same transaction can name it."""
+    return [draft if draft.id else replace(draft, id=new_id()) for draft in drafts]
 
 
 def dump_tool(tool: McpTool) -> dict[str, object]:

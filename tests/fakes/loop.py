@@ -1,0 +1,172 @@
+"""The loop without a database, a model or a server: what comes in, and what must go out."""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from intramuros.control.mcp.base import McpError, McpFailure, McpResult, McpTool
+from intramuros.control.model.base import Failure, ModelError, ModelReply, ModelRequest, Usage
+from intramuros.control.session import outcome
+from intramuros.control.session.turn import (
+    CallMcp,
+    CallModel,
+    Context,
+    Effect,
+    Limits,
+    ListTools,
+    Wait,
+    plan,
+)
+from intramuros.control.session.view import Subject, View
+from intramuros.control.store.records import Draft
+from tests.fakes.log import MemoryLog
+
+ALLOW = {"type": "always_allow"}
+ASK = {"type": "always_ask"}
+DB = {"type": "url", "name": "db", "url": "https://db.example/mcp"}
+QUERY = McpTool("query", "Runs SQL.", {"type": "object"}, read_only=True)
+INSERT = McpTool("insert", "Adds a row.", {"type": "object"})
+
+
+def toolset(policy: Mapping[str, str] = ALLOW, **configs: object) -> dict[str, object]:
+    return {
+        "type": "agent_toolset_20260401",
+        "default_config": {"enabled": True, "permission_policy": dict(policy)},
+        "configs": [{"name": name, **config} for name, config in configs.items()],  # type: ignore[dict-item]
+    }
+
+
+def mcp_toolset(policy: Mapping[str, str] = ALLOW) -> dict[str, object]:
+    return {
+        "type": "mcp_toolset",
+        "mcp_server_name": "db",
+        "default_config": {"enabled": True, "permission_policy": dict(policy)},
+        "configs": [],
+    }
+
+
+CUSTOM = {
+    "type": "custom",
+    "name": "weather",
+    "description": "Tells the weather.",
+    "input_schema": {"type": "object", "properties": {}},
+}
+
+
+def agent(*tools: Mapping[str, object], **more: object) -> dict[str, Any]:
+    uses_mcp = any(tool["type"] == "mcp_toolset" for tool in tools)
+    return {
+        "id": "agent_1",
+        "name": "auditor",
+        "model": {"id": "some-model"},
+        "system": "Be exact.",
+        "tools": [dict(tool) for tool in tools],
+        "mcp_servers": [DB] if uses_mcp else [],
+        **more,
+    }
+
+
+def text(said: str, stop: str = "end_turn") -> ModelReply:
+    return ModelReply([{"type": "text", "text": said}], stop, Usage(10, 5))
+
+
+def use(name: str, model_id: str = "toolu_1", **given: object) -> dict[str, object]:
+    return {"type": "tool_use", "id": model_id, "name": name, "input": given}
+
+
+def uses(*blocks: Mapping[str, object], stop: str = "tool_use") -> ModelReply:
+    return ModelReply(blocks, stop, Usage(10, 5))
+
+
+def away(retryable: bool = True, retry_after_s: float | None = None) -> ModelError:
+    return ModelError(Failure.OVERLOADED, "full", retryable=retryable, retry_after_s=retry_after_s)
+
+
+class Loop:
+    """A session, driven step by step with scripted answers.
+
+    ``model`` and ``mcp`` are played in order; an exhausted script fails the test.
+    """
+
+    def __init__(
+        self,
+        declared: Mapping[str, Any],
+        *,
+        model: Sequence[ModelReply | ModelError] = (),
+        tools: Sequence[McpTool] | McpError = (QUERY, INSERT),
+        mcp: Sequence[McpResult | McpError] = (),
+        self_hosted: bool = True,
+        limits: Limits | None = None,
+    ) -> None:
+        self.log = MemoryLog(self_hosted=self_hosted)
+        self.subject = Subject("sesn_1", "wrkspc_1", declared)
+        self.model = deque(model)
+        self.mcp = deque(mcp)
+        self.tools = tools
+        self.limits = limits or Limits()
+        self.epoch = 1
+        self.requests: list[ModelRequest] = []
+        self.listings = 0
+        self.performed: list[str] = []
+
+    @property
+    def view(self) -> View:
+        return View(self.subject, self.log.state, tuple(self.log.records))
+
+    @property
+    def context(self) -> Context:
+        return Context(self.log.now_us, self.epoch, self.log.new_id, lambda: 0.5, self.limits)
+
+    def next(self) -> Effect:
+        """Append what can be appended and return the effect that follows."""
+        drafts, effect = plan(self.view, self.context)
+        self.log.append(*drafts)
+        return effect
+
+    def perform(self, effect: Effect) -> None:
+        self.log.append(*self.outcome(effect))
+
+    def outcome(self, effect: Effect) -> list[Draft]:
+        match effect:
+            case CallModel():
+                self.requests.append(effect.request)
+                answer = self.model.popleft()
+                if isinstance(answer, ModelError):
+                    return outcome.model_failed(self.view, effect, answer, self.context)
+                return outcome.replied(self.view, effect, answer, [], self.context)
+            case ListTools():
+                self.listings += 1
+                found = {server.name: self.tools for server in effect.servers}
+                return outcome.listed(self.view, found)
+            case CallMcp():
+                drafts = []
+                for call in effect.calls:
+                    self.performed.append(call.id)
+                    drafts.append(
+                        outcome.mcp_answered(self.view, call, self.mcp.popleft(), 100_000)
+                    )
+                return drafts
+            case Wait():
+                raise AssertionError("waiting is not performed")
+
+    def run(self) -> Wait:
+        """Go on until the session waits."""
+        while not isinstance(effect := self.next(), Wait):
+            self.perform(effect)
+        return effect
+
+    def crash(self) -> None:
+        """Whoever held the session is dead; the next holder has a newer epoch."""
+        self.epoch += 1
+
+    def since(self, seq: int) -> list[str]:
+        """The public types behind a log position."""
+        return [r.type for r in self.log.shown if r.seq > seq]
+
+    @property
+    def mark(self) -> int:
+        return self.log.state.last_seq
+
+
+def unreachable() -> McpError:
+    return McpError("db", McpFailure.CONNECTION, "no route")
