@@ -22,7 +22,7 @@ DRIVERS = "one file opens databases"
 WEB = "only the API knows the web framework"
 
 SABOTAGE = [
-    (ROOMS, "execution/sandbox/base.py", "import intramuros.control"),
+    (ROOMS, "execution/sandbox/sabotage.py", "import intramuros.control"),
     (ROOMS, "tunnel/sabotage.py", "import intramuros.execution.sandbox.base"),
     (ROOMS, "protocol/sabotage.py", "import intramuros.tunnel"),
     (ROOMS, "kernel/timing.py", "import intramuros.protocol"),
@@ -36,7 +36,7 @@ SABOTAGE = [
     (PURE, "protocol/audit.py", "import os"),
     (PURE, "protocol/sabotage.py", "from intramuros.kernel.timing import SystemClock"),
     (DRIVERS, "control/store/tables.py", "import sqlite3"),
-    (WEB, "execution/sandbox/base.py", "from starlette.requests import Request"),
+    (WEB, "tunnel/sabotage.py", "from starlette.requests import Request"),
 ]
 
 
