@@ -2,9 +2,10 @@
 
 ::
 
-    DATA/api-key               the first API key, mode 0600 (written by the server)
-    DATA/control/              the control plane's database and blobs
-    DATA/edge/                 the edge's certificate, the control plane's public key, its record
+    DATA/intramuros.db         the control plane's database
+    DATA/api-key               the first API key, mode 0600
+    DATA/ticket-key.pem        the public half of the key that signs tickets, for edges
+    DATA/edge/                 the edge's certificate, and its record
     DATA/worker/               the environment key, journal, workspaces, its record
     DATA/gateway/              certificates, token, configuration, its record
     DATA/run/                  lock, process ids, address: of no use once it is stopped
@@ -31,6 +32,11 @@ class Layout:
     def api_key(self) -> Path:
         """The first API key."""
         return self.root / "api-key"
+
+    @property
+    def control_key(self) -> Path:
+        """The control plane's public key, which the server writes."""
+        return self.root / "ticket-key.pem"
 
     @property
     def edge(self) -> Path:

@@ -8,6 +8,7 @@ import typer
 from intramuros.cli import audit, gateway, sessions, tunnels
 from intramuros.cli.failures import guarded
 from intramuros.cli.planes import add_planes
+from intramuros.cli.up import up
 from intramuros.kernel import telemetry
 
 app = typer.Typer(
@@ -38,6 +39,7 @@ def root(
     telemetry.configure(json=log_json, level=log_level)
 
 
+app.command("up")(up)
 add_planes(app)
 app.add_typer(gateway.app, name="gateway")
 app.add_typer(tunnels.app, name="tunnel")
