@@ -10,6 +10,8 @@ from intramuros.cli.output import say
 from intramuros.kernel.service import Stop, Task, run_service
 
 if TYPE_CHECKING:
+    from intramuros.control.app import ServerSettings
+    from intramuros.execution.settings import WorkerSettings
     from intramuros.tunnel.edge_app import EdgeSettings, Listening
     from intramuros.tunnel.gateway_app import GatewaySettings
 
@@ -19,6 +21,27 @@ GATEWAY_DRAIN_S = 40.0
 
 def add_planes(app: typer.Typer) -> None:
     """Add a command for each plane."""
+    app.command("server")(
+        settings_command(
+            "intramuros.control.app",
+            "ServerSettings",
+            _server,
+            extra="server",
+            doc="Run the control plane: API, agent loop, event log.\n\n"
+            "Example: intramuros server --data-dir ./data --port 7700",
+        )
+    )
+    app.command("worker")(
+        settings_command(
+            "intramuros.execution.settings",
+            "WorkerSettings",
+            _worker,
+            extra="worker",
+            doc="Run a worker inside the perimeter: it claims sessions by polling, and runs their "
+            "tools in a sandbox each.\n\nExample: intramuros worker --base-url "
+            "https://agents.example --environment-id env_… --environment-key-file key",
+        )
+    )
     app.command("edge")(
         settings_command(
             "intramuros.tunnel.edge_app",
@@ -30,6 +53,26 @@ def add_planes(app: typer.Typer) -> None:
             "--control-key-file control.pem --audit-file edge.jsonl",
         )
     )
+
+
+def _server(settings: "ServerSettings") -> None:
+    serve = imported("intramuros.control.app", "server", "serve")
+
+    async def run() -> None:
+        await serve(settings)
+
+    anyio.run(run, backend_options={"use_uvloop": True})
+
+
+def _worker(settings: "WorkerSettings") -> None:
+    serve = imported("intramuros.execution.worker", "worker", "serve_worker")
+    make = imported("intramuros.execution.sandbox.providers", "worker", "open_provider")
+
+    async def run() -> None:
+        provider = make(settings.provider, settings.state_dir / "sandboxes")
+        await serve(settings, provider=provider, ready=_ready)
+
+    anyio.run(run)
 
 
 def _edge(settings: "EdgeSettings") -> None:

@@ -31,6 +31,8 @@ RESTART_BASE_S: Final = 0.2
 RESTART_CAP_S: Final = 5.0
 # A program that lived this long is healthy: its next death is a first death.
 HEALTHY_S: Final = 20.0
+# Of our own environment, what a program may see; credentials are given one by one.
+_KEPT: Final = ("PATH", "HOME", "LANG", "TERM", "TMPDIR", "PYTHONPATH")
 _LINE_LIMIT: Final = 4096
 _TAIL_BYTES: Final = 16 * 1024
 
@@ -55,7 +57,7 @@ class Program:
 class _Child:
     program: Program
     process: Process | None = None
-    stopping: bool = False
+    stopping: anyio.Event = field(default_factory=anyio.Event)
     deaths: int = 0
     gone: anyio.Event = field(default_factory=anyio.Event)
 
@@ -105,7 +107,7 @@ class Supervisor:
         """Stop a program for good; returns when its whole process group is gone."""
         child = self._children.pop(name, None)
         if child is not None:
-            child.stopping = True
+            child.stopping.set()
             if child.process is not None:
                 await _terminate(child.process, child.program.stop_s)
             await child.gone.wait()
@@ -122,7 +124,7 @@ class Supervisor:
         self._children[program.name] = child
         status: TaskStatus[str] | None = task_status
         try:
-            while not child.stopping:
+            while not child.stopping.is_set():
                 began = self._clock.monotonic()
                 try:
                     await self._live(child, status)
@@ -130,7 +132,7 @@ class Supervisor:
                     if status is not None:
                         raise
                 status = None
-                if child.stopping:
+                if child.stopping.is_set():
                     return
                 if self._clock.monotonic() - began > HEALTHY_S:
                     child.deaths = 0
@@ -138,7 +140,8 @@ class Supervisor:
                 child.deaths += 1
                 self._on_event(program.name, "died")
                 log.warning("child_died", name=program.name, restart_in_s=round(wait_s, 2))
-                await anyio.sleep(wait_s)
+                with anyio.move_on_after(wait_s):
+                    await child.stopping.wait()
         finally:
             self._children.pop(program.name, None)
             child.gone.set()
@@ -147,29 +150,27 @@ class Supervisor:
         """Run the program once, from start to death."""
         program = child.program
         pid_file = self._pid_dir / f"{program.name}.pid"
-        async with _running(program) as process:
-            child.process = process
-            pid_file.write_text(f"{process.pid}\n")
-            try:
+        deadline_s = START_TIMEOUT_S if status is not None else None
+        try:
+            async with _running(program) as process:
+                child.process = process
+                pid_file.write_text(f"{process.pid}\n")
                 # Only the first start has a deadline: later, what it waits for may be down too.
-                with anyio.fail_after(None if status is None else START_TIMEOUT_S):
+                with anyio.fail_after(deadline_s):
                     address = await _ready(program, process)
-            except TimeoutError as error:
-                raise OperatorError(
-                    f"{program.name} was not ready within {START_TIMEOUT_S:.0f} s",
-                    f"see {program.log_file}",
-                ) from error
-            finally:
-                if child.stopping:
-                    child.process = None
-            self._on_event(program.name, "ready")
-            if status is not None:
-                status.started(address)
-            await _drain(process)
-            await process.wait()
-        child.process = None
-        with suppress(OSError):
-            pid_file.unlink()
+                self._on_event(program.name, "ready")
+                if status is not None:
+                    status.started(address)
+                await _drain(process)
+                await process.wait()
+        except TimeoutError as error:
+            raise OperatorError(
+                f"{program.name} was not ready within {START_TIMEOUT_S:.0f} s",
+                f"see {program.log_file}",
+            ) from error
+        finally:
+            child.process = None
+            pid_file.unlink(missing_ok=True)
 
 
 @asynccontextmanager
@@ -192,7 +193,7 @@ async def supervising(
 
 def command(*arguments: str) -> tuple[str, ...]:
     """Return the argument list that runs ``intramuros ARGUMENTS…`` with this Python."""
-    return (sys.executable, "-m", "intramuros", *arguments)
+    return (sys.executable, "-m", "intramuros.cli.main", *arguments)
 
 
 @asynccontextmanager
@@ -204,7 +205,7 @@ async def _running(program: Program) -> AsyncIterator[Process]:
             (*tether, *program.argv),
             stdin=-3,  # DEVNULL
             stderr=errors,
-            env={**clean_environment(), **program.env},
+            env={**clean_environment(_KEPT), **program.env},
             start_new_session=True,
         )
         try:

@@ -53,6 +53,8 @@ log = logger("server")
 DRAIN_S: Final = 10.0
 _HTTP_DRAIN_S: Final = 5
 _API_KEY_FILE: Final = "api-key"
+# The public half of the key that signs tickets and tunnel tokens; edges need a copy.
+TICKET_KEY_FILE: Final = "ticket-key.pem"
 _FIRST_KEY_PREFIX: Final = "sk-intramuros-api01-"
 
 
@@ -152,6 +154,8 @@ async def build_services(opened: Foundation, settings: ServerSettings) -> Servic
         )
 
     signing_pem, cursor_key = await db.write(own_keys)
+    signing_key = SigningKey(signing_pem)
+    _publish(settings.data_dir / TICKET_KEY_FILE, signing_key.public_pem())
     hub = Hub()
     work = WorkQueue(db, hub, clock, ids)
     return Services(
@@ -163,7 +167,7 @@ async def build_services(opened: Foundation, settings: ServerSettings) -> Servic
         journal=Journal(clock, ids, hub, work),
         cursors=Cursors(cursor_key, clock),
         throttle=FailureThrottle(clock),
-        issuer=Issuer(SigningKey(signing_pem), settings.base_domain),
+        issuer=Issuer(signing_key, settings.base_domain),
         organization_id=opened.installation.organization_id,
         lenient=settings.lenient,
     )
@@ -313,6 +317,15 @@ async def _ensure_first_key(opened: Foundation, settings: ServerSettings) -> Non
     key = secret or ""
     actor = opened.operator(bootstrap.BOOTSTRAP)
     await opened.db.write(lambda tx: bootstrap.ensure_key(tx, actor, key))
+
+
+def _publish(path: Path, pem: bytes) -> None:
+    try:
+        path.write_bytes(pem)
+    except OSError as error:
+        raise OperatorError(
+            f"cannot write {path} ({error.strerror})", "check the data directory and free space"
+        ) from error
 
 
 def _new_signing_key() -> bytes:

@@ -73,13 +73,19 @@ async def run_service(
 async def _named(name: str, task: Task, stop: Stop) -> None:
     try:
         await task(stop)
-    except OperatorError:
-        # Whoever started the process tells the operator, in one line.
-        raise
     except Exception as error:
+        if _for_the_operator(error):
+            # Whoever started the process tells the operator, in one line.
+            raise
         log.error("task_failed", task=name, error=repr(error))
         raise
     log.debug("task_ended", task=name)
+
+
+def _for_the_operator(error: Exception) -> bool:
+    if isinstance(error, ExceptionGroup):
+        return error.split(OperatorError)[1] is None
+    return isinstance(error, OperatorError)
 
 
 async def _watch_signals(
