@@ -2,6 +2,7 @@
 
 import errno
 import os
+import random
 import socket
 import sys
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,17 @@ from sqlalchemy import text
 from starlette.requests import Request
 from starlette.responses import Response
 
-from intramuros.control.api import agents, environments, errors, keys, tunnels
+from intramuros.control.api import (
+    agents,
+    environments,
+    errors,
+    events,
+    keys,
+    sessions,
+    threads,
+    tunnels,
+    work,
+)
 from intramuros.control.api.boundary import Boundary
 from intramuros.control.api.pages import Cursors
 from intramuros.control.api.replies import reply
@@ -28,7 +39,9 @@ from intramuros.control.catalog.tunnels import Issuer
 from intramuros.control.identity import bootstrap
 from intramuros.control.identity.actor import Actor
 from intramuros.control.identity.throttle import FailureThrottle
+from intramuros.control.jobs import Reaper
 from intramuros.control.session.journal import Journal
+from intramuros.control.session.sessions import Sessions
 from intramuros.control.session.work import WorkQueue
 from intramuros.control.store.db import Database, Tx
 from intramuros.control.store.migrate import upgrade
@@ -157,14 +170,16 @@ async def build_services(opened: Foundation, settings: ServerSettings) -> Servic
     signing_key = SigningKey(signing_pem)
     _publish(settings.data_dir / TICKET_KEY_FILE, signing_key.public_pem())
     hub = Hub()
-    work = WorkQueue(db, hub, clock, ids)
+    queue = WorkQueue(db, hub, clock, ids)
+    journal = Journal(clock, ids, hub, queue)
     return Services(
         db=db,
         clock=clock,
         ids=ids,
         hub=hub,
-        work=work,
-        journal=Journal(clock, ids, hub, work),
+        work=queue,
+        journal=journal,
+        sessions=Sessions(clock, ids, hub, journal, queue),
         cursors=Cursors(cursor_key, clock),
         throttle=FailureThrottle(clock),
         issuer=Issuer(signing_key, settings.base_domain),
@@ -189,6 +204,10 @@ def create_app(services: Services) -> FastAPI:
         environments.keys_router,
         tunnels.router,
         keys.router,
+        sessions.router,
+        events.router,
+        threads.router,
+        work.router,
     ):
         app.include_router(router)
     app.add_api_route("/healthz", _healthz, include_in_schema=False)
@@ -220,8 +239,8 @@ async def serve(settings: ServerSettings, *, stop: Stop | None = None) -> None:
 
 def background(services: Services) -> Mapping[str, Task]:
     """Return the tasks that run beside the API."""
-    _ = services
-    return {}
+    reaper = Reaper(services.db, services.hub, services.clock, services.work, rand=random.random)
+    return {"reaper": reaper.run}
 
 
 class _Server(uvicorn.Server):

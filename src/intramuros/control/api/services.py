@@ -6,6 +6,7 @@ from intramuros.control.api.pages import Cursors
 from intramuros.control.catalog.tunnels import Issuer
 from intramuros.control.identity.throttle import FailureThrottle
 from intramuros.control.session.journal import Journal
+from intramuros.control.session.sessions import Sessions
 from intramuros.control.session.work import WorkQueue
 from intramuros.control.store.db import Database
 from intramuros.control.store.notify import Hub
@@ -23,6 +24,7 @@ class Services:
     hub: Hub
     work: WorkQueue
     journal: Journal
+    sessions: Sessions
     cursors: Cursors
     throttle: FailureThrottle
     issuer: Issuer

@@ -219,7 +219,7 @@ def _call_id(event: Inbound) -> str | None:
 
 
 def _illegal(index: int, why: str) -> InvalidRequest:
-    return InvalidRequest(f"events.{index}: {why}")
+    return InvalidRequest(f"events[{index}]: {why}")
 
 
 def resolve(outcomes: Sequence[Outcome], written: Iterator[Record]) -> list[Record]:

@@ -78,7 +78,7 @@ class WorkQueue:
 
     def sleep(self, tx: Tx, item: Item) -> None:
         """Ask the holder to let go of a session that sleeps (AMB 14)."""
-        current = rows.get(tx, item.environment_id, item.id)
+        current = rows.get(tx, item.environment_id, item.id, hold=True)
         if current is not None and current.state in LIVE - {WorkState.QUEUED}:
             rows.save(tx, work.stop(current, self._now_us(), force=False, dormant=True))
 
@@ -157,7 +157,7 @@ class WorkQueue:
             NotFound: no such item in this environment.
             Conflict: somebody else was first.
         """
-        item = work.acknowledge(self.get(tx, environment_id, work_id), self._now_us())
+        item = work.acknowledge(self._hold(tx, environment_id, work_id), self._now_us())
         rows.save(tx, item)
         self._audit(tx, "work.acknowledge", principal, item, {})
         return item
@@ -179,7 +179,7 @@ class WorkQueue:
         """
         now_us = self._now_us()
         beat = Beat(now_us, rfc3339(from_micros(now_us)), expected, desired_ttl_s)
-        item, extended = work.heartbeat(self.get(tx, environment_id, work_id), beat)
+        item, extended = work.heartbeat(self._hold(tx, environment_id, work_id), beat)
         rows.save(tx, item)
         return item, extended
 
@@ -192,7 +192,7 @@ class WorkQueue:
             NotFound: no such item in this environment.
             Conflict: it is stopped already.
         """
-        before = self.get(tx, environment_id, work_id)
+        before = self._hold(tx, environment_id, work_id)
         item = work.stop(before, self._now_us(), force=force)
         self._save(tx, item)
         self._audit(tx, "work.stop", principal, item, {"force": force})
@@ -208,7 +208,7 @@ class WorkQueue:
             NotFound: no such item in this environment.
             InvalidRequest: contract 3.10.
         """
-        item = work.patch_metadata(self.get(tx, environment_id, work_id), patch)
+        item = work.patch_metadata(self._hold(tx, environment_id, work_id), patch)
         rows.save(tx, item)
         return item
 
@@ -218,10 +218,11 @@ class WorkQueue:
         Raises:
             NotFound: no such item in this environment.
         """
-        item = rows.get(tx, environment_id, work_id)
-        if item is None:
-            raise NotFound(f"no work item {work_id!r} in environment {environment_id!r}")
-        return item
+        return _found(rows.get(tx, environment_id, work_id), environment_id, work_id)
+
+    def _hold(self, tx: Tx, environment_id: str, work_id: str) -> Item:
+        item = rows.get(tx, environment_id, work_id, hold=True)
+        return _found(item, environment_id, work_id)
 
     async def _note(self, poll: Poll) -> None:
         if poll.worker_id is None:
@@ -258,6 +259,12 @@ class WorkQueue:
 
     def _now_us(self) -> int:
         return to_micros(self._clock.now())
+
+
+def _found(item: Item | None, environment_id: str, work_id: str) -> Item:
+    if item is None:
+        raise NotFound(f"no work item {work_id!r} in environment {environment_id!r}")
+    return item
 
 
 def _secret(token: str) -> str:

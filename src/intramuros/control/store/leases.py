@@ -20,7 +20,7 @@ lost and there are never two holders. Work items share the table (control/store/
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import case, delete, func, insert, select, update
+from sqlalchemy import case, delete, exists, func, insert, select, update
 
 from intramuros.control.store.db import Tx
 from intramuros.control.store.tables import leases
@@ -204,6 +204,21 @@ def reap(tx: Tx, queue: str, now_us: int) -> list[str]:
             .values(state=READY, available_us=now_us, holder=None, expires_us=None)
         )
     return keys
+
+
+def has_expired(tx: Tx, queue: str, now_us: int) -> bool:
+    """Tell whether :func:`reap` would find something; cheap, for use before it."""
+    return bool(
+        tx.scalar(
+            select(
+                exists().where(
+                    leases.c.queue == queue,
+                    leases.c.state.in_(_HOLDING),
+                    leases.c.expires_us <= now_us,
+                )
+            )
+        )
+    )
 
 
 def drop(tx: Tx, queue: str, key: str) -> None:

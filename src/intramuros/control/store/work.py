@@ -48,13 +48,16 @@ def save(tx: Tx, item: Item) -> None:
     )
 
 
-def get(tx: Tx, environment_id: str, work_id: str) -> Item | None:
-    """Return an item of that environment, locked until the transaction ends, or None."""
-    row = tx.execute(
-        select(leases)
-        .where(leases.c.id == work_id, leases.c.queue == work_topic(environment_id))
-        .with_for_update()
-    ).first()
+def get(tx: Tx, environment_id: str, work_id: str, *, hold: bool = False) -> Item | None:
+    """Return an item of that environment, or None.
+
+    Args:
+        hold: keep it from other writers until the transaction ends, to change it.
+    """
+    query = select(leases).where(
+        leases.c.id == work_id, leases.c.queue == work_topic(environment_id)
+    )
+    row = tx.execute(query.with_for_update() if hold else query).first()
     return None if row is None else _item(row)
 
 

@@ -107,7 +107,12 @@ class Skill(Request):
     version: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
 
 
-def _distinct_servers(servers: list[McpServer] | None) -> list[McpServer] | None:
+def distinct_servers(servers: list[McpServer] | None) -> list[McpServer] | None:
+    """Return the servers if no two have the same name (contract 5.22).
+
+    Raises:
+        ValueError: naming one that appears twice.
+    """
     names = [server.name for server in servers or ()]
     for name in names:
         if names.count(name) > 1:
@@ -132,7 +137,7 @@ class AgentCreate(Request):
     multiagent: dict[str, Any] | None = None
     execution_identity: ExecutionIdentity | None = None
 
-    _servers = field_validator("mcp_servers")(_distinct_servers)
+    _servers = field_validator("mcp_servers")(distinct_servers)
 
 
 class AgentUpdate(Request):
@@ -150,7 +155,7 @@ class AgentUpdate(Request):
     multiagent: dict[str, Any] | None = None
     execution_identity: ExecutionIdentity | None = None
 
-    _servers = field_validator("mcp_servers")(_distinct_servers)
+    _servers = field_validator("mcp_servers")(distinct_servers)
 
 
 class AgentReference(Request):
@@ -173,7 +178,7 @@ class AgentOverrides(Request):
     mcp_servers: McpServers | None = None
     skills: list[Skill] | None = None
 
-    _servers = field_validator("mcp_servers")(_distinct_servers)
+    _servers = field_validator("mcp_servers")(distinct_servers)
 
 
 def _agent_param(value: object) -> str:

@@ -1,0 +1,123 @@
+"""Sessions, threads and work items as answers show them. Pure."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from sqlalchemy import Row
+
+from intramuros.control.session.state import State, load
+from intramuros.kernel.timing import from_micros, rfc3339
+from intramuros.protocol.work import Item
+
+Shown = dict[str, Any]
+
+_SECOND_US: Final = 1_000_000
+
+
+def session(row: Row[Any], now_us: int) -> Shown:
+    """Return a session (contract 10.15, 10.27, 10.28)."""
+    state = load(row.state)
+    return {
+        "id": row.id,
+        "type": "session",
+        "status": row.status,
+        "agent": row.agent,
+        "environment_id": row.environment_id,
+        "title": row.title,
+        "metadata": row.metadata,
+        "resources": row.resources,
+        "vault_ids": row.vault_ids,
+        "budget": None,
+        "deployment_id": None,
+        "outcome_evaluations": [],
+        "stats": _stats(row, state, now_us),
+        "usage": _usage(state, now_us),
+        **_times(row),
+    }
+
+
+def thread(row: Row[Any], now_us: int) -> Shown:
+    """Return the primary thread of a session (contract 19.1-19.4)."""
+    state = load(row.state)
+    # The roster is the session's, not the thread's.
+    agent = {name: value for name, value in row.agent.items() if name != "multiagent"}
+    idled = state.stop is not None or row.status == "terminated"
+    stats = {**_stats(row, state, now_us), "startup_seconds": 0.0}
+    return {
+        "id": state.thread_id,
+        "type": "session_thread",
+        "session_id": row.id,
+        "parent_thread_id": None,
+        "workflow_run_id": None,
+        "agent": agent,
+        "status": row.status,
+        "stats": stats if state.thread_announced else None,
+        "usage": _usage(state, now_us) if idled or state.turn > 1 else None,
+        **_times(row),
+    }
+
+
+def work(item: Item, secret: str | None = None) -> Shown:
+    """Return a work item; only a poll passes its secret (contract 9.8)."""
+    return {
+        "id": item.id,
+        "type": "work",
+        "environment_id": item.environment_id,
+        "data": {"type": "session", "id": item.session_id},
+        "state": item.state.value,
+        "secret": secret,
+        "metadata": item.metadata,
+        "created_at": time_text(item.created_us),
+        "acknowledged_at": time_text(item.acknowledged_us),
+        "started_at": time_text(item.started_us),
+        "latest_heartbeat_at": item.heartbeat,
+        "stop_requested_at": time_text(item.stop_requested_us),
+        "stopped_at": time_text(item.stopped_us),
+    }
+
+
+def heartbeat(item: Item, *, extended: bool) -> Shown:
+    """Return the answer to a heartbeat (contract 9.25)."""
+    return {
+        "type": "work_heartbeat",
+        "last_heartbeat": item.heartbeat or "",
+        "lease_extended": extended,
+        "state": item.state.value,
+        "ttl_seconds": item.ttl_s,
+    }
+
+
+def _times(row: Row[Any]) -> Mapping[str, str | None]:
+    return {
+        "created_at": time_text(row.created_us),
+        "updated_at": time_text(row.updated_us),
+        "archived_at": time_text(row.archived_us),
+    }
+
+
+def _stats(row: Row[Any], state: State, now_us: int) -> Shown:
+    """Return the times; they freeze once the session has ended."""
+    until_us = row.updated_us if row.status == "terminated" else now_us
+    return {
+        "active_seconds": state.active_s(now_us),
+        "duration_seconds": max(0, until_us - row.created_us) / _SECOND_US,
+    }
+
+
+def _usage(state: State, now_us: int) -> Shown:
+    return {
+        "input_tokens": state.usage.input_tokens,
+        "output_tokens": state.usage.output_tokens,
+        "cache_read_input_tokens": state.usage.cache_read_input_tokens,
+        "cache_creation": {
+            # Providers report one figure, of the default lifetime.
+            "ephemeral_5m_input_tokens": state.usage.cache_creation_input_tokens,
+            "ephemeral_1h_input_tokens": 0,
+        },
+        "active_seconds": state.active_s(now_us),
+    }
+
+
+def time_text(at_us: int | None) -> str | None:
+    """Return a stored time as answers show it."""
+    return None if at_us is None else rfc3339(from_micros(at_us))

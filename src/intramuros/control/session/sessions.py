@@ -1,0 +1,350 @@
+"""Sessions: create, read, change, list, archive, delete. Threads are views of the same row.
+
+Each function runs inside the caller's transaction; what happens to a session is an event that the
+journal writes in that same transaction.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from sqlalchemy import ColumnElement, Row, and_, delete, insert, or_, select, update
+
+from intramuros.control.catalog import agents, service
+from intramuros.control.catalog.kinds import ENVIRONMENT
+from intramuros.control.identity import audit
+from intramuros.control.identity.principal import Principal
+from intramuros.control.session.journal import Held, Journal
+from intramuros.control.session.phase import Status
+from intramuros.control.session.state import CallKind, initial
+from intramuros.control.session.work import WorkQueue
+from intramuros.control.store import events, leases
+from intramuros.control.store.db import Tx
+from intramuros.control.store.notify import Hub, session_topic
+from intramuros.control.store.records import Draft, primary_thread_id
+from intramuros.control.store.tables import sessions
+from intramuros.kernel.errors import Conflict, InvalidRequest, NotFound
+from intramuros.kernel.ids import IdFactory
+from intramuros.kernel.timing import Clock, to_micros
+from intramuros.protocol.resources.agents import AgentOverrides
+from intramuros.protocol.resources.base import merge_metadata
+from intramuros.protocol.resources.sessions import SessionCreate, SessionUpdate
+from intramuros.protocol.work import Item
+
+DEFAULT_PAGE: Final = 20
+MAX_PAGE: Final = 100
+
+_BUSY: Final = frozenset({Status.RUNNING, Status.RESCHEDULING})
+
+SessionRow = Row[Any]
+
+
+@dataclass(frozen=True)
+class Query:
+    """Which sessions to list (contract 4.18, 4.19); times in microseconds.
+
+    Args:
+        from_us: created at this time or later.
+        until_us: created before this time.
+        after: creation time and id of the session to start behind.
+        backwards: read the page before ``after`` instead of the one behind it.
+    """
+
+    order: Literal["asc", "desc"] = "desc"
+    limit: int = DEFAULT_PAGE
+    agent_id: str | None = None
+    agent_version: int | None = None
+    statuses: Collection[str] = ()
+    include_archived: bool = False
+    from_us: int | None = None
+    until_us: int | None = None
+    after: tuple[int, str] | None = None
+    backwards: bool = False
+
+
+class Sessions:
+    """What callers may do with sessions."""
+
+    def __init__(
+        self, clock: Clock, ids: IdFactory, hub: Hub, journal: Journal, work: WorkQueue
+    ) -> None:
+        self._clock = clock
+        self._ids = ids
+        self._hub = hub
+        self._journal = journal
+        self._work = work
+
+    def create(self, tx: Tx, principal: Principal, request: SessionCreate) -> SessionRow:
+        """Create a session, with its initial events if any, all or nothing.
+
+        Raises:
+            NotFound: no such agent or environment here.
+            InvalidRequest: one of them is archived, or something is asked for that this server
+                does not have.
+        """
+        _refuse_unavailable(request)
+        found = service.get(tx, principal.workspace_id, ENVIRONMENT, request.environment_id)
+        if found.archived_us is not None:
+            raise InvalidRequest(f"environment {found.id!r} is archived")
+        agent = agents.resolve(tx, principal.workspace_id, request.agent)
+        session_id, kind = self._ids.new("sesn"), str(found.body["config"]["type"])
+        state = initial(primary_thread_id(session_id), self_hosted=kind == "self_hosted")
+        now_us = to_micros(self._clock.now())
+        tx.execute(
+            insert(sessions).values(
+                id=session_id,
+                workspace_id=principal.workspace_id,
+                environment_id=found.id,
+                environment_kind=kind,
+                agent_id=agent["id"],
+                agent_version=agent["version"],
+                agent=agent,
+                title=request.title,
+                metadata=request.metadata or {},
+                resources=[],
+                vault_ids=[],
+                status=state.status.value,
+                state=state.dump(),
+                last_seq=0,
+                created_us=now_us,
+                updated_us=now_us,
+            )
+        )
+        self._audit(
+            tx,
+            "session.create",
+            principal,
+            session_id,
+            {"agent_id": agent["id"], "version": agent["version"], "environment_id": found.id},
+        )
+        if kind == "self_hosted":
+            self._work.ensure(tx, found.id, session_id)
+        if request.initial_events:
+            self._journal.accept(tx, principal, session_id, request.initial_events)
+        return self.get(tx, principal, session_id)
+
+    def get(self, tx: Tx, principal: Principal, session_id: str) -> SessionRow:
+        """Return a session's row.
+
+        Raises:
+            NotFound: no such session for this caller (AMB 43, 44).
+        """
+        row = tx.execute(
+            select(sessions).where(
+                sessions.c.id == session_id, sessions.c.workspace_id == principal.workspace_id
+            )
+        ).first()
+        if row is None:
+            raise NotFound(f"no session {session_id!r}")
+        principal.require_session(session_id, row.environment_id)
+        return row
+
+    def update(
+        self, tx: Tx, principal: Principal, session_id: str, request: SessionUpdate
+    ) -> SessionRow:
+        """Change a session and say so in its log, if anything changed (contract 10.16-10.20).
+
+        Raises:
+            NotFound: no such session.
+            InvalidRequest: archived, or not something that may change.
+            Conflict: the agent is to change while the session runs.
+        """
+        held = self._hold(tx, principal, session_id)
+        if held.row.archived_us is not None:
+            raise InvalidRequest(f"session {session_id!r} is archived and cannot change")
+        if request.sent("vault_ids"):
+            raise InvalidRequest("vault_ids: cannot change after creation")
+        if request.budget is not None:
+            raise InvalidRequest(
+                "budget: a session created without one cannot get one (budget_create_only)",
+                code="budget_create_only",
+            )
+        changes = _changes(held.row, request)
+        if not changes:
+            return held.row
+        tx.execute(update(sessions).where(sessions.c.id == session_id).values(**changes))
+        told = {name: value for name, value in changes.items() if name != "metadata" or value}
+        self._journal.append(tx, held, [Draft("session.updated", told)])
+        self._audit(tx, "session.update", principal, session_id, {"fields": sorted(changes)})
+        return self.get(tx, principal, session_id)
+
+    def archive(self, tx: Tx, principal: Principal, session_id: str) -> SessionRow:
+        """End a session for good and keep its history (contract 10.22, AMB 33).
+
+        Raises:
+            NotFound: no such session.
+            Conflict: it is running; interrupt it first.
+        """
+        held = self._hold(tx, principal, session_id)
+        if held.row.archived_us is not None:
+            return held.row
+        _refuse_busy(held.row, "archived")
+        tx.execute(
+            update(sessions)
+            .where(sessions.c.id == session_id)
+            .values(archived_us=max(to_micros(self._clock.now()), held.row.updated_us))
+        )
+        self._audit(tx, "session.archive", principal, session_id, {})
+        if held.state.status is not Status.TERMINATED:
+            thread = {
+                "session_thread_id": held.state.thread_id,
+                "agent_name": held.row.agent["name"],
+            }
+            self._journal.append(
+                tx,
+                held,
+                [
+                    Draft("session.thread_status_terminated", thread),
+                    Draft("session.status_terminated"),
+                ],
+            )
+        self._work.release(tx, held.row.environment_id, session_id, force=False)
+        return self.get(tx, principal, session_id)
+
+    def delete(self, tx: Tx, principal: Principal, session_id: str) -> None:
+        """Remove a session and its log (contract 10.23).
+
+        Raises:
+            NotFound: no such session.
+            Conflict: it is running; interrupt it first.
+        """
+        row = self._hold(tx, principal, session_id).row
+        _refuse_busy(row, "deleted")
+        self._audit(tx, "session.delete", principal, session_id, {"events": row.last_seq})
+        self._work.release(tx, row.environment_id, session_id, force=True)
+        leases.drop(tx, leases.TURNS, session_id)
+        tx.execute(delete(sessions).where(sessions.c.id == session_id))
+        tx.after_commit(lambda: self._hub.hint(session_topic(session_id)))
+
+    def stop_work(
+        self, tx: Tx, principal: Principal, environment_id: str, work_id: str, *, force: bool
+    ) -> Item:
+        """Stop a work item.
+
+        A worker that gives up a session unasked, though a call was made while it served, leaves it
+        to the next one: it may have been leaving when the call came. A call that was there before
+        the worker came stays for a client to see, or two such workers would play ball with it
+        (AMB 15, contract 9.42).
+
+        Raises:
+            NotFound: no such item in this environment.
+            Conflict: it is stopped already.
+        """
+        item, unasked = self._work.stop(tx, principal, environment_id, work_id, force=force)
+        if unasked and self._left_calls(tx, item):
+            self._work.ensure(tx, environment_id, item.session_id)
+        return item
+
+    def _left_calls(self, tx: Tx, item: Item) -> bool:
+        try:
+            state = self._journal.hold(tx, item.session_id).state
+        except NotFound:
+            return False
+        since_us = item.acknowledged_us or 0
+        uses = (
+            events.by_id(tx, item.session_id, call.id)
+            for call in state.calls
+            if call.kind is CallKind.SANDBOX
+        )
+        return any(use is not None and use.at_us > since_us for use in uses)
+
+    def find(self, tx: Tx, workspace_id: str, query: Query) -> tuple[list[SessionRow], bool]:
+        """Return a page of sessions in the order asked for, and whether more lie beyond it.
+
+        *Beyond* is behind the page, or before it when reading backwards.
+        """
+        ascending = (query.order == "asc") != query.backwards
+        conditions = [sessions.c.workspace_id == workspace_id, *_filters(query)]
+        if query.after is not None:
+            conditions.append(_beyond(query.after, ascending=ascending))
+        keys = (sessions.c.created_us, sessions.c.id)
+        rows = tx.execute(
+            select(sessions)
+            .where(*conditions)
+            .order_by(*(key.asc() if ascending else key.desc() for key in keys))
+            .limit(query.limit + 1)
+        ).all()
+        shown = list(rows[: query.limit])
+        return shown[::-1] if query.backwards else shown, len(rows) > query.limit
+
+    def _hold(self, tx: Tx, principal: Principal, session_id: str) -> Held:
+        self.get(tx, principal, session_id)
+        return self._journal.hold(tx, session_id)
+
+    def _audit(
+        self,
+        tx: Tx,
+        kind: str,
+        principal: Principal,
+        session_id: str,
+        fields: dict[str, object],
+    ) -> None:
+        audit.record(
+            tx,
+            self._clock,
+            kind,
+            workspace_id=principal.workspace_id,
+            session_id=session_id,
+            fields={"by": principal.credential_id, **fields},
+        )
+
+
+def _refuse_unavailable(request: SessionCreate) -> None:
+    for name, what in (("resources", "session resources"), ("vault_ids", "vaults")):
+        if getattr(request, name):
+            raise InvalidRequest(f"{name}: {what} are not available on this server yet; send []")
+    if request.budget is not None:
+        raise InvalidRequest("budget: budgets are not available on this server yet; leave it out")
+
+
+def _refuse_busy(row: SessionRow, what: str) -> None:
+    if row.status in _BUSY:
+        raise Conflict(
+            f"session {row.id!r} is {row.status} and cannot be {what}; "
+            "send user.interrupt and wait until it is idle"
+        )
+
+
+def _changes(row: SessionRow, request: SessionUpdate) -> dict[str, Any]:
+    """Return the columns that really change, with their new values."""
+    wanted: dict[str, Any] = {}
+    if request.sent("title"):
+        wanted["title"] = request.title
+    if request.sent("metadata"):
+        try:
+            wanted["metadata"] = merge_metadata(row.metadata, request.metadata)
+        except ValueError as error:
+            raise InvalidRequest(f"metadata: {error}") from error
+    if request.agent is not None:
+        sent = {name: getattr(request.agent, name) for name in request.agent.model_fields_set}
+        overrides = AgentOverrides(type="agent_with_overrides", id=row.agent_id, **sent)
+        wanted["agent"] = agents.override(row.agent, overrides)
+    changes = {name: value for name, value in wanted.items() if value != row._mapping[name]}
+    if "agent" in changes and row.status != Status.IDLE:
+        raise Conflict(f"agent: session {row.id!r} is {row.status}; wait until it is idle")
+    return changes
+
+
+def _filters(query: Query) -> list[ColumnElement[bool]]:
+    wanted: list[ColumnElement[bool]] = []
+    if not query.include_archived:
+        wanted.append(sessions.c.archived_us.is_(None))
+    if query.agent_id is not None:
+        wanted.append(sessions.c.agent_id == query.agent_id)
+        if query.agent_version is not None:
+            wanted.append(sessions.c.agent_version == query.agent_version)
+    if query.statuses:
+        wanted.append(sessions.c.status.in_(sorted(query.statuses)))
+    if query.from_us is not None:
+        wanted.append(sessions.c.created_us >= query.from_us)
+    if query.until_us is not None:
+        wanted.append(sessions.c.created_us < query.until_us)
+    return wanted
+
+
+def _beyond(place: tuple[int, str], *, ascending: bool) -> ColumnElement[bool]:
+    at_us, session_id = place
+    at, id = sessions.c.created_us, sessions.c.id
+    if ascending:
+        return or_(at > at_us, and_(at == at_us, id > session_id))
+    return or_(at < at_us, and_(at == at_us, id < session_id))

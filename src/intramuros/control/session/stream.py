@@ -1,0 +1,194 @@
+"""One client's live view of a session: the tail of the log, with previews mixed in.
+
+The log is read by position, in bounded batches, whenever a hint says so or a safety period has
+passed; a slow client therefore costs no memory, it is only behind. Previews are whispers that may
+be lost. :class:`Mixer` holds the order: nothing here can show a preview before its request's start,
+after its end, or after the event that it previews (contract 15.3, 18.5-18.7, 18.10).
+"""
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Final
+
+from sqlalchemy import select
+
+from intramuros.control.store import events
+from intramuros.control.store.db import Database, Tx
+from intramuros.control.store.notify import Subscription, Whisper
+from intramuros.control.store.records import Record
+from intramuros.control.store.tables import sessions
+from intramuros.kernel.errors import NotFound
+from intramuros.kernel.ids import IdFactory
+from intramuros.kernel.timing import Clock, to_micros
+from intramuros.protocol.sse import KEEP_ALIVE, frame
+
+# Events read at once: one batch is all that a stuck client keeps in memory.
+BATCH: Final = 100
+# Without a hint, look at the table after this long, in seconds.
+SAFETY_S: Final = 5.0
+# A silent stream says so after this long, in seconds (AMB 36).
+KEEP_ALIVE_S: Final = 15.0
+
+# After one of these nothing more will come (contract 17.9, AMB 37).
+LAST_WORDS: Final = frozenset({"session.status_terminated", "session.deleted"})
+
+_SPANS: Final = frozenset({"span.model_request_start", "span.model_request_end"})
+
+PREVIEWS: Final = ("agent.message", "agent.thinking")
+
+
+class Mixer:
+    """Merges records with the whispers of the request that is open on this connection. No I/O.
+
+    Args:
+        previews: the event types that the client asked to preview.
+        numbered: whether frames carry the log position, for clients that resume.
+    """
+
+    def __init__(self, previews: Collection[str], *, numbered: bool = False) -> None:
+        self._previews = frozenset(previews)
+        self._numbered = numbered
+        self._open: int | None = None  # position of the open request's start, once shown
+        self._started: set[str] = set()  # ids that the client has an event_start of
+        self._waiting: list[Whisper] = []
+
+    def mix(self, records: Sequence[Record], whispers: Iterable[Whisper]) -> list[bytes]:
+        """Return the frames to send, in order.
+
+        Args:
+            records: what happened since the last call, by position.
+            whispers: taken from the subscription before ``records`` were read, so that the start
+                of every whispered request is among the records so far.
+        """
+        self._waiting += [w for w in whispers if w.kind in self._previews]
+        frames: list[bytes] = []
+        for record in records:
+            if record.type != "span.model_request_start":
+                frames += self._flush()
+            frames.append(self._show(record))
+            if record.type in _SPANS:
+                self._open = record.seq if record.type == "span.model_request_start" else None
+                self._started.clear()
+        frames += self._flush()
+        self._waiting = []
+        return frames
+
+    def _flush(self) -> list[bytes]:
+        """Return what waits for the open request, leaving out deltas without their start."""
+        ready = [w for w in self._waiting if w.request_seq == self._open]
+        self._waiting = [w for w in self._waiting if w.request_seq != self._open]
+        return [
+            frame(str(whisper.event["type"]), _json(whisper.event))
+            for whisper in ready
+            if self._has_start(whisper)
+        ]
+
+    def _has_start(self, whisper: Whisper) -> bool:
+        begun = whisper.event.get("event")
+        if isinstance(begun, Mapping):
+            self._started.add(str(begun["id"]))
+            return True
+        return whisper.event.get("event_id") in self._started
+
+    def _show(self, record: Record) -> bytes:
+        number = str(record.seq) if self._numbered else None
+        return frame(record.type, _json(record.public()), id=number)
+
+
+class Follower:
+    """Reads one session's log as it grows.
+
+    Use it under ``hub.subscribe(session_topic(id))``, subscribed before :meth:`open`.
+
+    Args:
+        subscription: wakes the follower and brings whispers.
+        mixer: orders what is sent.
+    """
+
+    def __init__(
+        self, db: Database, clock: Clock, ids: IdFactory, subscription: Subscription, mixer: Mixer
+    ) -> None:
+        self._db = db
+        self._clock = clock
+        self._ids = ids
+        self._subscription = subscription
+        self._mixer = mixer
+        self._session_id = ""
+        self._seq = 0
+        self._over = False
+
+    @property
+    def over(self) -> bool:
+        """True once nothing more will come."""
+        return self._over
+
+    async def open(self, session_id: str, after_seq: int | None = None) -> None:
+        """Place the follower at the end of the log, or behind ``after_seq`` to resume.
+
+        Raises:
+            NotFound: there is no such session.
+        """
+        row = await self._db.read(lambda tx: _head(tx, session_id))
+        if row is None:
+            raise NotFound(f"no session {session_id!r}")
+        status, last_seq = row
+        self._session_id = session_id
+        self._seq = last_seq if after_seq is None else min(after_seq, last_seq)
+        self._over = status == "terminated" and self._seq == last_seq
+
+    async def next(self) -> list[bytes]:
+        """Wait for more and return its frames; a keep-alive when there is nothing for long.
+
+        After :attr:`over` it must not be called again.
+        """
+        quiet_until = self._clock.monotonic() + KEEP_ALIVE_S
+        while True:
+            self._subscription.clear()
+            whispers = self._subscription.take_whispers()
+            frames = self._mixer.mix(await self._read(), whispers)
+            if frames or self._over:
+                return frames
+            left_s = quiet_until - self._clock.monotonic()
+            if left_s <= 0:
+                return [KEEP_ALIVE]
+            await self._subscription.wait(min(left_s, SAFETY_S))
+
+    async def _read(self) -> list[Record]:
+        found = await self._db.read(self._read_in)
+        if found is None:
+            self._over = True
+            return [self._farewell()]
+        last_seq, records = found
+        for index, record in enumerate(records):
+            if record.type in LAST_WORDS:
+                self._over = True
+                return records[: index + 1]
+        # Rows that clients do not see are passed over too, so that they are not read again.
+        self._seq = records[-1].seq if len(records) == BATCH else max(last_seq, self._seq)
+        return records
+
+    def _read_in(self, tx: Tx) -> tuple[int, list[Record]] | None:
+        row = _head(tx, self._session_id)
+        if row is None:
+            return None
+        _, last_seq = row
+        if last_seq <= self._seq:
+            return last_seq, []
+        return last_seq, events.tail(tx, self._session_id, self._seq, BATCH)
+
+    def _farewell(self) -> Record:
+        """Return the event that tells of a deletion, whose log is gone (contract 10.23)."""
+        at_us = to_micros(self._clock.now())
+        new_id = self._ids.new("sevt")
+        return Record(self._session_id, self._seq + 1, new_id, "session.deleted", at_us, {})
+
+
+def _head(tx: Tx, session_id: str) -> tuple[str, int] | None:
+    row = tx.execute(
+        select(sessions.c.status, sessions.c.last_seq).where(sessions.c.id == session_id)
+    ).first()
+    return None if row is None else (row.status, row.last_seq)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))

@@ -1,0 +1,130 @@
+"""Sessions and threads (contract sections 10 and 19)."""
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field, StringConstraints, field_validator
+
+from intramuros.protocol.events import UserMessage
+from intramuros.protocol.resources.agents import AgentParam, McpServers, distinct_servers
+from intramuros.protocol.resources.base import (
+    Metadata,
+    MetadataPatch,
+    Request,
+    Response,
+    Timestamp,
+)
+from intramuros.protocol.resources.tools import Tool
+
+MAX_INITIAL_EVENTS: Final = 50
+
+Id = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+Title = Annotated[str, StringConstraints(max_length=512)]
+SessionStatus = Literal["rescheduling", "running", "idle", "terminated"]
+
+
+class SessionCreate(Request):
+    """``POST /v1/sessions``."""
+
+    agent: AgentParam
+    environment_id: Id
+    title: Title | None = None
+    metadata: Metadata | None = None
+    initial_events: Annotated[list[UserMessage], Field(max_length=MAX_INITIAL_EVENTS)] | None = None
+    resources: list[dict[str, Any]] | None = None
+    vault_ids: list[str] | None = None
+    budget: dict[str, Any] | None = None
+
+
+class SessionAgentUpdate(Request):
+    """The parts of a session's agent that may change; each replaces in full (contract 10.17)."""
+
+    tools: list[Tool] = []
+    mcp_servers: McpServers = []
+
+    _servers = field_validator("mcp_servers")(distinct_servers)
+
+
+class SessionUpdate(Request):
+    """``POST /v1/sessions/{id}``: what is not sent stays (contract 10.16)."""
+
+    title: Title | None = None
+    metadata: MetadataPatch | None = None
+    agent: SessionAgentUpdate | None = None
+    budget: dict[str, Any] | None = None
+    vault_ids: list[str] | None = None
+
+
+class CacheCreation(Response):
+    """Tokens written to the prompt cache, by lifetime (contract 10.29)."""
+
+    ephemeral_5m_input_tokens: int
+    ephemeral_1h_input_tokens: int
+
+
+class Usage(Response):
+    """What a session or thread has used since it began."""
+
+    input_tokens: int
+    output_tokens: int
+    cache_read_input_tokens: int
+    cache_creation: CacheCreation
+    active_seconds: float
+
+
+class SessionStats(Response):
+    """How long a session has existed and run."""
+
+    active_seconds: float
+    duration_seconds: float
+
+
+class ThreadStats(SessionStats):
+    """The same of a thread."""
+
+    startup_seconds: float
+
+
+class Session(Response):
+    """A session."""
+
+    id: str
+    type: Literal["session"] = "session"
+    status: SessionStatus
+    agent: dict[str, Any]
+    environment_id: str
+    title: str | None
+    metadata: dict[str, str]
+    resources: list[dict[str, Any]]
+    vault_ids: list[str]
+    budget: None = None
+    deployment_id: None = None
+    outcome_evaluations: list[dict[str, Any]] = []
+    stats: SessionStats
+    usage: Usage
+    created_at: Timestamp
+    updated_at: Timestamp
+    archived_at: Timestamp | None
+
+
+class DeletedSession(Response):
+    """The answer to a deletion (contract 10.23)."""
+
+    id: str
+    type: Literal["session_deleted"] = "session_deleted"
+
+
+class Thread(Response):
+    """A line of work within a session."""
+
+    id: str
+    type: Literal["session_thread"] = "session_thread"
+    session_id: str
+    parent_thread_id: str | None = None
+    workflow_run_id: None = None
+    agent: dict[str, Any]
+    status: SessionStatus
+    stats: ThreadStats | None
+    usage: Usage | None
+    created_at: Timestamp
+    updated_at: Timestamp
+    archived_at: Timestamp | None
