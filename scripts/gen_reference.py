@@ -60,7 +60,7 @@ def _value(parameter: Any) -> str:
 
 
 def settings_page() -> str:
-    """Return the page of every settings dataclass (``…Settings``) in the source."""
+    """Return the page of every settings dataclass that the command line fills."""
     parts = [
         "# Settings",
         NOTICE,
@@ -75,7 +75,7 @@ def settings_page() -> str:
 
 
 def undocumented() -> list[str]:
-    """Return each setting without a docstring beside it, and each flag without help."""
+    """Return each setting without a docstring beside it."""
     return [
         f"{module}.{name}.{field.name}"
         for module, name in _settings_classes()
@@ -85,10 +85,16 @@ def undocumented() -> list[str]:
 
 
 def _settings_classes() -> list[tuple[str, str]]:
+    """Return those that the command line fills; others are a program's own business."""
+    commands = "".join(path.read_text() for path in (SOURCE / "intramuros" / "cli").rglob("*.py"))
     found = []
     for path in sorted(SOURCE.rglob("*.py")):
         for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.ClassDef) and node.name.endswith("Settings"):
+            if (
+                isinstance(node, ast.ClassDef)
+                and node.name.endswith("Settings")
+                and node.name in commands
+            ):
                 module = ".".join(path.relative_to(SOURCE).with_suffix("").parts)
                 found.append((module, node.name))
     return found

@@ -33,12 +33,16 @@ def text_of(path: Path) -> str:
 
 
 def offenders(rule: re.Pattern[str], *patterns: str) -> list[str]:
-    return [
-        f"{path}:{number}: {line.strip()[:100]}"
-        for path in tracked(*patterns)
-        for number, line in enumerate(text_of(path).splitlines(), 1)
-        if rule.search(line)
-    ]
+    found = []
+    for path in tracked(*patterns):
+        before = ""
+        for number, line in enumerate(text_of(path).splitlines(), 1):
+            # A reason may also stand in a comment of its own, right above.
+            reasoned = rule in (BARE_NOQA, BARE_IGNORE) and before.lstrip().startswith("#")
+            if rule.search(line) and not reasoned:
+                found.append(f"{path}:{number}: {line.strip()[:100]}")
+            before = line
+    return found
 
 
 @pytest.mark.parametrize(

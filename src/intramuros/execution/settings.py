@@ -29,6 +29,7 @@ class WorkerSettings:
     environment_id: str = field(
         metadata={"env": ("INTRAMUROS_ENVIRONMENT_ID", "ANTHROPIC_ENVIRONMENT_ID")}
     )
+    """Whose work to claim, env_…."""
     environment_key_file: Path
     """File that holds the environment key and nothing else."""
     state_dir: Path
@@ -40,13 +41,19 @@ class WorkerSettings:
     concurrency: int = 4
     """Sessions served at once."""
     provider: str = "bubblewrap"
+    """Sandbox provider (entry points ``intramuros.sandboxes``)."""
     rootfs: Path | None = None
+    """Directory that sandboxes see as their root; the host's own /usr when not set."""
     mounts: tuple[str, ...] = ()
     """``source:target[:rw]``; read-only unless it ends in ``:rw``."""
     cpus: float = 1.0
+    """Processors of one sandbox."""
     memory_bytes: int = _LIMITS.memory_bytes
+    """Memory of one sandbox."""
     pids: int = _LIMITS.pids
+    """Processes and threads of one sandbox."""
     disk_bytes: int = _LIMITS.disk_bytes
+    """What one sandbox may write."""
     max_idle_s: float = 60.0
     """Seconds after the end of a turn until the work item is given back (contract 22.15)."""
     keep_idle_sandboxes: int = 0

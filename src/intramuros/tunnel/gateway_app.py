@@ -28,6 +28,7 @@ class GatewaySettings:
     """What a gateway needs to know: its configuration file."""
 
     config_file: Path
+    """YAML: edges, token and certificate files, routes, and what may be reached."""
 
 
 async def serve_gateway(
