@@ -194,7 +194,8 @@ class BubblewrapProvider:
     ) -> LiveSandbox:
         machine = os.uname().machine
         filtered = seccomp.supported(machine)
-        shape = plan(spec, places, staged=self._root, seccomp=filtered)
+        uid = os.geteuid() if record.uid is None else record.uid
+        shape = plan(spec, places, uid=uid, seccomp=filtered)
         ours, theirs = socket.socketpair()
         errors = os.memfd_create("errors")
         opened = [theirs.fileno(), errors, os.open(os.devnull, os.O_RDWR)]
@@ -208,6 +209,7 @@ class BubblewrapProvider:
             fds=fds,
             cgroups=group.procs if group else [],
             stage=shape.stage,
+            scratch=shape.scratch,
             uid=record.uid,
             gid=record.uid,
         )
@@ -218,7 +220,7 @@ class BubblewrapProvider:
             outer = identify(pid)
             record = replace(record, outer=outer)
             self._records.save(record)
-            handles = Handles(channel, pidfd, pid, group)
+            handles = Handles(channel, pidfd, pid, group, places.workspace)
             sandbox = LiveSandbox(record.sandbox_id, spec, handles, self._ended)
             try:
                 with anyio.fail_after(READY_S):

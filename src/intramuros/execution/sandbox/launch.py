@@ -15,6 +15,7 @@ from intramuros.execution.sandbox.rootfs import (
     AGENT_ID,
     LIBRARY_TARGET,
     PYTHON_TARGET,
+    SCRATCH,
     Python,
     base_arguments,
     image_arguments,
@@ -22,6 +23,7 @@ from intramuros.execution.sandbox.rootfs import (
 )
 from intramuros.execution.sandbox.runtime import command
 
+BYTES_PER_FILE, MIN_FILES, MAX_FILES = 4096, 4096, 65_536
 CHANNEL_FD = 3
 SECCOMP_FD = 4
 _RESERVED = ("/proc", "/dev", "/sys", "/usr", "/etc", "/tmp", LIBRARY_TARGET)  # noqa: S108 - names inside
@@ -47,6 +49,7 @@ class Plan:
     program: str
     argv: list[str]
     stage: list[str]
+    scratch: list[str]
 
 
 @dataclass(frozen=True)
@@ -59,12 +62,11 @@ class Places:
     python: Python
 
 
-def plan(spec: SandboxSpec, places: Places, *, staged: bool, seccomp: bool) -> Plan:
+def plan(spec: SandboxSpec, places: Places, *, uid: int, seccomp: bool) -> Plan:
     """Return how to start a sandbox.
 
     Args:
-        staged: whether the launcher shows sources below STAGE, which lets a sandbox's own uid
-            reach what lies in a private directory; otherwise paths are used as they are.
+        uid: host uid it will have.
         seccomp: whether a filter is passed as descriptor SECCOMP_FD.
 
     Raises:
@@ -73,8 +75,6 @@ def plan(spec: SandboxSpec, places: Places, *, staged: bool, seccomp: bool) -> P
     sources: list[str] = []
 
     def source(path: Path) -> str:
-        if not staged:
-            return str(path)
         sources.append(str(path))
         return f"{STAGE}/{len(sources) - 1}"
 
@@ -90,7 +90,7 @@ def plan(spec: SandboxSpec, places: Places, *, staged: bool, seccomp: bool) -> P
         argv += base_arguments(runtime)
     else:
         argv += image_arguments(source(spec.rootfs), runtime)
-    argv += kernel_arguments(spec.limits.tmp_bytes)
+    argv += kernel_arguments()
     if places.python.host_prefix is not None:
         argv += ["--ro-bind", source(places.python.host_prefix), PYTHON_TARGET]
     argv += ["--ro-bind", f"{runtime}/lib", LIBRARY_TARGET]
@@ -98,8 +98,19 @@ def plan(spec: SandboxSpec, places: Places, *, staged: bool, seccomp: bool) -> P
     for mount in spec.mounts:
         check_mount(mount)
         argv += ["--ro-bind" if mount.read_only else "--bind", source(mount.source), mount.target]
+    scratch = _scratch_options(spec.limits.tmp_bytes, uid)
+    for number, target in enumerate(SCRATCH, len(sources)):
+        argv += ["--bind", f"{STAGE}/{number}", target]
+    argv += ["--symlink", "../tmp", "/var/tmp"]  # noqa: S108 - inside
     argv += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/"]
-    return Plan(program, [*argv, "--", *command(places.python)], sources)
+    return Plan(program, [*argv, "--", *command(places.python)], sources, scratch)
+
+
+def _scratch_options(size: int, uid: int) -> list[str]:
+    """Return tmpfs options; each file costs the kernel about a kilobyte, so they are counted."""
+    files = min(max(size // BYTES_PER_FILE, MIN_FILES), MAX_FILES)
+    limits = f"size={size},nr_inodes={files},uid={uid},gid={uid}"
+    return [f"mode={mode},{limits}" for mode in SCRATCH.values()]
 
 
 def check_mount(mount: Mount) -> None:

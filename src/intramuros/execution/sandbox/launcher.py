@@ -1,10 +1,11 @@
 """A small process that starts sandboxes for a worker, as the uid each is to have.
 
 Between fork and exec a sandbox's first process must enter its control groups, show itself the
-host files it needs (a uid of its own cannot walk into a private data directory; root binds them
-to a place it can reach, in a mount namespace of its own) and give up every privilege. Doing that
-in the worker, which has threads, could deadlock; so this single-threaded process does it. It also
-is the parent of all sandboxes: they die with it, and it dies with the worker.
+host files it needs (a uid of its own cannot walk into a private data directory, so they are bound
+to a place it can reach, in a mount namespace of its own), make the temporary file systems (bwrap
+cannot limit their number of files) and give up every privilege. Doing that in the worker, which
+has threads, could deadlock; so this single-threaded process does it. It also is the parent of all
+sandboxes: they die with it, and it dies with the worker.
 
 Runs alone (``python -I -S launcher.py FD``) with the standard library only. One packet in
 (JSON, descriptors beside it), one packet out (``{"pid"}`` with a pidfd, or ``{"error"}``).
@@ -23,7 +24,7 @@ from typing import Any, NoReturn
 MAX_PACKET = 128 * 1024
 MAX_FDS = 32
 STAGE = "/tmp"  # noqa: S108 - covered by a private tmpfs before anything is put there
-_CLONE_NEWNS = 0x20000
+_CLONE_NEWNS, _CLONE_NEWUSER = 0x20000, 0x10000000
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC, _MS_SLAVE = 1, 2, 4, 4096, 16384, 1 << 19
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _SIGNALS = (signal.SIGCHLD, signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGXFSZ)
@@ -42,9 +43,21 @@ def _mount(source: str, target: str, kind: str | None, flags: int, data: str | N
     _check(_libc.mount(*encoded, ctypes.c_ulong(flags), options), f"mount {source} on {target}")
 
 
-def _stage(sources: list[str]) -> None:
-    """Show each source as STAGE/<its number>, in a mount namespace of this process alone."""
-    _check(_libc.unshare(_CLONE_NEWNS), "unshare mounts")
+def _unshare(uid: int | None) -> None:
+    """Get a mount namespace of our own; an ordinary user gets it by way of a user namespace."""
+    if uid is not None:
+        _check(_libc.unshare(_CLONE_NEWNS), "unshare mounts")
+        return
+    own_uid, own_gid = os.geteuid(), os.getegid()
+    _check(_libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNS), "unshare user and mounts")
+    maps = {"setgroups": "deny", "uid_map": f"{own_uid} {own_uid} 1"}
+    for name, text in {**maps, "gid_map": f"{own_gid} {own_gid} 1"}.items():
+        with open(f"/proc/self/{name}", "w") as file:
+            file.write(text)
+
+
+def _stage(sources: list[str], scratch: list[str]) -> None:
+    """Show each source as STAGE/<number>, and after them fresh tmpfs with the given options."""
     _mount("none", "/", None, _MS_REC | _MS_SLAVE, None)
     # Opened before STAGE is covered: a source may lie below it.
     opened = [os.open(source, os.O_PATH | os.O_CLOEXEC) for source in sources]
@@ -57,6 +70,10 @@ def _stage(sources: list[str]) -> None:
             os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
         _mount(f"/proc/self/fd/{fd}", target, None, _MS_BIND | _MS_REC, None)
         os.close(fd)
+    for number, options in enumerate(scratch, len(opened)):
+        target = f"{STAGE}/{number}"
+        os.mkdir(target)
+        _mount("tmpfs", target, "tmpfs", _MS_NOSUID | _MS_NODEV, options)
 
 
 def _drop(uid: int, gid: int) -> None:
@@ -92,8 +109,8 @@ def _become(request: dict[str, Any], fds: list[int], parent: int) -> NoReturn:
         for procs in request["cgroups"]:
             with open(procs, "w") as file:
                 file.write("0")
-        if request["stage"]:
-            _stage(request["stage"])
+        _unshare(request["uid"])
+        _stage(request["stage"], request["scratch"])
         if request["uid"] is not None:
             _drop(request["uid"], request["gid"])
         # Changing identity clears it, so it comes after; the parent may have died meanwhile.

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -22,8 +23,9 @@ from intramuros.execution.sandbox.base import (
 )
 from intramuros.execution.sandbox.cgroups import Group
 from intramuros.execution.sandbox.channel import Channel
+from intramuros.execution.sandbox.quota import Quota
 from intramuros.execution.sandbox.rootfs import Python
-from intramuros.execution.tools.calls import BadArguments, encode_call
+from intramuros.execution.tools.calls import BadArguments, Call, encode_call
 from intramuros.execution.tools.outcomes import decode_answer
 
 MAX_EXEC_OUTPUT = 1024 * 1024
@@ -43,6 +45,7 @@ class Handles:
     """Of its outermost process."""
     pid: int
     group: Group | None
+    workspace: Path
 
 
 class LiveSandbox:
@@ -57,6 +60,7 @@ class LiveSandbox:
         self._spec = spec
         self._handles = handles
         self._ended = ended
+        self._quota = Quota(handles.workspace, spec.limits.disk_bytes)
         self._shell = anyio.Lock(fast_acquire=True)
         self._paused = False
         self._destroyed = False
@@ -71,6 +75,11 @@ class LiveSandbox:
     def alive(self) -> bool:
         """False once its process 1 is gone."""
         return not self._handles.channel.closed
+
+    @property
+    def host_pid(self) -> int:
+        """Host pid of its outermost process."""
+        return self._handles.pid
 
     async def configure(self, python: Python) -> None:
         """Give process 1 its settings and wait until it serves."""
@@ -112,11 +121,27 @@ class LiveSandbox:
         except BadArguments as error:
             return ToolOutcome.text(str(error), is_error=True)
         self._check_usable()
-        if tool != "bash":
-            answer = await self._handles.channel.request(request.op, request.fields)
-        else:
-            async with self._shell:
+        if tool == "bash":
+            return await self._run_command(request)
+        if tool == "write" and await self._quota.is_over():
+            return ToolOutcome.text(self._quota.message(tool), is_error=True)
+        return decode_answer(request, await self._handles.channel.request("tool", request.fields))
+
+    async def _run_command(self, request: Call) -> ToolOutcome:
+        """Run a command and stop it when the workspace outgrows its quota meanwhile."""
+        answer: dict[str, bytes] | None = None
+        failure: SandboxError | None = None
+        async with self._shell, anyio.create_task_group() as tasks:
+            tasks.start_soon(self._quota.wait_until_over, tasks.cancel_scope)
+            try:
                 answer = await self._handles.channel.request(request.op, request.fields)
+            except SandboxError as error:
+                failure = error  # raised below: a task group would wrap it
+            tasks.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        if answer is None:
+            return ToolOutcome.text(self._quota.message("bash"), is_error=True)
         return decode_answer(request, answer)
 
     async def exec(

@@ -53,6 +53,9 @@ MADE_UP = {
 }
 """Files of /etc that every sandbox gets instead of the host's."""
 
+SCRATCH = {"/tmp": "1777", "/dev/shm": "1777", "/home/agent": "0700"}  # noqa: S108 - names inside
+"""Temporary file systems and their modes."""
+
 
 @dataclass(frozen=True)
 class Python:
@@ -124,15 +127,10 @@ def image_arguments(rootfs: str, runtime: str) -> list[str]:
     return ["--overlay-src", rootfs, "--tmp-overlay", "/", *_made_up(runtime)]
 
 
-def kernel_arguments(tmp_bytes: int) -> list[str]:
-    """Return bwrap's arguments for /proc, /dev and the temporary file systems, all sized."""
+def kernel_arguments() -> list[str]:
+    """Return bwrap's arguments for /proc and /dev."""
     arguments = ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys"]
     for name in _MASKED:
         if (Path("/proc") / name).exists():
             arguments += ["--ro-bind", "/dev/null", f"/proc/{name}"]
-    size = str(tmp_bytes)
-    arguments += ["--dev", "/dev", "--size", size, "--perms", "1777", "--tmpfs", "/dev/shm"]  # noqa: S108 - inside
-    arguments += ["--size", size, "--perms", "1777", "--tmpfs", "/tmp"]  # noqa: S108 - inside
-    arguments += ["--size", size, "--perms", "0700", "--tmpfs", "/home/agent"]
-    arguments += ["--symlink", "../tmp", "/var/tmp"]  # noqa: S108 - inside
-    return arguments
+    return [*arguments, "--dev", "/dev"]

@@ -9,9 +9,6 @@ from pathlib import Path
 
 from anyio import to_thread
 
-MAX_COUNTED = 500_000
-"""Entries looked at when measuring; a tree with more counts as over any quota."""
-
 
 class Workspaces:
     """Makes, measures and removes workspaces.
@@ -65,28 +62,3 @@ def _remove(path: Path) -> None:
                 function(name)
 
     shutil.rmtree(path, onerror=retry)
-
-
-def usage_bytes(path: Path) -> int:
-    """Return the disk space a tree takes, in bytes; links are not followed."""
-    total = counted = 0
-    queue = [os.fspath(path)]
-    seen: set[tuple[int, int]] = set()
-    while queue:
-        try:
-            with os.scandir(queue.pop()) as entries:
-                for entry in entries:
-                    counted += 1
-                    if counted > MAX_COUNTED:
-                        return 1 << 62
-                    info = entry.stat(follow_symlinks=False)
-                    if info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode):
-                        if (info.st_dev, info.st_ino) in seen:
-                            continue
-                        seen.add((info.st_dev, info.st_ino))
-                    total += info.st_blocks * 512
-                    if entry.is_dir(follow_symlinks=False):
-                        queue.append(entry.path)
-        except OSError:
-            continue
-    return total

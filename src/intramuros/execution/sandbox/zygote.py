@@ -27,7 +27,9 @@ class Request:
     cgroups: list[str]
     """``cgroup.procs`` files to enter first."""
     stage: list[str]
-    """Host paths shown as ``launcher.STAGE/<index>``; needs root."""
+    """Host paths shown as ``launcher.STAGE/<index>``."""
+    scratch: list[str]
+    """Mount options of fresh tmpfs, shown after those."""
     uid: int | None
     """Host uid to become; None keeps the worker's, which then must not be root."""
     gid: int | None

@@ -24,8 +24,6 @@ _REPORT_FD = 200
 _DRAIN_LIMIT = 1024 * 1024
 """What is read after a command's end at most; a background job may print for ever."""
 _BASH = ["/bin/bash", "--noprofile", "--norc"]
-# The kernel is to pick the model's processes, not process 1, when memory runs out.
-_PREPARE = b"echo 500 >/proc/self/oom_score_adj\n"
 _SIGKILL = 9
 
 
@@ -58,8 +56,7 @@ class Shell:
             os.set_blocking(fd, False)
         loop.on_exit(self.pid, self._exited)
         loop.watch(self._report, READ, self._read_report)
-        self._pending = bytearray(_PREPARE)
-        self._push(self._stdin)
+        self._pending = bytearray()
 
     def run(
         self,

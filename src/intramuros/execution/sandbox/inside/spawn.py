@@ -19,10 +19,12 @@ class Spawner:
 
     Args:
         open_files: RLIMIT_NOFILE inside; the upper bound of what must be closed.
+        set_dumpable: opens or closes the calling process to others of its uid.
     """
 
-    def __init__(self, open_files: int) -> None:
+    def __init__(self, open_files: int, set_dumpable: Callable[[bool], None]) -> None:
         self._open_files = open_files
+        self._set_dumpable = set_dumpable
 
     def spawn(
         self, argv: list[str], *, cwd: str, env: dict[bytes, bytes], fds: dict[int, int]
@@ -57,9 +59,23 @@ class Spawner:
             for number in _RESET:
                 _signal.signal(number, _signal.SIG_DFL)
             self._arrange(fds)
+            self._expose_to_oom()
             status = run()
         finally:
             os._exit(status)
+
+    def _expose_to_oom(self) -> None:
+        """Make this child, not process 1, the kernel's choice when memory runs out.
+
+        The file is root's while we are closed to others, so open up for a moment.
+        """
+        self._set_dumpable(True)
+        try:
+            with open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
+                file.write(b"500")
+        except OSError:
+            pass  # the limit holds anyway; only its victim may then be process 1
+        self._set_dumpable(False)
 
     def _arrange(self, fds: dict[int, int]) -> None:
         """Make ``fds`` the only open descriptors, filling 0 to 2 with /dev/null."""

@@ -36,31 +36,37 @@ _PR_SET_DUMPABLE = 4
 _SIGXCPU = 24
 
 
-def make_undumpable() -> None:
-    """Close /proc/1/mem and ptrace to processes of our own uid.
+def find_set_dumpable() -> Callable[[bool], None]:
+    """Return a function that opens /proc/self/mem and ptrace to processes of our uid, or not.
 
     ``ctypes`` takes five milliseconds to import; its core is enough for one call.
     """
     import _ctypes
 
     program = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # None is this program itself
-    address = _ctypes.dlsym(program, "prctl")
-    if _ctypes.call_function(address, (_PR_SET_DUMPABLE, 0, 0, 0, 0)) != 0:
-        raise OSError("prctl(PR_SET_DUMPABLE, 0) failed")
+    prctl = _ctypes.dlsym(program, "prctl")
+
+    def set_dumpable(wanted: bool) -> None:
+        if _ctypes.call_function(prctl, (_PR_SET_DUMPABLE, int(wanted), 0, 0, 0)) != 0:
+            raise OSError("prctl(PR_SET_DUMPABLE) failed")
+
+    return set_dumpable
 
 
 class Supervisor:
     """Everything process 1 knows."""
 
-    def __init__(self, loop: Loop, channel: int, config: dict[str, bytes]) -> None:
+    def __init__(
+        self, loop: Loop, channel: int, config: dict[str, bytes], spawner: Spawner
+    ) -> None:
         self._loop = loop
         self._channel = channel
+        self._spawner = spawner
         self._reader = frames.Reader()
         self._outgoing = bytearray()
         self._env = jobs.parse_env(config["env"])
         self._workdir = os.fsdecode(config["workdir"])
         self._policy = Policy(self._workdir, _paths(config["roots"]), _paths(config["read_only"]))
-        self._spawner = Spawner(int(config["open_files"]))
         self._shell: Shell | None = None
         self._jobs: dict[bytes, jobs.Job] = {}
         self._commands: dict[bytes, Callable[[], None]] = {}
@@ -161,7 +167,6 @@ class Supervisor:
         tool = self._tools[name]
 
         def run() -> dict[str, bytes]:
-            _expose_to_oom()
             try:
                 return tool(self._policy, call)
             except ToolError as error:
@@ -198,15 +203,6 @@ def _name(call: dict[str, bytes]) -> str:
 
 def _paths(raw: bytes) -> list[str]:
     return [os.fsdecode(path) for path in raw.split(b"\0") if path]
-
-
-def _expose_to_oom() -> None:
-    """Make this child, not process 1, the kernel's choice when memory runs out."""
-    try:
-        with open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
-            file.write(b"500")
-    except OSError:
-        pass  # the file is closed to an unreadable process on some kernels; the limit holds anyway
 
 
 def _tool_answer(name: bytes, fields: dict[str, bytes]) -> dict[str, bytes]:
@@ -255,7 +251,8 @@ def apply_limits(config: dict[str, bytes]) -> None:
 
 def main(channel: int) -> None:
     """Run process 1 on an inherited socket."""
-    make_undumpable()
+    set_dumpable = find_set_dumpable()
+    set_dumpable(False)
     # Without this a SIGINT from inside would raise in here; at default, process 1 ignores it.
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     os.set_inheritable(channel, False)
@@ -264,4 +261,5 @@ def main(channel: int) -> None:
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
-    Supervisor(Loop(), channel, config).serve()
+    spawner = Spawner(int(config["open_files"]), set_dumpable)
+    Supervisor(Loop(), channel, config, spawner).serve()

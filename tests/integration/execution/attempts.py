@@ -1,0 +1,255 @@
+"""Runs inside a sandbox: tries to get out, and prints what each attempt met, as JSON.
+
+Nothing here may do harm should it succeed: files are opened and not written, calls get arguments
+that are refused for another reason if they are let through, and no packet has anywhere to go.
+Standard library only; ``ok`` means the attempt succeeded, otherwise the error's name.
+"""
+
+import ctypes
+import errno
+import glob
+import json
+import os
+import platform
+import resource
+import socket
+import sys
+
+libc = ctypes.CDLL(None, use_errno=True)
+X86 = platform.machine() == "x86_64"
+NULL = ctypes.c_void_p(0)
+
+
+def named(code):
+    return errno.errorcode.get(code, str(code))
+
+
+def call(number, *args):
+    ctypes.set_errno(0)
+    result = libc.syscall(ctypes.c_long(number), *[ctypes.c_long(a) for a in args])
+    return "ok" if result >= 0 else named(ctypes.get_errno())
+
+
+def opened(path, flags):
+    try:
+        os.close(os.open(path, flags))
+    except OSError as error:
+        return named(error.errno)
+    return "ok"
+
+
+def tried(function):
+    try:
+        function()
+    except OSError as error:
+        return named(error.errno) if error.errno else repr(error)
+    return "ok"
+
+
+def syscalls():
+    n = (lambda x86, arm: x86) if X86 else (lambda x86, arm: arm)
+    new = {"user": 0x10000000, "mount": 0x20000, "net": 0x40000000, "pid": 0x20000000}
+    found = {f"unshare {name}": call(n(272, 97), flag) for name, flag in new.items()}
+    found.update(
+        {
+            # An exit signal of 17 would make a real child; an invalid flag pair refuses it late.
+            "clone user": call(n(56, 220), 0x10000000 | 0x10000 | 17, 0, 0, 0, 0),
+            "clone3": call(435, 0, 0),
+            "mount": call(n(165, 40), 0, 0, 0, 0, 0),
+            "umount": call(n(166, 39), 0, 0),
+            "pivot_root": call(n(155, 41), 0, 0),
+            "chroot": tried(lambda: os.chroot("/")),
+            "setns": call(n(308, 268), -1, 0),
+            "ptrace attach 1": call(n(101, 117), 16, 1, 0, 0),
+            "process_vm_readv 1": call(n(310, 270), 1, 0, 0, 0, 0, 0),
+            "pidfd_getfd": call(438, -1, 0, 0),
+            "bpf": call(n(321, 280), 0, 0, 0),
+            "perf_event_open": call(n(298, 241), 0, 0, -1, -1, 0),
+            "io_uring_setup": call(425, 0, 0),
+            "io_uring_enter": call(426, -1, 0, 0, 0, 0, 0),
+            "add_key": call(n(248, 217), 0, 0, 0, 0, 0),
+            "request_key": call(n(249, 218), 0, 0, 0, 0),
+            "keyctl": call(n(250, 219), 0, 0, 0, 0, 0),
+            "userfaultfd": call(n(323, 282), 0),
+            "open_by_handle_at": call(n(304, 265), -1, 0, 0),
+            "name_to_handle_at": call(n(303, 264), -1, 0, 0, 0, 0),
+            "kexec_load": call(n(246, 104), 0, 0, 0, 0),
+            "kexec_file_load": call(n(320, 294), -1, -1, 0, 0, 0),
+            "init_module": call(n(175, 105), 0, 0, 0),
+            "finit_module": call(n(313, 273), -1, 0, 0),
+            "delete_module": call(n(176, 106), 0, 0),
+            "reboot": call(n(169, 142), 0, 0, 0, 0),
+            "swapon": call(n(167, 224), 0, 0),
+            "swapoff": call(n(168, 225), 0),
+            "settimeofday": call(n(164, 170), 0, 0),
+            "clock_settime": call(n(227, 112), 0, 0),
+            "adjtimex": call(n(159, 171), 0),
+            "sethostname": call(n(170, 161), 0, 0),
+            "fsopen": call(430, 0, 0),
+            "open_tree": call(428, -100, 0, 1),
+            "move_mount": call(429, -1, 0, -1, 0, 0),
+            "mount_setattr": call(442, -1, 0, 0, 0, 0),
+            "quotactl": call(n(179, 60), 0, 0, 0, 0),
+            "acct": call(n(163, 89), 0),
+            "syslog": call(n(103, 116), 3, 0, 0),
+            "fanotify_init": call(n(300, 262), 0, 0),
+            "kcmp": call(n(312, 272), 1, 1, 0, 0, 0),
+            "process_madvise": call(440, -1, 0, 0, 0, 0),
+            "mbind": call(n(237, 235), 0, 0, 0, 0, 0, 0),
+            "vhangup": call(n(153, 58)),
+            "TIOCSTI": call(n(16, 29), 0, 0x5412, 0),
+        }
+    )
+    if X86:
+        found["iopl"] = call(172, 3)
+        found["ioperm"] = call(173, 0, 1, 1)
+        found["modify_ldt"] = call(154, 0, 0, 0)
+        found["x32 getpid"] = call(0x40000000 | 39)
+    return found
+
+
+def files():
+    writes = [
+        "/proc/sys/kernel/core_pattern",
+        "/proc/sys/kernel/modprobe",
+        "/proc/sys/kernel/hostname",
+        "/proc/sys/vm/drop_caches",
+        "/proc/sys/fs/binfmt_misc/register",
+        "/proc/sysrq-trigger.",
+        "/proc/1/oom_score_adj",
+        "/proc/1/exe",
+        "/usr/bin/env",
+        "/etc/passwd",
+        "/opt/intramuros/intramuros/execution/sandbox/inside/supervisor.py",
+    ]
+    reads = [
+        "/proc/1/mem",
+        "/proc/1/environ",
+        "/proc/1/root/etc/passwd",
+        "/proc/1/cwd",
+        "/proc/1/fd/3",
+        "/proc/kmsg",
+        "/dev/mem",
+        "/dev/kmsg",
+        "/dev/vda",
+        "/dev/sda",
+        "/dev/kvm",
+        "/dev/net/tun",
+        "/dev/fuse",
+        "/dev/loop-control",
+        "/dev/loop0",
+        "/dev/vsock",
+        "/etc/shadow",
+        "/etc/gshadow",
+        "/root",
+        "/sys/kernel",
+        "/sys/fs/cgroup",
+        "/sys/kernel/uevent_helper",
+        "/var/run/docker.sock",
+        "/run/docker.sock",
+        "/run/containerd/containerd.sock",
+        "/run/podman/podman.sock",
+        "/run/dbus/system_bus_socket",
+        "/run/systemd/private",
+        "/tmp/.X11-unix",
+    ]
+    found = {f"write {path}": opened(path, os.O_WRONLY) for path in writes}
+    found.update({f"read {path}": opened(path, os.O_RDONLY) for path in reads})
+    found["rdwr /proc/1/mem"] = opened("/proc/1/mem", os.O_RDWR)
+    for place in ("/", "/usr", "/etc", "/dev", "/opt", "/home", "/var", "/proc", "/run"):
+        found[f"create in {place}"] = opened(f"{place}/planted", os.O_WRONLY | os.O_CREAT)
+    found["mknod"] = tried(lambda: os.mknod("/workspace/node", 0o60600, os.makedev(254, 0)))
+    return found
+
+
+def sockets(host_port, abstract):
+    found = {}
+    families = {"vsock": 40, "packet": 17, "alg": 38, "bluetooth": 31, "key": 15, "xdp": 44}
+    families.update({"tipc": 30, "can": 29, "rds": 21, "smc": 43, "nfc": 39, "appletalk": 5})
+    for name, family in families.items():
+        found[f"socket {name}"] = tried(
+            lambda f=family: socket.socket(f, socket.SOCK_DGRAM).close()
+        )
+    found["socket icmp"] = tried(
+        lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP).close()
+    )
+
+    def connect(family, kind, address):
+        with socket.socket(family, kind) as sock:
+            sock.settimeout(2)
+            sock.connect(address)
+
+    stream, packet = socket.SOCK_STREAM, socket.SOCK_DGRAM
+    for name, family, kind, address in [
+        ("host loopback", socket.AF_INET, stream, ("127.0.0.1", host_port)),
+        ("host loopback 6", socket.AF_INET6, stream, ("::1", host_port)),
+        ("private", socket.AF_INET, stream, ("10.0.0.1", 80)),
+        ("metadata", socket.AF_INET, stream, ("169.254.169.254", 80)),
+        ("documentation", socket.AF_INET, stream, ("192.0.2.1", 443)),
+        ("documentation 6", socket.AF_INET6, stream, ("2001:db8::1", 443)),
+        ("dns", socket.AF_INET, packet, ("192.0.2.53", 53)),
+        ("quic", socket.AF_INET, packet, ("192.0.2.1", 443)),
+        ("broadcast", socket.AF_INET, packet, ("192.0.2.255", 9)),
+        ("abstract", socket.AF_UNIX, stream, "\0" + abstract),
+    ]:
+        found[f"connect {name}"] = tried(lambda a=(family, kind, address): connect(*a))
+    found["interfaces"] = sorted(name for _, name in socket.if_nameindex())
+    with open("/proc/net/route") as table:
+        found["routes"] = len(table.read().splitlines()) - 1
+    return found
+
+
+def facts(canary, host_pid):
+    with open("/proc/self/status") as file:
+        status = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+    seen = []
+    for path in glob.glob("/proc/[0-9]*/environ") + glob.glob("/proc/[0-9]*/cmdline"):
+        # Our own command line brought the canary here, to look for it.
+        if path.startswith(f"/proc/{os.getpid()}/cmdline"):
+            continue
+        try:
+            with open(path, "rb") as file:
+                if canary.encode() in file.read():
+                    seen.append(path)
+        except OSError:
+            pass
+    fds = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            fds.append([int(name), os.readlink(f"/proc/self/fd/{name}")])
+        except OSError:
+            pass
+    with open("/proc/self/uid_map") as file:
+        uid_map = file.read().split()
+    return {
+        "uid": os.getuid(),
+        "uid_map": uid_map,
+        "caps": [status[name] for name in ("CapEff", "CapPrm", "CapBnd", "CapAmb", "CapInh")],
+        "no_new_privs": status["NoNewPrivs"],
+        "seccomp": status["Seccomp"],
+        "canary": seen,
+        "own environment": sorted(os.environ),
+        "pids": sorted(int(name) for name in os.listdir("/proc") if name.isdigit()),
+        "kill host": tried(lambda: os.kill(host_pid, 0)),
+        "fds": fds,
+        "core limit": resource.getrlimit(resource.RLIMIT_CORE),
+        "namespaces": {
+            name: os.readlink(f"/proc/self/ns/{name}")
+            for name in ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")
+        },
+        "hostname": socket.gethostname(),
+        "passwd": open("/etc/passwd").read().count("\n"),
+        "setuid root": os.path.exists("/usr/bin/su") and os.system("su -c id 2>/dev/null") == 0,
+    }
+
+
+if __name__ == "__main__":
+    given = json.loads(sys.argv[1])
+    # System calls last: where they are let through, they change what the others would see.
+    report = {
+        "facts": facts(given["canary"], given["pid"]),
+        "sockets": sockets(given["port"], given["abstract"]),
+        "files": files(),
+        "syscalls": syscalls(),
+    }
+    print(json.dumps(report))

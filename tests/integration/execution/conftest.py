@@ -1,0 +1,31 @@
+"""Real sandboxes for the tests of this folder; skipped, with the reason, where none can be made."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from intramuros.execution.sandbox import bwrap
+from intramuros.execution.sandbox.base import Level, SandboxSpec
+from intramuros.execution.sandbox.bubblewrap import BubblewrapProvider
+from intramuros.execution.sandbox.live import LiveSandbox
+
+
+@pytest.fixture(scope="session")
+def working_host() -> None:
+    for finding in bwrap.probe():
+        if finding.level is Level.FAILURE:
+            pytest.skip(f"no sandbox on this host: {finding.what}: {finding.fix}")
+
+
+@pytest.fixture
+async def provider(working_host: None, tmp_path: Path) -> AsyncIterator[BubblewrapProvider]:
+    made = BubblewrapProvider(tmp_path / "state")
+    await made.start()
+    yield made
+    await made.aclose()
+
+
+@pytest.fixture
+async def sandbox(provider: BubblewrapProvider) -> LiveSandbox:
+    return await provider.create(SandboxSpec(), "sesn_test")

@@ -1,0 +1,252 @@
+"""Create, pause, destroy, and what is left when a worker dies."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import anyio
+import pytest
+
+from intramuros.execution.sandbox import processes
+from intramuros.execution.sandbox.base import (
+    MIB,
+    Limits,
+    Mount,
+    SandboxBusy,
+    SandboxError,
+    SandboxGone,
+    SandboxPaused,
+    SandboxSpec,
+)
+from intramuros.execution.sandbox.bubblewrap import BubblewrapProvider
+from intramuros.execution.sandbox.cgroups import find_groups
+from intramuros.execution.sandbox.live import LiveSandbox
+from intramuros.execution.sandbox.records import identify
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+
+
+def said(outcome) -> str:
+    return outcome.content[0]["text"]
+
+
+async def until(condition, within_s: float = 5.0) -> None:
+    with anyio.fail_after(within_s):
+        while not condition():  # noqa: ASYNC110 - what we wait for raises no event
+            await anyio.sleep(0.01)
+
+
+async def test_a_workspace_outlives_its_sandbox_and_the_shell_does_not(
+    provider: BubblewrapProvider,
+) -> None:
+    first = await provider.create(SandboxSpec(), "sesn_1")
+    await first.call("bash", {"command": "x=1; mkdir -p a; echo kept >a/f; chmod 000 a"})
+    await first.destroy()
+    assert not first.alive
+    with pytest.raises(SandboxGone):
+        await first.call("bash", {"command": "true"})
+    second = await provider.create(SandboxSpec(), "sesn_1")
+    outcome = await second.call("bash", {"command": "chmod 700 a; cat a/f; echo x=$x"})
+    assert said(outcome) == "kept\nx="
+
+
+async def test_an_id_is_live_once(provider: BubblewrapProvider) -> None:
+    await provider.create(SandboxSpec(), "sesn_1")
+    with pytest.raises(SandboxBusy):
+        await provider.create(SandboxSpec(), "sesn_1")
+    with pytest.raises(SandboxBusy):
+        await provider.forget("sesn_1")
+
+
+async def test_forgetting_removes_even_what_the_agent_closed(
+    provider: BubblewrapProvider, tmp_path: Path
+) -> None:
+    sandbox = await provider.create(SandboxSpec(), "sesn_1")
+    await sandbox.call("bash", {"command": "mkdir -p a/b/c; touch a/b/c/f; chmod 000 a/b a"})
+    await sandbox.destroy(keep_workspace=False)
+    assert list((tmp_path / "state/workspaces").iterdir()) == []
+    assert list((tmp_path / "state/sandboxes").iterdir()) == []
+
+
+async def test_nothing_is_left_after_destroy(provider: BubblewrapProvider) -> None:
+    sandbox = await provider.create(SandboxSpec(), "sesn_left")
+    await sandbox.call("bash", {"command": "sleep 600 & setsid sleep 601 & disown -a"})
+    below = processes.descendants(sandbox.host_pid, processes.parents())
+    assert len(below) >= 4
+    await sandbox.destroy()
+    alive = [pid for pid in [sandbox.host_pid, *below] if identify(pid)]
+    assert alive == []
+    for parent in find_groups().parents.values():
+        assert not (parent / "intramuros-sesn_left").exists()
+
+
+async def test_pausing_stops_time_inside_and_resuming_goes_on(sandbox: LiveSandbox) -> None:
+    await sandbox.call("bash", {"command": "(while :; do echo >>n; sleep 0.01; done) & sleep 0.1"})
+    await sandbox.pause()
+    await sandbox.pause()
+    with pytest.raises(SandboxPaused):
+        await sandbox.call("read", {"file_path": "n"})
+    inner = processes.descendants(sandbox.host_pid, processes.parents())
+    before = [_ticks(pid) for pid in inner]
+    await anyio.sleep(0.2)
+    assert [_ticks(pid) for pid in inner] == before
+    await sandbox.resume()
+    first = int(said(await sandbox.call("bash", {"command": "wc -l <n"})))
+    await anyio.sleep(0.2)
+    assert int(said(await sandbox.call("bash", {"command": "wc -l <n"}))) > first
+
+
+def _ticks(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11]
+
+
+async def test_a_paused_sandbox_can_be_destroyed(sandbox: LiveSandbox) -> None:
+    await sandbox.pause()
+    await sandbox.destroy()
+    assert identify(sandbox.host_pid) is None
+
+
+async def test_killed_from_outside_it_is_gone_and_says_so(sandbox: LiveSandbox) -> None:
+    inner = processes.first_child(sandbox.host_pid)
+    assert inner
+    os.kill(inner, signal.SIGKILL)
+    with pytest.raises(SandboxGone):
+        await sandbox.call("bash", {"command": "sleep 5"})
+    assert not sandbox.alive
+    await sandbox.destroy()
+
+
+async def test_a_cancelled_call_stops_its_command(sandbox: LiveSandbox) -> None:
+    with anyio.move_on_after(0.3):
+        await sandbox.call("bash", {"command": "sleep 600"})
+    with anyio.move_on_after(0.3):
+        await sandbox.exec(["/bin/sleep", "601"])
+
+    def sleeping() -> bool:
+        found = processes.descendants(sandbox.host_pid, processes.parents())
+        names = [Path(f"/proc/{pid}/comm").read_text() for pid in found if identify(pid)]
+        return any("sleep" in name for name in names)
+
+    await until(lambda: not sleeping())
+    outcome = await sandbox.call("bash", {"command": "true"})
+    assert said(outcome) == "bash: bash session terminated; restart required"
+
+
+async def test_calls_overlap(sandbox: LiveSandbox) -> None:
+    found = []
+    async with anyio.create_task_group() as tasks:
+
+        async def slow() -> None:
+            found.append(said(await sandbox.call("bash", {"command": "sleep 0.5; echo slow"})))
+
+        async def fast(number: int) -> None:
+            await sandbox.call("write", {"file_path": f"f{number}", "content": str(number)})
+            found.append(said(await sandbox.call("read", {"file_path": f"f{number}"})))
+
+        tasks.start_soon(slow)
+        for number in range(10):
+            tasks.start_soon(fast, number)
+    assert sorted(found[:10]) == sorted(map(str, range(10)))
+    assert found[10] == "slow"
+
+
+async def test_a_command_that_fills_the_disk_is_stopped(provider: BubblewrapProvider) -> None:
+    spec = SandboxSpec(limits=Limits(disk_bytes=8 * MIB))
+    sandbox = await provider.create(spec, "sesn_disk")
+    one = await sandbox.exec(["/bin/sh", "-c", "head -c 20000000 /dev/zero >one"])
+    assert one.exit_code != 0
+    fill = "i=0; while :; do head -c 1000000 /dev/zero >f$i; i=$((i+1)); sleep 0.1; done"
+    outcome = await sandbox.call("bash", {"command": fill})
+    assert outcome.is_error
+    assert "over its disk quota" in said(outcome)
+    outcome = await sandbox.call("write", {"file_path": "x", "content": "x"})
+    assert "over its disk quota" in said(outcome)
+    await sandbox.call("bash", {"restart": True})
+    await sandbox.call("bash", {"command": "rm -f f* one"})
+    await anyio.sleep(2.1)  # what was measured is trusted for two seconds
+    assert not (await sandbox.call("write", {"file_path": "x", "content": "x"})).is_error
+
+
+async def test_mounts_show_data_and_keep_it_read_only(
+    provider: BubblewrapProvider, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "f.csv").write_text("a,b\n")
+    single = tmp_path / "one.txt"
+    single.write_text("one")
+    for path in (data, data / "f.csv", single):
+        path.chmod(0o755)
+    mounts = (Mount(data, "/mnt/data"), Mount(single, "/mnt/one.txt"))
+    sandbox = await provider.create(SandboxSpec(mounts=mounts), "sesn_m")
+    assert said(await sandbox.call("read", {"file_path": "/mnt/data/f.csv"})) == "a,b\n"
+    assert said(await sandbox.call("read", {"file_path": "/mnt/one.txt"})) == "one"
+    refused = await sandbox.call("write", {"file_path": "/mnt/data/x", "content": "x"})
+    assert said(refused) == "write: /mnt/data/x is inside read-only directory /mnt/data"
+    assert (await sandbox.call("bash", {"command": "echo x >/mnt/data/x"})).is_error
+    for target in ("/proc/x", "/etc", "mnt", "/mnt/../etc", "/workspace", "/"):
+        with pytest.raises(SandboxError):
+            await provider.create(SandboxSpec(mounts=(Mount(data, target),)), "sesn_n")
+    with pytest.raises(SandboxError, match="does not exist"):
+        await provider.create(SandboxSpec(mounts=(Mount(tmp_path / "no", "/mnt/x"),)), "sesn_n")
+
+
+async def test_placeholders_enter_and_vendor_variables_do_not(
+    provider: BubblewrapProvider,
+) -> None:
+    spec = SandboxSpec(environment={"TOKEN": "placeholder-1", "ANTHROPIC_API_KEY": "x"})
+    sandbox = await provider.create(spec, "sesn_e")
+    outcome = await sandbox.call("bash", {"command": "echo $TOKEN $ANTHROPIC_API_KEY"})
+    assert said(outcome) == "placeholder-1"
+
+
+async def test_a_root_file_system_without_python_is_refused(provider: BubblewrapProvider, tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="no /usr/bin/python3"):
+        await provider.create(SandboxSpec(rootfs=tmp_path), "sesn_r")
+    assert await provider.sweep() == []
+
+
+WORKER = """
+import sys, anyio
+from pathlib import Path
+from intramuros.execution.sandbox.base import SandboxSpec
+from intramuros.execution.sandbox.bubblewrap import BubblewrapProvider
+
+async def main():
+    provider = BubblewrapProvider(Path(sys.argv[1]))
+    sandbox = await provider.create(SandboxSpec(), "sesn_orphan")
+    await sandbox.call("write", {"file_path": "kept", "content": "kept"})
+    await sandbox.call("bash", {"command": "setsid sleep 600 & sleep 0"})
+    if "freeze" in sys.argv:
+        await sandbox.pause()
+    print(sandbox.host_pid, flush=True)
+    await anyio.sleep(600)
+
+anyio.run(main)
+"""
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+async def test_a_killed_worker_leaves_nothing_that_runs(
+    provider: BubblewrapProvider, tmp_path: Path, frozen: bool
+) -> None:
+    argv = [sys.executable, "-c", WORKER, str(tmp_path / "state"), *(["freeze"] if frozen else [])]
+    env = {"PYTHONPATH": ":".join(path for path in sys.path if path), "PATH": "/usr/bin:/bin"}
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, env=env) as worker:  # noqa: ASYNC220 - must die without us
+        assert worker.stdout
+        outer = int(await anyio.to_thread.run_sync(worker.stdout.readline))
+        below = processes.descendants(outer, processes.parents())
+        with pytest.raises(SandboxBusy, match="worker process"):
+            await provider.create(SandboxSpec(), "sesn_orphan")
+        worker.kill()
+    if not frozen:
+        await until(lambda: not any(identify(pid) for pid in [outer, *below]))
+    assert await provider.sweep() == ["sesn_orphan"]
+    await until(lambda: not any(identify(pid) for pid in [outer, *below]))
+    for parent in find_groups().parents.values():
+        assert not (parent / "intramuros-sesn_orphan").exists()
+    again = await provider.create(SandboxSpec(), "sesn_orphan")
+    assert said(await again.call("read", {"file_path": "kept"})) == "kept"
+    assert await provider.sweep() == []

@@ -1,0 +1,56 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from intramuros.execution import doctor
+from intramuros.execution.sandbox.base import Finding, Level
+
+
+def test_every_finding_that_is_not_ok_has_a_fix_of_one_line(tmp_path: Path) -> None:
+    findings = doctor.probe(tmp_path)
+    assert findings
+    for finding in findings:
+        assert "\n" not in finding.what + finding.fix
+        assert (finding.level is Level.OK) == (finding.fix == "")
+
+
+def test_an_unknown_provider_is_a_failure_that_names_the_choices(tmp_path: Path) -> None:
+    [finding] = doctor.probe(tmp_path, "nonesuch")
+    assert finding.level is Level.FAILURE
+    assert "bubblewrap" in finding.fix
+    assert not doctor.is_fit([finding])
+
+
+def test_a_directory_that_does_not_exist_yet_is_judged_by_its_parent(tmp_path: Path) -> None:
+    finding = doctor.probe_disk(tmp_path / "a" / "b")
+    assert finding.level in (Level.OK, Level.WARNING)
+    assert str(tmp_path) in finding.what
+
+
+def test_little_room_warns_and_none_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.statvfs(tmp_path)
+
+    def fake(free: int):
+        values = list(real)
+        values[0] = values[1] = 1
+        values[4] = free
+        return lambda _path: os.statvfs_result(values)
+
+    monkeypatch.setattr(os, "statvfs", fake(doctor.LOW_BYTES - 1))
+    assert doctor.probe_disk(tmp_path).level is Level.WARNING
+    monkeypatch.setattr(os, "statvfs", fake(doctor.MINIMUM_BYTES - 1))
+    assert doctor.probe_disk(tmp_path).level is Level.FAILURE
+
+
+def test_a_closed_directory_fails_with_a_fix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    finding = doctor.probe_disk(tmp_path)
+    assert finding.level is Level.FAILURE
+    assert "chown" in finding.fix
+
+
+def test_warnings_do_not_make_a_host_unfit() -> None:
+    assert doctor.is_fit([Finding(Level.WARNING, "slow", "buy"), Finding(Level.OK, "fine")])
