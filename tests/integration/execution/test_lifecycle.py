@@ -1,6 +1,7 @@
 """Create, pause, destroy, and what is left when a worker dies."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from intramuros.execution.sandbox.bubblewrap import BubblewrapProvider
 from intramuros.execution.sandbox.cgroups import find_groups
 from intramuros.execution.sandbox.live import LiveSandbox
 from intramuros.execution.sandbox.records import identify
+from intramuros.kernel.errors import OperatorError
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
@@ -202,10 +204,56 @@ async def test_placeholders_enter_and_vendor_variables_do_not(
     assert said(outcome) == "placeholder-1"
 
 
-async def test_a_root_file_system_without_python_is_refused(provider: BubblewrapProvider, tmp_path: Path) -> None:
-    with pytest.raises(Exception, match="no /usr/bin/python3"):
+async def test_a_root_file_system_of_its_own(provider: BubblewrapProvider, tmp_path: Path) -> None:
+    with pytest.raises(OperatorError, match="no /usr/bin/python3"):
         await provider.create(SandboxSpec(rootfs=tmp_path), "sesn_r")
-    assert await provider.sweep() == []
+    image = await anyio.to_thread.run_sync(make_image, tmp_path / "image")
+    sandbox = await provider.create(SandboxSpec(rootfs=image), "sesn_r")
+    outcome = await sandbox.call("bash", {"command": "cat /etc/marker; ls /usr; echo x >/usr/x"})
+    assert outcome.is_error
+    assert said(outcome).startswith("from the image\n")
+    assert "Read-only" in said(outcome)
+
+
+def make_image(root: Path) -> Path:
+    """A root directory whose /usr links to nothing of the host: shells and Python, copied."""
+    (root / "etc").mkdir(parents=True)
+    (root / "etc/marker").write_text("from the image\n")
+    (root / "etc/passwd").write_text("image:x:0:0::/:/bin/sh\n")
+    for name in ("mnt", "tmp", "usr"):
+        (root / name).mkdir()
+    version = "python{}.{}".format(*_system_python())
+    wanted = ["bin/bash", "bin/cat", "bin/ls", "bin/python3", f"bin/{version}", f"lib/{version}"]
+    for name in wanted:
+        source, target = Path("/usr") / name, root / "usr" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        ignore = shutil.ignore_patterns("test", "idlelib", "*-packages", "config-*", "tkinter")
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=ignore, symlinks=True)
+        else:
+            shutil.copy2(source, target, follow_symlinks=False)
+    for library in _libraries(root / "usr"):
+        target = root / library.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(library, target)
+    for name in ("bin", "lib", "lib64"):
+        (root / "usr" / name).mkdir(exist_ok=True)
+        if not (root / name).exists():
+            (root / name).symlink_to(f"usr/{name}")
+    return root
+
+
+def _system_python() -> tuple[str, str]:
+    code = "import sys; print(*sys.version_info[:2])"
+    said = subprocess.run(["/usr/bin/python3", "-c", code], capture_output=True, text=True)
+    major, minor = said.stdout.split()
+    return major, minor
+
+
+def _libraries(usr: Path) -> set[str]:
+    files = [*usr.glob("bin/*"), *usr.glob("lib/python*/lib-dynload/*.so")]
+    listed = subprocess.run(["ldd", *map(str, files)], capture_output=True, text=True).stdout
+    return {word for word in listed.split() if word.startswith("/") and Path(word).is_file()}
 
 
 WORKER = """
@@ -213,8 +261,10 @@ import sys, anyio
 from pathlib import Path
 from intramuros.execution.sandbox.base import SandboxSpec
 from intramuros.execution.sandbox.bubblewrap import BubblewrapProvider
+from intramuros.kernel.telemetry import configure
 
 async def main():
+    configure(json=True)
     provider = BubblewrapProvider(Path(sys.argv[1]))
     sandbox = await provider.create(SandboxSpec(), "sesn_orphan")
     await sandbox.call("write", {"file_path": "kept", "content": "kept"})

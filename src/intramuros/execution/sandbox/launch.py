@@ -89,7 +89,7 @@ def plan(spec: SandboxSpec, places: Places, *, uid: int, seccomp: bool) -> Plan:
     if spec.rootfs is None:
         argv += base_arguments(runtime)
     else:
-        argv += image_arguments(source(spec.rootfs), runtime)
+        argv += image_arguments(spec.rootfs, source(spec.rootfs), runtime)
     argv += kernel_arguments()
     if places.python.host_prefix is not None:
         argv += ["--ro-bind", source(places.python.host_prefix), PYTHON_TARGET]

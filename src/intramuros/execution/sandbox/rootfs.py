@@ -30,6 +30,8 @@ _ETC = (
     "services",
 )
 _ROOT_DIRECTORIES = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+_OURS = ("dev", "home", "proc", "root", "run", "sys", "tmp", "var")
+"""Parts of a root directory that a sandbox gets fresh."""
 _MASKED = (
     "kcore",
     "keys",
@@ -122,9 +124,32 @@ def _made_up(runtime: str) -> list[str]:
     return arguments
 
 
-def image_arguments(rootfs: str, runtime: str) -> list[str]:
-    """Return bwrap's arguments for a root directory; changes to it vanish with the sandbox."""
-    return ["--overlay-src", rootfs, "--tmp-overlay", "/", *_made_up(runtime)]
+def image_arguments(rootfs: Path, shown: str, runtime: str) -> list[str]:
+    """Return bwrap's arguments for a root directory, all of it read-only.
+
+    Its parts are bound one by one, so that mounts find room beside them.
+
+    Args:
+        rootfs: the directory as the worker sees it.
+        shown: the same as bwrap sees it.
+    """
+    arguments = []
+    for entry in sorted(rootfs.iterdir()):
+        if entry.name == "etc":
+            for inner in sorted(entry.iterdir()):
+                if inner.name not in MADE_UP:
+                    arguments += _show(inner, f"{shown}/etc/{inner.name}", f"/etc/{inner.name}")
+        elif entry.name not in _OURS:
+            arguments += _show(entry, f"{shown}/{entry.name}", f"/{entry.name}")
+    return [*arguments, *_made_up(runtime)]
+
+
+def _show(entry: Path, shown: str, target: str) -> list[str]:
+    if entry.is_symlink():
+        return ["--symlink", str(entry.readlink()), target]
+    if entry.is_dir() and not any(entry.iterdir()):
+        return ["--dir", target]
+    return ["--ro-bind", shown, target]
 
 
 def kernel_arguments() -> list[str]:

@@ -2,9 +2,6 @@
 
 import os
 import shutil
-import stat
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from anyio import to_thread
@@ -50,15 +47,16 @@ def _give(path: Path, uid: int) -> None:
 
 
 def _remove(path: Path) -> None:
-    # An agent can make directories its own uid may not enter; without root that stops rmtree.
-    def retry(function: Callable[[str], object], name: str, _error: object) -> None:
-        with suppress(OSError):
-            for folder in (Path(name).parent, Path(name)):
-                if stat.S_ISDIR(folder.lstat().st_mode):
-                    folder.chmod(0o700)
-            if function in (os.open, os.scandir, os.rmdir):
-                shutil.rmtree(name, ignore_errors=True)
-            else:
-                function(name)
+    if os.geteuid() != 0:
+        _open_up(path)
+    shutil.rmtree(path)
 
-    shutil.rmtree(path, onerror=retry)
+
+def _open_up(path: Path) -> None:
+    """Give ourselves back the directories the agent closed; only root passes them anyway."""
+    queue = [path]
+    while queue:
+        folder = queue.pop()
+        folder.chmod(0o700)
+        with os.scandir(folder) as entries:
+            queue += [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
