@@ -32,7 +32,7 @@ def toolset(policy: Mapping[str, str] = ALLOW, **configs: object) -> dict[str, o
     return {
         "type": "agent_toolset_20260401",
         "default_config": {"enabled": True, "permission_policy": dict(policy)},
-        "configs": [{"name": name, **config} for name, config in configs.items()],  # type: ignore[dict-item]
+        "configs": [{"name": name, **config} for name, config in configs.items()],
     }
 
 

@@ -8,7 +8,7 @@ import pytest
 from tests.repo.tree import ROOT, tracked, violations
 
 # Spelt in pieces, because this file is read by its own rule.
-MACHINE_PATHS = re.compile(r"(?<![\w./-])/" + r"(?:work|root|home/\w+|Users/\w+)/")
+MACHINE_PATHS = re.compile(r"(?<![\w./}…-])/" + r"(?:work|root|home/\w+|Users/\w+)/")
 INDEX_ADDRESSES = re.compile(
     "|".join(
         [

@@ -152,8 +152,8 @@ def outcome(pieces: list[bytes]) -> tuple[list[tuple[int, Body]], Code | None]:
     reader, frames = FrameReader(), []
     try:
         for piece in pieces:
-            # Not extend(): what came before a violation must be kept.
             for found in reader.feed(piece):
+                # Not extend(): what came before a violation must be kept.
                 frames.append(found)  # noqa: PERF402
     except MuxViolation as violation:
         return joined(frames), violation.code

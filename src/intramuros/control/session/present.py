@@ -1,4 +1,4 @@
-"""Sessions, threads and work items as answers show them. Pure."""
+"""Sessions, threads and work items as answers show them. No clock, no waiting."""
 
 from collections.abc import Mapping
 from typing import Any, Final

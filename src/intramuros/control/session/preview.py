@@ -1,4 +1,4 @@
-"""From a model's deltas to the previews that streams may show (contract 18). Pure.
+"""From a model's deltas to the previews that streams may show (contract 18). Never waits.
 
 A preview carries the id of the event that will conclude it. Indexes count the message's own
 content, so the text blocks of the reply, not the reply's blocks.

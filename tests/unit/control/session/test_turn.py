@@ -28,7 +28,7 @@ ROWS = McpResult([{"type": "text", "text": "3 rows"}])
 
 def stop_reason(loop: Loop) -> dict[str, object]:
     idles = [r for r in loop.log.shown if r.type == "session.status_idle"]
-    return idles[-1].body["stop_reason"]  # type: ignore[return-value]
+    return idles[-1].body["stop_reason"]
 
 
 def last(loop: Loop, type: str) -> dict[str, object]:
@@ -51,7 +51,7 @@ def test_a_message_is_answered() -> None:
     assert loop.run() == Wait()
     assert loop.log.types == [*OPEN, "user.message", START, "agent.message", END, *REST]
     assert stop_reason(loop) == {"type": "end_turn"}
-    assert last(loop, "session.usage")["usage"]["input_tokens"] == 10  # type: ignore[index]
+    assert last(loop, "session.usage")["usage"]["input_tokens"] == 10
     message = last(loop, "agent.message")
     assert message["content"] == [{"type": "text", "text": "hi"}]
 
@@ -91,7 +91,7 @@ def test_a_sandbox_call_waits_for_the_worker() -> None:
     loop.log.send("user.tool_result", tool_use_id=call, content=[{"type": "text", "text": "a"}])
     loop.run()
     assert loop.since(mark) == ["user.tool_result", *OPEN, START, "agent.message", END, *REST]
-    assert loop.requests[1].messages[-1]["content"][0]["tool_use_id"] == "toolu_1"  # type: ignore[index]
+    assert loop.requests[1].messages[-1]["content"][0]["tool_use_id"] == "toolu_1"
 
 
 def test_a_custom_call_waits_for_the_client_and_carries_no_verdict() -> None:
@@ -120,7 +120,7 @@ def test_parallel_calls_are_announced_once_and_then_by_what_is_left() -> None:
     loop.log.send("user.tool_result", tool_use_id=first)
     loop.run()
     results = loop.requests[1].messages[-1]["content"]
-    assert [block["tool_use_id"] for block in results] == ["toolu_1", "toolu_2"]  # type: ignore[union-attr, index]
+    assert [block["tool_use_id"] for block in results] == ["toolu_1", "toolu_2"]
 
 
 def test_results_that_beat_the_idle_leave_none_to_announce() -> None:
@@ -172,9 +172,9 @@ def test_a_denial_reaches_the_model_with_its_reason() -> None:
     loop.log.send("user.tool_confirmation", tool_use_id=call, result="deny", deny_message="no rm")
     loop.run()
     assert loop.since(mark)[:4] == [*OPEN, "user.tool_confirmation", START]
-    (block,) = loop.requests[1].messages[-1]["content"]  # type: ignore[misc]
-    assert block["is_error"] is True  # type: ignore[index]
-    assert "no rm" in block["content"][0]["text"]  # type: ignore[index]
+    (block,) = loop.requests[1].messages[-1]["content"]
+    assert block["is_error"] is True
+    assert "no rm" in block["content"][0]["text"]
 
 
 @pytest.mark.parametrize(
@@ -425,7 +425,7 @@ def test_a_message_behind_an_interrupt_is_the_next_turn_one_before_it_is_only_he
     loop.run()
     assert loop.since(mark)[:3] == [END, "user.message", "user.interrupt"]
     assert loop.since(mark)[3:9] == [*REST, *OPEN, "user.message"]
-    said = [block["text"] for block in loop.requests[0].messages[0]["content"]]  # type: ignore[union-attr, index]
+    said = [block["text"] for block in loop.requests[0].messages[0]["content"]]
     assert said == ["hello", "before", "behind"]
 
 
@@ -472,7 +472,7 @@ def test_a_passing_failure_is_tried_again_after_a_while() -> None:
         "session.thread_status_rescheduled",
         "session.status_rescheduled",
     ]
-    assert last(loop, "session.error")["error"]["retry_status"] == {"type": "retrying"}  # type: ignore[index]
+    assert last(loop, "session.error")["error"]["retry_status"] == {"type": "retrying"}
     assert wait.until_us is not None
     assert loop.run() == wait  # too early
     loop.log.now_us = wait.until_us
@@ -496,7 +496,7 @@ def test_the_providers_own_wish_is_kept() -> None:
 
 @pytest.mark.parametrize("errors", [[away(retryable=False)], [away(), away()]])
 def test_a_lasting_failure_ends_the_turn_and_hears_what_waits(errors: list[object]) -> None:
-    loop = Loop(agent(), model=[*errors, text("hi")], limits=Limits(failures=1))  # type: ignore[list-item]
+    loop = Loop(agent(), model=[*errors, text("hi")], limits=Limits(failures=1))
     loop.log.say("one")
     effect = loop.next()
     loop.log.say("two")
@@ -504,12 +504,12 @@ def test_a_lasting_failure_ends_the_turn_and_hears_what_waits(errors: list[objec
     if (wait := loop.run()).until_us:
         loop.log.now_us = wait.until_us
         loop.run()
-    assert last(loop, "session.error")["error"]["retry_status"] == {"type": "exhausted"}  # type: ignore[index]
+    assert last(loop, "session.error")["error"]["retry_status"] == {"type": "exhausted"}
     assert loop.log.types[-5:] == ["session.error", "user.message", *REST]
     assert stop_reason(loop) == {"type": "retries_exhausted"}
     loop.log.say("three")
     loop.run()
-    said = [block["text"] for block in loop.requests[-1].messages[0]["content"]]  # type: ignore[union-attr, index]
+    said = [block["text"] for block in loop.requests[-1].messages[0]["content"]]
     assert said == ["one", "two", "three"]
 
 
@@ -520,7 +520,7 @@ def test_the_limit_of_rounds_ends_the_turn() -> None:
     )
     loop.log.say()
     loop.run()
-    assert last(loop, "session.error")["error"]["type"] == "tool_use_limit_reached_error"  # type: ignore[index]
+    assert last(loop, "session.error")["error"]["type"] == "tool_use_limit_reached_error"
     assert stop_reason(loop) == {"type": "retries_exhausted"}
     loop.log.say()
     loop.run()
@@ -558,7 +558,7 @@ def test_a_request_left_by_a_dead_process_is_ended_and_made_again() -> None:
     loop.crash()
     loop.run()
     assert loop.log.types[3:] == [START, END, START, "agent.message", END, *REST]
-    starts = [r.private["message_id"] for r in loop.log.shown if r.type == START]  # type: ignore[index]
+    starts = [r.private["message_id"] for r in loop.log.shown if r.type == START]
     assert len(set(starts)) == 2
 
 
