@@ -35,11 +35,14 @@ from intramuros.control.api.boundary import Boundary
 from intramuros.control.api.pages import Cursors
 from intramuros.control.api.replies import reply
 from intramuros.control.api.services import Services
+from intramuros.control.brain import Body, edges_from, networks_from, think
+from intramuros.control.catalog.reach import Reach
 from intramuros.control.catalog.tunnels import Issuer
 from intramuros.control.identity import bootstrap
 from intramuros.control.identity.actor import Actor
 from intramuros.control.identity.throttle import FailureThrottle
 from intramuros.control.jobs import Reaper
+from intramuros.control.model.registry import Models
 from intramuros.control.session.journal import Journal
 from intramuros.control.session.sessions import Sessions
 from intramuros.control.session.work import WorkQueue
@@ -104,6 +107,8 @@ class ServerSettings:
     """The model provider's key."""
     model_scripts: Path | None = None
     """Directory of scripts for models named scripted/NAME."""
+    mcp_networks: tuple[str, ...] = ()
+    """Private networks whose MCP servers may be reached directly, as 10.1.0.0/16."""
     lenient: bool = False
     """Ignore unknown body fields, with a log line, instead of refusing them."""
 
@@ -172,6 +177,8 @@ async def build_services(opened: Foundation, settings: ServerSettings) -> Servic
     hub = Hub()
     queue = WorkQueue(db, hub, clock, ids)
     journal = Journal(clock, ids, hub, queue)
+    issuer = Issuer(signing_key, settings.base_domain)
+    edges = edges_from(settings.edge, _read_pem(settings.edge_ca_file))
     return Services(
         db=db,
         clock=clock,
@@ -182,7 +189,8 @@ async def build_services(opened: Foundation, settings: ServerSettings) -> Servic
         sessions=Sessions(clock, ids, hub, journal, queue),
         cursors=Cursors(cursor_key, clock),
         throttle=FailureThrottle(clock),
-        issuer=Issuer(signing_key, settings.base_domain),
+        issuer=issuer,
+        reach=Reach(db, clock, issuer, edges, networks_from(settings.mcp_networks)),
         organization_id=opened.installation.organization_id,
         lenient=settings.lenient,
     )
@@ -231,16 +239,25 @@ async def serve(settings: ServerSettings, *, stop: Stop | None = None) -> None:
         try:
             services = await build_services(opened, settings)
             server = _Server(_uvicorn_config(create_app(services)))
-            tasks: dict[str, Task] = {"api": server.task(listener), **background(services)}
+            tasks: dict[str, Task] = {
+                "api": server.task(listener),
+                **background(services, settings),
+            }
             await run_service(tasks, drain_s=DRAIN_S, stop=stop)
         finally:
             opened.db.close()
 
 
-def background(services: Services) -> Mapping[str, Task]:
-    """Return the tasks that run beside the API."""
+def background(services: Services, settings: ServerSettings) -> Mapping[str, Task]:
+    """Return the tasks that run beside the API: the agent loop and the reaper."""
     reaper = Reaper(services.db, services.hub, services.clock, services.work, rand=random.random)
-    return {"reaper": reaper.run}
+    body = Body(services.db, services.clock, services.ids, services.hub, services.journal)
+    models = Models(
+        base_url=settings.model_base_url,
+        api_key=settings.model_api_key,
+        scripts=settings.model_scripts,
+    )
+    return {"reaper": reaper.run, **think(body, models, services.reach)}
 
 
 class _Server(uvicorn.Server):
@@ -336,6 +353,15 @@ async def _ensure_first_key(opened: Foundation, settings: ServerSettings) -> Non
     key = secret or ""
     actor = opened.operator(bootstrap.BOOTSTRAP)
     await opened.db.write(lambda tx: bootstrap.ensure_key(tx, actor, key))
+
+
+def _read_pem(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OperatorError(f"cannot read {path} ({error})", "check --edge-ca-file") from error
 
 
 def _publish(path: Path, pem: bytes) -> None:

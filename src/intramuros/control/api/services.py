@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from intramuros.control.api.pages import Cursors
+from intramuros.control.catalog.reach import Reach
 from intramuros.control.catalog.tunnels import Issuer
 from intramuros.control.identity.throttle import FailureThrottle
 from intramuros.control.session.journal import Journal
@@ -29,6 +30,8 @@ class Services:
     throttle: FailureThrottle
     issuer: Issuer
     """Makes tunnel domains and tokens."""
+    reach: Reach
+    """Tells the edges of rotated tokens."""
     organization_id: str
     """A UUID; this installation is one organization."""
     lenient: bool = False

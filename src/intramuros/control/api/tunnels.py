@@ -47,6 +47,7 @@ async def archive(caller: TunnelManager, svc: ServicesDep, tunnel_id: str) -> Re
     """Archive a tunnel and its certificates for good."""
     actor = actor_of(svc, caller)
     archived = await svc.db.write(lambda tx: tunnels.archive(tx, actor, tunnel_id))
+    await svc.reach.fence(tunnel_id, archived.body["token_version"] + 1, sever=True)
     return reply(tunnels.present(archived))
 
 
@@ -66,7 +67,10 @@ async def rotate_token(
 ) -> Response:
     """Return a new token; the old one opens no new connections."""
     actor = replace(actor_of(svc, caller), reason=body.reason)
-    shown = await svc.db.write(lambda tx: tunnels.rotate_token(tx, actor, svc.issuer, tunnel_id))
+    shown, version = await svc.db.write(
+        lambda tx: tunnels.rotate_token(tx, actor, svc.issuer, tunnel_id)
+    )
+    await svc.reach.fence(tunnel_id, version, sever=False)
     return reply(shown)
 
 

@@ -54,6 +54,8 @@ class Route:
     tunnel_id: str
     domain: str
     token_version: int
+    rotated_us: int
+    """When the token was made, microseconds; nothing else of a tunnel ever changes."""
     ca_pems: tuple[str, ...]
 
 
@@ -98,8 +100,8 @@ def reveal_token(tx: Tx, actor: Actor, issuer: Issuer, tunnel_id: str) -> Shown:
     return _shown_token(issuer, tunnel)
 
 
-def rotate_token(tx: Tx, actor: Actor, issuer: Issuer, tunnel_id: str) -> Shown:
-    """Return a new token; the old value opens no new connections (R306).
+def rotate_token(tx: Tx, actor: Actor, issuer: Issuer, tunnel_id: str) -> tuple[Shown, int]:
+    """Return a new token and its version; the old value opens no new connections (R306).
 
     Raises:
         NotFound: no such tunnel here.
@@ -113,7 +115,7 @@ def rotate_token(tx: Tx, actor: Actor, issuer: Issuer, tunnel_id: str) -> Shown:
     }
     _audit_token(tx, actor, "tunnel_token.rotate", replace(tunnel, body=body))
     rotated = service.change(tx, actor, TUNNEL, tunnel, body)
-    return _shown_token(issuer, rotated)
+    return _shown_token(issuer, rotated), rotated.body["token_version"]
 
 
 def active_certificates(tx: Tx, tunnel: Resource) -> list[Resource]:
@@ -141,6 +143,7 @@ def route(tx: Tx, workspace_id: str, host: str) -> Route | None:
                 tunnel.id,
                 tunnel.body["domain"],
                 tunnel.body["token_version"],
+                tunnel.updated_us,
                 tuple(c.body["pem"] for c in active_certificates(tx, tunnel)),
             )
     return None

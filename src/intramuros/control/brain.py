@@ -1,0 +1,87 @@
+"""The agent loop put together: models, MCP connections and the runner of turns."""
+
+import ipaddress
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from intramuros.control.catalog.reach import Edges, Reach
+from intramuros.control.mcp.client import McpPool
+from intramuros.control.mcp.dial import Edge, outer_context
+from intramuros.control.mcp.guard import Network
+from intramuros.control.model.registry import Models
+from intramuros.control.session.hold import Desk
+from intramuros.control.session.journal import Journal
+from intramuros.control.session.perform import Performer
+from intramuros.control.session.runner import Runner
+from intramuros.control.store.db import Database
+from intramuros.control.store.notify import Hub
+from intramuros.kernel.errors import OperatorError
+from intramuros.kernel.ids import IdFactory
+from intramuros.kernel.service import Stop, Task
+from intramuros.kernel.timing import Clock
+
+
+@dataclass(frozen=True)
+class Body:
+    """What the loop borrows from the server."""
+
+    db: Database
+    clock: Clock
+    ids: IdFactory
+    hub: Hub
+    journal: Journal
+
+
+def edges_from(addresses: Sequence[str], ca_pem: str | None) -> Edges:
+    """Return the edges of the settings.
+
+    Args:
+        addresses: ``HOST:PORT`` each.
+        ca_pem: the CA of their certificates; the system's CAs when None.
+
+    Raises:
+        OperatorError: an address or the CA cannot be used.
+    """
+    edges = []
+    for text in addresses:
+        host, _, port = text.rpartition(":")
+        if not host or not port.isdigit():
+            raise OperatorError(f"edge {text!r} is no HOST:PORT", "write it as edge.example:443")
+        name = host.strip("[]")
+        edges.append(Edge(name, int(port), name))
+    try:
+        return Edges(edges, outer_context(ca_pem))
+    except ValueError as error:
+        raise OperatorError(
+            "the edge CA file holds no PEM certificate", "check --edge-ca-file"
+        ) from error
+
+
+def networks_from(texts: Sequence[str]) -> list[Network]:
+    """Return the networks of the settings.
+
+    Raises:
+        OperatorError: one of them is no network.
+    """
+    try:
+        return [ipaddress.ip_network(text) for text in texts]
+    except ValueError as error:
+        raise OperatorError(f"mcp_networks: {error}", "write it as 10.1.0.0/16") from error
+
+
+def think(body: Body, models: Models, reach: Reach) -> Mapping[str, Task]:
+    """Return the tasks that run turns: the MCP pool, and the runner that borrows from it."""
+    pool = McpPool(reach.transport_for)
+    performer = Performer(models, pool, body.hub)
+    desk = Desk(body.db, body.journal, body.clock)
+    runner = Runner(desk, performer, body.ids, holder=f"{socket.gethostname()}/{os.getpid()}")
+
+    async def turns(stop: Stop) -> None:
+        try:
+            await runner.run(stop)
+        finally:
+            await models.aclose()
+
+    return {"mcp": pool.run, "turns": turns}
