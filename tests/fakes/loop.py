@@ -170,3 +170,22 @@ class Loop:
 
 def unreachable() -> McpError:
     return McpError("db", McpFailure.CONNECTION, "no route")
+
+
+OPEN = ["session.status_running", "session.thread_status_running"]
+REST = ["session.thread_status_idle", "session.usage", "session.status_idle"]
+START, END = "span.model_request_start", "span.model_request_end"
+ROWS = McpResult([{"type": "text", "text": "3 rows"}])
+
+
+def stop_reason(loop: Loop) -> dict[str, Any]:
+    idles = [r for r in loop.log.shown if r.type == "session.status_idle"]
+    return idles[-1].body["stop_reason"]
+
+
+def last(loop: Loop, type: str) -> dict[str, Any]:
+    return dict(next(r for r in reversed(loop.log.shown) if r.type == type).body)
+
+
+def open_ids(loop: Loop) -> list[str]:
+    return [call.id for call in loop.log.state.calls]

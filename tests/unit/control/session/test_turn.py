@@ -2,41 +2,29 @@
 
 import pytest
 
-from intramuros.control.mcp.base import McpResult
-from intramuros.control.session.phase import Phase, Status
-from intramuros.control.session.turn import UNKNOWN_OUTCOME, CallMcp, CallModel, Limits, Wait
+from intramuros.control.session.phase import Status
+from intramuros.control.session.turn import CallMcp, Wait
 from tests.fakes.loop import (
     ALLOW,
     ASK,
     CUSTOM,
+    END,
+    OPEN,
+    REST,
+    ROWS,
+    START,
     Loop,
     agent,
-    away,
+    last,
     mcp_toolset,
+    open_ids,
+    stop_reason,
     text,
     toolset,
     unreachable,
     use,
     uses,
 )
-
-OPEN = ["session.status_running", "session.thread_status_running"]
-REST = ["session.thread_status_idle", "session.usage", "session.status_idle"]
-START, END = "span.model_request_start", "span.model_request_end"
-ROWS = McpResult([{"type": "text", "text": "3 rows"}])
-
-
-def stop_reason(loop: Loop) -> dict[str, object]:
-    idles = [r for r in loop.log.shown if r.type == "session.status_idle"]
-    return idles[-1].body["stop_reason"]
-
-
-def last(loop: Loop, type: str) -> dict[str, object]:
-    return dict(next(r for r in reversed(loop.log.shown) if r.type == type).body)
-
-
-def open_ids(loop: Loop) -> list[str]:
-    return [call.id for call in loop.log.state.calls]
 
 
 def test_nothing_to_do_is_nothing_done() -> None:
@@ -384,214 +372,6 @@ def test_a_cloud_call_keeps_the_session_running() -> None:
     loop.log.say()
     assert loop.run() == Wait()
     assert loop.log.state.status is Status.RUNNING
-
-
-def test_an_interrupt_closes_open_calls_and_ends_the_turn_without_sampling() -> None:
-    reply = uses(use("bash", "toolu_1"), use("weather", "toolu_2"))
-    loop = Loop(agent(toolset(), CUSTOM), model=[reply, text("ok")])
-    loop.log.say()
-    loop.run()
-    mark = loop.mark
-    loop.log.send("user.interrupt")
-    loop.run()
-    closed = ["user.tool_result", "user.custom_tool_result"]
-    assert loop.since(mark) == ["user.interrupt", *closed, *REST]
-    assert stop_reason(loop) == {"type": "end_turn"}
-    loop.log.say("go on")
-    loop.run()
-    roles = [m["role"] for m in loop.requests[1].messages]
-    assert roles == ["user", "assistant", "user"]
-
-
-def test_an_interrupt_during_a_request_ends_its_span() -> None:
-    loop = Loop(agent(), model=[])
-    loop.log.say()
-    assert isinstance(loop.next(), CallModel)
-    mark = loop.mark
-    loop.log.send("user.interrupt")
-    assert loop.run() == Wait()
-    assert loop.since(mark) == [END, "user.interrupt", *REST]
-    assert last(loop, END)["is_error"] is True
-
-
-def test_a_message_behind_an_interrupt_is_the_next_turn_one_before_it_is_only_heard() -> None:
-    loop = Loop(agent(), model=[text("yes")])
-    loop.log.say()
-    loop.next()
-    mark = loop.mark
-    loop.log.say("before")
-    loop.log.send("user.interrupt")
-    loop.log.say("behind")
-    loop.run()
-    assert loop.since(mark)[:3] == [END, "user.message", "user.interrupt"]
-    assert loop.since(mark)[3:9] == [*REST, *OPEN, "user.message"]
-    said = [block["text"] for block in loop.requests[0].messages[0]["content"]]
-    assert said == ["hello", "before", "behind"]
-
-
-def test_interrupting_an_idle_session_changes_nothing() -> None:
-    loop = Loop(agent(), model=[text("hi")])
-    loop.log.say()
-    loop.run()
-    mark = loop.mark
-    loop.log.send("user.interrupt")
-    loop.run()
-    assert loop.since(mark) == ["user.interrupt"]
-
-
-def test_an_interrupt_ends_a_rescheduled_turn() -> None:
-    loop = Loop(agent(), model=[away()])
-    loop.log.say()
-    loop.run()
-    mark = loop.mark
-    loop.log.send("user.interrupt")
-    assert loop.run() == Wait()
-    assert loop.since(mark) == ["user.interrupt", *REST]
-
-
-def test_a_confirmation_behind_an_interrupt_has_nothing_left_to_confirm() -> None:
-    loop = Loop(agent(toolset(ASK)), model=[uses(use("bash"))])
-    loop.log.say()
-    loop.run()
-    (call,) = open_ids(loop)
-    loop.log.send("user.interrupt")
-    loop.log.send("user.tool_confirmation", tool_use_id=call, result="allow")
-    loop.run()
-    assert loop.log.state.phase is Phase.IDLE
-    assert loop.log.state.queued == ()
-
-
-def test_a_passing_failure_is_tried_again_after_a_while() -> None:
-    loop = Loop(agent(), model=[away(), away(), text("hi")])
-    loop.log.say()
-    wait = loop.run()
-    assert loop.log.types[3:] == [
-        START,
-        END,
-        "session.error",
-        "session.thread_status_rescheduled",
-        "session.status_rescheduled",
-    ]
-    assert last(loop, "session.error")["error"]["retry_status"] == {"type": "retrying"}
-    assert wait.until_us is not None
-    assert loop.run() == wait  # too early
-    loop.log.now_us = wait.until_us
-    second = loop.run()
-    assert second.until_us is not None
-    assert second.until_us - loop.log.now_us > wait.until_us - loop.log.now_us
-    mark = loop.mark
-    loop.log.now_us = second.until_us
-    loop.run()
-    assert loop.since(mark) == [*OPEN, START, "agent.message", END, *REST]
-    assert loop.log.state.turn == 1
-
-
-def test_the_providers_own_wish_is_kept() -> None:
-    loop = Loop(agent(), model=[away(retry_after_s=40)])
-    loop.log.say()
-    wait = loop.run()
-    assert wait.until_us is not None
-    assert wait.until_us - loop.log.now_us > 39_000_000
-
-
-@pytest.mark.parametrize("errors", [[away(retryable=False)], [away(), away()]])
-def test_a_lasting_failure_ends_the_turn_and_hears_what_waits(errors: list[object]) -> None:
-    loop = Loop(agent(), model=[*errors, text("hi")], limits=Limits(failures=1))
-    loop.log.say("one")
-    effect = loop.next()
-    loop.log.say("two")
-    loop.perform(effect)
-    if (wait := loop.run()).until_us:
-        loop.log.now_us = wait.until_us
-        loop.run()
-    assert last(loop, "session.error")["error"]["retry_status"] == {"type": "exhausted"}
-    assert loop.log.types[-5:] == ["session.error", "user.message", *REST]
-    assert stop_reason(loop) == {"type": "retries_exhausted"}
-    loop.log.say("three")
-    loop.run()
-    said = [block["text"] for block in loop.requests[-1].messages[0]["content"]]
-    assert said == ["one", "two", "three"]
-
-
-def test_the_limit_of_rounds_ends_the_turn() -> None:
-    replies = [uses(use("mcp__db__query", f"toolu_{n}")) for n in range(3)]
-    loop = Loop(
-        agent(mcp_toolset()), model=[*replies, text("hi")], mcp=[ROWS] * 3, limits=Limits(rounds=3)
-    )
-    loop.log.say()
-    loop.run()
-    assert last(loop, "session.error")["error"]["type"] == "tool_use_limit_reached_error"
-    assert stop_reason(loop) == {"type": "retries_exhausted"}
-    loop.log.say()
-    loop.run()
-    assert stop_reason(loop) == {"type": "end_turn"}
-
-
-def test_operator_text_joins_the_turn_it_came_with() -> None:
-    loop = Loop(agent(CUSTOM), model=[uses(use("weather")), text("a"), text("b")])
-    loop.log.say()
-    loop.run()
-    (call,) = open_ids(loop)
-    loop.log.send("user.custom_tool_result", custom_tool_use_id=call)
-    loop.log.send("system.message", content=[{"type": "text", "text": "be brief"}])
-    loop.run()
-    assert loop.requests[1].messages[-1] == {
-        "role": "system",
-        "content": [{"type": "text", "text": "be brief"}],
-    }
-
-
-def test_operator_text_alone_waits_for_the_next_message() -> None:
-    loop = Loop(agent(), model=[text("a")])
-    loop.log.send("system.message", content=[{"type": "text", "text": "be brief"}])
-    assert loop.run() == Wait()
-    assert loop.log.types == []
-    loop.log.say()
-    loop.run()
-    assert [m["role"] for m in loop.requests[0].messages] == ["user", "system"]
-
-
-def test_a_request_left_by_a_dead_process_is_ended_and_made_again() -> None:
-    loop = Loop(agent(), model=[text("hi")])
-    loop.log.say()
-    assert isinstance(loop.next(), CallModel)
-    loop.crash()
-    loop.run()
-    assert loop.log.types[3:] == [START, END, START, "agent.message", END, *REST]
-    starts = [r.private["message_id"] for r in loop.log.shown if r.type == START]
-    assert len(set(starts)) == 2
-
-
-def test_a_request_that_keeps_killing_processes_is_given_up() -> None:
-    loop = Loop(agent(), limits=Limits(failures=2))
-    loop.log.say()
-    while isinstance(loop.next(), CallModel):
-        loop.crash()
-    assert stop_reason(loop) == {"type": "retries_exhausted"}
-    assert loop.log.types.count(START) == 3
-
-
-def test_a_changing_mcp_call_left_by_a_dead_process_is_never_repeated() -> None:
-    loop = Loop(agent(mcp_toolset()), model=[uses(use("mcp__db__insert")), text("hm")])
-    loop.log.say()
-    while not isinstance(effect := loop.next(), CallMcp):
-        loop.perform(effect)
-    loop.crash()
-    loop.run()
-    result = last(loop, "agent.mcp_tool_result")
-    assert result["content"] == [{"type": "text", "text": UNKNOWN_OUTCOME}]
-    assert result["is_error"] is True
-
-
-def test_a_reading_mcp_call_left_by_a_dead_process_is_repeated() -> None:
-    loop = Loop(agent(mcp_toolset()), model=[uses(use("mcp__db__query")), text("3")], mcp=[ROWS])
-    loop.log.say()
-    while not isinstance(effect := loop.next(), CallMcp):
-        loop.perform(effect)
-    loop.crash()
-    loop.run()
-    assert last(loop, "agent.mcp_tool_result")["is_error"] is False
-    assert sum(r.type == "internal.mcp_call_started" for r in loop.log.records) == 2
 
 
 def test_a_terminated_session_does_nothing() -> None:
