@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from intramuros.cli import audit, gateway, sessions, tunnels
+from intramuros.cli.demo.command import demo
 from intramuros.cli.failures import guarded
 from intramuros.cli.planes import add_planes
 from intramuros.cli.up import up
@@ -40,6 +41,7 @@ def root(
 
 
 app.command("up")(up)
+app.command("demo")(demo)
 add_planes(app)
 app.add_typer(gateway.app, name="gateway")
 app.add_typer(tunnels.app, name="tunnel")

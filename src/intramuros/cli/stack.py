@@ -3,7 +3,7 @@
 import json
 import socket
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -49,6 +49,8 @@ class Plan:
     mounts: tuple[str, ...] = ()
     record_dir: Path | None = None
     """The edge writes everything it relays to files here."""
+    stop_s: float = 8.0
+    """Seconds that each program has to finish what it does."""
 
     @property
     def url(self) -> str:
@@ -80,6 +82,15 @@ def check_port(host: str, port: int, flag: str) -> int:
             ) from error
         chosen: int = probe.getsockname()[1]
         return chosen
+
+
+def free_ports(host: str, count: int) -> list[int]:
+    """Return that many different free ports."""
+    with ExitStack() as held:
+        probes = [held.enter_context(closing(socket.socket())) for _ in range(count)]
+        for probe in probes:
+            probe.bind((host, 0))
+        return [probe.getsockname()[1] for probe in probes]
 
 
 class Stack:
@@ -178,6 +189,7 @@ class Stack:
             name=name,
             argv=command(name, *arguments),
             log_file=self.plan.layout.log / f"{name}.log",
+            stop_s=self.plan.stop_s,
             env={**(env or {}), **({"INTRAMUROS_LOG_LEVEL": level} if level else {})},
         )
         return await self.supervisor.start(program)

@@ -29,6 +29,9 @@ from intramuros.control.model.base import Block
 # A tool that fails this often in one step will not succeed by asking again.
 MAX_REPEATS: Final = 3
 
+# What a value's step is called when it is taken from the user's first message.
+TASK: Final = "task"
+
 Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")]
 
 
@@ -44,7 +47,10 @@ class ToolCall(_Part):
 
 
 class Value(_Part):
-    """A text taken from an earlier result: the pattern's first group, or its whole match."""
+    """A text taken from an earlier result: the pattern's first group, or its whole match.
+
+    The step ``task`` is the user's first message.
+    """
 
     step: Name
     tool: int = Field(default=0, ge=0)
@@ -90,6 +96,8 @@ class Progress:
         self._results: dict[str, list[Mapping[str, object]]] = {}
         calls: list[str] = []
         for message in messages:
+            if message.get("role") == "user" and TASK not in self._results:
+                self._results[TASK] = [message]
             if message.get("role") == "assistant":
                 calls = [str(b.get("id")) for b in _blocks(message) if b.get("type") == "tool_use"]
                 self.turns += 1

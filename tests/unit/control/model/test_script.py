@@ -85,6 +85,13 @@ def test_a_failed_tool_repeats_its_step_and_not_for_ever() -> None:
         Progress(SCRIPT, [*said, CALLS, results(failed=True)]).step()
 
 
+def test_values_come_from_the_task() -> None:
+    value = {"step": "task", "pattern": "g."}
+    script = Script.model_validate({"steps": [{"text": "${x}", "values": {"x": value}}]})
+    progress = Progress(script, [USER])
+    assert progress.values(progress.step()) == {"x": "go"}
+
+
 def test_turns_count_every_reply() -> None:
     assert Progress(SCRIPT, [USER, CALLS, results(failed=True)]).turns == 1
 
