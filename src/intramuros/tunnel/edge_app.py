@@ -39,6 +39,7 @@ class EdgeSettings:
     audit_file: Path
     """Where the hash-chained record of links and dials goes."""
     host: str = "127.0.0.1"
+    """Address to listen on."""
     port: int = 7844
     """TCP port; 0 takes any free one."""
     health_port: int | None = None
@@ -48,8 +49,11 @@ class EdgeSettings:
     drain_s: float = 30.0
     """How long open streams may finish after a stop."""
     max_connections: int = 20_000
+    """Connections of gateways and of the control plane together; further ones are cut."""
     max_links_per_tunnel: int = MAX_LINKS_PER_TUNNEL
+    """Links that the gateways of one tunnel may keep; further ones are refused."""
     max_streams_per_tunnel: int = MAX_STREAMS_PER_TUNNEL
+    """Dials of one tunnel under way at once; further ones are refused."""
 
 
 @dataclass(frozen=True)
