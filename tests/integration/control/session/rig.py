@@ -1,0 +1,222 @@
+"""The real store, journal and runner on SQLite; only the model and the MCP servers are doubles."""
+
+import os
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio
+from sqlalchemy import insert, select, update
+
+from intramuros.control.identity.principal import CredentialKind, Principal
+from intramuros.control.mcp.base import Caller, McpError, McpResult, McpServer, McpTool
+from intramuros.control.model.base import (
+    Delta,
+    ModelError,
+    ModelReply,
+    ModelRequest,
+    TextDelta,
+    ThinkingStarted,
+)
+from intramuros.control.session.hold import Desk
+from intramuros.control.session.journal import Journal
+from intramuros.control.session.perform import Performer
+from intramuros.control.session.runner import Runner, RunnerSettings
+from intramuros.control.session.state import State, initial, load
+from intramuros.control.session.work import WorkQueue
+from intramuros.control.store import events, tables
+from intramuros.control.store.db import Database
+from intramuros.control.store.leases import TURNS
+from intramuros.control.store.notify import Hub, session_topic
+from intramuros.control.store.records import Record
+from intramuros.kernel.ids import IdFactory
+from intramuros.kernel.service import Stop
+from intramuros.kernel.timing import SystemClock
+from intramuros.protocol.events import INBOUND
+from tests.fakes.loop import INSERT, QUERY
+
+WORKSPACE = "wrkspc_1"
+PRINCIPAL = Principal(CredentialKind.API_KEY, "apikey_1", WORKSPACE)
+
+Answer = ModelReply | ModelError | Callable[[ModelRequest], Awaitable[ModelReply]]
+
+
+@dataclass
+class ScriptedModel:
+    """Plays answers in order; a callable one may wait as long as it likes."""
+
+    answers: deque[Answer] = field(default_factory=deque)
+    requests: list[ModelRequest] = field(default_factory=list)
+
+    async def run(self, request: ModelRequest, on_delta: Callable[[Delta], None]) -> ModelReply:
+        self.requests.append(request)
+        answer = self.answers.popleft()
+        if isinstance(answer, ModelError):
+            raise answer
+        reply = answer if isinstance(answer, ModelReply) else await answer(request)
+        for index, block in enumerate(reply.content):
+            if block["type"] == "thinking":
+                on_delta(ThinkingStarted(index))
+            elif block["type"] == "text":
+                for letter in str(block["text"]):
+                    on_delta(TextDelta(index, letter))
+        return reply
+
+
+@dataclass
+class ScriptedConnector:
+    """One MCP server's worth of tools, and a handler for calls."""
+
+    found: Sequence[McpTool] | McpError = (QUERY, INSERT)
+    handler: Callable[[str], Awaitable[McpResult]] | None = None
+    calls: list[tuple[str, Mapping[str, object]]] = field(default_factory=list)
+
+    async def tools(self, caller: Caller, server: McpServer) -> Sequence[McpTool]:
+        if isinstance(self.found, McpError):
+            raise self.found
+        return self.found
+
+    async def call(
+        self, caller: Caller, server: McpServer, tool: str, arguments: Mapping[str, object]
+    ) -> McpResult:
+        self.calls.append((tool, arguments))
+        if self.handler is None:
+            return McpResult([{"type": "text", "text": f"{tool} done"}])
+        return await self.handler(tool)
+
+
+class Rig:
+    """A server's inside over one database file."""
+
+    def __init__(
+        self, file: Path, *, settings: RunnerSettings | None = None, fresh: bool = True
+    ) -> None:
+        self.clock = SystemClock()
+        self.ids = IdFactory(self.clock, os.urandom)
+        self.db = Database.open(f"sqlite:///{file}")
+        if fresh:
+            tables.metadata.create_all(self.db.engine)
+        self.hub = Hub()
+        self.journal = Journal(
+            self.clock, self.ids, self.hub, WorkQueue(self.db, self.hub, self.clock, self.ids)
+        )
+        self.desk = Desk(self.db, self.journal, self.clock)
+        self.model = ScriptedModel()
+        self.connector = ScriptedConnector()
+        performer = Performer(self.model, self.connector, self.hub)
+        self.runner = Runner(self.desk, performer, self.ids, "test", settings)
+
+    async def create(self, agent: Mapping[str, Any], *, session_id: str = "sesn_1") -> str:
+        """Add a session, and what it hangs on when that is missing."""
+
+        def work(tx: Any) -> None:
+            if tx.scalar(select(tables.workspaces.c.id)) is None:
+                tx.execute(insert(tables.workspaces).values(id=WORKSPACE, name="W", created_us=1))
+                for resource_id, kind in (("agent_1", "agent"), ("env_1", "environment")):
+                    tx.execute(
+                        insert(tables.resources).values(
+                            id=resource_id,
+                            kind=kind,
+                            workspace_id=WORKSPACE,
+                            version=1,
+                            body={},
+                            created_us=1,
+                            updated_us=1,
+                        )
+                    )
+            state = initial(f"sthr_{session_id}", self_hosted=True)
+            tx.execute(
+                insert(tables.sessions).values(
+                    id=session_id,
+                    workspace_id=WORKSPACE,
+                    environment_id="env_1",
+                    environment_kind="self_hosted",
+                    agent_id="agent_1",
+                    agent_version=1,
+                    agent=dict(agent),
+                    metadata={},
+                    resources=[],
+                    vault_ids=[],
+                    status="idle",
+                    state=state.dump(),
+                    last_seq=0,
+                    created_us=1,
+                    updated_us=1,
+                )
+            )
+
+        await self.db.write(work)
+        return session_id
+
+    async def send(self, session_id: str, *inputs: Mapping[str, object]) -> list[Record]:
+        """Take a client's events as the API does."""
+        inbound = [INBOUND.validate_python(item) for item in inputs]
+        return await self.db.write(
+            lambda tx: self.journal.accept(tx, PRINCIPAL, session_id, inbound)
+        )
+
+    async def say(self, session_id: str, text: str = "hello") -> None:
+        content = [{"type": "text", "text": text}]
+        await self.send(session_id, {"type": "user.message", "content": content})
+
+    async def log(self, session_id: str) -> list[Record]:
+        return await self.db.read(lambda tx: events.read(tx, session_id))
+
+    async def state(self, session_id: str) -> State:
+        dumped = await self.db.read(
+            lambda tx: tx.scalar(
+                select(tables.sessions.c.state).where(tables.sessions.c.id == session_id)
+            )
+        )
+        return load(dumped)
+
+    async def lease(self, session_id: str) -> Any:
+        """The session's row in the queue of turns."""
+        wanted = (tables.leases.c.queue == TURNS, tables.leases.c.key == session_id)
+        return await self.db.read(lambda tx: tx.execute(select(tables.leases).where(*wanted)).one())
+
+    async def usurp(self, session_id: str, **values: object) -> None:
+        """Claim the session as another process would, or leave it as the values say."""
+        wanted = (tables.leases.c.queue == TURNS, tables.leases.c.key == session_id)
+        epoch = tables.leases.c.epoch + 1
+        await self.db.write(
+            lambda tx: tx.execute(
+                update(tables.leases).where(*wanted).values(epoch=epoch, **values)
+            )
+        )
+
+    async def until(self, session_id: str, wanted: Callable[[State], bool]) -> State:
+        """Wait until the stored state is as wanted, ten seconds at most."""
+        with (
+            anyio.fail_after(10),
+            self.hub.subscribe(session_topic(session_id), whispers=False) as hints,
+        ):
+            while not wanted(state := await self.state(session_id)):
+                await hints.wait(0.1)
+                hints.clear()
+            return state
+
+    async def idle(self, session_id: str, stop: str = "end_turn") -> State:
+        return await self.until(
+            session_id, lambda state: state.stop == stop and not state.queued and not state.due
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Stop]:
+        """Run the loop for the length of the block."""
+        stop = Stop()
+        async with anyio.create_task_group() as group:
+            group.start_soon(self.runner.run, stop)
+            try:
+                yield stop
+            finally:
+                stop.request()
+                group.cancel_scope.cancel()
+
+
+def types(records: Sequence[Record]) -> list[str]:
+    """The public types, in order."""
+    return [record.type for record in records if not record.internal and not record.queued]
