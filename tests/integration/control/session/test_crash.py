@@ -1,0 +1,63 @@
+"""A server process is killed in the middle of a turn; another one finishes it."""
+
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import anyio.abc
+import pytest
+
+from intramuros.control.session.turn import UNKNOWN_OUTCOME
+from intramuros.kernel.config import clean_environment
+from tests.fakes.loop import agent, mcp_toolset, text
+from tests.integration.control.session.rig import Rig, types
+from tests.integration.control.session.test_runner import QUICK
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def killed_at(rig: Rig, file: Path, where: str) -> AsyncIterator[str]:
+    """Yield a session whose server has been killed at that point."""
+    session = await rig.create(agent(mcp_toolset()))
+    await rig.say(session)
+    command = [sys.executable, "-m", "tests.integration.control.session.victim", str(file), where]
+    environment = {**clean_environment(), "PYTHONPATH": os.pathsep.join(sys.path)}
+    async with await anyio.open_process(command, stderr=None, env=environment) as victim:
+        assert victim.stdout is not None
+        with anyio.fail_after(15):
+            assert b"reached" in await victim.stdout.receive()
+        victim.kill()
+        await victim.wait()
+    yield session
+
+
+@pytest.mark.timeout(40)
+async def test_killed_in_a_model_request(tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "log.db", settings=QUICK)
+    async with killed_at(rig, tmp_path / "log.db", "model") as session:
+        assert (await rig.lease(session)).state == "held"
+        rig.model.answers.append(text("finished by another"))
+        async with rig.running():
+            await rig.idle(session)
+        log = types(await rig.log(session))
+    assert log.count("span.model_request_start") == log.count("span.model_request_end") == 2
+    assert log.count("agent.message") == 1
+    rig.db.close()
+
+
+@pytest.mark.timeout(40)
+async def test_killed_in_an_mcp_call(tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "log.db", settings=QUICK)
+    async with killed_at(rig, tmp_path / "log.db", "mcp") as session:
+        rig.model.answers.append(text("I will check."))
+        async with rig.running():
+            await rig.idle(session)
+        log = await rig.log(session)
+    (result,) = [record for record in log if record.type == "agent.mcp_tool_result"]
+    assert result.body["content"] == [{"type": "text", "text": UNKNOWN_OUTCOME}]
+    assert rig.connector.calls == []  # never repeated
+    rig.db.close()

@@ -1,0 +1,43 @@
+"""A server process to be killed: it reaches the middle of a turn and stays there.
+
+``python -m tests.integration.control.session.victim DATABASE model|mcp``; prints ``reached``.
+"""
+
+import sys
+from pathlib import Path
+
+import anyio
+
+from intramuros.control.mcp.base import McpResult
+from intramuros.control.model.base import ModelReply, ModelRequest
+from tests.fakes.loop import use, uses
+from tests.integration.control.session.rig import Rig
+from tests.integration.control.session.test_runner import QUICK
+
+
+async def stay() -> None:
+    sys.stdout.write("reached\n")
+    sys.stdout.flush()
+    await anyio.sleep_forever()
+
+
+async def asked(request: ModelRequest) -> ModelReply:
+    await stay()
+    raise AssertionError
+
+
+async def called(tool: str) -> McpResult:
+    await stay()
+    raise AssertionError
+
+
+async def main(file: str, where: str) -> None:
+    rig = Rig(Path(file), settings=QUICK, fresh=False)
+    rig.connector.handler = called
+    rig.model.answers.append(asked if where == "model" else uses(use("mcp__db__insert")))
+    async with rig.running():
+        await anyio.sleep_forever()
+
+
+if __name__ == "__main__":
+    anyio.run(main, *sys.argv[1:])
