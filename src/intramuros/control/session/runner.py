@@ -100,7 +100,6 @@ class Runner:
         ttl_us = round(self._settings.drive.lease_s * MICROS)
 
         def work(tx: Tx) -> tuple[Lease | None, int | None]:
-            leases.reap(tx, leases.TURNS, now_us)
             lease = leases.claim(tx, leases.TURNS, self._holder, now_us, ttl_us)
             return lease, None if lease else leases.next_ready_us(tx, leases.TURNS)
 

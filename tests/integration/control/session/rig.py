@@ -12,6 +12,7 @@ import anyio
 from sqlalchemy import insert, select, update
 
 from intramuros.control.identity.principal import CredentialKind, Principal
+from intramuros.control.jobs import Reaper
 from intramuros.control.mcp.base import Caller, McpError, McpResult, McpServer, McpTool
 from intramuros.control.model.base import (
     Delta,
@@ -100,9 +101,9 @@ class Rig:
         if fresh:
             tables.metadata.create_all(self.db.engine)
         self.hub = Hub()
-        self.journal = Journal(
-            self.clock, self.ids, self.hub, WorkQueue(self.db, self.hub, self.clock, self.ids)
-        )
+        work = WorkQueue(self.db, self.hub, self.clock, self.ids)
+        self.journal = Journal(self.clock, self.ids, self.hub, work)
+        self.reaper = Reaper(self.db, self.hub, self.clock, work, rand=lambda: 0.0)
         self.desk = Desk(self.db, self.journal, self.clock)
         self.model = ScriptedModel()
         self.connector = ScriptedConnector()
@@ -210,6 +211,7 @@ class Rig:
         stop = Stop()
         async with anyio.create_task_group() as group:
             group.start_soon(self.runner.run, stop)
+            group.start_soon(self.reaper.run, stop)
             try:
                 yield stop
             finally:
