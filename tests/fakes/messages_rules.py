@@ -1,0 +1,35 @@
+"""What the Messages API demands of a request, as a checker."""
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def check_messages(messages: Sequence[Any]) -> None:
+    """Fail unless the API would take these messages."""
+    assert messages, "no messages"
+    assert messages[0]["role"] == "user"
+    assert messages[-1]["role"] in ("user", "system")
+    previous: Any = None
+    for message in messages:
+        role, content = message["role"], message["content"]
+        assert content, "empty message"
+        for block in content:
+            assert block["type"] != "text" or block["text"], "empty text block"
+        if previous is not None:
+            allowed = {
+                "user": ("assistant",),
+                "assistant": ("user", "system"),
+                "system": ("user",),
+            }
+            assert previous["role"] in allowed[role], f"{role} after {previous['role']}"
+        asked = _ids(previous, "tool_use", "id") if role == "user" and previous else []
+        if role != "system":
+            assert _ids(message, "tool_result", "tool_use_id") == asked
+        previous = message
+    assert not _ids(messages[-1], "tool_use", "id")
+    marked = sum("cache_control" in block for m in messages for block in m["content"])
+    assert marked == 1
+
+
+def _ids(message: Any, kind: str, member: str) -> list[str]:
+    return [block[member] for block in message["content"] if block["type"] == kind]

@@ -1,0 +1,238 @@
+"""Any history, cut at any point by crashes, comes to a valid end (design invariants 2 and 3)."""
+
+from collections import Counter, deque
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from intramuros.control.mcp.base import McpResult
+from intramuros.control.model.base import ModelReply
+from intramuros.control.session.phase import Phase
+from intramuros.control.session.state import RESULTS, USES, CallKind, fold, initial, load
+from intramuros.control.session.turn import CallMcp, CallModel, Effect, Limits, Wait, plan
+from intramuros.control.session.view import View
+from intramuros.control.store.records import Draft
+from tests.fakes.loop import ALLOW, ASK, CUSTOM, Loop, agent, away, mcp_toolset, toolset, use
+from tests.fakes.messages_rules import check_messages
+
+NAMES = ["bash", "read", "weather", "mcp__db__query", "mcp__db__insert", "nonsense"]
+READ = {"enabled": True, "permission_policy": ASK}
+DECLARED = agent(toolset(ALLOW, read=READ), CUSTOM, mcp_toolset())
+
+
+class History:
+    """Draws what happens next, and checks what must hold all along."""
+
+    def __init__(self, draw: Any, self_hosted: bool) -> None:
+        self.draw = draw
+        self.loop = Loop(DECLARED, self_hosted=self_hosted, limits=Limits(failures=3, rounds=6))
+        self.toolu = 0
+
+    def choose(self, *options: str) -> str:
+        return self.draw(st.sampled_from(options))
+
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            self.step(self.planned())
+        self.settle()
+
+    def planned(self) -> Effect:
+        """Plan as two processes would, see them agree, and append."""
+        loop = self.loop
+        context = loop.context
+
+        def twice() -> object:
+            fixed = deque(f"sevt_x{n}" for n in range(200))
+            return plan(
+                loop.view,
+                type(context)(
+                    context.now_us, context.epoch, fixed.popleft, context.rand, context.limits
+                ),
+            )
+
+        assert twice() == twice()
+        return loop.next()
+
+    def step(self, effect: Effect) -> None:
+        if isinstance(effect, Wait):
+            self.client(effect)
+            return
+        event = self.choose("perform", "perform", "perform", "crash", "input", "fail")
+        if event == "crash":
+            self.loop.crash()
+        elif event == "input":
+            self.send()
+            if not self.stopped(effect):
+                self.perform(effect)
+        else:
+            self.perform(effect, fail=event == "fail")
+
+    def stopped(self, effect: Effect) -> bool:
+        """An interrupt makes the performer drop what it was doing."""
+        return any(item.type == "user.interrupt" for item in self.loop.log.state.queued)
+
+    def perform(self, effect: Effect, fail: bool = False) -> None:
+        loop = self.loop
+        if isinstance(effect, CallModel):
+            check_messages(effect.request.messages)
+            loop.model.append(away(self.draw(st.booleans())) if fail else self.reply())
+        if isinstance(effect, CallMcp):
+            loop.mcp.extend(McpResult([{"type": "text", "text": "ok"}]) for _ in effect.calls)
+        loop.perform(effect)
+
+    def reply(self, uses: int | None = None) -> ModelReply:
+        count = self.draw(st.integers(0, 3)) if uses is None else uses
+        blocks: list[dict[str, object]] = []
+        if self.draw(st.booleans()):
+            blocks.append({"type": "text", "text": self.draw(st.sampled_from(["", "hm"]))})
+        for _ in range(count):
+            self.toolu += 1
+            blocks.append(use(self.draw(st.sampled_from(NAMES)), f"toolu_{self.toolu}"))
+        stop = "tool_use" if count else self.choose("end_turn", "refusal", "max_tokens")
+        return ModelReply(blocks, stop)
+
+    def client(self, wait: Wait) -> None:
+        """Whatever a client, a worker or time may do while the loop waits."""
+        loop = self.loop
+        if wait.until_us is not None and self.draw(st.booleans()):
+            loop.log.now_us = wait.until_us
+            return
+        self.send()
+
+    def send(self) -> None:
+        loop = self.loop
+        state = loop.log.state
+        open_calls = [call for call in state.calls if not call.refused]
+        what = self.choose("message", "interrupt", "answer", "answer", "answer", "system")
+        if what == "answer" and open_calls:
+            self.answer(self.draw(st.sampled_from(open_calls)))
+        elif what == "interrupt":
+            loop.log.send("user.interrupt")
+        elif what == "system" and state.phase is Phase.IDLE:
+            loop.log.send("system.message", content=[{"type": "text", "text": "note"}])
+        else:
+            loop.log.say(self.choose("", "hello"))
+
+    def answer(self, call: Any, verdict: str | None = None) -> None:
+        log = self.loop.log
+        if call.held:
+            if call.confirmation_id is None:
+                result = verdict or self.choose("allow", "deny")
+                log.send("user.tool_confirmation", tool_use_id=call.id, result=result)
+        elif call.kind is CallKind.CUSTOM:
+            log.send("user.custom_tool_result", custom_tool_use_id=call.id)
+        elif call.kind is CallKind.SANDBOX and call.permitted:
+            if log.state.self_hosted:
+                log.send("user.tool_result", tool_use_id=call.id)
+            else:
+                log.append(Draft("agent.tool_result", {"tool_use_id": call.id}))
+
+    def settle(self) -> None:
+        """Everybody behaves from here on; the session must come to rest."""
+        loop = self.loop
+        for _ in range(200):
+            effect = self.planned()
+            state = loop.log.state
+            if not isinstance(effect, Wait):
+                if isinstance(effect, CallModel):
+                    check_messages(effect.request.messages)
+                    loop.model.append(self.reply(uses=0))
+                if isinstance(effect, CallMcp):
+                    loop.mcp.extend(McpResult([]) for _ in effect.calls)
+                loop.perform(effect)
+            elif effect.until_us is not None:
+                loop.log.now_us = effect.until_us
+            elif state.calls:
+                for call in state.calls:
+                    self.answer(call, "allow")
+            elif state.phase is Phase.IDLE:
+                return
+        raise AssertionError("the session never comes to rest")
+
+
+def check_log(loop: Loop) -> None:
+    shown = loop.log.shown
+    used = [record.id for record in shown if record.type in USES]
+    results = Counter(
+        record.body[RESULTS[record.type][1]] for record in shown if record.type in RESULTS
+    )
+    denied = {
+        record.body["tool_use_id"]
+        for record in shown
+        if record.type == "user.tool_confirmation" and record.body["result"] == "deny"
+    }
+    for use_id in used:
+        assert results[use_id] == 1 or (results[use_id] == 0 and use_id in denied)
+    assert set(results) <= set(used)
+    starts = [record.id for record in shown if record.type == "span.model_request_start"]
+    ends = [
+        record.body["model_request_start_id"]
+        for record in shown
+        if record.type == "span.model_request_end"
+    ]
+    assert starts == ends
+    assert len({record.id for record in shown}) == len(shown)
+    assert not loop.log.state.queued or all(
+        item.type == "system.message" for item in loop.log.state.queued
+    )
+    types = [record.type for record in shown]
+    for place, type in enumerate(types):
+        if type == "session.status_idle":
+            assert types[place - 2 : place] == ["session.thread_status_idle", "session.usage"]
+
+
+def check_folds(loop: Loop) -> None:
+    state = initial("sthr_main", self_hosted=loop.log.state.self_hosted)
+    for record in loop.log.records:
+        state = load(fold(state, record).dump())
+    assert state == loop.log.state
+
+
+@given(st.data(), st.booleans(), st.integers(1, 40))
+@settings(max_examples=150, deadline=None)
+def test_every_history_comes_to_a_valid_end(data: Any, self_hosted: bool, steps: int) -> None:
+    history = History(data.draw, self_hosted)
+    history.loop.log.say("begin")
+    history.run(steps)
+    check_log(history.loop)
+    check_folds(history.loop)
+
+
+def test_every_prefix_of_a_session_can_be_taken_over() -> None:
+    """Run a session once; then let a new process take over behind each of its records."""
+    script = [
+        ModelReply([use("mcp__db__insert", "toolu_1"), use("bash", "toolu_2")], "tool_use"),
+        ModelReply([use("read", "toolu_3"), use("weather", "toolu_4")], "tool_use"),
+        ModelReply([{"type": "text", "text": "done"}], "end_turn"),
+    ]
+    whole = Loop(DECLARED, model=script, mcp=[McpResult([])])
+    whole.log.say()
+    _finish(whole)
+    for cut in range(1, len(whole.log.records) + 1):
+        again = Loop(DECLARED, model=[ModelReply([], "end_turn")] * 9, mcp=[McpResult([])] * 9)
+        for record in whole.log.records[:cut]:
+            again.log.records.append(record)
+            again.log.state = fold(again.log.state, record)
+        again.log.now_us = again.log.records[-1].at_us
+        again.log.new_id = iter(f"sevt_again_{n}" for n in range(10_000)).__next__  # type: ignore[method-assign]
+        again.crash()
+        _finish(again)
+        check_log(again)
+        assert isinstance(again.view, View)
+
+
+def _finish(loop: Loop) -> None:
+    for _ in range(50):
+        loop.run()
+        state = loop.log.state
+        if not state.calls and state.phase is Phase.IDLE:
+            return
+        for call in state.calls:
+            if call.held and call.confirmation_id is None:
+                loop.log.send("user.tool_confirmation", tool_use_id=call.id, result="allow")
+            elif call.kind is CallKind.CUSTOM:
+                loop.log.send("user.custom_tool_result", custom_tool_use_id=call.id)
+            elif call.kind is CallKind.SANDBOX and call.permitted:
+                loop.log.send("user.tool_result", tool_use_id=call.id)
+    raise AssertionError("the session never comes to rest")
