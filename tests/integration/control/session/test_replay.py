@@ -38,7 +38,7 @@ class History:
         self.settle()
 
     def planned(self) -> Effect:
-        """Plan as two processes would, see them agree, and append."""
+        """Plan as two processes would, see them agree, append, and see what is awaited."""
         loop = self.loop
         context = loop.context
 
@@ -52,7 +52,16 @@ class History:
             )
 
         assert twice() == twice()
-        return loop.next()
+        effect = loop.next()
+        state = loop.log.state
+        if isinstance(effect, Wait):
+            assert state.announced == state.blocking
+            assert not state.due or effect.until_us is not None
+        elif isinstance(effect, CallModel):
+            assert effect.opened.epoch == loop.epoch
+        elif isinstance(effect, CallMcp):
+            assert {call.started_epoch for call in effect.calls} == {loop.epoch}
+        return effect
 
     def step(self, effect: Effect) -> None:
         if isinstance(effect, Wait):

@@ -179,9 +179,11 @@ def test_a_denied_call_of_ours_gets_our_error_result(
     loop.log.say()
     loop.run()
     (call,) = open_ids(loop)
-    loop.log.send("user.tool_confirmation", tool_use_id=call, result="deny")
+    denial = {"tool_use_id": call, "result": "deny", "deny_message": "not today"}
+    loop.log.send("user.tool_confirmation", **denial)
     loop.run()
     assert last(loop, answer)["is_error"] is True
+    assert "not today" in str(last(loop, answer)["content"])
     assert loop.performed == []
 
 
