@@ -28,12 +28,17 @@ class Loop:
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._timers: dict[object, tuple[float, Callable[[], None]]] = {}
         self._children: dict[int, Callable[[int], None]] = {}
-        self._wake_read, wake_write = os.pipe()
-        for fd in (self._wake_read, wake_write):
+        self._wake_read, self._wake_write = os.pipe()
+        for fd in (self._wake_read, self._wake_write):
             os.set_blocking(fd, False)
         _signal.signal(_signal.SIGCHLD, _ignore)
-        _signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        _signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         self.watch(self._wake_read, READ, self._woken)
+
+    def close(self) -> None:
+        """Close what the loop itself opened; its watchers close their own."""
+        os.close(self._wake_read)
+        os.close(self._wake_write)
 
     def watch(self, fd: int, events: int, handler: Callable[[int], None]) -> None:
         """Call ``handler(fd)`` whenever ``fd`` is ready for ``events``, or broken."""

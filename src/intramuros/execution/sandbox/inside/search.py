@@ -110,7 +110,9 @@ def _run_ripgrep(ripgrep: str, pattern: str, root: str) -> bytes:
         data += chunk
     os.close(out_read)
     _, status = os.waitpid(pid, 0)
-    code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else 0 if len(data) > limit else 2
+    code = 0  # we stopped reading: how it met the closed pipe says nothing
+    if len(data) <= limit:
+        code = os.waitstatus_to_exitcode(status)
     if code == 1:
         return b"no matches"
     if code != 0:
