@@ -81,7 +81,7 @@ async def init(client: AsyncAnthropic, options: InitOptions, now: datetime) -> P
         OperatorError: the API refused or is away, or the output cannot be written; nothing that
             this run created is left.
     """
-    output = _Output(options.output)
+    output = _Output(options.output, create=True)
     async with _Undo() as undo:
         tunnel_id, domain, created = await _tunnel(client, options, output, undo)
         other = output.read(TUNNEL_ID) not in (None, tunnel_id)
@@ -117,7 +117,7 @@ def renew(
     Raises:
         OperatorError: the directory was not made by ``init``, or cannot be written.
     """
-    output = _Output(output_dir)
+    output = _Output(output_dir, create=False)
     ca, domain = output.pair(CA_CERT, CA_KEY), output.read(TUNNEL_DOMAIN)
     if ca is None or domain is None:
         raise OperatorError(f"{output_dir} holds no CA", "run `intramuros gateway init` first")
@@ -174,8 +174,10 @@ class _Undo:
 class _Output:
     """The directory of files."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, create: bool) -> None:
         self._directory = directory
+        if not create:
+            return
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             # Find out before anything is created elsewhere.
