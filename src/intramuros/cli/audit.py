@@ -1,13 +1,14 @@
 """``intramuros audit``: verify, export and report the records of what was done."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from intramuros.cli.crossing import checked, crossings, totals
+from intramuros.cli.database import control_audit
 from intramuros.cli.layout import Layout
 from intramuros.cli.output import say, table
 from intramuros.kernel.appendlog import read_lines
@@ -34,8 +35,8 @@ def verify(files: FilesArgument = None, data_dir: DirectoryOption = None) -> Non
 
     Example: intramuros audit verify worker/audit.jsonl
     """
-    for name, file in _named(files, data_dir):
-        _, head = _read(file)
+    for name, lines in _logs(files, data_dir):
+        _, head = _checked(name, lines)
         say(f"{name}\t{head.seq} records\t{head.hash}")
 
 
@@ -45,8 +46,8 @@ def export(files: FilesArgument = None, data_dir: DirectoryOption = None) -> Non
 
     Example: intramuros audit export --data-dir ./data > records.jsonl
     """
-    for name, file in _named(files, data_dir):
-        records, _ = _read(file)
+    for name, lines in _logs(files, data_dir):
+        records, _ = _checked(name, lines)
         for record in records:
             say(json.dumps({"log": name, **record}, ensure_ascii=False))
 
@@ -68,7 +69,7 @@ def report(
     found = []
     for name in ("worker", "gateway"):
         if name in files:
-            records, _ = _read(files[name])
+            records, _ = _checked(name, _lines(files[name]))
             found += crossings(name, records, session_id)
     if not files:
         raise OperatorError("no audit file", "pass --data-dir, or --worker and --gateway")
@@ -80,20 +81,32 @@ def report(
     table(columns, [total.__dict__ for total in totals(found)])
 
 
-def _named(files: list[Path] | None, data_dir: Path | None) -> Iterable[tuple[str, Path]]:
+def _logs(files: list[Path] | None, data_dir: Path | None) -> Iterator[tuple[str, list[str]]]:
+    """Yield each log's name and lines; a data directory has the control plane's, too."""
     if files:
-        return [(str(file), file) for file in files]
+        yield from ((str(file), _lines(file)) for file in files)
+        return
     if data_dir is None:
         raise OperatorError("no audit file", "name files, or pass --data-dir")
-    return list(Layout(data_dir).audit_files().items())
+    control = control_audit(data_dir)
+    if control is not None:
+        yield "control", control
+    yield from ((name, _lines(file)) for name, file in Layout(data_dir).audit_files().items())
 
 
-def _read(file: Path) -> tuple[list[dict[str, object]], Head]:
+def _lines(file: Path) -> list[str]:
     try:
-        return checked(read_lines(file))
-    except BrokenChain as error:
-        raise ChainBroken(f"{file} is not what was written: {error}") from error
+        return list(read_lines(file))
     except OSError as error:
         raise OperatorError(
             f"cannot read {file} ({error.strerror})", "check the path and its mode"
         ) from error
+    except UnicodeDecodeError as error:
+        raise ChainBroken(f"{file} is no audit log") from error
+
+
+def _checked(name: str, lines: list[str]) -> tuple[list[dict[str, object]], Head]:
+    try:
+        return checked(lines)
+    except BrokenChain as error:
+        raise ChainBroken(f"the log {name} is not what was written: {error}") from error

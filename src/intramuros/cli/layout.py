@@ -29,6 +29,11 @@ class Layout:
     root: Path
 
     @property
+    def database(self) -> Path:
+        """The control plane's database."""
+        return self.root / "intramuros.db"
+
+    @property
     def api_key(self) -> Path:
         """The first API key."""
         return self.root / "api-key"

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from intramuros.cli import audit, gateway, sessions, tunnels
+from intramuros.cli import audit, database, gateway, keys, sessions, tunnels
 from intramuros.cli.demo.command import demo
+from intramuros.cli.doctor import doctor
 from intramuros.cli.failures import guarded
 from intramuros.cli.planes import add_planes
 from intramuros.cli.up import up
@@ -47,6 +48,10 @@ app.add_typer(gateway.app, name="gateway")
 app.add_typer(tunnels.app, name="tunnel")
 app.add_typer(sessions.app, name="session")
 app.add_typer(audit.app, name="audit")
+app.add_typer(keys.key_app, name="key")
+app.add_typer(keys.environment_key_app, name="environment-key")
+app.add_typer(database.app, name="db")
+app.command("doctor")(doctor)
 
 
 def main() -> None:

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
+import anyio.to_thread
 
 from intramuros.cli.crossing import Crossing, checked, crossings
+from intramuros.cli.database import control_audit
 from intramuros.cli.demo import proofs
 from intramuros.cli.demo.data import PACKAGE, Source, lay_out, load_source
 from intramuros.cli.demo.figures import MOUNT, TASK, recompute
@@ -27,7 +29,7 @@ from intramuros.kernel.config import clean_environment
 from intramuros.kernel.errors import DomainError, OperatorError
 from intramuros.kernel.service import Stop, run_service
 from intramuros.kernel.timing import SystemClock
-from intramuros.protocol.audit import BrokenChain
+from intramuros.protocol.audit import BrokenChain, verify
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
@@ -274,7 +276,7 @@ class _Demo:
             proofs.figures(events, recompute(self.source.rows)),
             proofs.calls_recorded(events, worker, found),
             proofs.digests_agree(events, worker),
-            self._chains(),
+            await self._chains(),
             proofs.no_credential_inside(self._secrets(), probe, places),
             proofs.no_network_inside(probe, self._addresses()),
             proofs.edge_saw_ciphertext(
@@ -316,9 +318,11 @@ class _Demo:
             found["model's key"] = self.wishes.model_api_key
         return found
 
-    def _chains(self) -> proofs.Proof:
+    async def _chains(self) -> proofs.Proof:
+        control = await anyio.to_thread.run_sync(control_audit, self.layout.root)
         lengths = {name: len(self._records(name)) for name in self.layout.audit_files()}
-        held = set(lengths) == {"worker", "gateway", "edge"} and all(lengths.values())
+        lengths["control"] = verify(control or []).seq
+        held = set(lengths) == {"control", "worker", "gateway", "edge"} and all(lengths.values())
         seen = ", ".join(f"{name} {length}" for name, length in lengths.items())
         return proofs.Proof("the hash chains of all records are whole", held, f"{seen} records")
 

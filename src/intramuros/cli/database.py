@@ -1,0 +1,103 @@
+"""``intramuros db``: the control plane's database, without a running server."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import anyio
+import typer
+
+from intramuros.cli.layout import Layout
+from intramuros.cli.options import imported
+from intramuros.cli.output import say
+from intramuros.kernel.errors import DomainError, OperatorError
+from intramuros.protocol.audit import BrokenChain, verify
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from intramuros.control.store.db import Database
+
+app = typer.Typer(help="The control plane's database.", no_args_is_help=True)
+
+STORE: Final = "intramuros.control.store"
+DataDir = Annotated[
+    Path, typer.Option(envvar="INTRAMUROS_DATA_DIR", help="The server's data directory.")
+]
+
+
+class DatabaseDamaged(DomainError):
+    """What is stored is not what was written: restore a backup."""
+
+
+@app.command("check")
+def check(data_dir: DataDir = Path("intramuros-data")) -> None:
+    """Check the database file, its schema and the audit chain in it; status 1 if one is wrong.
+
+    Example: intramuros db check --data-dir ./data
+    """
+    head = imported(f"{STORE}.migrate", "server", "scripts")().get_current_head()
+    with _opened(data_dir) as db:
+        found = anyio.run(db.read, lambda tx: _integrity(tx.connection))
+        revision = anyio.run(db.read, lambda tx: _revision(tx.connection))
+        lines = _audit_lines(db)
+    if found != "ok":
+        raise DatabaseDamaged(f"the database is damaged: {found}")
+    try:
+        records = verify(lines).seq
+    except BrokenChain as error:
+        raise DatabaseDamaged(f"the audit chain is not what was written: {error}") from error
+    say(f"file ok\tschema {revision}\taudit {records} records")
+    if revision != head:
+        raise OperatorError(f"the schema is {revision}, not {head}", "run `intramuros db upgrade`")
+
+
+@app.command("upgrade")
+def upgrade(data_dir: DataDir = Path("intramuros-data")) -> None:
+    """Bring the database to this version's schema; the server does the same when it starts.
+
+    Example: intramuros db upgrade --data-dir ./data
+    """
+    run = imported(f"{STORE}.migrate", "server", "upgrade")
+    with _opened(data_dir) as db:
+        run(db.engine)
+        revision = anyio.run(db.read, lambda tx: _revision(tx.connection))
+    say(f"schema {revision}")
+
+
+def control_audit(data_dir: Path) -> list[str] | None:
+    """Return the lines of the control plane's audit chain, or None if there is no database."""
+    if not Layout(data_dir).database.exists():
+        return None
+    with _opened(data_dir) as db:
+        return _audit_lines(db)
+
+
+@contextmanager
+def _opened(data_dir: Path) -> Iterator["Database"]:
+    file = Layout(data_dir).database
+    if not file.exists():
+        raise OperatorError(f"there is no database {file}", "name the server's --data-dir")
+    database = imported(f"{STORE}.db", "server", "Database")
+    db: Database = database.open(f"sqlite:///{file.absolute()}")
+    try:
+        yield db
+    finally:
+        db.close()
+
+
+def _audit_lines(db: "Database") -> list[str]:
+    read_lines = imported("intramuros.control.identity.audit", "server", "read_lines")
+    lines: list[str] = anyio.run(db.read, lambda tx: list(read_lines(tx)))
+    return lines
+
+
+def _integrity(connection: "Connection") -> str:
+    return str(connection.exec_driver_sql("PRAGMA integrity_check").scalar())
+
+
+def _revision(connection: "Connection") -> str | None:
+    context = imported("alembic.migration", "server", "MigrationContext")
+    revision: str | None = context.configure(connection).get_current_revision()
+    return revision
