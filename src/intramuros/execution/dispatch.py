@@ -96,7 +96,9 @@ def read_event(raw: object) -> Event:
         return _tool_use(raw, event_id, custom=kind == "agent.custom_tool_use")
     if kind in _ANSWERS:
         call_id = _text(raw, _ANSWERS[kind])
-        return Answered(event_id, call_id, kind == "agent.tool_result") if call_id else Other("")
+        return (
+            Answered(event_id, call_id, kind == "agent.tool_result") if call_id else Other(event_id)
+        )
     if kind == "user.tool_confirmation":
         call_id = _text(raw, "tool_use_id")
         allow = _member(raw, "result") == "allow"

@@ -90,7 +90,7 @@ def _known(block: dict[str, Any]) -> dict[str, Any]:
     if kind == "text":
         text = block.get("text")
         return {"type": "text", "text": _clean(text) if isinstance(text, str) and text else EMPTY}
-    if kind in _BLOCKS:
+    if isinstance(kind, str) and kind in _BLOCKS:
         return block
     return {"type": "text", "text": _clean(json.dumps(block, default=str))}
 

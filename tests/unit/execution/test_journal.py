@@ -1,0 +1,85 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from intramuros.execution.journal import Journal, Progress, Result
+
+RESULT = Result([{"type": "text", "text": "ü\n"}], is_error=True)
+
+
+def files(root: Path) -> list[Path]:
+    return [path for path in root.rglob("*") if path.is_file()]
+
+
+def test_a_call_goes_from_unknown_to_forgotten(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    assert journal.progress("s", "c") == (Progress.UNKNOWN, None)
+    journal.start("s", "c")
+    assert journal.progress("s", "c") == (Progress.STARTED, None)
+    journal.finish("s", "c", RESULT)
+    assert Journal(tmp_path / "j").progress("s", "c") == (Progress.DONE, RESULT)
+    journal.settle("s", "c")
+    assert journal.progress("s", "c") == (Progress.UNKNOWN, None)
+    assert files(tmp_path) == []
+
+
+def test_calls_of_other_sessions_are_apart(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    journal.start("s1", "c")
+    assert journal.progress("s2", "c") == (Progress.UNKNOWN, None)
+    journal.forget("s1")
+    journal.forget("never seen")
+    assert journal.progress("s1", "c") == (Progress.UNKNOWN, None)
+
+
+def test_a_result_may_be_noted_without_a_start(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    journal.finish("s", "c", RESULT)
+    assert journal.progress("s", "c") == (Progress.DONE, RESULT)
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"{", b"[]", b'{"content": 1}', b'{"content": [1]}', b"\xff"]
+)
+def test_a_damaged_result_counts_as_started(tmp_path: Path, damage: bytes) -> None:
+    journal = Journal(tmp_path / "j")
+    journal.finish("s", "c", RESULT)
+    (done,) = files(tmp_path)
+    done.write_bytes(damage)
+    assert journal.progress("s", "c") == (Progress.STARTED, None)
+
+
+def test_a_write_cut_short_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path / "j")
+    journal.start("s", "c")
+
+    def full(_fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        journal.finish("s", "c", RESULT)
+    assert journal.progress("s", "c") == (Progress.STARTED, None)
+
+
+def test_ids_cannot_name_a_path_outside(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    for session_id, call_id in (
+        ("../x", "../../y"),
+        ("/abs", "a/b"),
+        ("", "."),
+        ("x" * 999, "y" * 999),
+    ):
+        journal.start(session_id, call_id)
+        assert journal.progress(session_id, call_id) == (Progress.STARTED, None)
+    assert {path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("*")} == {"j"}
+
+
+def test_only_the_owner_may_read_it(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    journal.finish("s", "c", RESULT)
+    for path in (tmp_path / "j").rglob("*"):
+        assert path.stat().st_mode & 0o077 == 0

@@ -1,0 +1,81 @@
+import hashlib
+import json
+from functools import partial
+from pathlib import Path
+
+import anyio
+import pytest
+
+from intramuros.execution.record import Record, RecordFailed, weigh
+from intramuros.kernel.appendlog import AppendLog, read_lines
+from intramuros.kernel.errors import OperatorError
+from intramuros.kernel.timing import ManualClock
+from intramuros.protocol.audit import verify
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_records_form_one_chain_over_restarts_and_tasks(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    for _ in range(2):
+        record = Record(path, ManualClock())
+        async with anyio.create_task_group() as group:
+            for number in range(10):
+                group.start_soon(partial(record.write, "tool.call", number=number))
+        record.close()
+    lines = list(read_lines(path))
+    assert verify(lines).seq == 20
+    assert json.loads(lines[0])["at"] == "2026-01-01T00:00:00.000000Z"
+
+
+async def test_a_record_that_cannot_be_written_leaves_the_chain_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "audit.jsonl"
+    record = Record(path, ManualClock())
+    await record.write("one")
+    append = AppendLog.append
+
+    def full(_self: AppendLog, _line: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(AppendLog, "append", full)
+    with pytest.raises(RecordFailed, match="No space left"):
+        await record.write("two")
+    monkeypatch.setattr(AppendLog, "append", append)
+    await record.write("three")
+    record.close()
+    assert verify(read_lines(path)) == record.head
+    assert record.head.seq == 2
+
+
+async def test_a_record_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    record = Record(tmp_path / "a", ManualClock())
+    with pytest.raises(RecordFailed):
+        await record.write("big", text="x" * 2_000_000)
+    record.close()
+
+
+@pytest.mark.parametrize("last", ["no record", '{"hash": "x", "seq": 1}', "[]"])
+def test_a_damaged_end_is_not_continued(tmp_path: Path, last: str) -> None:
+    path = tmp_path / "audit.jsonl"
+    path.write_text(last + "\n")
+    with pytest.raises(OperatorError, match="damaged"):
+        Record(path, ManualClock())
+    assert path.read_text() == last + "\n"
+    # The lock is released, so the operator's next try is not told that it is in use.
+    AppendLog(path).close()
+
+
+def test_a_second_worker_on_the_same_file_is_refused(tmp_path: Path) -> None:
+    record = Record(tmp_path / "a", ManualClock())
+    with pytest.raises(OperatorError, match="in use"):
+        Record(tmp_path / "a", ManualClock())
+    record.close()
+
+
+def test_weight_is_of_the_canonical_json() -> None:
+    data = b'{"a":1,"b":"\xc3\xa4"}'
+    weight = weigh({"b": "ä", "a": 1})
+    assert (weight.size, weight.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+    assert weigh({"a": "\ud800"}).size > 0

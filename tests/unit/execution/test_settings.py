@@ -1,0 +1,133 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from intramuros.execution.settings import WorkerSettings, parse_mount
+from intramuros.kernel.config import load
+from intramuros.kernel.errors import OperatorError
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> WorkerSettings:
+    key = tmp_path / "secrets" / "key"
+    key.parent.mkdir()
+    key.write_text("sk-ant-oat01-key\n")
+    key.chmod(0o600)
+    return WorkerSettings("https://control.example", "env_1", key, tmp_path / "state")
+
+
+@pytest.mark.parametrize(
+    "url", ["https://x.example", "http://127.0.0.1:7700", "http://localhost:1", "http://[::1]:2"]
+)
+def test_urls_that_keep_the_key_safe(settings: WorkerSettings, url: str) -> None:
+    assert replace(settings, base_url=url).checked()
+
+
+@pytest.mark.parametrize("url", ["http://x.example", "http://10.0.0.1", "http://127.0.0.1.nip.io"])
+def test_the_key_is_not_sent_in_the_clear_unless_asked_for(
+    settings: WorkerSettings, url: str
+) -> None:
+    with pytest.raises(OperatorError, match="unencrypted"):
+        replace(settings, base_url=url).checked()
+    assert replace(settings, base_url=url, allow_plaintext=True).checked()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"base_url": "control.example"}, "no http"),
+        ({"base_url": "ftp://x"}, "no http"),
+        ({"concurrency": 0}, "concurrency"),
+        ({"concurrency": 257}, "concurrency"),
+        ({"max_idle_s": 0}, "max_idle_s"),
+        ({"call_timeout_s": -1}, "call_timeout_s"),
+        ({"keep_idle_sandboxes": -1}, "keep_idle"),
+        ({"mounts": ("nonsense",)}, "malformed"),
+    ],
+)
+def test_what_cannot_work_is_refused(
+    settings: WorkerSettings, change: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(OperatorError, match=says):
+        replace(settings, **change).checked()
+
+
+def test_mounts_are_read_only_unless_they_say_otherwise(
+    settings: WorkerSettings, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    texts = (f"{data}:/data", f"{data}:/in:ro", f"{data}:/out:rw")
+    mounts = replace(settings, mounts=texts).spec().mounts
+    assert [(m.source, m.target, m.read_only) for m in mounts] == [
+        (data, "/data", True),
+        (data, "/in", True),
+        (data, "/out", False),
+    ]
+
+
+@pytest.mark.parametrize(
+    "text", ["", ":", "a:b", "/:x", "/nowhere:/x", "/usr:/x:rwx", "/usr:/x:rw:y", "/usr:/../etc"]
+)
+def test_malformed_mounts_are_refused(text: str) -> None:
+    with pytest.raises(OperatorError):
+        parse_mount(text, Path("/nonexistent/key"))
+
+
+def test_no_mount_may_show_the_key(settings: WorkerSettings, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(settings.environment_key_file.parent)
+    for source in (settings.environment_key_file, tmp_path, link):
+        with pytest.raises(OperatorError, match="environment key"):
+            parse_mount(f"{source}:/data", settings.environment_key_file)
+
+
+@given(text=st.text(max_size=40))
+def test_any_mount_text_is_parsed_or_refused(text: str) -> None:
+    try:
+        mount = parse_mount(text, Path("/nonexistent/key"))
+    except OperatorError:
+        return
+    assert mount.source.is_absolute()
+    assert mount.target.startswith("/")
+
+
+def test_the_key_is_read_without_its_newline(settings: WorkerSettings) -> None:
+    assert settings.environment_key() == "sk-ant-oat01-key"
+
+
+@pytest.mark.parametrize("content", [b"", b" \n", b"two words", b"\xff\xfe", b"x" * 9000])
+def test_a_file_without_a_key_is_refused(settings: WorkerSettings, content: bytes) -> None:
+    settings.environment_key_file.write_bytes(content)
+    with pytest.raises(OperatorError, match="holds no environment key"):
+        settings.environment_key()
+
+
+def test_a_missing_key_file_is_named(settings: WorkerSettings) -> None:
+    settings.environment_key_file.unlink()
+    with pytest.raises(OperatorError, match="cannot read the environment key file"):
+        settings.environment_key()
+
+
+def test_the_audit_file_lies_in_the_state_directory_unless_set(settings: WorkerSettings) -> None:
+    assert settings.audit_path() == settings.state_dir / "audit.jsonl"
+    assert replace(settings, audit_file=Path("/x")).audit_path() == Path("/x")
+
+
+def test_every_setting_can_come_from_the_environment(tmp_path: Path) -> None:
+    env = {
+        "ANTHROPIC_BASE_URL": "https://x",
+        "ANTHROPIC_ENVIRONMENT_ID": "env_2",
+        "INTRAMUROS_ENVIRONMENT_KEY_FILE": str(tmp_path / "key"),
+        "INTRAMUROS_STATE_DIR": str(tmp_path),
+        "INTRAMUROS_MOUNTS": "/a:/b, /c:/d:rw",
+        "INTRAMUROS_ONCE": "yes",
+    }
+    settings = load(WorkerSettings, env=env).settings
+    assert settings.environment_id == "env_2"
+    assert settings.mounts == ("/a:/b", "/c:/d:rw")
+    assert settings.once is True
