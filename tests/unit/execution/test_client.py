@@ -1,0 +1,178 @@
+import base64
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import anthropic
+import httpx2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from intramuros.execution import client
+from intramuros.execution.client import (
+    Away,
+    Beat,
+    ControlPlaneError,
+    LeaseLost,
+    Raced,
+    Refused,
+    Work,
+    read_beat,
+    read_work,
+    result_event,
+    sessions_token,
+)
+from intramuros.execution.dispatch import ToolUse
+from intramuros.execution.journal import Result
+
+
+def secret(value: Any) -> str:
+    return base64.urlsafe_b64encode(json.dumps(value).encode()).decode()
+
+
+@pytest.mark.parametrize("strip", [True, False])
+@pytest.mark.parametrize("token", ["t", "to", "tok", "sk-ant-oat01-x_-"])
+def test_the_token_is_found_with_and_without_padding(token: str, strip: bool) -> None:
+    encoded = secret({"sessions_token": token, "other": 1})
+    assert sessions_token(encoded.rstrip("=") if strip else encoded) == token
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        "",
+        7,
+        "!!!",
+        "x" * 70_000,
+        secret([]),
+        secret({}),
+        secret({"sessions_token": ""}),
+        secret({"sessions_token": 7}),
+        secret({"sessions_token": "two\r\nheaders: x"}),
+        secret({"sessions_token": "ünïcode"}),
+        base64.urlsafe_b64encode(b"[" * 30_000).decode(),
+    ],
+)
+def test_without_a_usable_token_there_is_none(value: object) -> None:
+    assert sessions_token(value) is None
+
+
+@given(value=st.text() | st.binary().map(lambda b: base64.urlsafe_b64encode(b).decode()))
+def test_any_secret_is_a_token_or_none(value: str) -> None:
+    token = sessions_token(value)
+    assert token is None or token.isprintable()
+
+
+def test_a_token_never_shows_in_a_repr() -> None:
+    assert "hidden" not in repr(Work("w", "e", "session", "s", "hidden-token"))
+
+
+def item(**members: Any) -> SimpleNamespace:
+    return SimpleNamespace(**{"id": "work_1", "data": None, "secret": None, **members})
+
+
+def test_work_is_read() -> None:
+    data = SimpleNamespace(type="session", id="sesn_1")
+    work = read_work(item(data=data, secret=secret({"sessions_token": "t"})), "env_1")
+    assert work == Work("work_1", "env_1", "session", "sesn_1", "t")
+
+
+@pytest.mark.parametrize("data", [None, 7, SimpleNamespace(type=7, id=[])])
+def test_work_of_another_form_names_no_session(data: object) -> None:
+    assert read_work(item(data=data), "env_1") == Work("work_1", "env_1", "", "")
+
+
+@pytest.mark.parametrize("raw", ["", {}, item(id=None), item(id="")])
+def test_work_without_an_id_is_no_work(raw: object) -> None:
+    with pytest.raises(Away):
+        read_work(raw, "env_1")
+
+
+def test_a_beat_is_read() -> None:
+    raw = SimpleNamespace(last_heartbeat="t", lease_extended=True, state="active", ttl_seconds=30)
+    assert read_beat(raw) == Beat("t", True, "active", 30.0)
+
+
+@pytest.mark.parametrize("raw", [None, "", SimpleNamespace(last_heartbeat="t")])
+def test_a_beat_of_another_form_is_a_failure(raw: object) -> None:
+    with pytest.raises(Away):
+        read_beat(raw)
+
+
+def test_results_answer_in_the_kind_of_the_call() -> None:
+    result = Result([{"type": "text", "text": "x"}], is_error=False)
+    assert result_event(ToolUse("a", "bash", {}), result) == {
+        "type": "user.tool_result",
+        "tool_use_id": "a",
+        "is_error": False,
+        "content": result.content,
+    }
+    custom = result_event(ToolUse("a", "x", {}, custom=True), result)
+    assert (custom["type"], custom["custom_tool_use_id"]) == ("user.custom_tool_result", "a")
+
+
+def status_error(status: int, **headers: str) -> anthropic.APIStatusError:
+    request = httpx2.Request("GET", "http://test")
+    response = httpx2.Response(status, headers=headers, request=request)
+    return anthropic.APIStatusError("leaky body", response=response, body=None)
+
+
+def mapped(error: Exception, *, heartbeat: bool = False) -> ControlPlaneError:
+    with pytest.raises(ControlPlaneError) as caught, client._mapped(heartbeat=heartbeat):
+        raise error
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (200, Away),
+        (400, Refused),
+        (401, Refused),
+        (404, Refused),
+        (408, Away),
+        (409, Raced),
+        (412, Refused),
+        (413, Refused),
+        (429, Away),
+        (500, Away),
+        (529, Away),
+    ],
+)
+def test_errors_are_told_by_status(status: int, kind: type[ControlPlaneError]) -> None:
+    error = mapped(status_error(status))
+    assert type(error) is kind
+    assert "leaky" not in str(error)
+
+
+def test_a_412_on_a_heartbeat_is_a_lost_lease() -> None:
+    assert isinstance(mapped(status_error(412), heartbeat=True), LeaseLost)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"), [("7", 7.0), ("-1", None), ("soon", None), ("9999999", 300.0)]
+)
+def test_how_long_to_wait_is_heard_within_reason(header: str, seconds: float | None) -> None:
+    error = mapped(status_error(429, **{"retry-after": header}))
+    assert isinstance(error, Away)
+    assert error.retry_after_s == seconds
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        httpx2.ReadTimeout("x"),
+        anthropic.APIConnectionError(request=httpx2.Request("GET", "http://test")),
+        ConnectionResetError(),
+        json.JSONDecodeError("x", "", 0),
+    ],
+)
+def test_networks_and_garbage_are_transient(error: Exception) -> None:
+    assert type(mapped(error)) is Away
+
+
+def test_our_own_mistakes_are_not_renamed() -> None:
+    with pytest.raises(KeyError), client._mapped():
+        raise KeyError("bug")

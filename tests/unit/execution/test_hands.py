@@ -1,0 +1,151 @@
+from collections.abc import Mapping
+from typing import Any
+
+import anyio
+import pytest
+
+from intramuros.execution.hands import Hands
+from intramuros.execution.sandbox.base import SandboxBusy, SandboxError, SandboxSpec
+from tests.fakes.sandbox import FakeProvider, FakeSandbox
+
+pytestmark = pytest.mark.anyio
+
+
+def hands(provider: FakeProvider, keep: int = 0) -> Hands:
+    return Hands(provider, SandboxSpec(), lambda: 0.0, keep=keep)
+
+
+async def test_a_session_has_one_sandbox() -> None:
+    provider = FakeProvider()
+    pool = hands(provider)
+    assert await pool.take("a") is await pool.take("a")
+    assert await pool.take("b") is not await pool.take("a")
+    await pool.aclose()
+    assert provider.live == {}
+
+
+async def test_a_dead_sandbox_is_replaced() -> None:
+    provider = FakeProvider()
+    pool = hands(provider)
+    first = await pool.take("a")
+    provider.live["a"].alive = False
+    assert await pool.take("a") is not first
+    assert provider.destroyed == ["a"]
+
+
+async def test_without_keeping_a_resting_sandbox_is_destroyed() -> None:
+    provider = FakeProvider(pause=True)
+    pool = hands(provider)
+    await pool.take("a")
+    await pool.rest("a")
+    await pool.rest("never taken")
+    assert provider.destroyed == ["a"]
+
+
+async def test_kept_sandboxes_wait_paused_and_the_oldest_goes_first() -> None:
+    provider = FakeProvider(pause=True)
+    pool = hands(provider, keep=2)
+    for name in "abc":
+        await pool.take(name)
+        await pool.rest(name)
+    assert provider.destroyed == ["a"]
+    assert all(sandbox.paused for sandbox in provider.live.values())
+    kept = provider.live["b"]
+    assert await pool.take("b") is kept
+    assert not kept.paused
+    await pool.aclose()
+    assert provider.live == {}
+
+
+async def test_nothing_is_kept_where_nothing_can_be_paused() -> None:
+    provider = FakeProvider(pause=False)
+    pool = hands(provider, keep=2)
+    await pool.take("a")
+    await pool.rest("a")
+    assert provider.destroyed == ["a"]
+
+
+async def test_a_sandbox_that_does_not_resume_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    provider = FakeProvider(pause=True)
+    pool = hands(provider, keep=1)
+    first = await pool.take("a")
+    await pool.rest("a")
+
+    async def stuck(_self: FakeSandbox) -> None:
+        raise SandboxError("stuck")
+
+    monkeypatch.setattr(FakeSandbox, "resume", stuck)
+    assert await pool.take("a") is not first
+
+
+async def test_a_sandbox_that_does_not_pause_is_destroyed(monkeypatch: pytest.MonkeyPatch) -> None:
+    provider = FakeProvider(pause=True)
+    pool = hands(provider, keep=1)
+    await pool.take("a")
+
+    async def stuck(_self: FakeSandbox) -> None:
+        raise SandboxError("stuck")
+
+    monkeypatch.setattr(FakeSandbox, "pause", stuck)
+    await pool.rest("a")
+    assert provider.destroyed == ["a"]
+
+
+async def test_an_id_that_is_still_going_away_is_waited_for() -> None:
+    provider = FakeProvider()
+    await provider.create(SandboxSpec(), "a")
+    pool = hands(provider)
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            group.start_soon(pool.take, "a")
+            await anyio.sleep(0.01)
+            await provider.live["a"].destroy()
+    assert "a" in provider.live
+
+
+async def test_an_id_that_stays_busy_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("intramuros.execution.hands._BUSY_ATTEMPTS", 2)
+    provider = FakeProvider()
+    await provider.create(SandboxSpec(), "a")
+    with pytest.raises(SandboxBusy):
+        await hands(provider).take("a")
+
+
+async def test_forgetting_removes_the_workspace_too() -> None:
+    provider = FakeProvider()
+    pool = hands(provider)
+    await pool.take("a")
+    await pool.forget("a")
+    assert (provider.destroyed, provider.forgotten) == (["a"], ["a"])
+
+
+async def test_a_second_item_of_a_session_waits_its_turn() -> None:
+    pool = hands(FakeProvider())
+    order: list[str] = []
+
+    async def item(name: str) -> None:
+        async with pool.turn("a"):
+            order.append(f"{name} in")
+            await anyio.sleep(0.01)
+            order.append(f"{name} out")
+
+    async with anyio.create_task_group() as group:
+        for name in ("first", "second", "third"):
+            group.start_soon(item, name)
+    assert order == [f"{n} {w}" for n in ("first", "second", "third") for w in ("in", "out")]
+
+
+async def test_a_failing_destroy_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    provider = FakeProvider()
+    pool = hands(provider)
+    for name in "ab":
+        await pool.take(name)
+    tried: list[str] = []
+
+    async def broken(self: FakeSandbox, **_: Mapping[str, Any]) -> None:
+        tried.append(self.sandbox_id)
+        raise SandboxError("no")
+
+    monkeypatch.setattr(FakeSandbox, "destroy", broken)
+    await pool.aclose()
+    assert tried == ["a", "b"]

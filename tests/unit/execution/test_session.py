@@ -1,0 +1,214 @@
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+from intramuros.execution.calls import Bench
+from intramuros.execution.client import Away, Beat, LeaseLost, Raced, Refused, Work
+from intramuros.execution.dispatch import Event, Idle, Running, ToolUse
+from intramuros.execution.hands import Hands
+from intramuros.execution.journal import Journal, Result
+from intramuros.execution.record import Record, RecordFailed
+from intramuros.execution.sandbox.base import SandboxSpec
+from intramuros.execution.session import HANDOVER_TTL_S, Item, Outcome, Terms
+from intramuros.kernel.service import Stop
+from intramuros.kernel.timing import SystemClock
+from tests.fakes.sandbox import FakeProvider
+from tests.waiting import until
+
+pytestmark = pytest.mark.anyio
+
+
+class ScriptedControl:
+    """The control plane and the item's client in one; each method can be made to fail."""
+
+    def __init__(self, *history: Event) -> None:
+        self.work = Work("work_1", "env_1", "session", "sesn_1")
+        self.events = list(history)
+        self.log: list[str] = []
+        self.failures: dict[str, list[Exception]] = {}
+        self.ttls: list[int | None] = []
+
+    def item(self, _work: Work) -> "ScriptedControl":
+        return self
+
+    async def _did(self, name: str) -> None:
+        await anyio.lowlevel.checkpoint()
+        self.log.append(name)
+        if self.failures.get(name):
+            raise self.failures[name].pop(0)
+
+    async def ack(self, _work: Work) -> None:
+        await self._did("ack")
+
+    async def heartbeat(self, _expected: str, *, ttl_s: int | None = None) -> Beat:
+        await self._did("heartbeat")
+        self.ttls.append(ttl_s)
+        return Beat("t1", True, "active", 300.0)
+
+    async def stop(self) -> None:
+        await self._did("stop")
+
+    async def session_status(self) -> str:
+        await self._did("session")
+        return "idle"
+
+    @asynccontextmanager
+    async def stream(self) -> AsyncIterator[AsyncIterator[Event]]:
+        await self._did("stream")
+
+        async def silent() -> AsyncIterator[Event]:
+            await anyio.sleep_forever()
+            yield Idle("never", turn_over=True)
+
+        yield silent()
+
+    async def history(self) -> list[Event]:
+        await self._did("history")
+        return self.events
+
+    async def post(self, _call: ToolUse, _result: Result) -> None:
+        await self._did("post")
+
+
+class Rig:
+    def __init__(self, folder: Path, *history: Event) -> None:
+        clock = SystemClock()
+        self.control = ScriptedControl(*history)
+        self.provider = FakeProvider()
+        hands = Hands(self.provider, SandboxSpec(), lambda: 0.0)
+        self.record = Record(folder / "audit.jsonl", clock)
+        journal = Journal(folder / "journal")
+        self.bench = Bench(hands, journal, self.record, {}, 5.0, clock, lambda: 0.0)
+        self.stop = Stop()
+
+    async def serve(self, max_idle_s: float = 0.01) -> Outcome:
+        terms = Terms(max_idle_s, "sk-ant-oat01-key-of-this-test")
+        item = Item(self.control, self.control.work, self.bench, terms, self.stop)  # type: ignore[arg-type]  structurally one
+        with anyio.fail_after(8):
+            return await item.serve()
+
+
+IDLE = Idle("i", turn_over=True)
+
+
+async def test_an_idle_session_is_stopped(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, IDLE)
+    assert await rig.serve() is Outcome.IDLE
+    assert rig.control.log[0] == "ack"
+    assert rig.control.log[-1] == "stop"
+    assert rig.control.log.index("stream") < rig.control.log.index("history")
+
+
+async def test_an_item_that_cannot_be_recorded_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(*_: object, **__: object) -> None:
+        raise RecordFailed("full")
+
+    rig = Rig(tmp_path, IDLE)
+    monkeypatch.setattr(rig.record, "write", full)
+    assert await rig.serve() is Outcome.RACED
+    assert rig.control.log == []
+
+
+@pytest.mark.parametrize(
+    ("failures", "outcome", "log"),
+    [
+        ([Raced("409")], Outcome.RACED, ["ack"]),
+        ([Refused("404", 404)], Outcome.RACED, ["ack", "stop"]),
+        ([Away("503")] * 4, Outcome.RACED, ["ack"] * 4),
+    ],
+)
+async def test_how_a_failing_acknowledgement_ends(
+    tmp_path: Path, failures: list[Exception], outcome: Outcome, log: list[str]
+) -> None:
+    rig = Rig(tmp_path, IDLE)
+    rig.control.failures["ack"] = failures
+    assert await rig.serve() is outcome
+    assert rig.control.log == log
+
+
+async def test_an_acknowledgement_is_repeated(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, IDLE)
+    rig.control.failures["ack"] = [Away("503")]
+    assert await rig.serve() is Outcome.IDLE
+
+
+async def test_a_session_that_may_not_be_read_is_given_back(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, IDLE)
+    rig.control.failures["session"] = [Away("503"), Refused("403", 403)]
+    assert await rig.serve() is Outcome.ENDED
+    assert rig.control.log[-1] == "stop"
+
+
+async def test_a_lost_lease_is_not_stopped(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, Running("r"))
+    rig.control.failures["heartbeat"] = [LeaseLost("412")]
+    assert await rig.serve() is Outcome.LEASE
+    assert "stop" not in rig.control.log
+
+
+async def test_a_stop_is_repeated_and_then_left_to_the_lease(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, IDLE)
+    rig.control.failures["stop"] = [Away("503")]
+    assert await rig.serve() is Outcome.IDLE
+    assert rig.control.log.count("stop") == 2
+    refused = Rig(tmp_path / "2", IDLE)
+    refused.control.failures["stop"] = [Refused("403", 403)]
+    assert await refused.serve() is Outcome.IDLE
+
+
+@pytest.mark.parametrize(
+    ("history", "last"),
+    [
+        ([Running("r")], "heartbeat"),
+        ([Running("r"), IDLE], "stop"),
+        ([Running("r"), ToolUse("a", "web_search", {}), Idle("j", turn_over=False)], "stop"),
+    ],
+)
+async def test_a_drain_hands_over_what_is_under_way(
+    tmp_path: Path, history: list[Event], last: str
+) -> None:
+    rig = Rig(tmp_path, *history)
+
+    async def stop_later() -> None:
+        await until(lambda: "history" in rig.control.log)
+        await anyio.sleep(0.01)
+        rig.stop.request()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(stop_later)
+        assert await rig.serve(max_idle_s=60) is Outcome.DRAINED
+    assert rig.control.log[-1] == last
+    assert (rig.control.ttls[-1] == HANDOVER_TTL_S) is (last == "heartbeat")
+
+
+async def test_a_bug_ends_only_its_own_item(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig(tmp_path, IDLE)
+
+    async def bug() -> list[Event]:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(rig.control, "history", bug)
+    assert await rig.serve() is Outcome.FAILED
+    assert rig.control.log[-1] == "stop"
+
+
+async def test_cancelling_cleans_up_before_it_leaves(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, Running("r"), ToolUse("a", "bash", {}, permission="allow"))
+
+    async def forever(*_: object) -> None:
+        rig.stop.request()
+        scope.cancel()
+        await anyio.sleep_forever()
+
+    rig.provider.handler = forever  # type: ignore[assignment]  it never returns
+    with anyio.CancelScope() as scope:
+        await rig.serve()
+    assert rig.provider.destroyed == ["sesn_1"]
+    assert rig.control.ttls[-1] == HANDOVER_TTL_S
