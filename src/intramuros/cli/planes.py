@@ -70,7 +70,7 @@ def _worker(settings: "WorkerSettings") -> None:
 
     async def run() -> None:
         provider = make(settings.provider, settings.state_dir / "sandboxes")
-        await serve(settings, provider=provider, ready=_ready)
+        await serve(settings, provider=provider, ready=lambda env: _ready(f"worker {env}"))
 
     anyio.run(run)
 

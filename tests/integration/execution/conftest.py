@@ -9,6 +9,9 @@ from intramuros.execution.sandbox import bwrap
 from intramuros.execution.sandbox.base import Level, SandboxSpec
 from intramuros.execution.sandbox.bubblewrap import BubblewrapProvider
 from intramuros.execution.sandbox.live import LiveSandbox
+from tests.fakes.control_plane import ControlPlane, running
+from tests.fakes.sandbox import FakeProvider
+from tests.fakes.worker import Rig
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +32,9 @@ async def provider(working_host: None, tmp_path: Path) -> AsyncIterator[Bubblewr
 @pytest.fixture
 async def sandbox(provider: BubblewrapProvider) -> LiveSandbox:
     return await provider.create(SandboxSpec(), "sesn_test")
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    async with running(ControlPlane()) as plane:
+        yield Rig(plane, FakeProvider(), tmp_path)
