@@ -108,3 +108,11 @@ def test_init_files_hold_a_docstring_only() -> None:
         if ast.get_docstring(tree) is None or len(tree.body) != 1:
             wrong.append(str(path))
     assert not wrong, violations(wrong, "say what the room is for, and nothing else:")
+
+
+def test_test_folders_are_packages_so_that_names_may_repeat() -> None:
+    folders = {path.parent for path in tracked("test_*.py") if path.parts[0] == "tests"}
+    bare = [
+        str(folder) for folder in sorted(folders) if not (ROOT / folder / "__init__.py").exists()
+    ]
+    assert not bare, violations(bare, "add an empty __init__.py:")

@@ -1,7 +1,6 @@
 """The control plane put together: settings → database → services → routes → tasks."""
 
 import errno
-import os
 import random
 import socket
 import sys
@@ -38,29 +37,22 @@ from intramuros.control.api.services import Services
 from intramuros.control.brain import Body, edges_from, networks_from, think
 from intramuros.control.catalog.reach import Reach
 from intramuros.control.catalog.tunnels import Issuer
-from intramuros.control.identity import bootstrap
-from intramuros.control.identity.actor import Actor
+from intramuros.control.identity.installation import Installation, open_installation
 from intramuros.control.identity.throttle import FailureThrottle
 from intramuros.control.jobs import Reaper
 from intramuros.control.model.registry import Models
 from intramuros.control.session.journal import Journal
 from intramuros.control.session.sessions import Sessions
 from intramuros.control.session.work import WorkQueue
-from intramuros.control.store.db import Database, Tx
-from intramuros.control.store.migrate import upgrade
+from intramuros.control.store.db import Tx
 from intramuros.control.store.notify import Hub
 from intramuros.control.store.secrets import (
-    Sealer,
     ensure_secret,
-    load_master_key,
-    read_secret_file,
-    write_secret_file,
 )
 from intramuros.kernel.errors import OperatorError
-from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.service import Stop, Task, run_service
 from intramuros.kernel.telemetry import logger
-from intramuros.kernel.timing import Clock, SystemClock, to_micros
+from intramuros.kernel.timing import to_micros
 from intramuros.protocol.tickets import SigningKey
 
 log = logger("server")
@@ -68,10 +60,8 @@ log = logger("server")
 # Open streams have this long to end by themselves after the first stop.
 DRAIN_S: Final = 10.0
 _HTTP_DRAIN_S: Final = 5
-_API_KEY_FILE: Final = "api-key"
 # The public half of the key that signs tickets and tunnel tokens; edges need a copy.
 TICKET_KEY_FILE: Final = "ticket-key.pem"
-_FIRST_KEY_PREFIX: Final = "sk-intramuros-api01-"
 
 
 @dataclass(frozen=True)
@@ -113,50 +103,7 @@ class ServerSettings:
     """Ignore unknown body fields, with a log line, instead of refusing them."""
 
 
-@dataclass(frozen=True)
-class Foundation:
-    """An open installation: what both the server and the operator's commands need."""
-
-    db: Database
-    clock: Clock
-    ids: IdFactory
-    sealer: Sealer
-    installation: bootstrap.Installation
-
-    def operator(self, by: str) -> Actor:
-        """Return the operator as an actor; ``by`` names the command."""
-        return Actor(self.clock, self.ids, self.installation.workspace_id, by)
-
-
-async def open_installation(settings: ServerSettings) -> Foundation:
-    """Open, migrate and bootstrap what the data directory holds; safe to repeat.
-
-    Raises:
-        OperatorError: the directory, the database or a key in it is unusable.
-    """
-    data_dir = settings.data_dir
-    try:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise OperatorError(
-            f"cannot make the data directory {data_dir} ({error.strerror})",
-            "choose another --data-dir or fix its owner",
-        ) from error
-    clock, ids = SystemClock(), IdFactory(SystemClock(), os.urandom)
-    sealer = Sealer(load_master_key(data_dir / "master-key", os.urandom), os.urandom)
-    db = Database.open(settings.database_url or f"sqlite:///{data_dir / 'intramuros.db'}")
-    try:
-        await anyio.to_thread.run_sync(upgrade, db.engine)
-        installation = await db.write(lambda tx: bootstrap.ensure_workspace(tx, clock, ids))
-        opened = Foundation(db, clock, ids, sealer, installation)
-        await _ensure_first_key(opened, settings)
-    except BaseException:
-        db.close()
-        raise
-    return opened
-
-
-async def build_services(opened: Foundation, settings: ServerSettings) -> Services:
+async def build_services(opened: Installation, settings: ServerSettings) -> Services:
     """Build the API's collaborators over an open installation.
 
     Raises:
@@ -191,7 +138,7 @@ async def build_services(opened: Foundation, settings: ServerSettings) -> Servic
         throttle=FailureThrottle(clock),
         issuer=issuer,
         reach=Reach(db, clock, issuer, edges, networks_from(settings.mcp_networks)),
-        organization_id=opened.installation.organization_id,
+        organization_id=opened.organization_id,
         lenient=settings.lenient,
     )
 
@@ -235,7 +182,9 @@ async def serve(settings: ServerSettings, *, stop: Stop | None = None) -> None:
     """
     listener = _listen(settings.host, settings.port)
     with listener:
-        opened = await open_installation(settings)
+        opened = await open_installation(
+            settings.data_dir, settings.database_url, settings.bootstrap_api_key
+        )
         try:
             services = await build_services(opened, settings)
             server = _Server(_uvicorn_config(create_app(services)))
@@ -337,22 +286,6 @@ def _listen(host: str, port: int) -> socket.socket:
             "stop what uses it or choose another --port" if taken else "check --host and --port",
         ) from error
     return listener
-
-
-async def _ensure_first_key(opened: Foundation, settings: ServerSettings) -> None:
-    """Make sure that somebody can call the API: the operator's key, or one of our own in a file."""
-    path = settings.data_dir / _API_KEY_FILE
-    secret = settings.bootstrap_api_key or read_secret_file(path)
-    if secret is None:
-        if await opened.db.read(bootstrap.has_key):
-            return
-        # The file comes first: a key that nobody was told of would help nobody.
-        write_secret_file(path, _FIRST_KEY_PREFIX + opened.ids.random(24).hex())
-        secret = read_secret_file(path)
-        log.info("api_key_written", file=str(path))
-    key = secret or ""
-    actor = opened.operator(bootstrap.BOOTSTRAP)
-    await opened.db.write(lambda tx: bootstrap.ensure_key(tx, actor, key))
 
 
 def _read_pem(path: Path | None) -> str | None:

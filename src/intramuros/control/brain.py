@@ -3,6 +3,7 @@
 import ipaddress
 import os
 import socket
+import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -53,7 +54,7 @@ def edges_from(addresses: Sequence[str], ca_pem: str | None) -> Edges:
         edges.append(Edge(name, int(port), name))
     try:
         return Edges(edges, outer_context(ca_pem))
-    except ValueError as error:
+    except (ssl.SSLError, ValueError) as error:
         raise OperatorError(
             "the edge CA file holds no PEM certificate", "check --edge-ca-file"
         ) from error

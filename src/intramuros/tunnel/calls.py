@@ -75,7 +75,12 @@ def _call(message: object) -> Call:
     name = None
     if isinstance(params, dict):
         name = params.get("name", params.get("uri"))
-    return Call(method[:_MAX_NAME_CHARS], name[:_MAX_NAME_CHARS] if isinstance(name, str) else None)
+    return Call(_plain(method), _plain(name) if isinstance(name, str) else None)
+
+
+def _plain(text: str) -> str:
+    """Return a bounded text that UTF-8 can carry; JSON may hold lone surrogates."""
+    return text[:_MAX_NAME_CHARS].encode("utf-8", "backslashreplace").decode()
 
 
 def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -93,9 +93,7 @@ def parse_config(text: bytes, directory: Path) -> GatewayConfig:
     try:
         data = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise OperatorError(
-            "the configuration is no YAML", str(error).replace("\n", " ")
-        ) from error
+        raise OperatorError("the configuration is no YAML", " ".join(str(error).split())) from error
     top = _Section("", data, directory)
     tls, upstream = top.section("tls", required=True), top.section("upstream")
     upstream_tls = upstream.section("tls")

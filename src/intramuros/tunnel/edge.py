@@ -84,6 +84,8 @@ class Edge:
                 log.info("connection_refused", peer=wire.peer, reason="unknown ALPN")
         except (anyio.EndOfStream, anyio.BrokenResourceError) as error:
             log.debug("connection_ended", peer=wire.peer, reason=repr(error))
+        except Exception as error:
+            log.exception("connection_failed", peer=wire.peer, reason=repr(error))
         finally:
             self._connections -= 1
 

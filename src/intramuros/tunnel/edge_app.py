@@ -108,8 +108,20 @@ async def serve_edge(
                 with anyio.move_on_after(settings.drain_s):
                     await edge.drain()
             group.cancel_scope.cancel()
+    except ExceptionGroup as group_error:
+        # A taken port is the operator's to mend; the task group around it is not his concern.
+        operator_errors = group_error.subgroup(OperatorError)
+        if operator_errors is not None:
+            raise _first(operator_errors) from None
+        raise
     finally:
         ledger.close()
+
+
+def _first(error: Exception) -> Exception:
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 async def _serve(

@@ -256,6 +256,8 @@ class Gateway:
             log.warning("inner_tls_broken", host=caller.host, reason=error.reason or str(error))
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream) as error:
             log.debug("stream_ended", host=caller.host, reason=repr(error))
+        except Exception as error:
+            log.exception("stream_failed", host=caller.host, reason=repr(error))
         finally:
             stream.close(code)
 

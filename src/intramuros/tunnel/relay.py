@@ -96,7 +96,7 @@ class _Outcome:
     status: int | None = None
     size: int = 0
     digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
-    ended: str = "caller_gone"
+    ended: str = "aborted"
 
 
 @dataclass
@@ -259,6 +259,8 @@ class Relay:
             with anyio.CancelScope() as scope:
                 below.when_gone(scope.cancel)
                 await self._pass_on(exchange, route, outcome)
+            if scope.cancelled_caught:
+                outcome.ended = "caller_gone"
         finally:
             below.when_gone(None)
             with anyio.CancelScope(shield=True):

@@ -2,7 +2,7 @@
 
 import json
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -218,3 +218,11 @@ async def client_of(rig: Rig, *edge_ports: int) -> AsyncIterator[httpx2.AsyncCli
 
 def url(path: str = "/", label: str = "docs") -> str:
     return f"https://{label}.{DOMAIN}{path}"
+
+
+async def eventually(check: Callable[[], Awaitable[bool]], within_s: float) -> None:
+    """Wait until something outside our reach is so."""
+    with anyio.fail_after(within_s):
+        # What is waited for happens in other tasks and files; nothing sets an event.
+        while not await check():  # noqa: ASYNC110
+            await anyio.sleep(0.05)

@@ -60,7 +60,7 @@ def test_defaults() -> None:
         ("", "mapping"),
         ("- a", "mapping"),
         ("a: [", "YAML"),
-        (change("routes:\n  docs: http", "routes:\n  - http"), "routes"),
+        (change("  docs: http://10.0.0.5:8080\n  wiki.", "  - docs: a\n  - wiki."), "routes"),
         (change("docs: http://10.0.0.5:8080", "docs: http://10.0.0.5:8080/mcp"), "routes.docs"),
         (change("docs: http://10.0.0.5:8080", "docs: 5"), "routes.docs"),
         (change("docs:", "Docs:"), "Docs"),

@@ -21,8 +21,8 @@ MIN_KEY_CHARS: Final = 16
 
 
 @dataclass(frozen=True)
-class Installation:
-    """What an installation is called on the wire.
+class Names:
+    """What an installation calls its organization and its first workspace.
 
     ``organization_id`` is a UUID derived from the first workspace, so that nothing more need be
     kept to say the same after a restore.
@@ -32,7 +32,7 @@ class Installation:
     workspace_id: str
 
 
-def ensure_workspace(tx: Tx, clock: Clock, ids: IdFactory) -> Installation:
+def ensure_workspace(tx: Tx, clock: Clock, ids: IdFactory) -> Names:
     """Return the first workspace, made now if there is none."""
     first = select(workspaces.c.id).order_by(workspaces.c.created_us, workspaces.c.id).limit(1)
     workspace_id = tx.scalar(first)
@@ -51,7 +51,7 @@ def ensure_workspace(tx: Tx, clock: Clock, ids: IdFactory) -> Installation:
             )
         )
     organization_id = uuid.uuid5(uuid.NAMESPACE_URL, f"urn:intramuros:{workspace_id}")
-    return Installation(str(organization_id), workspace_id)
+    return Names(str(organization_id), workspace_id)
 
 
 def has_key(tx: Tx) -> bool:

@@ -219,7 +219,7 @@ class TunnelTransport(httpx2.AsyncBaseTransport):
                 )
             )
         except _CORE_ERRORS as error:
-            raise _renamed(error, request) from (error.__cause__ or error)
+            raise _renamed(error, request) from _reason(error)
         return httpx2.Response(
             status_code=response.status,
             headers=response.headers,
@@ -251,7 +251,7 @@ class TunnelNetworkBackend(httpcore2.AsyncNetworkBackend):
             with anyio.fail_after(timeout):
                 wire = await self._dialer.connect(host)
         except DomainError as error:
-            raise httpcore2.ConnectError(error.message) from error
+            raise _TunnelRefused(error) from error
         except TimeoutError as error:
             raise httpcore2.ConnectTimeout("the tunnel did not answer in time") from error
         return TunnelNetworkStream(self._dialer, wire, wire)
@@ -317,7 +317,7 @@ class TunnelNetworkStream(httpcore2.AsyncNetworkStream):
                 tls = await self._dialer.start_inner_tls(self._stream, server_hostname or "")
         except DomainError as error:
             await self.aclose()
-            raise httpcore2.ConnectError(error.message) from error
+            raise _TunnelRefused(error) from error
         except TimeoutError as error:
             await self.aclose()
             raise httpcore2.ConnectTimeout("the gateway did not answer in time") from error
@@ -335,6 +335,14 @@ class TunnelNetworkStream(httpcore2.AsyncNetworkStream):
         return None
 
 
+class _TunnelRefused(httpcore2.ConnectError):
+    """Carries our own error through httpcore's pool, which drops the cause of what it raises."""
+
+    def __init__(self, reason: DomainError) -> None:
+        super().__init__(reason.message)
+        self.reason = reason
+
+
 class _ResponseStream(httpx2.AsyncByteStream):
     def __init__(self, response: httpcore2.Response, request: httpx2.Request) -> None:
         self._response = response
@@ -346,7 +354,7 @@ class _ResponseStream(httpx2.AsyncByteStream):
                 async for chunk in chunks:
                     yield chunk
         except _CORE_ERRORS as error:
-            raise _renamed(error, self._request) from (error.__cause__ or error)
+            raise _renamed(error, self._request) from _reason(error)
 
     async def aclose(self) -> None:
         await self._response.aclose()
@@ -431,6 +439,10 @@ def _issued_by(der: bytes, pems: Sequence[str]) -> bool:
         if aki.value.key_identifier == ski.value.digest:
             return True
     return False
+
+
+def _reason(error: Exception) -> Exception:
+    return error.reason if isinstance(error, _TunnelRefused) else error
 
 
 def _renamed(error: Exception, request: httpx2.Request) -> Exception:

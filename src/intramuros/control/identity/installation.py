@@ -1,0 +1,97 @@
+"""An installation: its directory, its database at the newest schema, its first key."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import anyio.to_thread
+
+from intramuros.control.identity import bootstrap
+from intramuros.control.identity.actor import Actor
+from intramuros.control.store.db import Database
+from intramuros.control.store.migrate import upgrade
+from intramuros.control.store.secrets import (
+    Sealer,
+    load_master_key,
+    read_secret_file,
+    write_secret_file,
+)
+from intramuros.kernel.errors import OperatorError
+from intramuros.kernel.ids import IdFactory
+from intramuros.kernel.telemetry import logger
+from intramuros.kernel.timing import Clock, SystemClock
+
+log = logger("server")
+
+_API_KEY_FILE: Final = "api-key"
+_FIRST_KEY_PREFIX: Final = "sk-intramuros-api01-"
+
+
+@dataclass(frozen=True)
+class Installation:
+    """An open installation: what both the server and the operator's commands need."""
+
+    db: Database
+    clock: Clock
+    ids: IdFactory
+    sealer: Sealer
+    organization_id: str
+    workspace_id: str
+
+    def operator(self, by: str) -> Actor:
+        """Return the operator as an actor; ``by`` names the command."""
+        return Actor(self.clock, self.ids, self.workspace_id, by)
+
+
+async def open_installation(
+    data_dir: Path, database_url: str | None = None, bootstrap_api_key: str | None = None
+) -> Installation:
+    """Open, migrate and bootstrap what a data directory holds; safe to repeat.
+
+    Args:
+        data_dir: made when absent (mode 0700).
+        database_url: a file in the data directory when None.
+        bootstrap_api_key: the operator's first API key; made into a file when None.
+
+    Raises:
+        OperatorError: the directory, the database or a key in it is unusable.
+    """
+    _make_directory(data_dir)
+    clock, ids = SystemClock(), IdFactory(SystemClock(), os.urandom)
+    sealer = Sealer(load_master_key(data_dir / "master-key", os.urandom), os.urandom)
+    db = Database.open(database_url or f"sqlite:///{data_dir / 'intramuros.db'}")
+    try:
+        await anyio.to_thread.run_sync(upgrade, db.engine)
+        names = await db.write(lambda tx: bootstrap.ensure_workspace(tx, clock, ids))
+        opened = Installation(db, clock, ids, sealer, names.organization_id, names.workspace_id)
+        await _ensure_first_key(opened, data_dir / _API_KEY_FILE, bootstrap_api_key)
+    except BaseException:
+        db.close()
+        raise
+    return opened
+
+
+async def _ensure_first_key(opened: Installation, path: Path, chosen: str | None) -> None:
+    """Make sure that somebody can call the API: the operator's key, or one of our own in a file."""
+    secret = chosen or read_secret_file(path)
+    if secret is None:
+        if await opened.db.read(bootstrap.has_key):
+            return
+        # The file comes first: a key that nobody was told of would help nobody.
+        write_secret_file(path, _FIRST_KEY_PREFIX + opened.ids.random(24).hex())
+        secret = read_secret_file(path)
+        log.info("api_key_written", file=str(path))
+    key = secret or ""
+    actor = opened.operator(bootstrap.BOOTSTRAP)
+    await opened.db.write(lambda tx: bootstrap.ensure_key(tx, actor, key))
+
+
+def _make_directory(data_dir: Path) -> None:
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise OperatorError(
+            f"cannot make the data directory {data_dir} ({error.strerror})",
+            "choose another --data-dir or fix its owner",
+        ) from error
