@@ -6,6 +6,7 @@ when one connection carries a whole tunnel. A :class:`Wire` can be read in two w
 """
 
 import asyncio
+import os
 import socket
 import ssl
 from collections import deque
@@ -359,7 +360,7 @@ async def _bind(
         )
     except OSError as error:
         raise OperatorError(
-            f"cannot listen on {host}:{port} ({error.strerror or error})",
+            f"cannot listen on {host}:{port} ({os.strerror(error.errno or 0)})",
             "stop what uses the port or choose another",
         ) from error
 
