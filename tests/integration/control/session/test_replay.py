@@ -224,7 +224,7 @@ def test_every_prefix_of_a_session_can_be_taken_over() -> None:
             again.log.records.append(record)
             again.log.state = fold(again.log.state, record)
         again.log.now_us = again.log.records[-1].at_us
-        again.log.new_id = iter(f"sevt_again_{n}" for n in range(10_000)).__next__  # type: ignore[method-assign]
+        again.log.new_id = iter(f"sevt_again_{n}" for n in range(10_000)).__next__
         again.crash()
         _finish(again)
         check_log(again)

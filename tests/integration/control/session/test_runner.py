@@ -105,7 +105,7 @@ async def test_a_custom_tool_goes_out_and_comes_back(rig: Rig) -> None:
         (call,) = state.announced
         await rig.send(session, {"type": "user.custom_tool_result", "custom_tool_use_id": call})
         await rig.idle(session)
-    assert rig.model.requests[1].messages[-1]["content"][0]["tool_use_id"] == "toolu_1"  # type: ignore[index]
+    assert rig.model.requests[1].messages[-1]["content"][0]["tool_use_id"] == "toolu_1"
 
 
 async def test_previews_carry_the_id_of_the_event_that_concludes_them(rig: Rig) -> None:
@@ -127,7 +127,7 @@ async def test_previews_carry_the_id_of_the_event_that_concludes_them(rig: Rig) 
     for event in got[2:]:
         assert event["event_id"] == message
         delta = event["delta"]
-        parts[delta["index"]] = parts.get(delta["index"], "") + delta["content"]["text"]  # type: ignore[index]
+        parts[delta["index"]] = parts.get(delta["index"], "") + delta["content"]["text"]
     assert parts == {0: "a", 1: "bc"}
 
 
@@ -196,7 +196,7 @@ async def test_parallel_mcp_calls_run_at_once_and_answer_in_order(rig: Rig) -> N
         await rig.say(session)
         await rig.idle(session)
     blocks = rig.model.requests[1].messages[-1]["content"]
-    answers = [(b["tool_use_id"], b["content"][0]["text"]) for b in blocks]  # type: ignore[union-attr, index]
+    answers = [(b["tool_use_id"], b["content"][0]["text"]) for b in blocks]
     assert answers == [("toolu_1", "insert"), ("toolu_2", "query")]
 
 
