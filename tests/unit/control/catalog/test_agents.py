@@ -1,0 +1,173 @@
+from typing import Any
+
+import pytest
+
+from intramuros.control.catalog import agents, service
+from intramuros.control.identity.actor import Actor
+from intramuros.control.store.db import Tx
+from intramuros.kernel.errors import Conflict, InvalidRequest, NotFound
+from intramuros.protocol.resources.agents import (
+    Agent,
+    AgentCreate,
+    AgentOverrides,
+    AgentReference,
+    AgentUpdate,
+)
+
+CRM = {"type": "url", "name": "crm", "url": "https://crm.example/mcp"}
+TOOLSET = {"type": "mcp_toolset", "mcp_server_name": "crm"}
+
+
+def creating(**more: object) -> AgentCreate:
+    return AgentCreate.model_validate({"name": "a", "model": "m", **more})
+
+
+def updating(**fields: object) -> AgentUpdate:
+    return AgentUpdate.model_validate(fields)
+
+
+def overriding(**fields: object) -> AgentOverrides:
+    return AgentOverrides.model_validate({"type": "agent_with_overrides", "id": "x", **fields})
+
+
+STORED = agents.configure(
+    creating(
+        description="d",
+        system="s",
+        model={"id": "m", "effort": "low", "inference_geo": "us", "speed": "fast"},
+        tools=[TOOLSET],
+        mcp_servers=[CRM],
+        metadata={"a": "1"},
+        execution_identity={"type": "aws_role", "role_arn": "arn"},
+    )
+)
+
+
+def test_what_was_not_sent_stays() -> None:
+    assert agents.amend(STORED, updating()) == STORED
+
+
+@pytest.mark.parametrize(
+    ("sent", "field", "expected"),
+    [
+        ({"name": "b"}, "name", "b"),
+        ({"description": None}, "description", None),
+        ({"description": ""}, "description", None),
+        ({"system": ""}, "system", None),
+        ({"metadata": {"a": None, "b": "2"}}, "metadata", {"b": "2"}),
+        ({"metadata": None}, "metadata", {"a": "1"}),
+        ({"execution_identity": None}, "execution_identity", {"type": "service_account"}),
+        ({"skills": None}, "skills", []),
+        ({"multiagent": None}, "multiagent", None),
+    ],
+)
+def test_one_field_changes_alone(sent: dict[str, Any], field: str, expected: object) -> None:
+    changed = agents.amend(STORED, updating(**sent))
+    assert changed[field] == expected
+    assert {k: v for k, v in changed.items() if k != field} == {
+        k: v for k, v in STORED.items() if k != field
+    }
+
+
+@pytest.mark.parametrize(
+    ("sent", "effort", "geo", "speed"),
+    [
+        ("m", "low", None, "standard"),
+        ({"id": "m", "inference_geo": "global"}, "low", "global", "standard"),
+        ({"id": "m", "effort": "max", "speed": "fast"}, "max", None, "fast"),
+        ("other", "high", None, "standard"),
+    ],
+)
+def test_a_model_is_replaced_but_its_effort_stays_with_its_id(
+    sent: object, effort: str, geo: str | None, speed: str
+) -> None:
+    model = agents.amend(STORED, updating(model=sent))["model"]
+    assert (model["effort"], model["inference_geo"], model["speed"]) == (
+        {"type": effort},
+        geo,
+        speed,
+    )
+
+
+def test_tools_and_servers_are_judged_on_the_result() -> None:
+    assert agents.amend(STORED, updating(tools=[], mcp_servers=None))["tools"] == []
+    for sent in ({"tools": None}, {"mcp_servers": []}):
+        with pytest.raises(InvalidRequest):
+            agents.amend(STORED, updating(**sent))
+
+
+def test_metadata_limits_hold_for_the_merged_bag() -> None:
+    with pytest.raises(InvalidRequest, match="metadata: at most 16"):
+        agents.amend(STORED, updating(metadata={f"k{i}": "v" for i in range(16)}))
+
+
+def test_what_this_server_lacks_is_refused_clearly() -> None:
+    for more in (
+        {"skills": [{"type": "custom", "skill_id": "skill_1"}]},
+        {"multiagent": {"type": "coordinator", "agents": ["agent_1"]}},
+    ):
+        with pytest.raises(InvalidRequest, match="this server"):
+            agents.configure(creating(**more))
+        with pytest.raises(InvalidRequest, match="this server"):
+            agents.amend(STORED, updating(**more))
+
+
+def test_overrides_replace_in_full_or_clear() -> None:
+    changed = agents.override(
+        STORED, overriding(model={"id": "n", "effort": "max"}, system=None, tools=[])
+    )
+    assert changed["model"] == {
+        "id": "n",
+        "effort": {"type": "high"},
+        "inference_geo": None,
+        "speed": "standard",
+    }
+    assert (changed["system"], changed["tools"]) == (None, [])
+    assert agents.override(STORED, overriding()) == STORED
+
+
+def test_overrides_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        agents.override(STORED, overriding(model=None))
+    assert caught.value.hints.code == "agent_model_required"
+    with pytest.raises(InvalidRequest, match="'crm'"):
+        agents.override(STORED, overriding(mcp_servers=[]))
+
+
+def test_a_session_gets_a_snapshot_of_the_version_it_asks_for(tx: Tx, actor: Actor) -> None:
+    made = agents.create(tx, actor, creating(system="one"))
+    agents.update(tx, actor, made.id, updating(system="two"))
+    newest = agents.resolve(tx, "wrkspc_test", made.id)
+    assert (newest["version"], newest["system"], newest["type"]) == (2, "two", "agent")
+    assert "metadata" not in newest
+    first = agents.resolve(tx, "wrkspc_test", AgentReference(type="agent", id=made.id, version=1))
+    assert (first["version"], first["system"]) == (1, "one")
+    overrides = AgentOverrides.model_validate(
+        {"type": "agent_with_overrides", "id": made.id, "version": 1, "system": "mine"}
+    )
+    effective = agents.resolve(tx, "wrkspc_test", overrides)
+    assert (effective["id"], effective["version"], effective["system"]) == (made.id, 1, "mine")
+    with pytest.raises(NotFound):
+        agents.resolve(tx, "wrkspc_test", "agent_none")
+
+
+def test_archived_agents_neither_change_nor_start_sessions(tx: Tx, actor: Actor) -> None:
+    made = agents.create(tx, actor, creating())
+    service.archive(tx, actor, made)
+    with pytest.raises(InvalidRequest, match="archived"):
+        agents.resolve(tx, "wrkspc_test", made.id)
+    with pytest.raises(InvalidRequest, match="archived"):
+        agents.update(tx, actor, made.id, updating(name="b"))
+
+
+def test_a_stale_update_conflicts_even_if_it_changes_nothing(tx: Tx, actor: Actor) -> None:
+    made = agents.create(tx, actor, creating())
+    agents.update(tx, actor, made.id, updating(name="b", version=1))
+    with pytest.raises(Conflict):
+        agents.update(tx, actor, made.id, updating(name="b", version=1))
+
+
+def test_answers_fit_their_model(tx: Tx, actor: Actor) -> None:
+    made = agents.create(tx, actor, creating(tools=[TOOLSET], mcp_servers=[CRM]))
+    for resource in (made, service.archive(tx, actor, made)):
+        Agent.model_validate(agents.present(resource))
