@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from intramuros.protocol.audit import verify
-from tests.wire.authorities import authority
+from tests.authorities import authority
 from tests.wire.host import Server, running
 from tests.wire.structure import check
 

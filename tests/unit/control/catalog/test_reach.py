@@ -25,7 +25,7 @@ from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.timing import ManualClock, SystemClock
 from intramuros.protocol.resources.tunnels import TunnelCreate
 from intramuros.protocol.tickets import DialTicket, SigningKey, VerifyingKey
-from tests.wire.authorities import authority
+from tests.authorities import authority
 
 pytestmark = pytest.mark.anyio
 

@@ -22,6 +22,7 @@ def authority(
     algorithm: hashes.HashAlgorithm | None = None,
     since: datetime = NOW,
     days: int = 3650,
+    edwards: bool = False,
 ) -> str:
     """Return the PEM of a self-signed certificate; each argument can break one rule."""
     key = key or ec.generate_private_key(ec.SECP256R1())
@@ -55,5 +56,6 @@ def authority(
         builder = builder.add_extension(
             x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
         )
-    certificate = builder.sign(key, algorithm or hashes.SHA256())
+    # Edwards keys hash by themselves and take no algorithm.
+    certificate = builder.sign(key, None if edwards else algorithm or hashes.SHA256())
     return certificate.public_bytes(Encoding.PEM).decode()
