@@ -120,6 +120,7 @@ def _become(request: dict[str, Any], fds: list[int], parent: int) -> NoReturn:
         os.umask(0o022)
         os.chdir("/")
         _arrange(wanted)
+        errors = 2
         os.execve(request["program"], request["argv"], {})  # noqa: S606 - the whole point; no shell
     except Exception as error:  # noqa: BLE001 - reported, and this process ends
         os.write(errors, f"launcher: {error}\n".encode())

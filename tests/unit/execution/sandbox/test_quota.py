@@ -1,0 +1,57 @@
+import os
+from pathlib import Path
+
+import anyio
+import pytest
+
+from intramuros.execution.sandbox import quota
+from intramuros.execution.sandbox.quota import Quota, usage_bytes
+
+pytestmark = pytest.mark.anyio
+
+
+def test_links_count_once_and_lead_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/f").write_bytes(bytes(1 << 20))
+    base = usage_bytes(tmp_path)
+    assert base >= 1 << 20
+    (tmp_path / "hard").hardlink_to(tmp_path / "d/f")
+    (tmp_path / "soft").symlink_to("/usr")
+    (tmp_path / "loop").symlink_to(".")
+    assert usage_bytes(tmp_path) < base + (1 << 16)
+
+
+def test_sparse_files_cost_what_they_take(tmp_path: Path) -> None:
+    with (tmp_path / "f").open("wb") as file:
+        file.truncate(1 << 40)
+    assert usage_bytes(tmp_path) < 1 << 20
+
+
+def test_a_tree_without_end_is_over_any_quota(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quota, "MAX_COUNTED", 5)
+    for number in range(6):
+        (tmp_path / str(number)).touch()
+    assert usage_bytes(tmp_path) == 1 << 62
+
+
+def test_what_is_gone_or_closed_is_passed_over(tmp_path: Path) -> None:
+    assert usage_bytes(tmp_path / "none") == 0
+
+
+async def test_the_watch_ends_what_grows_too_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quota, "_FIRST_LOOK_S", 0.01)
+    watched = Quota(tmp_path, 1 << 20)
+    assert not await watched.is_over()
+    with anyio.fail_after(5), anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(watched.wait_until_over, scope)
+            for number in range(3):
+                (tmp_path / f"f{number}").write_bytes(os.urandom(600_000))
+            await anyio.sleep_forever()
+    assert scope.cancelled_caught
+    assert await watched.is_over()
+    assert "1 of 1 MiB used" in watched.message("bash")
