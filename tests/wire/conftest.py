@@ -1,16 +1,22 @@
 """A real server over HTTP for the official SDK, started once for all wire tests."""
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 from anthropic import Anthropic, AsyncAnthropic
 
 from tests.wire.host import Server, running
+from tests.wire.site import Site
+
+# What the agents of these tests say and do.
+SCRIPTS = Path(__file__).parent / "scripts"
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("server") / "data") as started:
+    data_dir = tmp_path_factory.mktemp("server") / "data"
+    with running(data_dir, model_scripts=str(SCRIPTS)) as started:
         yield started
 
 
@@ -24,4 +30,11 @@ def client(server: Server) -> Iterator[Anthropic]:
 async def async_client(server: Server) -> AsyncIterator[AsyncAnthropic]:
     made = AsyncAnthropic(base_url=server.base_url, api_key=server.api_key, max_retries=0)
     async with made:
+        yield made
+
+
+@pytest.fixture
+def site(server: Server, client: Anthropic) -> Iterator[Site]:
+    """An agent and a self-hosted environment of the test's own, and the key of its worker."""
+    with Site(server, client) as made:
         yield made
