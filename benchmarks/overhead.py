@@ -19,7 +19,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +29,7 @@ from tests.wire.host import ROOT, Server, running
 
 from benchmarks.meter import MIB, spent, summary_ms
 from intramuros.kernel.config import environment
+from intramuros.kernel.timing import SystemClock
 
 TOOL: Final = {
     "type": "custom",
@@ -37,7 +37,9 @@ TOOL: Final = {
     "description": "Answers at once.",
     "input_schema": {"type": "object", "properties": {}},
 }
-WARM_UP_CALLS: Final = 5
+
+
+_HEAD = ("sessions", "calls/s", "result→model p50/p95", "round trip p50/p95", "CPU/call", "RSS")
 
 
 @contextmanager
@@ -99,9 +101,8 @@ class Bench:
                     }
                     await self._send(session_id, answer)
                     answered += 1
-                elif event.type == "session.status_idle":
-                    if event.stop_reason.type != "requires_action":
-                        return answered
+                elif event.type == "session.status_idle" and _ended(event):
+                    return answered
         raise RuntimeError("the stream ended before the turn did")
 
     async def _send(self, session_id: str, event: dict[str, Any]) -> None:
@@ -111,11 +112,16 @@ class Bench:
         )
 
 
+def _ended(event: Any) -> bool:
+    return bool(event.stop_reason.type != "requires_action")
+
+
 async def measure(server: Server, model_url: str, concurrency: int) -> dict[str, Any]:
     """Drive so many sessions at once, one turn each, and return the figures."""
     async with AsyncAnthropic(
         base_url=server.base_url, api_key=server.api_key, max_retries=0
     ) as client:
+        await Bench(client).drive(await Bench(client).session())  # warm up
         bench = Bench(client)
         sessions = [await bench.session() for _ in range(concurrency)]
         seen = len(await arrivals(model_url))
@@ -137,7 +143,7 @@ async def measure(server: Server, model_url: str, concurrency: int) -> dict[str,
         # One session: the request behind each result is the next one at the model.
         reached = requests[seen + 1 :]
         waits = [at - sent for sent, at in zip(bench.sent_ns, reached, strict=True)]
-        figures["result_to_model_ms"] = summary_ms(waits[WARM_UP_CALLS:])
+        figures["result_to_model_ms"] = summary_ms(waits)
     return figures
 
 
@@ -196,8 +202,9 @@ def main() -> None:
     print(table(results))
     report = {
         "benchmark": "overhead",
-        "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "date": SystemClock().now().date().isoformat(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
         "results": results,
     }
     if options.out:

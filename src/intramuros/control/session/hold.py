@@ -49,19 +49,6 @@ class Hold:
         self.view = view
         self._turns = anyio.Lock()  # one look at the log at a time
 
-    @classmethod
-    async def load(cls, desk: Desk, lease: Lease, known: View | None) -> "Hold":
-        """Load the session of a fresh claim.
-
-        Args:
-            known: what this process still knows of the session; only newer rows are read.
-
-        Raises:
-            LostLease: the session was deleted.
-        """
-        view = await desk.db.read(lambda tx: _load(tx, lease.key, known))
-        return cls(desk, lease, view)
-
     async def append(self, drafts: Sequence[Draft], release: Wait | None = None) -> bool:
         """Append rows, and give the session back with them when ``release`` says until when.
 
@@ -161,7 +148,15 @@ class Hold:
             )
 
 
-def _load(tx: Tx, session_id: str, known: View | None) -> View:
+def load_view(tx: Tx, session_id: str, known: View | None) -> View:
+    """Return a session as it is now.
+
+    Args:
+        known: what this process still knows of it; only newer rows are read.
+
+    Raises:
+        LostLease: the session was deleted.
+    """
     row = tx.execute(
         select(
             sessions.c.workspace_id, sessions.c.agent, sessions.c.state, sessions.c.last_seq

@@ -12,7 +12,7 @@ from typing import Final
 import anyio
 
 from intramuros.control.session.drive import Drive, DriveSettings
-from intramuros.control.session.hold import Desk, Hold
+from intramuros.control.session.hold import Desk, Hold, load_view
 from intramuros.control.session.perform import Performer
 from intramuros.control.session.view import View
 from intramuros.control.store import leases
@@ -87,35 +87,50 @@ class Runner:
                     while not stop.requested:
                         await self._slots.acquire()
                         hints.clear()
-                        lease, wait_s = await self._claim()
-                        if lease is None:
+                        claim = await self._claim()
+                        if claim.lease is None:
                             self._slots.release()
-                            await hints.wait(wait_s)
-                            continue
-                        turns.start_soon(self._turn, lease, stop)
+                        else:
+                            turns.start_soon(self._turn, claim.lease, claim.view, stop)
+                        if claim.wait_s > 0:
+                            await hints.wait(claim.wait_s)
 
-    async def _claim(self) -> tuple[Lease | None, float]:
-        """Return a claim, or None and how many seconds to wait for the next one."""
+    async def _claim(self) -> "_Claim":
+        """Claim the turn that is due longest, if one is, and look when the next one is."""
         now_us = self._desk.now_us()
         ttl_us = round(self._settings.drive.lease_s * MICROS)
 
-        def work(tx: Tx) -> tuple[Lease | None, int | None]:
+        def work(tx: Tx) -> tuple[Lease | None, View | None, int | None]:
             lease = leases.claim(tx, leases.TURNS, self._holder, now_us, ttl_us)
-            return lease, None if lease else leases.next_ready_us(tx, leases.TURNS)
+            view = self._catch_up(tx, lease.key) if lease else None
+            return lease, view, leases.next_ready_us(tx, leases.TURNS)
 
         try:
-            lease, ready_us = await self._desk.db.write(work)
+            lease, view, ready_us = await self._desk.db.write(work)
         except Unavailable as error:
             log.error("claim_failed", error=repr(error))
-            return None, self._settings.poll_s
+            return _Claim(None, None, self._settings.poll_s)
         wait_s = self._settings.poll_s
         if ready_us is not None:
             wait_s = min(wait_s, max(0.0, (ready_us - now_us) / MICROS))
-        return lease, wait_s
+        return _Claim(lease, view, wait_s)
 
-    async def _turn(self, lease: Lease, stop: Stop) -> None:
+    def _catch_up(self, tx: Tx, session_id: str) -> View | None:
+        """Return a remembered session as it is now.
+
+        It needs few rows, so that reading them here is cheaper than in another hop; a strange
+        session may be long and must not keep the writer.
+        """
+        if (known := self._memory.look(session_id)) is None:
+            return None
         try:
-            await self._drive(lease, stop)
+            return load_view(tx, session_id, known)
+        except LostLease:
+            return None
+
+    async def _turn(self, lease: Lease, view: View | None, stop: Stop) -> None:
+        try:
+            await self._drive(lease, view, stop)
         except anyio.get_cancelled_exc_class():
             with anyio.move_on_after(_FAREWELL_S, shield=True):
                 await self._give_back(lease, self._desk.now_us())
@@ -127,16 +142,18 @@ class Runner:
         finally:
             self._slots.release()
 
-    async def _drive(self, lease: Lease, stop: Stop) -> None:
-        known = self._memory.take(lease.key)
-        try:
-            hold = await Hold.load(self._desk, lease, known)
-        except LostLease:
-            log.info("turn_session_gone", session=lease.key)
-            return
+    async def _drive(self, lease: Lease, view: View | None, stop: Stop) -> None:
+        self._memory.forget(lease.key)
+        if view is None:
+            try:
+                view = await self._desk.db.read(lambda tx: load_view(tx, lease.key, None))
+            except LostLease:
+                log.info("turn_session_gone", session=lease.key)
+                return
+        hold = Hold(self._desk, lease, view)
         drive = Drive(hold, self._desk, self._performer, self._ids, self._settings.drive)
-        if (view := await drive.run(stop)) is not None:
-            self._memory.keep(view)
+        if (left := await drive.run(stop)) is not None:
+            self._memory.keep(left)
 
     async def _give_back(self, lease: Lease, at_us: int) -> None:
         now_us = self._desk.now_us()
@@ -154,18 +171,33 @@ class Memory:
         self._rows = 0
         self._views: OrderedDict[str, View] = OrderedDict()
 
-    def take(self, session_id: str) -> View | None:
-        """Return and forget what is known of a session."""
+    def look(self, session_id: str) -> View | None:
+        """Return what is known of a session; from any thread."""
+        return self._views.get(session_id)
+
+    def forget(self, session_id: str) -> None:
+        """Forget a session, which somebody is about to change."""
         view = self._views.pop(session_id, None)
         if view is not None:
             self._rows -= len(view.records)
-        return view
 
     def keep(self, view: View) -> None:
         """Remember a session, forgetting others to stay within the bound."""
-        self.take(view.subject.session_id)
+        self.forget(view.subject.session_id)
         self._views[view.subject.session_id] = view
         self._rows += len(view.records)
         while self._rows > self._limit:
             _, forgotten = self._views.popitem(last=False)
             self._rows -= len(forgotten.records)
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """What a look at the queue brought: perhaps a turn, perhaps its view, and when to look again.
+
+    ``wait_s`` is 0 when another turn is due already.
+    """
+
+    lease: Lease | None
+    view: View | None
+    wait_s: float

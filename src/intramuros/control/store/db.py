@@ -6,6 +6,7 @@ savepoint and commits them together, so that many callers share one ``fsync``; n
 before that commit. Readers have their own connections and never wait for the writer (WAL).
 """
 
+import asyncio
 import queue
 import sqlite3
 import threading
@@ -190,12 +191,13 @@ def _savepoint(connection: Connection) -> Iterator[None]:
 async def _wait(future: "Future[T]") -> T:
     """Wait for a thread's future without losing it when the waiting task is cancelled."""
     event = anyio.Event()
-    token = anyio.lowlevel.current_token()
+    loop = asyncio.get_running_loop()
 
     def wake(_: object) -> None:
+        # Not anyio.from_thread: that would keep the writer waiting until the loop has woken.
         try:
-            anyio.from_thread.run_sync(event.set, token=token)
-        except (RuntimeError, anyio.RunFinishedError):
+            loop.call_soon_threadsafe(event.set)
+        except RuntimeError:
             log.debug("loop_gone")
 
     future.add_done_callback(wake)
