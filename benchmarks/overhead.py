@@ -25,6 +25,7 @@ from typing import Any, Final
 import anyio
 import httpx2
 from anthropic import AsyncAnthropic
+from anthropic.types.beta.sessions import BetaManagedAgentsSessionStatusIdleEvent
 from tests.wire.host import ROOT, Server, running
 
 from benchmarks.meter import MIB, spent, summary_ms
@@ -112,8 +113,8 @@ class Bench:
         )
 
 
-def _ended(event: Any) -> bool:
-    return bool(event.stop_reason.type != "requires_action")
+def _ended(event: BetaManagedAgentsSessionStatusIdleEvent) -> bool:
+    return event.stop_reason.type != "requires_action"
 
 
 async def measure(server: Server, model_url: str, concurrency: int) -> dict[str, Any]:
