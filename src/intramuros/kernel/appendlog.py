@@ -8,7 +8,7 @@ never acknowledged. One process owns a file at a time (an advisory lock).
 import fcntl
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -52,9 +52,19 @@ class AppendLog:
             OSError: the disk refused it (full, read-only, gone); nothing of the line remains.
             ValueError: the line is too long or holds a newline.
         """
-        data = line.encode() + b"\n"
-        if len(data) > MAX_LINE_BYTES or b"\n" in data[:-1]:
+        self.append_all([line])
+
+    def append_all(self, lines: Sequence[str]) -> None:
+        """Write several lines with one sync, all or none, and return once they are durable.
+
+        Raises:
+            OSError: the disk refused them; nothing of them remains.
+            ValueError: a line is too long or holds a newline.
+        """
+        encoded = [line.encode() + b"\n" for line in lines]
+        if any(len(line) > MAX_LINE_BYTES or b"\n" in line[:-1] for line in encoded):
             raise ValueError("a record must be one line of at most 1 MiB")
+        data = b"".join(encoded)
         with self._mutex:
             end = os.fstat(self._fd).st_size
             try:
@@ -65,7 +75,7 @@ class AppendLog:
             except OSError:
                 os.ftruncate(self._fd, end)
                 raise
-            self.last_line = line
+            self.last_line = lines[-1]
 
     def close(self) -> None:
         """Release the lock and the file."""

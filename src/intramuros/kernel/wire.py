@@ -51,6 +51,7 @@ class Wire(ByteStream, asyncio.Protocol):
         self._paused_reading = False
         self._writable = True
         self._lost = False
+        self._closing = False
         self._error: Exception | None = None
         self._readable_event: anyio.Event | None = None
         self._writable_event: anyio.Event | None = None
@@ -81,7 +82,7 @@ class Wire(ByteStream, asyncio.Protocol):
     @property
     def writable(self) -> bool:
         """Whether the unsent bytes are below the limit."""
-        return self._writable and not self._lost
+        return self._writable and not self._lost and not self._closing
 
     @property
     def readable(self) -> bool:
@@ -176,7 +177,8 @@ class Wire(ByteStream, asyncio.Protocol):
 
     def write_now(self, chunks: Sequence[bytes | memoryview]) -> None:
         """Queue bytes without waiting; the caller watches ``writable``."""
-        if self._transport and not self._lost and chunks:
+        # asyncio's transport breaks when it is written to between abort and connection_lost.
+        if self._transport and not self._lost and not self._closing and chunks:
             self._transport.write(chunks[0] if len(chunks) == 1 else b"".join(chunks))
 
     async def send(self, item: bytes) -> None:
@@ -185,7 +187,7 @@ class Wire(ByteStream, asyncio.Protocol):
         Raises:
             BrokenResourceError: the connection is gone.
         """
-        if self._lost:
+        if self._lost or self._closing:
             raise anyio.BrokenResourceError from self._error
         self.write_now((item,))
         await self.drained()
@@ -211,6 +213,7 @@ class Wire(ByteStream, asyncio.Protocol):
         """Send what is queued and close; cut the peer off if it does not answer."""
         if self._transport is None or self._lost:
             return
+        self._closing = True
         self._transport.close()
         with anyio.move_on_after(CLOSE_S, shield=True):
             await self._lost_event.wait()
@@ -220,6 +223,7 @@ class Wire(ByteStream, asyncio.Protocol):
     def abort(self) -> None:
         """Cut the connection at once; unsent bytes are lost."""
         if self._transport is not None and not self._lost:
+            self._closing = True
             self._transport.abort()
 
     async def wait_lost(self) -> None:

@@ -125,8 +125,8 @@ class Edge:
             self.table.remove(entry)
             ms = round((self._parts.clock.monotonic() - started_s) * 1000)
             log.info("link_closed", reason=link.end_reason, ms=ms, **fields)
-            with anyio.CancelScope(shield=True):
-                await self._record("link.closed", {**fields, "reason": link.end_reason, "ms": ms})
+            closed = {**fields, "reason": link.end_reason, "ms": ms}
+            self._parts.ledger.note("link.closed", closed)
 
     async def _admit(self, wire: Wire) -> Entry | None:
         """Check a gateway's first line; return its entry, or None when it was refused."""
@@ -166,7 +166,7 @@ class Edge:
         fence = self._parts.key.read_fence(call.statement, now_s)
         fields = {"tunnel": fence.tunnel, "version": fence.version, "sever": fence.sever}
         # Cutting access off happens even when the disk is full: refusing would fail open.
-        await self._record("tunnel.fenced", fields)
+        self._parts.ledger.note("tunnel.fenced", fields)
         cut = self.table.apply(fence)
         log.info("tunnel_fenced", links_cut=cut, **fields)
         await wire.send(encode_reply(None))
@@ -191,7 +191,7 @@ class Edge:
                 "ended": tally.ended,
             }
             log.info("dial_closed", **fields, **wire_fields)
-            await self._record("dial.closed", fields | wire_fields)
+            self._parts.ledger.note("dial.closed", fields | wire_fields)
         finally:
             await stream.aclose()
             if recording is not None:
@@ -212,17 +212,10 @@ class Edge:
         if ticket is not None:
             fields |= _who(ticket)
         log.warning("refused", what=what, **fields)
-        await self._record(f"{what}.refused", fields)
+        self._parts.ledger.note(f"{what}.refused", fields)
         # After OK the caller expects TLS; a line of text would only confuse it.
         if not isinstance(error, BadClientHello):
             await wire.send(encode_reply(Refusal(code, str(error))))
-
-    async def _record(self, kind: str, fields: dict[str, object] | dict[str, str]) -> None:
-        """Record what happened; a full disk does not undo it, so it is only reported."""
-        try:
-            await self._parts.ledger.append(kind, fields)
-        except AuditUnavailable as error:
-            log.error("audit_failed", kind=kind, reason=repr(error.__cause__))
 
 
 async def _first_line(wire: Wire) -> bytes:

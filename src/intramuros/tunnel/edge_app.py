@@ -94,6 +94,7 @@ async def serve_edge(
     )
     try:
         async with anyio.create_task_group() as group:
+            group.start_soon(ledger.run)
             port: int = await group.start(_serve, edge, settings, context)
             health_port = None
             if settings.health_port is not None:

@@ -26,7 +26,7 @@ from intramuros.protocol.dial import (
 from intramuros.protocol.mux import Side
 from intramuros.protocol.mux_frames import Code, Open
 from intramuros.tunnel.inner import HandshakeFailed, ServerIdentity
-from intramuros.tunnel.ledger import AuditUnavailable, Ledger
+from intramuros.tunnel.ledger import Ledger
 from intramuros.tunnel.link import DEFAULT_KEEPALIVE, Keepalive, Link, LinkStream
 from intramuros.tunnel.relay import Caller, IdleConnections, Relay
 from intramuros.tunnel.routes import RouteTable
@@ -123,6 +123,7 @@ class Gateway:
     async def run(self, stop: Stop, drain_s: float) -> None:
         """Keep the links until a stop; then finish what is open, for ``drain_s`` at most."""
         async with anyio.create_task_group() as group:
+            group.start_soon(self._parts.ledger.run)
             for edge in self._parts.edges:
                 group.start_soon(self._edge_loop, edge, group, stop)
             await stop.wait()
@@ -251,7 +252,7 @@ class Gateway:
             await stream.send_eof()
         except HandshakeFailed as error:
             code = Code.REFUSED
-            await self._note_handshake(caller, str(error))
+            self._note_handshake(caller, str(error))
         except ssl.SSLError as error:
             log.warning("inner_tls_broken", host=caller.host, reason=error.reason or str(error))
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream) as error:
@@ -261,13 +262,10 @@ class Gateway:
         finally:
             stream.close(code)
 
-    async def _note_handshake(self, caller: Caller, reason: str) -> None:
+    def _note_handshake(self, caller: Caller, reason: str) -> None:
         log.warning("inner_handshake_failed", host=caller.host, reason=reason)
         fields = {"host": caller.host, "session": caller.session, "reason": reason}
-        try:
-            await self._parts.ledger.append("tunnel.handshake_failed", fields)
-        except AuditUnavailable as error:
-            log.error("audit_failed", kind="tunnel.handshake_failed", reason=repr(error.__cause__))
+        self._parts.ledger.note("tunnel.handshake_failed", fields)
 
 
 def _read_token(path: Path) -> str:

@@ -263,8 +263,7 @@ class Relay:
                 outcome.ended = "caller_gone"
         finally:
             below.when_gone(None)
-            with anyio.CancelScope(shield=True):
-                await self._record_outcome(fields, outcome, started_s)
+            self._record_outcome(fields, outcome, started_s)
 
     async def _pass_on(self, exchange: _Exchange, route: Route, outcome: _Outcome) -> None:
         try:
@@ -323,7 +322,7 @@ class Relay:
             },
         )
 
-    async def _record_outcome(
+    def _record_outcome(
         self, fields: dict[str, object], outcome: _Outcome, started_s: float
     ) -> None:
         done = {
@@ -338,11 +337,7 @@ class Relay:
             "ended": outcome.ended,
         }
         log.info("request_done", **done)
-        try:
-            await self._ledger.append("mcp.response", done)
-        except AuditUnavailable as error:
-            # The act is done; the next one is refused, because its intent cannot be written.
-            log.error("audit_failed", kind="mcp.response", reason=repr(error.__cause__))
+        self._ledger.note("mcp.response", done)
 
 
 async def _stream_back(

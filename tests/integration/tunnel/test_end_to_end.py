@@ -2,6 +2,7 @@ import hashlib
 import json
 import os
 import resource
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -342,16 +343,16 @@ async def test_hosts_that_are_no_hosts_do_not_leave_the_control_plane(tmp_path: 
 async def test_no_record_no_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Invariant 7: a disk that refuses the intent refuses the call."""
     rig, upstream = Rig(tmp_path), Upstream()
-    append = AppendLog.append
+    append = AppendLog.append_all
 
-    def full(self: AppendLog, line: str) -> None:
+    def full(self: AppendLog, lines: Sequence[str]) -> None:
         if self.path.name == "gateway-audit.jsonl":
             raise OSError(28, "No space left on device")
-        append(self, line)
+        append(self, lines)
 
     async with running_tunnel(rig, upstream.app) as (client, _):
         with monkeypatch.context() as patch:
-            patch.setattr(AppendLog, "append", full)
+            patch.setattr(AppendLog, "append_all", full)
             answer = await client.post(url("/echo"), content=CALL, headers=JSON)
             assert answer.status_code == 503
             assert answer.json()["error"]["type"] == "audit_unavailable"

@@ -1,4 +1,6 @@
 import errno
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import anyio
@@ -33,11 +35,11 @@ async def test_a_refusing_disk_refuses_the_act_and_recovers(
     ledger = Ledger(tmp_path / "audit.jsonl", ManualClock())
     await ledger.append("test", {})
 
-    def full(_self: AppendLog, _line: str) -> None:
+    def full(_self: AppendLog, _lines: Sequence[str]) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(AppendLog, "append", full)
+        patch.setattr(AppendLog, "append_all", full)
         with pytest.raises(AuditUnavailable) as caught:
             await ledger.append("test", {"lost": True})
         assert caught.value.hints.code == "audit_unavailable"
@@ -46,6 +48,60 @@ async def test_a_refusing_disk_refuses_the_act_and_recovers(
     await ledger.append("test", {"kept": True})
     ledger.close()
     assert verify((tmp_path / "audit.jsonl").read_text().splitlines()).seq == 2
+
+
+async def test_what_is_noted_is_written_soon_in_order_and_survives_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "audit.jsonl"
+    ledger = Ledger(path, ManualClock())
+    full = True
+    append_all = AppendLog.append_all
+
+    def sometimes(self: AppendLog, lines: Sequence[str]) -> None:
+        if full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        append_all(self, lines)
+
+    monkeypatch.setattr(AppendLog, "append_all", sometimes)
+    async with anyio.create_task_group() as group:
+        group.start_soon(ledger.run)
+        ledger.note("first", {})
+        with pytest.raises(AuditUnavailable):
+            await ledger.append("refused", {})
+        ledger.note("second", {})
+        full = False
+        await ledger.append("third", {})
+        ledger.note("fourth", {})
+        with anyio.fail_after(5):
+            # The disk tells nobody when it is done.
+            while ledger.head.seq < 4:  # noqa: ASYNC110
+                await anyio.sleep(0.01)
+        group.cancel_scope.cancel()
+    ledger.note("fifth", {})
+    ledger.close()
+    lines = path.read_text().splitlines()
+    verify(lines)
+    kinds = [json.loads(line)["kind"] for line in lines]
+    assert kinds == ["first", "second", "third", "fourth", "fifth"]
+
+
+async def test_many_at_once_share_a_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger(tmp_path / "audit.jsonl", ManualClock())
+    syncs: list[int] = []
+    append_all = AppendLog.append_all
+
+    def counted(self: AppendLog, lines: Sequence[str]) -> None:
+        syncs.append(len(lines))
+        append_all(self, lines)
+
+    monkeypatch.setattr(AppendLog, "append_all", counted)
+    async with anyio.create_task_group() as group:
+        for number in range(100):
+            group.start_soon(ledger.append, "test", {"number": number})
+    ledger.close()
+    assert sum(syncs) == 100
+    assert len(syncs) <= 3
 
 
 def test_a_file_that_is_no_audit_log_is_not_continued(tmp_path: Path) -> None:

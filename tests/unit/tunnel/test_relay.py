@@ -77,6 +77,8 @@ class Bench:
             return held
 
     def audit(self) -> list[dict[str, object]]:
+        """Return the record; outcomes are written when the ledger closes at the latest."""
+        self.ledger.close()
         return [json.loads(line) for line in self.path.read_text().splitlines()]
 
 
