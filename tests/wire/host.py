@@ -57,6 +57,9 @@ def running(data_dir: Path, **settings: object) -> Iterator[Server]:
             yield Server(line.removeprefix("ready ").strip(), api_key, data_dir, process)
         finally:
             _stop(process)
+        # Scripts read standard output: it holds the one line and nothing else.
+        assert process.stdout is not None
+        assert process.stdout.read() == ""
 
 
 def _ready_line(process: "subprocess.Popen[str]", data_dir: Path) -> str:
