@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from intramuros.execution.sandbox import processes
+from intramuros.execution.sandbox import bubblewrap, processes
 from intramuros.execution.sandbox.base import (
     MIB,
     Limits,
@@ -25,6 +25,7 @@ from intramuros.execution.sandbox.bubblewrap import BubblewrapProvider
 from intramuros.execution.sandbox.cgroups import find_groups
 from intramuros.execution.sandbox.live import LiveSandbox
 from intramuros.execution.sandbox.records import identify
+from intramuros.execution.sandbox.rootfs import Python
 from intramuros.kernel.errors import OperatorError
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
@@ -118,6 +119,43 @@ async def test_killed_from_outside_it_is_gone_and_says_so(sandbox: LiveSandbox) 
         await sandbox.call("bash", {"command": "sleep 5"})
     assert not sandbox.alive
     await sandbox.destroy()
+
+
+async def test_one_that_died_unseen_is_created_anew(provider: BubblewrapProvider) -> None:
+    first = await provider.create(SandboxSpec(), "sesn_1")
+    inner = processes.first_child(first.host_pid)
+    assert inner
+    os.kill(inner, signal.SIGKILL)
+    await until(lambda: not first.alive)
+    second = await provider.create(SandboxSpec(), "sesn_1")
+    await first.destroy()
+    assert said(await second.call("bash", {"command": "echo alive"})) == "alive"
+    with pytest.raises(SandboxBusy):
+        await provider.create(SandboxSpec(), "sesn_1")
+
+
+async def test_a_launcher_that_dies_takes_its_sandboxes_and_comes_back(
+    provider: BubblewrapProvider,
+) -> None:
+    first = await provider.create(SandboxSpec(), "sesn_1")
+    os.kill(processes.parents()[first.host_pid], signal.SIGKILL)
+    await until(lambda: not first.alive)
+    second = await provider.create(SandboxSpec(), "sesn_1")
+    assert said(await second.call("bash", {"command": "echo alive"})) == "alive"
+
+
+async def test_a_python_outside_usr_is_shown_to_the_agent(
+    tmp_path: Path, working_host: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix = Path(sys.base_prefix)
+    monkeypatch.setattr(
+        bubblewrap, "find_python", lambda: Python("/opt/python/bin/python3", prefix)
+    )
+    provider = BubblewrapProvider(tmp_path)
+    sandbox = await provider.create(SandboxSpec(), "sesn_1")
+    done = await sandbox.exec(["python3", "-c", "import sys, json; print(sys.executable)"])
+    assert done.stdout == b"/opt/python/bin/python3\n"
+    await provider.aclose()
 
 
 async def test_a_cancelled_call_stops_its_command(sandbox: LiveSandbox) -> None:

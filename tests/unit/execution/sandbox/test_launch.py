@@ -48,14 +48,14 @@ def test_kernel_settings_are_read_only(tmp_path: Path) -> None:
 
 
 def test_host_paths_are_staged_so_that_any_uid_reaches_them(tmp_path: Path) -> None:
-    python = Python("/opt/python/bin/python3", Path("/root/.pyenv/versions/3.12"))
+    python = Python("/opt/python/bin/python3", Path("/srv/python/3.12"))
     data = tmp_path / "data"
     data.mkdir()
     mounts = (Mount(data, "/mnt/data"), Mount(data, "/mnt/out", read_only=False))
     shape = planned(tmp_path, SandboxSpec(mounts=mounts), python=python)
     assert shape.stage == [
         str(tmp_path / "runtime"),
-        "/root/.pyenv/versions/3.12",
+        "/srv/python/3.12",
         str(tmp_path / "workspace"),
         str(data),
         str(data),
@@ -97,7 +97,7 @@ def test_mounts_cannot_cover_what_a_sandbox_stands_on(tmp_path: Path, target: st
 
 
 def test_ordinary_mounts_pass(tmp_path: Path) -> None:
-    for target in ("/mnt/data", "/data", "/workspace/skills", "/home/agent/x"):
+    for target in ("/mnt/data", "/data", "/workspace/skills"):
         check_mount(Mount(tmp_path, target))
     with pytest.raises(SandboxError, match="does not exist"):
         check_mount(Mount(tmp_path / "none", "/mnt/x"))

@@ -51,3 +51,13 @@ def test_requests_that_cannot_be_read_are_answered_and_survived() -> None:
             assert "error" in json.loads(ours.recv(1 << 16))
         ours.close()
         assert process.wait(10) == 0
+
+
+def test_a_rehearsal_says_whether_the_host_lets_us() -> None:
+    argv = [sys.executable, "-I", "-S", launcher.__file__, "rehearse"]
+    if os.geteuid() == 0:
+        argv.append("65534")
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.returncode == 0 or done.stderr.startswith("launcher: [Errno ")
+    missing = subprocess.run([*argv[:5], "4294967296"], capture_output=True, text=True)
+    assert missing.returncode != 0
