@@ -117,6 +117,9 @@ class ControlPlane:
         queue = self._failures.setdefault(route, deque())
         queue.extend(JSONResponse(body, status, headers=headers) for _ in range(times))
 
+    def recover(self, route: str) -> None:
+        self._failures.pop(route, None)
+
     def answer(self, route: str, response: Response) -> None:
         self._failures.setdefault(route, deque()).append(response)
 

@@ -1,0 +1,163 @@
+"""A worker process with real sandboxes, killed where it hurts: every call gets one result."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import IO, Any
+
+import anyio
+import pytest
+from anyio import to_thread
+
+from intramuros.execution.calls import INTERRUPTED
+from intramuros.execution.sandbox import bwrap
+from intramuros.execution.sandbox.base import Level
+from intramuros.kernel.appendlog import read_lines
+from intramuros.kernel.config import clean_environment
+from intramuros.protocol.audit import verify
+from tests.fakes.control_plane import ENVIRONMENT, KEY, ControlPlane, running
+from tests.waiting import until
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(90)]
+
+ROOT = Path(__file__).parents[2]
+
+
+class WorkerProcess:
+    """The command as operators run it, over one state directory."""
+
+    def __init__(self, plane: ControlPlane, folder: Path) -> None:
+        self.state = folder / "state"
+        self.log = folder / "log"
+        key = folder / "key"
+        key.write_text(KEY)
+        key.chmod(0o600)
+        self._command = [
+            *(sys.executable, "-m", "intramuros.cli.main", "worker"),
+            *("--base-url", plane.base_url, "--environment-id", ENVIRONMENT),
+            *("--environment-key-file", str(key), "--state-dir", str(self.state)),
+            *("--max-idle-s", "0.5"),
+        ]
+
+    def _start(self, log: IO[bytes]) -> subprocess.Popen[bytes]:
+        environment = {**clean_environment(), "PYTHONPATH": str(ROOT / "src")}
+        return subprocess.Popen(self._command, env=environment, stdout=subprocess.PIPE, stderr=log)
+
+    @contextlib.asynccontextmanager
+    async def run(self) -> AsyncIterator[subprocess.Popen[bytes]]:
+        with self.log.open("ab") as log, self._start(log) as process:
+            try:
+                assert process.stdout is not None
+                # On a thread: the control plane that it polls lives on this loop.
+                with anyio.fail_after(20):
+                    line = await to_thread.run_sync(process.stdout.readline, abandon_on_cancel=True)
+                assert line == b"ready worker env_test\n", self.log.read_text()
+                yield process
+            finally:
+                process.kill()
+
+    def workspace(self, name: str) -> Path:
+        return self.state / "sandboxes" / "workspaces" / "sesn_1" / name
+
+
+@pytest.fixture
+async def plane() -> AsyncIterator[ControlPlane]:
+    for finding in bwrap.probe():
+        if finding.level is Level.FAILURE:
+            pytest.skip(f"no sandbox on this host: {finding.what}: {finding.fix}")
+    async with running(ControlPlane()) as plane:
+        yield plane
+
+
+def commands_with(marker: str) -> list[str]:
+    """Return the command lines on this machine that hold the marker."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                line = (entry / "cmdline").read_bytes().decode(errors="replace")
+                if marker in line:
+                    found.append(line)
+    return found
+
+
+def said(result: dict[str, Any]) -> str:
+    return str(result["content"][0]["text"])
+
+
+async def test_killed_in_mid_tool_the_next_worker_reports_and_goes_on(
+    plane: ControlPlane, tmp_path: Path
+) -> None:
+    worker, item, session = WorkerProcess(plane, tmp_path), plane.offer(), plane.session()
+    marker = f"31.{os.getpid()}"
+    first = session.tool_use("bash", {"command": f"echo ran >> log; sleep {marker}; echo end"})
+    async with worker.run() as process:
+        await until(lambda: worker.workspace("log").exists(), 20)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(10)
+    assert session.results == []
+    plane.requeue(item)
+    async with worker.run():
+        await until(lambda: session.results, 20)
+        assert commands_with(marker) == []
+        second = session.tool_use("bash", {"command": "cat log"})
+        await until(lambda: len(session.results) == 2, 20)
+        session.idle()
+        await until(lambda: item.state == "stopped")
+    assert (said(session.result_of(first)), session.result_of(first)["is_error"]) == (
+        INTERRUPTED,
+        True,
+    )
+    assert said(session.result_of(second)).strip() == "ran"
+    verify(read_lines(worker.state / "audit.jsonl"))
+
+
+async def test_killed_before_the_post_the_result_comes_from_the_journal(
+    plane: ControlPlane, tmp_path: Path
+) -> None:
+    worker, item, session = WorkerProcess(plane, tmp_path), plane.offer(), plane.session()
+    call = session.tool_use("bash", {"command": "echo ran >> log; wc -l < log"})
+    plane.fail("post", 503, times=1000)
+    async with worker.run() as process:
+        await until(lambda: plane.count("post"), 20)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(10)
+    assert session.results == []
+    plane.recover("post")
+    plane.requeue(item)
+    async with worker.run():
+        await until(lambda: session.results, 20)
+        session.idle()
+        await until(lambda: item.state == "stopped")
+    assert (said(session.result_of(call)).strip(), session.result_of(call)["is_error"]) == (
+        "1",
+        False,
+    )
+    assert worker.workspace("log").read_text() == "ran\n"
+    verify(read_lines(worker.state / "audit.jsonl"))
+
+
+async def test_one_signal_drains_and_two_stop_now(plane: ControlPlane, tmp_path: Path) -> None:
+    worker, item, session = WorkerProcess(plane, tmp_path), plane.offer(), plane.session()
+    session.tool_use("bash", {"command": "touch begun; sleep 0.5; echo finished"})
+    async with worker.run() as process:
+        await until(lambda: worker.workspace("begun").exists(), 20)
+        process.send_signal(signal.SIGTERM)
+        await until(lambda: process.poll() is not None, 20)
+        assert process.returncode == 0, worker.log.read_text()
+    assert [said(result).strip() for result in session.results] == ["finished"]
+    marker = f"32.{os.getpid()}"
+    worker.workspace("begun").unlink()
+    plane.requeue(item)
+    session.tool_use("bash", {"command": f"touch begun; sleep {marker}"})
+    async with worker.run() as process:
+        await until(lambda: worker.workspace("begun").exists(), 20)
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)
+        await until(lambda: process.poll() is not None, 20)
+    assert len(session.results) == 1
+    assert commands_with(marker) == []
