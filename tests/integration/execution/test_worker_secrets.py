@@ -26,7 +26,7 @@ SEARCH = r"""
 cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline /proc/[0-9]*/mountinfo 2>/dev/null | tr '\0' '\n'
 ls -l /proc/[0-9]*/fd 2>/dev/null
 for file in /proc/[0-9]*/fd/*; do [ -f "$file" ] && head -c 4096 "$file"; done 2>/dev/null
-grep -rsl -m1 -e KEY -e TOKEN /workspace /tmp /home /run /etc /var /dev/shm 2>/dev/null | sed 's/^/HIT /'
+grep -rsl -m1 -e KEY -e TOKEN /workspace /tmp /home /run /etc /var /dev/shm | sed 's/^/HIT /'
 env
 true
 """
@@ -77,10 +77,11 @@ async def test_no_credential_reaches_a_sandbox(
     text = shown["content"][0]["text"]
     assert shown["is_error"] is False
     assert "PATH=" in text, "the search did not see even its own environment"
-    needles = [KEY, TOKEN, base64.b64encode(KEY.encode()).decode()[:20], "SOME_VAR", "HIT"]
+    needles = [KEY, TOKEN, base64.b64encode(KEY.encode()).decode()[:20], "SOME_VAR"]
     for needle in needles:
         assert needle not in text
         assert all(needle.encode() not in frame for frame in sent)
+    assert "HIT " not in text
     assert sent, "the tap saw nothing"
 
 
