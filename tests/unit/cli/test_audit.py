@@ -1,0 +1,57 @@
+import json
+from pathlib import Path
+
+from tests.unit.cli.conftest import Run, Served
+from tests.unit.cli.test_crossing import GATEWAY, WORKER
+
+
+def lay(directory: Path) -> Path:
+    for name, lines in (("worker", WORKER), ("gateway", GATEWAY)):
+        (directory / name).mkdir()
+        (directory / name / "audit.jsonl").write_text("\n".join([*lines, ""]))
+    return directory
+
+
+def test_verify_and_export(run: Run, tmp_path: Path) -> None:
+    lay(tmp_path)
+    verified = run("audit", "verify", "--data-dir", tmp_path).out.splitlines()
+    assert [line.split("\t")[:2] for line in verified] == [
+        ["worker", "4 records"],
+        ["gateway", "1 records"],
+    ]
+    exported = run("audit", "export", "worker/audit.jsonl").out.splitlines()
+    assert [json.loads(line)["seq"] for line in exported] == [1, 2, 3, 4]
+
+
+def test_the_control_planes_chain_is_there_too(run: Run, served: Served) -> None:
+    verified = run("audit", "verify", "--data-dir", served.data_dir)
+    assert verified.out.startswith("control\t")
+
+
+def test_a_broken_chain_is_status_1(run: Run, tmp_path: Path) -> None:
+    lay(tmp_path)
+    file = tmp_path / "worker" / "audit.jsonl"
+    file.write_text(file.read_text().replace('"bytes":7', '"bytes":8'))
+    ran = run("audit", "verify", file)
+    assert ran.status == 1
+    assert "record 3" in ran.err
+
+
+def test_the_report_of_a_session(run: Run, tmp_path: Path) -> None:
+    lay(tmp_path)
+    lines = run("audit", "report", "s", "--data-dir", tmp_path).out.splitlines()
+    assert lines == [
+        "worker\tin\ttool allow\t1\t5",
+        "worker\tout\ttool run\t1\t7",
+        "gateway\tin\troute bank\t1\t11",
+    ]
+    listed = run("audit", "report", "s", "--worker", "worker/audit.jsonl", "--json").out
+    assert [json.loads(line)["sha256"] for line in listed.splitlines()] == ["a", "b"]
+
+
+def test_mistakes(run: Run, tmp_path: Path) -> None:
+    assert run("audit", "verify").status == 2
+    assert run("audit", "report", "s").status == 2
+    assert run("audit", "verify", "absent.jsonl").status == 2
+    (tmp_path / "binary").write_bytes(b"\xff\n")
+    assert run("audit", "verify", "binary").status == 1

@@ -1,0 +1,67 @@
+import pytest
+
+from intramuros.cli.crossing import Crossing, Total, checked, crossings, totals
+from intramuros.protocol.audit import AuditRecord, BrokenChain, Head, seal
+
+AT = "2026-01-01T00:00:00.000000Z"
+
+
+def chain(*records: tuple[str, dict[str, object]]) -> list[str]:
+    lines, head = [], Head()
+    for kind, fields in records:
+        line, head = seal(head, AuditRecord(AT, kind, fields))
+        lines.append(line)
+    return lines
+
+
+WORKER = chain(
+    ("worker.start", {}),
+    ("tool.call", {"session_id": "s", "tool": "bash", "rule": "allow", "bytes": 5, "sha256": "a"}),
+    ("tool.result", {"session_id": "s", "tool": "bash", "rule": "run", "bytes": 7, "sha256": "b"}),
+    ("tool.call", {"session_id": "other", "tool": "bash", "rule": "allow", "bytes": 9}),
+)
+GATEWAY = chain(
+    (
+        "mcp.request",
+        {
+            "session": "s",
+            "host": "bank.x.tunnel",
+            "upstream": "http://10.0.0.1:1",
+            "method": "tools/call",
+            "name": "q",
+            "request_bytes": 11,
+            "request_sha256": "c",
+        },
+    ),
+)
+
+
+def test_what_crossed_for_one_session() -> None:
+    records, head = checked(WORKER)
+    assert head.seq == 4
+    assert crossings("worker", records, "s") == [
+        Crossing(AT, "worker", "in", "bash", "tool allow", 5, "a"),
+        Crossing(AT, "worker", "out", "bash", "tool run", 7, "b"),
+    ]
+    assert len(crossings("worker", records)) == 3
+
+
+def test_calls_through_the_gateway() -> None:
+    records, _ = checked(GATEWAY)
+    assert crossings("gateway", records, "s") == [
+        Crossing(AT, "gateway", "in", "tools/call q", "route bank", 11, "c")
+    ]
+
+
+def test_sums_by_rule() -> None:
+    records, _ = checked(WORKER)
+    assert totals(crossings("worker", records)) == [
+        Total("worker", "in", "tool allow", 2, 14),
+        Total("worker", "out", "tool run", 1, 7),
+    ]
+
+
+def test_a_changed_record_is_found() -> None:
+    changed = [WORKER[0], WORKER[1].replace('"bytes":5', '"bytes":4'), *WORKER[2:]]
+    with pytest.raises(BrokenChain, match="record 2"):
+        checked(changed)

@@ -1,0 +1,24 @@
+from pathlib import Path
+
+from tests.unit.cli.conftest import Run, Served
+
+
+def test_check_and_upgrade(run: Run, served: Served) -> None:
+    checked = run("db", "check", "--data-dir", served.data_dir)
+    assert checked.status == 0, checked.err
+    assert checked.out.startswith("file ok\tschema ")
+    assert run("db", "upgrade", "--data-dir", served.data_dir).out.startswith("schema ")
+
+
+def test_nothing_is_created_where_nothing_is(run: Run, tmp_path: Path) -> None:
+    ran = run("db", "check", "--data-dir", tmp_path / "absent")
+    assert ran.status == 2
+    assert "there is no database" in ran.err
+    assert not (tmp_path / "absent").exists()
+
+
+def test_a_file_that_is_no_database(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "intramuros.db").write_text("no database" * 100)
+    ran = run("db", "check", "--data-dir", tmp_path)
+    assert ran.status == 2
+    assert ran.err.count("\n") == 1

@@ -1,0 +1,83 @@
+from pathlib import Path
+
+import pytest
+import yaml
+from cryptography import x509
+
+from intramuros.tunnel.config import load_config
+from tests.unit.cli.conftest import Ran, Run, Served
+
+
+@pytest.fixture
+def tunnel_id(run: Run, served: Served) -> str:
+    return run("tunnel", "create", *served.options).out.split()[0]
+
+
+def init(run: Run, served: Served, tunnel_id: str, *more: str) -> Ran:
+    edge, route = ("--edge", "127.0.0.1:7844"), ("--route", "bank=http://127.0.0.1:8080")
+    return run("gateway", "init", tunnel_id, *edge, *route, "--dir", "gw", *more, *served.options)
+
+
+def test_init_makes_what_a_gateway_loads(
+    run: Run, served: Served, tunnel_id: str, tmp_path: Path
+) -> None:
+    made = init(run, served, tunnel_id, "--allow-ip", "127.0.0.1/32")
+    assert made.status == 0, made.err
+    assert made.out == ""
+    config = load_config(tmp_path / "gw" / "gateway.yaml")
+    assert set(config.routes.routes) == {"bank"}
+    listed = run("tunnel", "certificate", tunnel_id, *served.options).out
+    ca = x509.load_pem_x509_certificate((tmp_path / "gw" / "ca.pem").read_bytes())
+    server = x509.load_pem_x509_certificate((tmp_path / "gw" / "server.pem").read_bytes())
+    server.verify_directly_issued_by(ca)
+    assert len(listed.splitlines()) == 1
+    for name in ("ca.key", "server.key", "token", "gateway.yaml"):
+        assert (tmp_path / "gw" / name).stat().st_mode & 0o077 == 0
+
+
+def test_a_second_init_registers_no_second_ca(
+    run: Run, served: Served, tunnel_id: str, tmp_path: Path
+) -> None:
+    init(run, served, tunnel_id)
+    ca = (tmp_path / "gw" / "ca.pem").read_bytes()
+    assert init(run, served, tunnel_id).status == 0
+    assert (tmp_path / "gw" / "ca.pem").read_bytes() == ca
+    listed = run("tunnel", "certificate", tunnel_id, *served.options).out
+    assert len(listed.splitlines()) == 1
+
+
+def test_renew_issues_from_the_same_ca(
+    run: Run, served: Served, tunnel_id: str, tmp_path: Path
+) -> None:
+    init(run, served, tunnel_id)
+    before = (tmp_path / "gw" / "server.pem").read_bytes()
+    assert run("gateway", "renew", "--dir", "gw", "--days", "10").status == 0
+    after = (tmp_path / "gw" / "server.pem").read_bytes()
+    assert after != before
+    ca = x509.load_pem_x509_certificate((tmp_path / "gw" / "ca.pem").read_bytes())
+    x509.load_pem_x509_certificate(after).verify_directly_issued_by(ca)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "no configuration"),
+        (("--config", "absent.yaml"), "absent.yaml"),
+        (("renew", "--dir", "absent"), "gateway init"),
+        (("init", "tnl_x", "--edge", "e:1", "--route", "bank"), "LABEL=http://HOST:PORT"),
+    ],
+)
+def test_mistakes_are_one_line(run: Run, arguments: tuple[str, ...], says: str) -> None:
+    ran = run("gateway", *arguments)
+    assert ran.status == 2
+    assert ran.err.startswith("error: ")
+    assert ran.err.count("\n") == 1
+    assert says in ran.err
+
+
+def test_the_file_keeps_no_secret(run: Run, served: Served, tunnel_id: str, tmp_path: Path) -> None:
+    init(run, served, tunnel_id)
+    token = (tmp_path / "gw" / "token").read_text()
+    text = (tmp_path / "gw" / "gateway.yaml").read_text()
+    assert token not in text
+    assert yaml.safe_load(text)["token_file"] == "token"
