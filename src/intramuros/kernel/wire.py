@@ -105,10 +105,7 @@ class Wire(ByteStream, asyncio.Protocol):
                 raise anyio.EndOfStream
             self._readable_event = anyio.Event()
             await self._readable_event.wait()
-        chunk = self._chunks.popleft()
-        if len(chunk) > max_bytes:
-            self._chunks.appendleft(chunk[max_bytes:])
-            chunk = chunk[:max_bytes]
+        chunk = take(self._chunks, max_bytes)
         self._unread -= len(chunk)
         if self._paused_reading and self._unread < READ_HIGH // 2:
             self.resume_reading()
@@ -276,6 +273,21 @@ class Wire(ByteStream, asyncio.Protocol):
 
     def _tls(self) -> ssl.SSLObject | None:
         return self._transport.get_extra_info("ssl_object") if self._transport else None
+
+
+def take(chunks: deque[bytes], max_bytes: int) -> bytes:
+    """Remove and return what is first in a queue of chunks, joined up to a size."""
+    if len(chunks) == 1 and len(chunks[0]) <= max_bytes:
+        return chunks.popleft()
+    taken, size = [], 0
+    while chunks and size < max_bytes:
+        chunk = chunks.popleft()
+        if size + len(chunk) > max_bytes:
+            chunks.appendleft(chunk[max_bytes - size :])
+            chunk = chunk[: max_bytes - size]
+        taken.append(chunk)
+        size += len(chunk)
+    return b"".join(taken)
 
 
 async def connect_tls(

@@ -14,7 +14,7 @@ import anyio
 from anyio.abc import ByteStream
 
 from intramuros.kernel.timing import Clock
-from intramuros.kernel.wire import Wire
+from intramuros.kernel.wire import Wire, take
 from intramuros.protocol.mux import (
     Credited,
     Event,
@@ -95,10 +95,7 @@ class LinkStream(ByteStream):
             self._check_readable()
             self._readable = anyio.Event()
             await self._readable.wait()
-        chunk = self._chunks.popleft()
-        if len(chunk) > max_bytes:
-            self._chunks.appendleft(chunk[max_bytes:])
-            chunk = chunk[:max_bytes]
+        chunk = take(self._chunks, max_bytes)
         self._link.consumed(self._id, len(chunk))
         return chunk
 

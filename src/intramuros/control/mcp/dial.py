@@ -44,6 +44,8 @@ HANDSHAKE_S: Final = 10.0
 # A session talks to a handful of private servers, a few calls at a time.
 MAX_CONNECTIONS: Final = 100
 KEEPALIVE_S: Final = 120.0
+# A request's head is held until its body or the first read; a larger one is sent at once.
+MAX_HELD_BYTES: Final = 16 * 1024
 
 Mint = Callable[[str], Awaitable[str]]
 """Host → a fresh dial ticket; raises DomainError when the host is no tunnel host of the caller."""
@@ -268,6 +270,7 @@ class TunnelNetworkStream(httpcore2.AsyncNetworkStream):
         self._dialer = dialer
         self._wire = wire
         self._stream = stream
+        self._head = b""
 
     async def read(
         self,
@@ -275,6 +278,8 @@ class TunnelNetworkStream(httpcore2.AsyncNetworkStream):
         timeout: float | None = None,  # noqa: ASYNC109  the signature is httpcore's
     ) -> bytes:
         """Return some bytes, or none at the end."""
+        if self._head:
+            await self._send(b"", timeout)
         try:
             with anyio.fail_after(timeout):
                 return await self._stream.receive(max_bytes)
@@ -290,12 +295,17 @@ class TunnelNetworkStream(httpcore2.AsyncNetworkStream):
         buffer: bytes,
         timeout: float | None = None,  # noqa: ASYNC109  the signature is httpcore's
     ) -> None:
-        """Send bytes."""
-        if not buffer:
-            return
+        """Send bytes; a request's head waits for its body, so that they travel as one."""
+        if not self._head and len(buffer) < MAX_HELD_BYTES and buffer.endswith(b"\r\n\r\n"):
+            self._head = buffer
+        elif buffer:
+            await self._send(buffer, timeout)
+
+    async def _send(self, buffer: bytes, timeout: float | None) -> None:  # noqa: ASYNC109
+        data, self._head = self._head + buffer, b""
         try:
             with anyio.fail_after(timeout):
-                await self._stream.send(buffer)
+                await self._stream.send(data)
         except TimeoutError as error:
             raise httpcore2.WriteTimeout("the tunnel takes no more") from error
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, ssl.SSLError) as error:
