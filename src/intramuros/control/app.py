@@ -21,6 +21,7 @@ from starlette.responses import Response
 
 from intramuros.control.api import (
     agents,
+    document,
     environments,
     errors,
     events,
@@ -153,7 +154,7 @@ def create_app(services: Services) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.services = services
-    for router in (
+    routers = (
         agents.router,
         environments.router,
         environments.keys_router,
@@ -163,11 +164,13 @@ def create_app(services: Services) -> FastAPI:
         events.router,
         threads.router,
         work.router,
-    ):
+    )
+    for router in routers:
         app.include_router(router)
     app.add_api_route("/healthz", _healthz, include_in_schema=False)
     app.add_api_route("/readyz", _readyz, include_in_schema=False)
     errors.install(app)
+    document.install(app, routers)
     app.add_middleware(Boundary, ids=services.ids, organization_id=services.organization_id)
     return app
 
