@@ -71,7 +71,7 @@ class Bench:
         agent = await client.beta.agents.create(
             name="bench",
             model="instant",
-            tools=[TOOL],  # type: ignore[list-item]
+            tools=[TOOL],
         )
         place = await client.beta.environments.create(
             name=f"bench-{time.monotonic_ns()}", config={"type": "self_hosted"}
@@ -109,7 +109,7 @@ class Bench:
     async def _send(self, session_id: str, event: dict[str, Any]) -> None:
         await self._client.beta.sessions.events.send(
             session_id,
-            events=[event],  # type: ignore[list-item]
+            events=[event],
         )
 
 
@@ -194,7 +194,7 @@ def table(results: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Run, print the table and write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--calls", type=int, default=200, help="tool calls of each session's turn")
     parser.add_argument("--concurrency", type=int, nargs="*", default=[1, 20])
     parser.add_argument("--out", type=Path, help="write the figures as JSON")

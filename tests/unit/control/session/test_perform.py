@@ -1,0 +1,110 @@
+"""Effects bring outcomes; they never write."""
+
+import anyio
+import pytest
+
+from intramuros.control.mcp.base import McpResult
+from intramuros.control.model.base import ModelReply
+from intramuros.control.session.perform import Outcome, Performer
+from intramuros.control.session.turn import CallMcp, CallModel, ListTools
+from intramuros.control.store.notify import Hub, session_topic
+from tests.fakes.effects import ScriptedConnector, ScriptedModel
+from tests.fakes.loop import Loop, agent, away, mcp_toolset, text, unreachable, use, uses
+
+pytestmark = pytest.mark.anyio
+
+
+async def never(_: Outcome) -> None:
+    raise AssertionError("nothing is early")
+
+
+def performer(*answers: ModelReply) -> Performer:
+    model = ScriptedModel()
+    model.answers.extend(answers)
+    return Performer(model, ScriptedConnector(), Hub())
+
+
+def until(loop: Loop, kind: type) -> object:
+    loop.log.say()
+    while not isinstance(effect := loop.next(), kind):
+        loop.perform(effect)
+    return effect
+
+
+async def test_a_reply_is_whispered_and_brought_back() -> None:
+    loop = Loop(agent())
+    effect = until(loop, CallModel)
+    assert isinstance(effect, CallModel)
+    makes = performer(text("hi"))
+    with makes.hub.subscribe(session_topic("sesn_1")) as heard:
+        outcome = await makes.call_model(loop.view, effect, loop.context)
+        assert len(heard.take_whispers()) == 3
+    drafts = outcome(loop.view, loop.context)
+    assert [draft.type for draft in drafts] == ["agent.message", "span.model_request_end"]
+
+
+async def test_a_failed_request_is_an_outcome_too() -> None:
+    loop = Loop(agent())
+    effect = until(loop, CallModel)
+    assert isinstance(effect, CallModel)
+    makes = performer()
+    makes.model.answers.append(away())
+    outcome = await makes.call_model(loop.view, effect, loop.context)
+    types = [draft.type for draft in outcome(loop.view, loop.context)]
+    assert types[-1] == "session.status_rescheduled"
+
+
+async def test_one_server_away_does_not_hide_the_others() -> None:
+    other = {"type": "url", "name": "other", "url": "https://other.example/mcp"}
+    declared = agent(mcp_toolset(), {**mcp_toolset(), "mcp_server_name": "other"})
+    declared["mcp_servers"].append(other)
+    loop = Loop(declared)
+    effect = until(loop, ListTools)
+    assert isinstance(effect, ListTools)
+    makes = performer()
+
+    class Half(ScriptedConnector):
+        async def tools(self, caller: object, server: object) -> object:
+            if server.name == "db":
+                raise unreachable()
+            return self.found
+
+    half = Performer(makes.model, Half(), makes.hub)
+    outcome = await half.list_tools(loop.view, effect)
+    types = [draft.type for draft in outcome(loop.view, loop.context)]
+    assert types == ["session.error", "internal.mcp_tools", "internal.mcp_listed"]
+
+
+async def test_every_answer_but_the_last_is_recorded_early() -> None:
+    reply = uses(use("mcp__db__insert", "toolu_1"), use("mcp__db__query", "toolu_2"))
+    loop = Loop(agent(mcp_toolset()), model=[reply])
+    effect = until(loop, CallMcp)
+    assert isinstance(effect, CallMcp)
+    recorded = anyio.Event()
+    early: list[str] = []
+
+    async def record(outcome: Outcome) -> None:
+        early.extend(str(d.body["mcp_tool_use_id"]) for d in outcome(loop.view, loop.context))
+        recorded.set()
+
+    async def handler(tool: str) -> McpResult:
+        if tool == "insert":
+            await recorded.wait()
+        return McpResult([])
+
+    makes = performer()
+    makes.connector.handler = handler
+    outcome = await makes.call_mcp(loop.view, effect, record)
+    (last,) = outcome(loop.view, loop.context)
+    first, second = effect.calls
+    assert early == [second.id]
+    assert last.body["mcp_tool_use_id"] == first.id
+
+
+async def test_a_call_goes_out_with_the_models_arguments() -> None:
+    loop = Loop(agent(mcp_toolset()), model=[uses(use("mcp__db__query", sql="select 1"))])
+    effect = until(loop, CallMcp)
+    assert isinstance(effect, CallMcp)
+    makes = performer()
+    await makes.call_mcp(loop.view, effect, never)
+    assert makes.connector.calls == [("query", {"sql": "select 1"})]
