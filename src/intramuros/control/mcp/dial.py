@@ -301,7 +301,7 @@ class TunnelNetworkStream(httpcore2.AsyncNetworkStream):
         elif buffer:
             await self._send(buffer, timeout)
 
-    async def _send(self, buffer: bytes, timeout: float | None) -> None:  # noqa: ASYNC109
+    async def _send(self, buffer: bytes, timeout: float | None) -> None:  # noqa: ASYNC109  httpcore2 names it
         data, self._head = self._head + buffer, b""
         try:
             with anyio.fail_after(timeout):
