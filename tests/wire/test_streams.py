@@ -1,16 +1,21 @@
 """Event streams through the official SDK and over plain HTTP."""
 
 import json
+import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import anthropic
 import httpx2
 import pytest
+from anthropic import Anthropic
 from anthropic._streaming import SSEDecoder
 
+from tests.wire.host import running
 from tests.wire.site import MESSAGE, Site
 
 
@@ -182,3 +187,31 @@ def test_many_readers_see_the_same(site: Site) -> None:
     for reader in readers:
         reader.join(10)
     assert seen == [[e.id for e in site.events(made.id)]] * 8
+
+
+def test_a_browser_resumes_by_its_last_event_id(site: Site) -> None:
+    made = site.session()
+    seen, _ = collect(site, made.id, "session.status_idle")
+    path = f"/v1/sessions/{made.id}/events/stream"
+    with raw(site, path, after_seq=0) as response:
+        arriving = frames(response)
+        numbers = [next(arriving)[2] for _ in seen]
+    site.http.headers["last-event-id"] = str(numbers[-2])
+    with raw(site, path, after_seq=0) as response:
+        _, data, number = next(frames(response))
+    assert (data["id"], number) == (seen[-1].id, numbers[-1])
+
+
+def test_a_server_that_stops_ends_its_streams_at_once(tmp_path: Path) -> None:
+    with (
+        running(tmp_path / "data") as server,
+        Anthropic(base_url=server.base_url, api_key=server.api_key, max_retries=0) as api,
+        Site(server, api) as site,
+    ):
+        made = site.session()
+        with api.beta.sessions.events.stream(made.id) as stream:
+            server.process.send_signal(signal.SIGTERM)
+            assert list(stream) == []
+        began = time.monotonic()
+        server.process.wait(10)
+        assert time.monotonic() - began < 4

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import socket
 import threading
 import time
 from pathlib import Path
@@ -88,6 +89,23 @@ def test_a_held_poll_wakes_for_work(site: Site) -> None:
     waiting.join(5)
     assert found[0].data.id == made.id
     assert time.monotonic() - began < 4
+
+
+def test_who_hung_up_is_handed_nothing(site: Site) -> None:
+    url = httpx2.URL(site.server.base_url)
+    request = (
+        f"GET /v1/environments/{site.environment_id}/work/poll?wait_ms=20000 HTTP/1.1\r\n"
+        f"host: {url.host}\r\nauthorization: Bearer {site.key}\r\n"
+        f"anthropic-beta: {BETA['anthropic-beta']}\r\n\r\n"
+    )
+    with socket.create_connection((url.host, url.port or 80)) as connection:
+        connection.sendall(request.encode())
+        time.sleep(0.3)  # noqa: TID251  the server says nothing when a poll begins to wait
+    made = site.session()
+    time.sleep(0.3)  # noqa: TID251  nor when it ends one that nobody hears
+    item = site.worker.beta.environments.work.poll(site.environment_id)
+    assert item is not None
+    assert item.data.id == made.id
 
 
 def test_the_life_of_a_lease(site: Site) -> None:

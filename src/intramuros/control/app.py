@@ -40,7 +40,7 @@ from intramuros.control.catalog.reach import Reach
 from intramuros.control.catalog.tunnels import Issuer
 from intramuros.control.identity.installation import Installation, open_installation
 from intramuros.control.identity.throttle import FailureThrottle
-from intramuros.control.jobs import Reaper
+from intramuros.control.jobs import DORMANCY_S, Reaper
 from intramuros.control.model.registry import Models
 from intramuros.control.session.journal import Journal
 from intramuros.control.session.sessions import Sessions
@@ -100,6 +100,8 @@ class ServerSettings:
     """Directory of scripts for models named scripted/NAME."""
     mcp_networks: tuple[str, ...] = ()
     """Private networks whose MCP servers may be reached directly, as 10.1.0.0/16."""
+    dormancy_s: float = DORMANCY_S
+    """Seconds without an event after which an idle session lets go of its worker; 0 for never."""
     lenient: bool = False
     """Ignore unknown body fields, with a log line, instead of refusing them."""
 
@@ -202,14 +204,27 @@ async def serve(settings: ServerSettings, *, stop: Stop | None = None) -> None:
 
 def background(services: Services, settings: ServerSettings) -> Mapping[str, Task]:
     """Return the tasks that run beside the API: the agent loop and the reaper."""
-    reaper = Reaper(services.db, services.hub, services.clock, services.work, rand=random.random)
+    reaper = Reaper(
+        services.db,
+        services.hub,
+        services.clock,
+        services.work,
+        dormancy_s=settings.dormancy_s,
+        rand=random.random,
+    )
     body = Body(services.db, services.clock, services.ids, services.hub, services.journal)
     models = Models(
         base_url=settings.model_base_url,
         api_key=settings.model_api_key,
         scripts=settings.model_scripts,
     )
-    return {"reaper": reaper.run, **think(body, models, services.reach)}
+
+    async def close(stop: Stop) -> None:
+        """End streams and held polls as soon as the server is to stop."""
+        await stop.wait()
+        services.hub.close()
+
+    return {"hub": close, "reaper": reaper.run, **think(body, models, services.reach)}
 
 
 class _Server(uvicorn.Server):

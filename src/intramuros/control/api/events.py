@@ -1,10 +1,11 @@
 """``/v1/sessions/{id}/events``: send, list and stream."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Final, Literal
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Header, Query
 from starlette.responses import Response
 
 from intramuros.control.api.access import ServicesDep
@@ -29,6 +30,7 @@ router = APIRouter(prefix="/v1/sessions/{session_id}", tags=["events"])
 
 MAX_PREVIEW_VALUES: Final = 100
 MAX_TYPES: Final = 100
+_POSITION: Final = re.compile(r"\d{1,18}\Z", re.ASCII)
 
 SendBody = Annotated[SendEvents, Depends(Body(SendEvents, nul=True))]
 PreviewQuery = Annotated[list[str] | None, Query(alias="event_deltas[]")]
@@ -50,6 +52,24 @@ async def _query(
 
 
 QueryDep = Annotated[events.Query, Depends(_query)]
+
+
+async def _after(
+    after_seq: Annotated[int | None, Query(ge=0)] = None,
+    last_event_id: Annotated[str | None, Header()] = None,
+) -> int | None:
+    """Return the position that a stream resumes behind.
+
+    ``after_seq`` is our own addition: frames then carry their log position as the SSE id, and the
+    stream starts behind that position, so that a client resumes where it broke. Browsers say where
+    that was in ``Last-Event-ID``, which counts only beside it (contract 17.2).
+    """
+    if after_seq is None or last_event_id is None or not _POSITION.match(last_event_id):
+        return after_seq
+    return max(after_seq, int(last_event_id))
+
+
+AfterDep = Annotated[int | None, Depends(_after)]
 
 
 @router.post("/events")
@@ -74,13 +94,9 @@ async def stream(
     svc: ServicesDep,
     session_id: str,
     event_deltas: PreviewQuery = None,
-    after_seq: Annotated[int | None, Query(ge=0)] = None,
+    after_seq: AfterDep = None,
 ) -> Response:
-    """Stream what happens from now on (contract section 17).
-
-    ``after_seq`` is our own addition: frames then carry their log position as the SSE id, and the
-    stream starts behind that position, so that a client resumes where it broke.
-    """
+    """Stream what happens from now on (contract section 17)."""
     return await stream_events(svc, caller, session_id, event_deltas, after_seq)
 
 

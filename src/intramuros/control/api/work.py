@@ -51,6 +51,7 @@ async def _poll(
     wait_ms: Annotated[int | None, Query(ge=1, le=MAX_WAIT_MS)] = None,
     worker_id: Annotated[str | None, Header(alias=WORKER_HEADER)] = None,
 ) -> Poll:
+    await request.body()  # else the end of the request hides the end of the connection
     reclaim_ms = DEFAULT_RECLAIM_MS if reclaim_older_than_ms is None else reclaim_older_than_ms
     return Poll(
         environment_id=environment_id,

@@ -156,10 +156,17 @@ class Journal:
                 updated_us=written[-1].at_us,
             )
         )
-        if row.environment_kind == "self_hosted" and any(map(_needs_worker, written)):
-            self._work.ensure(tx, row.environment_id, row.id)
+        if row.environment_kind == "self_hosted":
+            self._staff(tx, row, state, written)
         tx.after_commit(lambda: self._hub.hint(session_topic(row.id)))
         return written, state
+
+    def _staff(self, tx: Tx, row: Row[Any], state: State, written: Sequence[Record]) -> None:
+        """See to it that a worker serves the session as long as it needs one."""
+        if state.status is Status.TERMINATED:
+            self._work.release(tx, row.environment_id, row.id, force=False)
+        elif any(map(_needs_worker, written)):
+            self._work.ensure(tx, row.environment_id, row.id)
 
     def _audit(self, tx: Tx, kind: str, held: Held, fields: dict[str, object]) -> None:
         audit.record(

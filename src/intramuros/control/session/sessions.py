@@ -198,7 +198,6 @@ class Sessions:
                     Draft("session.status_terminated"),
                 ],
             )
-        self._work.release(tx, held.row.environment_id, session_id, force=False)
         return self.get(tx, principal, session_id)
 
     def delete(self, tx: Tx, principal: Principal, session_id: str) -> None:

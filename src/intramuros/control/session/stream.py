@@ -24,8 +24,9 @@ from intramuros.protocol.sse import KEEP_ALIVE, frame
 
 # Events read at once: one batch is all that a stuck client keeps in memory.
 BATCH: Final = 100
-# Without a hint, look at the table after this long, in seconds.
-SAFETY_S: Final = 5.0
+# Without a hint, look at the table after this long, in seconds. Within one process no hint is lost,
+# and an idle stream should cost nothing.
+SAFETY_S: Final = 15.0
 # A silent stream says so after this long, in seconds (AMB 36).
 KEEP_ALIVE_S: Final = 15.0
 
@@ -146,6 +147,8 @@ class Follower:
             self._subscription.clear()
             whispers = self._subscription.take_whispers()
             frames = self._mixer.mix(await self._read(), whispers)
+            if self._subscription.closed:
+                self._over = True
             if frames or self._over:
                 return frames
             left_s = quiet_until - self._clock.monotonic()

@@ -108,9 +108,9 @@ class WorkQueue:
             while True:
                 subscription.clear()
                 found = await self._poll_once(principal, poll)
-                if found is not None or not await self._wait(subscription, end_s):
+                if found is not None or subscription.closed:
                     return found
-                if await poll.gone():
+                if not await self._wait(subscription, end_s) or await poll.gone():
                     return None
 
     async def _wait(self, subscription: Subscription, end_s: float) -> bool:

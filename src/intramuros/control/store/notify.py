@@ -52,9 +52,15 @@ class Subscription:
 
     def __init__(self, *, whispers: bool) -> None:
         self._hinted = anyio.Event()
+        self._closed = False
         self._listens = whispers
         self._whispers: deque[Whisper] = deque()
         self._cut: int | None = None  # the request whose whispers this reader lost
+
+    @property
+    def closed(self) -> bool:
+        """True once the process takes no more: whoever waits for news should end."""
+        return self._closed
 
     async def wait(self, timeout_s: float) -> bool:
         """Wait for a hint since the last call of :meth:`clear`.
@@ -68,7 +74,7 @@ class Subscription:
 
     def clear(self) -> None:
         """Forget hints so far; call it *before* looking at the table, or a change is missed."""
-        if self._hinted.is_set():
+        if self._hinted.is_set() and not self._closed:
             self._hinted = anyio.Event()
 
     def take_whispers(self) -> list[Whisper]:
@@ -78,6 +84,10 @@ class Subscription:
         return taken
 
     def _hint(self) -> None:
+        self._hinted.set()
+
+    def _close(self) -> None:
+        self._closed = True
         self._hinted.set()
 
     def _whisper(self, whisper: Whisper) -> None:
@@ -95,12 +105,15 @@ class Hub:
 
     def __init__(self) -> None:
         self._topics: dict[str, set[Subscription]] = {}
+        self._closed = False
 
     @contextmanager
     def subscribe(self, topic: str, *, whispers: bool = True) -> Iterator[Subscription]:
         """Subscribe from now until the block ends; without whispers, to hints alone."""
         subscription = Subscription(whispers=whispers)
         self._topics.setdefault(topic, set()).add(subscription)
+        if self._closed:
+            subscription._close()
         try:
             yield subscription
         finally:
@@ -122,6 +135,13 @@ class Hub:
         """
         for subscription in self._topics.get(session_topic(session_id), ()):
             subscription._whisper(whisper)
+
+    def close(self) -> None:
+        """Wake every waiter for good, so that streams and held polls end when the server stops."""
+        self._closed = True
+        for subscriptions in self._topics.values():
+            for subscription in subscriptions:
+                subscription._close()
 
     def listeners(self, topic: str) -> int:
         """Return how many subscriptions a topic has now."""

@@ -192,3 +192,14 @@ def test_what_crosses_the_wall_is_recorded_by_digest(world: World) -> None:
     lines = "".join(world.tx.execute(select(audit.c.line)).scalars())
     assert "sha256" in lines
     assert "the secret words" not in lines
+
+
+def test_a_session_that_ends_lets_go_of_whoever_serves_it(world: World) -> None:
+    waiting, served = world.create(), world.create()
+    world.clock.advance(1)
+    first, second = (world.items(s)[0] for s in (waiting, served))
+    world.work.acknowledge(world.tx, world.worker, world.environment_id, second.id)
+    for session_id in (waiting, served):
+        world.loop(session_id, Draft("session.status_terminated"))
+    states = [world.work.get(world.tx, world.environment_id, i.id).state for i in (first, second)]
+    assert states == [WorkState.STOPPED, WorkState.STOPPING]

@@ -323,3 +323,12 @@ async def test_17_9_a_deleted_session_ends_the_stream(stage: Stage) -> None:
     with pytest.raises(NotFound):
         async with stage.follow():
             pass
+
+
+@pytest.mark.anyio
+async def test_a_server_that_stops_ends_its_streams(stage: Stage) -> None:
+    async with stage.follow() as follower:
+        await stage.tell("session.updated")
+        stage.world.hub.close()
+        assert types(await follower.next()) == ["session.updated"], "nothing durable is held back"
+        assert follower.over

@@ -260,3 +260,12 @@ def test_who_does_not_exist_is_not_found(world: World) -> None:
             world.work.acknowledge(world.tx, world.worker, environment_id, work_id)
         with pytest.raises(NotFound):
             world.work.update(world.tx, environment_id, work_id, {})
+
+
+@pytest.mark.anyio
+async def test_a_server_that_stops_answers_held_polls(stage: Stage) -> None:
+    with anyio.fail_after(3):
+        async with anyio.create_task_group() as group:
+            group.start_soon(lambda: stage.poll(wait_s=60))
+            await stage.polled()
+            stage.world.hub.close()
