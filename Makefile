@@ -46,6 +46,7 @@ format: dev ## Let ruff fix and format what it can
 
 reference: dev ## Write docs/reference anew from the code
 	@$(BIN)/python -m scripts.gen_reference
+	@PYTHONPATH=src $(BIN)/python -m scripts.draw_phases
 
 bench: dev upstream ## Run the benchmarks side by side and print the ratios
 	@$(BIN)/python -m benchmarks $(ARGS)
