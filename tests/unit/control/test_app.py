@@ -21,6 +21,7 @@ from tests.waiting import until
 pytestmark = pytest.mark.anyio
 
 KEY = "an-operators-own-secret"
+ROOT = Path(__file__).parents[3]
 
 
 @dataclass
@@ -63,6 +64,18 @@ async def test_every_v1_route_names_the_beta_it_wants(api: Api) -> None:
         answer = await api(path, anthropic_beta="none-2020-01-01")
         assert answer.status == 400
         assert "send `anthropic-beta: " in answer.json["error"]["message"]
+
+
+async def test_every_endpoint_of_our_own_is_documented(api: Api) -> None:
+    page = await anyio.Path(ROOT, "docs", "reference", "api.md").read_text()
+    ours = [
+        f"`{method.upper()} {path}`"
+        for path, methods in api.app.openapi()["paths"].items()
+        for method in methods
+        if path.startswith("/x/")
+    ]
+    assert len(ours) >= 6
+    assert [endpoint for endpoint in ours if endpoint not in page] == []
 
 
 async def test_both_headers_carry_keys_and_bearer_wins(api: Api) -> None:

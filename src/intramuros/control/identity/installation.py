@@ -25,6 +25,7 @@ from intramuros.kernel.timing import Clock, SystemClock
 log = logger("server")
 
 _API_KEY_FILE: Final = "api-key"
+_DATABASE_FILE: Final = "intramuros.db"
 _FIRST_KEY_PREFIX: Final = "sk-intramuros-api01-"
 
 
@@ -60,7 +61,7 @@ async def open_installation(
     _make_directory(data_dir)
     clock, ids = SystemClock(), IdFactory(SystemClock(), os.urandom)
     sealer = Sealer(load_master_key(data_dir / "master-key", os.urandom), os.urandom)
-    db = Database.open(database_url or f"sqlite:///{data_dir / 'intramuros.db'}")
+    db = Database.open(database_url or f"sqlite:///{_private(data_dir / _DATABASE_FILE)}")
     try:
         await anyio.to_thread.run_sync(upgrade, db.engine)
         names = await db.write(lambda tx: bootstrap.ensure_workspace(tx, clock, ids))
@@ -95,3 +96,17 @@ def _make_directory(data_dir: Path) -> None:
             f"cannot make the data directory {data_dir} ({error.strerror})",
             "choose another --data-dir or fix its owner",
         ) from error
+
+
+def _private(path: Path) -> Path:
+    """Return the path of a file that only its owner reads, made empty now if it is absent.
+
+    SQLite gives its side files the same mode.
+    """
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise OperatorError(
+            f"cannot open {path} ({error.strerror})", "check the directory's owner and free space"
+        ) from error
+    return path

@@ -35,7 +35,7 @@ async def open_and_close(data_dir: Path) -> tuple[str, str]:
 async def test_a_new_directory_gets_a_key_that_only_its_owner_reads(tmp_path: Path) -> None:
     data_dir = tmp_path / "new" / "data"
     names = await open_and_close(data_dir)
-    for name in ("api-key", "master-key"):
+    for name in ("api-key", "master-key", "intramuros.db"):
         assert stat.S_IMODE((data_dir / name).stat().st_mode) == 0o600
     assert stat.S_IMODE(data_dir.stat().st_mode) == 0o700
     secret = (data_dir / "api-key").read_text().strip()
