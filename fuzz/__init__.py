@@ -1,0 +1,1 @@
+"""Long-running fuzzers; the short ones are in the tests."""

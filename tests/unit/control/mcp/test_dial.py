@@ -1,0 +1,213 @@
+import contextlib
+import ssl
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import anyio
+import httpcore2
+import httpx2
+import pytest
+from anyio.streams.tls import TLSStream
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from intramuros.control.mcp.dial import (
+    MAX_HELD_BYTES,
+    Edge,
+    NoTrustedCa,
+    TunnelDialer,
+    TunnelNetworkBackend,
+    TunnelNetworkStream,
+    TunnelTransport,
+    outer_context,
+)
+from intramuros.kernel.errors import PermissionDenied, Unavailable
+from intramuros.tunnel.certs import KeyPair, make_ca, make_server_certificate, write_private
+from tests.unit.tunnel.streams import MemoryBytes, connection
+
+if TYPE_CHECKING:
+    from intramuros.kernel.wire import Wire
+
+pytestmark = pytest.mark.anyio
+NOW = datetime.now(UTC)  # noqa: TID251  OpenSSL looks at the real clock
+HOST = "docs.t.example"
+CA = make_ca("registered", NOW)
+
+
+def dialer(*pems: bytes, edges: tuple[Edge, ...] = ()) -> TunnelDialer:
+    async def mint(_host: str) -> str:
+        return "ticket"
+
+    async def cas(_host: str) -> list[str]:
+        return [pem.decode() for pem in pems]
+
+    return TunnelDialer(edges, outer_context(), mint, cas)
+
+
+async def handshake(
+    home: Path, pair: KeyPair, client: TunnelDialer, host: str = HOST
+) -> str | None:
+    """Let a gateway show a certificate; return the code of the client's refusal."""
+    near, far = connection()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    write_private(home / "tls.crt", pair.cert_pem)
+    write_private(home / "tls.key", pair.key_pem)
+    context.load_cert_chain(home / "tls.crt", home / "tls.key")
+    code: str | None = None
+
+    async def serve() -> None:
+        with contextlib.suppress(ssl.SSLError, anyio.EndOfStream, anyio.BrokenResourceError):
+            await TLSStream.wrap(
+                far, server_side=True, ssl_context=context, standard_compatible=False
+            )
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(serve)
+        try:
+            await client.start_inner_tls(near, host)
+        except (PermissionDenied, Unavailable) as error:
+            code = error.hints.code
+        await near.aclose()
+    return code
+
+
+async def test_only_certificates_of_registered_cas_for_the_host_are_taken(tmp_path: Path) -> None:
+    good = make_server_certificate(CA, ["*.t.example"], NOW)
+    client = dialer(make_ca("other", NOW).cert_pem, CA.cert_pem)
+    assert await handshake(tmp_path, good, client) is None
+    for pair, host in (
+        (make_server_certificate(make_ca("stranger", NOW), ["*.t.example"], NOW), HOST),
+        (make_server_certificate(make_ca("registered", NOW), ["*.t.example"], NOW), HOST),
+        (make_server_certificate(CA, ["*.u.example"], NOW), HOST),
+        (good, "a.docs.t.example"),
+    ):
+        assert await handshake(tmp_path, pair, client, host) == "gateway_certificate"
+
+
+async def test_an_intermediate_in_between_is_refused(tmp_path: Path) -> None:
+    """Contract 16, R313: signed directly by a registered CA."""
+    root_key, middle_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    root = authority("root", root_key, "root", root_key)
+    middle = authority("middle", middle_key, "root", root_key)
+    middle_pair = KeyPair(
+        middle,
+        middle_key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ),
+    )
+    leaf = make_server_certificate(middle_pair, ["*.t.example"], NOW)
+    chain = KeyPair(leaf.cert_pem + middle, leaf.key_pem)
+    assert await handshake(tmp_path, chain, dialer(root)) == "gateway_certificate"
+    # The same chain is fine for OpenSSL alone, and for a tunnel where the middle is registered.
+    assert await handshake(tmp_path, chain, dialer(root, middle)) is None
+
+
+def authority(
+    name: str,
+    key: ec.EllipticCurvePrivateKey,
+    issuer: str,
+    issuer_key: ec.EllipticCurvePrivateKey,
+) -> bytes:
+    """Make a CA certificate, possibly below another."""
+
+    def named(text: str) -> x509.Name:
+        return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+    usage = dict.fromkeys(
+        (
+            "digital_signature",
+            "content_commitment",
+            "key_encipherment",
+            "data_encipherment",
+            "key_agreement",
+            "encipher_only",
+            "decipher_only",
+        ),
+        False,
+    )
+    return (
+        x509.CertificateBuilder()
+        .subject_name(named(name))
+        .issuer_name(named(issuer))
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(NOW - timedelta(hours=1))
+        .not_valid_after(NOW + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.KeyUsage(**usage, key_cert_sign=True, crl_sign=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()),
+            critical=False,
+        )
+        .sign(issuer_key, hashes.SHA256())
+        .public_bytes(serialization.Encoding.PEM)
+    )
+
+
+async def test_a_gateway_that_hangs_up_is_unavailable() -> None:
+    near, far = connection()
+    await far.send_eof()
+    with pytest.raises(Unavailable) as caught:
+        await dialer(CA.cert_pem).start_inner_tls(near, HOST)
+    assert caught.value.hints.code == "inner_tls_failed"
+
+
+async def test_a_tunnel_without_certificates_is_not_dialled() -> None:
+    with pytest.raises(NoTrustedCa):
+        await dialer(edges=(Edge("127.0.0.1", 1, "x"),)).connect(HOST)
+    with pytest.raises(Unavailable, match="no edge"):
+        await dialer(CA.cert_pem).connect(HOST)
+    with pytest.raises(PermissionDenied):
+        await dialer(CA.cert_pem).connect("10.0.0.1")
+
+
+class CountingStream(MemoryBytes):
+    """Remembers what it was asked to send."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sends: list[bytes] = []
+
+    async def send(self, item: bytes) -> None:
+        self.sends.append(item)
+
+
+async def test_a_head_waits_for_its_body_and_is_never_lost() -> None:
+    stream = CountingStream()
+    network = TunnelNetworkStream(dialer(), cast("Wire", None), stream)
+    head = b"POST / HTTP/1.1\r\nhost: a\r\n\r\n"
+    await network.write(head)
+    assert stream.sends == []
+    await network.write(b"body")
+    assert stream.sends == [head + b"body"]
+    await network.write(head)
+    await network.write(b"")
+    stream._held = b"answer"
+    assert await network.read(100) == b"answer"
+    assert stream.sends[1:] == [head]
+    large = b"x" * MAX_HELD_BYTES + b"\r\n\r\n"
+    await network.write(large)
+    assert stream.sends[2:] == [large]
+
+
+async def test_failures_keep_httpcores_names() -> None:
+    backend = TunnelNetworkBackend(dialer(CA.cert_pem))
+    with pytest.raises(httpcore2.ConnectError, match="no edge"):
+        await backend.connect_tcp(HOST, 443)
+    near, far = connection()
+    network = TunnelNetworkStream(dialer(), cast("Wire", None), near)
+    with pytest.raises(httpcore2.ReadTimeout):
+        await network.read(1, timeout=0.01)
+    await far.send_eof()
+    assert await network.read(1) == b""
+    async with httpx2.AsyncClient(transport=TunnelTransport(dialer(CA.cert_pem))) as client:
+        with pytest.raises(httpx2.ConnectError) as caught:
+            await client.get(f"https://{HOST}/")
+    assert isinstance(caught.value.__cause__, Unavailable)
+    assert caught.value.request.url.host == HOST
