@@ -40,7 +40,7 @@ from intramuros.control.catalog.reach import Reach
 from intramuros.control.catalog.tunnels import Issuer
 from intramuros.control.identity.installation import Installation, open_installation
 from intramuros.control.identity.throttle import FailureThrottle
-from intramuros.control.jobs import DORMANCY_S, Reaper
+from intramuros.control.jobs import Reaper
 from intramuros.control.model.registry import Models
 from intramuros.control.session.journal import Journal
 from intramuros.control.session.sessions import Sessions
@@ -100,7 +100,7 @@ class ServerSettings:
     """Directory of scripts for models named scripted/NAME."""
     mcp_networks: tuple[str, ...] = ()
     """Private networks whose MCP servers may be reached directly, as 10.1.0.0/16."""
-    dormancy_s: float = DORMANCY_S
+    dormancy_s: float = 300.0
     """Seconds without an event after which an idle session lets go of its worker; 0 for never."""
     lenient: bool = False
     """Ignore unknown body fields, with a log line, instead of refusing them."""
