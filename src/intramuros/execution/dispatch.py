@@ -132,7 +132,7 @@ class Dispatch:
     _set_aside: set[str] = field(default_factory=set)
     _overlap: frozenset[str] = frozenset()
     _turn_over: bool = False
-    _running: bool = False
+    _turn_open: bool = True  # until the history tells otherwise
     _idle_since: float | None = None
     _was_held: bool = False
 
@@ -143,6 +143,7 @@ class Dispatch:
         """
         recent: list[str] = []
         turn_over = False
+        self._turn_open = False
         for event in events:
             self._apply(event)
             recent.append(event.event_id)
@@ -170,6 +171,7 @@ class Dispatch:
     def answered(self, call_id: str, at: float) -> None:
         """Note that our result for a call was taken."""
         self._answered.add(call_id)
+        self._turn_open = True
         self._close()
         self._hold(at)
 
@@ -196,9 +198,13 @@ class Dispatch:
         return self._idle_since + max_idle_s
 
     def resting(self) -> bool:
-        """Tell whether nothing is under way that another worker would have to go on with."""
+        """Tell whether nothing is under way that another worker would have to go on with.
+
+        A turn that requires an action counts as under way: what was just answered, by us or by
+        another client, makes the agent go on and call again.
+        """
         ours = any(call.name in self.tools for call in self._open.values())
-        return not ours and not self._running
+        return not ours and not self._turn_open
 
     def _apply(self, event: Event) -> None:
         match event:
@@ -215,10 +221,10 @@ class Dispatch:
                 self._verdicts[call_id] = allow and self._verdicts.get(call_id, True)
             case ThreadEnded(thread_id=thread_id):
                 self._threads_ended.add(thread_id)
-            case Idle():
-                self._running = False
+            case Idle(turn_over=turn_over):
+                self._turn_open = not turn_over
             case Running():
-                self._running = True
+                self._turn_open = True
             case Ended():
                 self.ended = event
             case Other():

@@ -184,13 +184,23 @@ def test_a_denied_held_call_starts_the_clock() -> None:
         ([], True),
         ([Running("r")], False),
         ([Running("r"), IDLE], True),
-        ([Running("r"), ASKS], True),
+        ([Running("r"), ASKS], False),
         ([Running("r"), use("a"), ASKS], False),
-        ([Running("r"), use("a", "web_search"), ASKS], True),
+        ([Running("r"), use("a"), Answered("x", "a"), IDLE], True),
     ],
 )
 def test_what_another_worker_would_have_to_go_on_with(history: list[Event], resting: bool) -> None:
     assert dispatch(*history).resting() is resting
+
+
+def test_before_the_history_is_known_anything_may_be_under_way() -> None:
+    assert not Dispatch(TOOLS).resting()
+
+
+def test_a_result_of_ours_lets_the_agent_go_on() -> None:
+    state = dispatch(use("a"), IDLE)
+    state.answered("a", 1.0)
+    assert not state.resting()
 
 
 def test_the_end_of_a_session_is_noticed() -> None:

@@ -166,7 +166,7 @@ async def test_a_stop_is_repeated_and_then_left_to_the_lease(tmp_path: Path) -> 
     [
         ([Running("r")], "heartbeat"),
         ([Running("r"), IDLE], "stop"),
-        ([Running("r"), ToolUse("a", "web_search", {}), Idle("j", turn_over=False)], "stop"),
+        ([Running("r"), ToolUse("a", "lookup", {}), Idle("j", turn_over=False)], "heartbeat"),
     ],
 )
 async def test_a_drain_hands_over_what_is_under_way(
