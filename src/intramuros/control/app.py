@@ -61,6 +61,7 @@ log = logger("server")
 # Open streams have this long to end by themselves after the first stop.
 DRAIN_S: Final = 10.0
 _HTTP_DRAIN_S: Final = 5
+_KEEP_ALIVE_S: Final = 75
 # The public half of the key that signs tickets and tunnel tokens; edges need a copy.
 TICKET_KEY_FILE: Final = "ticket-key.pem"
 
@@ -278,6 +279,10 @@ def _uvicorn_config(app: FastAPI) -> uvicorn.Config:
         access_log=False,
         lifespan="off",
         server_header=False,
+        ws="none",
+        # Longer than clients keep idle connections, so that it is they who close them: a request
+        # sent into a connection that the server is just closing would be lost.
+        timeout_keep_alive=_KEEP_ALIVE_S,
         # Peers' addresses are taken from the connection: a forwarded header could be anybody's.
         proxy_headers=False,
         timeout_graceful_shutdown=_HTTP_DRAIN_S,
