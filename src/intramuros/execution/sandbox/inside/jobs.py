@@ -1,14 +1,9 @@
-"""Calls that run in a child of their own: file tools and single programs.
-
-A child that is killed, runs out of memory or hangs ends its own call and no other.
-"""
+"""Single programs, each in a child of its own: one that is killed or hangs harms no other call."""
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # signal, without its enums
 import os
 
-from intramuros.execution.sandbox.inside import frames
 from intramuros.execution.sandbox.inside.loop import READ, WRITE, Loop, exit_code
 
 TYPE_CHECKING = False
@@ -19,7 +14,6 @@ if TYPE_CHECKING:
 
     Answer = Callable[[dict[str, bytes]], None]
 
-_RESULT_FD = 3
 _SIGKILL = 9
 
 
@@ -164,50 +158,6 @@ def run_program(
     job.feed(in_write, call.get("stdin", b""))
     job.start(int(call["timeout_ms"]) / 1000, done)
     return job
-
-
-def run_tool(
-    loop: Loop,
-    spawner: Spawner,
-    tool: Callable[[], dict[str, bytes]],
-    limits: tuple[int, float],
-    done: Answer,
-) -> Job:
-    """Run a file tool in a child; ``done`` gets ``answer``, one encoded frame, perhaps cut short.
-
-    Args:
-        limits: processor seconds and wall-clock seconds.
-
-    Raises:
-        OSError: no process could be made.
-    """
-    cpu_s, wall_s = limits
-
-    def run() -> int:
-        _limit_cpu(cpu_s)
-        data = memoryview(frames.encode(tool()))
-        while data:
-            data = data[os.write(_RESULT_FD, data) :]
-        return 0
-
-    read, write = os.pipe()
-    try:
-        pid = spawner.fork(run, {_RESULT_FD: write})
-    except OSError:
-        os.close(read)
-        raise
-    finally:
-        os.close(write)
-    job = Job(loop, pid, {read: "answer"}, frames.MAX_FRAME + 4)
-    job.start(wall_s, done)
-    return job
-
-
-def _limit_cpu(seconds: int) -> None:
-    import resource
-
-    _signal.signal(_signal.SIGXCPU, _signal.SIG_DFL)
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
 
 
 def parse_env(raw: bytes) -> dict[bytes, bytes]:

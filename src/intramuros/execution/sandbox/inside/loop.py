@@ -50,6 +50,10 @@ class Loop:
         if self._handlers.pop(fd, None) is not None:
             self._poll.unregister(fd)
 
+    def __contains__(self, fd: int) -> bool:
+        """Return whether ``fd`` is watched."""
+        return fd in self._handlers
+
     def alarm(self, key: object, after_s: float, handler: Callable[[], None]) -> None:
         """Call ``handler`` once after ``after_s`` seconds, unless :meth:`disarm` comes first."""
         self._timers[key] = (monotonic() + after_s, handler)

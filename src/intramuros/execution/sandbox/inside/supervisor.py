@@ -21,6 +21,7 @@ import resource
 import sys
 
 from intramuros.execution.sandbox.inside import frames, jobs
+from intramuros.execution.sandbox.inside.hands import Hand
 from intramuros.execution.sandbox.inside.loop import READ, WRITE, Loop
 from intramuros.execution.sandbox.inside.paths import Policy, ToolError
 from intramuros.execution.sandbox.inside.shell import Shell
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 CPU_SECONDS = 30
 WALL_SECONDS = 120.0
+IDLE_SECONDS = 60.0
+"""How long a tools' child waits for the next call; idle sandboxes are to be small."""
 _PR_SET_DUMPABLE = 4
 _SIGXCPU = 24
 
@@ -68,6 +71,7 @@ class Supervisor:
         self._workdir = os.fsdecode(config["workdir"])
         self._policy = Policy(self._workdir, _paths(config["roots"]), _paths(config["read_only"]))
         self._shell: Shell | None = None
+        self._hand: Hand | None = None
         self._jobs: dict[bytes, jobs.Job] = {}
         self._commands: dict[bytes, Callable[[], None]] = {}
         self._operations = {
@@ -164,20 +168,51 @@ class Supervisor:
             from intramuros.execution.sandbox.inside import search
 
             self._tools.update({b"glob": search.glob, b"grep": search.grep})
-        tool = self._tools[name]
+            self._rest()  # a child made before would have to import them, too
+        hand = self._take_hand()
+        fresh = hand is None
+        if hand is None:
+            hand = Hand(self._loop, self._spawner, self._run_tool, CPU_SECONDS)
+        busy = hand
 
-        def run() -> dict[str, bytes]:
-            try:
-                return tool(self._policy, call)
-            except ToolError as error:
-                return {"error": str(error).encode("utf-8", "replace")}
+        def done(answer: dict[str, bytes]) -> None:
+            self._commands.pop(number, None)
+            if "died" in answer and not fresh and not {"begun", "timed_out"} & answer.keys():
+                # It had been killed while it waited: nothing has happened yet.
+                self._tool(call)
+                return
+            self._send({"id": number, **_tool_answer(name, answer)})
+            self._keep_hand(busy)
 
-        def done(fields: dict[str, bytes]) -> None:
-            if self._jobs.pop(number, None) is not None:
-                self._send({"id": number, **_tool_answer(name, fields)})
+        self._commands[number] = busy.kill
+        busy.use(call, WALL_SECONDS, done)
 
-        limits = (CPU_SECONDS, WALL_SECONDS)
-        self._jobs[number] = jobs.run_tool(self._loop, self._spawner, run, limits, done)
+    def _run_tool(self, call: dict[str, bytes]) -> dict[str, bytes]:
+        """Run a tool; happens in a child."""
+        try:
+            return self._tools[call["tool"]](self._policy, call)
+        except ToolError as error:
+            return {"error": str(error).encode("utf-8", "replace")}
+
+    def _take_hand(self) -> Hand | None:
+        self._loop.disarm(self)
+        hand, self._hand = self._hand, None
+        return hand if hand is not None and hand.alive else None
+
+    def _keep_hand(self, hand: Hand) -> None:
+        """Keep a child for the next call, for a while; one is enough."""
+        if not hand.alive:
+            return
+        if self._hand is not None:
+            hand.kill()
+            return
+        self._hand = hand
+        self._loop.alarm(self, IDLE_SECONDS, self._rest)
+
+    def _rest(self) -> None:
+        hand = self._take_hand()
+        if hand is not None:
+            hand.kill()
 
     def _exec(self, call: dict[str, bytes]) -> None:
         number = call["id"]
@@ -205,21 +240,15 @@ def _paths(raw: bytes) -> list[str]:
     return [os.fsdecode(path) for path in raw.split(b"\0") if path]
 
 
-def _tool_answer(name: bytes, fields: dict[str, bytes]) -> dict[str, bytes]:
+def _tool_answer(name: bytes, answer: dict[str, bytes]) -> dict[str, bytes]:
     """Return what the child answered, or why it could not."""
-    tool = name.decode()
-    if "timed_out" in fields:
+    if "died" not in answer:
+        return answer
+    tool, status = name.decode(), int(answer["died"])
+    if "timed_out" in answer:
         return {"error": f"{tool}: timed out after {WALL_SECONDS:g}s".encode()}
-    code = int(fields["code"])
-    if code == 128 + _SIGXCPU:
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == _SIGXCPU:
         return {"error": f"{tool}: timed out after {CPU_SECONDS}s".encode()}
-    if code == 0:
-        try:
-            answers = frames.Reader().feed(fields["answer"])
-            if len(answers) == 1:
-                return answers[0]
-        except frames.FrameError:
-            pass
     return {"error": f"{tool}: the tool's process ended early (out of memory?)".encode()}
 
 

@@ -1,9 +1,8 @@
-import os
 from pathlib import Path
 
 import pytest
 
-from intramuros.execution.sandbox.inside import frames, jobs
+from intramuros.execution.sandbox.inside import jobs
 from intramuros.execution.sandbox.inside.loop import Loop
 from intramuros.execution.sandbox.inside.spawn import Spawner
 
@@ -48,36 +47,6 @@ def test_time_running_out_ends_it(loop: Loop, spawner: Spawner) -> None:
 def test_a_daemon_does_not_hold_the_answer(loop: Loop, spawner: Spawner) -> None:
     answer = program(loop, spawner, ["sh", "-c", "sleep 30 & echo done"])
     assert answer["stdout"] == b"done\n"
-
-
-def tool(loop: Loop, spawner: Spawner, function, limits=(10, 10.0)) -> dict[str, bytes]:
-    answers: list[dict[str, bytes]] = []
-    jobs.run_tool(loop, spawner, function, limits, answers.append)
-    while not answers:
-        loop.once()
-    [answer] = answers
-    return answer
-
-
-def test_a_tool_answers_one_frame(loop: Loop, spawner: Spawner) -> None:
-    data = os.urandom(1_000_000)
-    answer = tool(loop, spawner, lambda: {"data": data})
-    assert answer["code"] == b"0"
-    assert frames.Reader().feed(answer["answer"]) == [{"data": data}]
-
-
-def test_a_tool_that_dies_says_nothing(loop: Loop, spawner: Spawner) -> None:
-    answer = tool(loop, spawner, lambda: os.kill(os.getpid(), 9))
-    assert (answer["answer"], answer["code"]) == (b"", b"137")
-
-
-def test_a_tool_that_turns_in_circles_is_stopped(loop: Loop, spawner: Spawner) -> None:
-    def spin() -> dict[str, bytes]:
-        while True:
-            pass
-
-    assert tool(loop, spawner, spin, (1, 10.0))["code"] == b"152"
-    assert tool(loop, spawner, spin, (10, 0.2))["timed_out"] == b"1"
 
 
 @pytest.mark.parametrize(

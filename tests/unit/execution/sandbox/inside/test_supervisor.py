@@ -96,6 +96,16 @@ def test_tools_commands_and_programs_are_served(peer: Peer) -> None:
     assert answer["stdout"] == b"in"
 
 
+def test_killing_the_child_that_waits_harms_no_call(peer: Peer) -> None:
+    for _ in range(3):
+        assert "error" in peer.ask(op=b"tool", tool=b"read", file_path=b"g")
+        children = Path(f"/proc/{peer.process.pid}/task/{peer.process.pid}/children")
+        for pid in children.read_text().split():
+            os.kill(int(pid), 9)
+    answer = peer.ask(op=b"tool", tool=b"read", file_path=b"g")
+    assert answer["error"] == b"read: g: no such file or directory"
+
+
 def test_a_dead_shell_wants_a_restart(peer: Peer) -> None:
     assert peer.bash(b"exit 1")["state"] == b"died"
     assert peer.bash(b"true")["error"] == b"bash: bash session terminated; restart required"
