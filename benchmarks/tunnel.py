@@ -1,6 +1,6 @@
 """What the tunnel costs: MCP calls, HTTP requests and bulk, direct and through edge and gateway.
 
-    python -m benchmarks.tunnel --output result.json
+    python -m benchmarks.tunnel [--rounds N] [--out FILE]
 
 Five processes on loopback: an MCP server (official SDK) that serves plain HTTP and TLS, an edge, a
 gateway with its audit file, and this client. Paths take turns within a round, so that load from
@@ -10,6 +10,7 @@ elsewhere hits all of them alike; ratios are what counts.
 import argparse
 import json
 import os
+import platform
 import ssl
 import statistics
 import subprocess
@@ -34,6 +35,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from intramuros.control.mcp.dial import Edge, TunnelDialer, TunnelTransport, outer_context
+from intramuros.kernel.config import environment
 from intramuros.kernel.telemetry import configure
 from intramuros.kernel.timing import SystemClock
 from intramuros.protocol.tickets import DialTicket, SigningKey, TunnelToken
@@ -42,6 +44,7 @@ from intramuros.tunnel.config import parse_config
 from intramuros.tunnel.edge_app import EdgeSettings, serve_edge
 from intramuros.tunnel.gateway_app import serve_gateway
 
+ROOT = Path(__file__).parents[1]
 DOMAIN = "bench.tunnel.intramuros.internal"
 TUNNEL = "tnl_bench"
 BULK_BYTES = 64 * 1024 * 1024
@@ -117,9 +120,12 @@ ROLES = {
 
 def start(role: str, home: Path, stack: ExitStack) -> list[int]:
     """Start a process; return the ports that it prints when it is ready."""
+    path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.tunnel", "--role", role, "--home", str(home)],
         stdout=subprocess.PIPE,
+        cwd=ROOT,
+        env={**environment(), "PYTHONPATH": path},
     )
     stack.callback(process.wait)
     stack.callback(process.terminate)
@@ -326,7 +332,7 @@ def main() -> None:
     """Run the benchmark, or one of its processes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--rounds", type=int, default=300)
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--out", "--output", type=Path, help="write the figures here as JSON")
     parser.add_argument("--role", choices=ROLES)
     parser.add_argument("--home", type=Path)
     arguments = parser.parse_args()
@@ -336,15 +342,32 @@ def main() -> None:
         anyio.run(ROLES[arguments.role], arguments.home, backend_options=options)
         return
     with tempfile.TemporaryDirectory() as home:
+        sync_ms = fdatasync_ms(Path(home))
         result = anyio.run(run, Path(home), arguments.rounds, backend_options=options)
+    print(f"one fdatasync here takes {sync_ms} ms (median); the tunnel pays one per request")
     print(report(result))
-    if arguments.output:
-        host = {
+    if arguments.out:
+        facts = {
+            "at": SystemClock().now().isoformat(timespec="seconds"),
             "cpus": os.cpu_count(),
             "load": os.getloadavg()[0],
-            "python": sys.version.split()[0],
+            "python": platform.python_version(),
+            "rounds": arguments.rounds,
+            "fdatasync_ms": sync_ms,
         }
-        arguments.output.write_text(json.dumps({"host": host, **result}, indent=2) + "\n")
+        arguments.out.write_text(json.dumps({**facts, **result}, indent=2) + "\n")
+
+
+def fdatasync_ms(home: Path) -> float:
+    """Return the median of syncing a small append, in milliseconds."""
+    times = []
+    with (home / "sync").open("ab", buffering=0) as file:
+        for _ in range(100):
+            file.write(b"x" * 500)
+            started = time.perf_counter()
+            os.fdatasync(file.fileno())
+            times.append((time.perf_counter() - started) * 1000)
+    return round(statistics.median(times), 3)
 
 
 if __name__ == "__main__":
