@@ -48,8 +48,8 @@ class DriveSettings:
         limits: bounds of a turn.
     """
 
-    lease_s: float = 30.0
-    beat_s: float = 10.0
+    lease_s: float = 12.0
+    beat_s: float = 4.0
     watch_s: float = 2.0
     limits: Limits = field(default_factory=Limits)
 
