@@ -1,9 +1,10 @@
 """``intramuros gateway``: run one, and make what it needs."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
+import anyio
 import typer
 import yaml
 
@@ -14,9 +15,17 @@ from intramuros.cli.planes import run_gateway
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.timing import SystemClock
 
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from anthropic import Anthropic, AsyncAnthropic
+
+    from intramuros.tunnel.setup import InitOptions, Prepared
+
 app = typer.Typer(help="Run a gateway inside the perimeter, or set one up.")
 
 CERTS = "intramuros.tunnel.certs"
+SETUP = "intramuros.tunnel.setup"
 DirOption = Annotated[Path, typer.Option("--dir", help="Directory of the gateway's files.")]
 
 
@@ -62,25 +71,17 @@ def init(
     Example: intramuros gateway init tnl_… --edge edge.example:443 --route docs=http://10.0.0.5:80
     """
     routes = dict(_route(text) for text in route)
-    client = client_of(url, api_key_file, data_dir)
-    with asking(client):
-        tunnel = client.beta.tunnels.retrieve(tunnel_id)
-        marker = directory / "tunnel-id"
-        if not marker.exists() or marker.read_text().strip() != tunnel_id:
-            _make_ca(directory, tunnel_id)
-            pem = (directory / "ca.pem").read_text()
-            client.beta.tunnels.certificates.create(tunnel_id, ca_certificate_pem=pem)
-            _write(marker, f"{tunnel_id}\n".encode())
-            note(f"registered {directory / 'ca.pem'} on {tunnel_id}")
-        _issue(directory, tunnel.domain, None)
-        token = client.beta.tunnels.reveal_token(tunnel_id).tunnel_token
-    _write(directory / "token", token.encode())
+    prepare, options = (imported(SETUP, "tunnel", name) for name in ("init", "InitOptions"))
+    with asking(client_of(url, api_key_file, data_dir)) as client:
+        made = anyio.run(_prepare, prepare, client, options(directory, tunnel_id))
+    if made.created_ca:
+        note(f"registered {directory / 'ca.crt'} on {tunnel_id}")
     config: dict[str, object] = {
-        "tunnel_domain": tunnel.domain,
+        "tunnel_domain": made.domain,
         "edge": edge,
-        "token_file": "token",
+        "token_file": "tunnel-token",
         "audit_file": "audit.jsonl",
-        "tls": {"cert_file": "server.pem", "key_file": "server.key"},
+        "tls": {"cert_file": "tls.crt", "key_file": "tls.key"},
         "routes": routes,
     }
     if edge_ca_file is not None:
@@ -100,14 +101,22 @@ def renew(
 
     Example: intramuros gateway renew --dir gateway
     """
-    try:
-        config = yaml.safe_load((directory / "gateway.yaml").read_text())
-        domain = config["tunnel_domain"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise OperatorError(
-            f"{directory} has no gateway.yaml with a tunnel_domain", "run `gateway init` first"
-        ) from error
-    _issue(directory, domain, timedelta(days=days))
+    reissue = imported(SETUP, "tunnel", "renew")
+    reissue(directory, SystemClock().now(), validity=timedelta(days=days))
+
+
+async def _prepare(
+    prepare: "Callable[[AsyncAnthropic, InitOptions, datetime], Awaitable[Prepared]]",
+    client: "Anthropic",
+    options: "InitOptions",
+) -> "Prepared":
+    # Importing the SDK takes a second, which commands that ask no server should not.
+    from anthropic import AsyncAnthropic
+
+    async with AsyncAnthropic(
+        base_url=client.base_url, api_key=client.api_key, timeout=client.timeout
+    ) as asynchronous:
+        return await prepare(asynchronous, options, SystemClock().now())
 
 
 def _route(text: str) -> tuple[str, str]:
@@ -115,28 +124,6 @@ def _route(text: str) -> tuple[str, str]:
     if not equals or not label or not upstream:
         raise OperatorError(f"route {text!r} is malformed", "write LABEL=http://HOST:PORT")
     return label, upstream
-
-
-def _make_ca(directory: Path, tunnel_id: str) -> None:
-    make = imported(CERTS, "tunnel", "make_ca")
-    pair = make(f"Gateway CA of {tunnel_id}", SystemClock().now())
-    _write(directory / "ca.pem", pair.cert_pem)
-    _write(directory / "ca.key", pair.key_pem)
-
-
-def _issue(directory: Path, domain: str, validity: timedelta | None) -> None:
-    issue, pair_of = (imported(CERTS, "tunnel", n) for n in ("make_server_certificate", "KeyPair"))
-    try:
-        ca = pair_of((directory / "ca.pem").read_bytes(), (directory / "ca.key").read_bytes())
-    except OSError as error:
-        raise OperatorError(
-            f"cannot read {error.filename} ({error.strerror})", "run `gateway init` first"
-        ) from error
-    extra = {} if validity is None else {"validity": validity}
-    pair = issue(ca, [f"*.{domain}"], SystemClock().now(), **extra)
-    # The key first: a gateway that reloads in between keeps the old pair until both fit.
-    _write(directory / "server.key", pair.key_pem)
-    _write(directory / "server.pem", pair.cert_pem)
 
 
 def _write(file: Path, data: bytes) -> None:

@@ -92,7 +92,6 @@ async def init(client: AsyncAnthropic, options: InitOptions, now: datetime) -> P
         issued = _issue(output, ca, domain, options.cert_validity, now, undo)
         token = await _api(client.beta.tunnels.reveal_token(tunnel_id), "read the tunnel's token")
         output.write(TUNNEL_TOKEN, token.tunnel_token.encode(), undo)
-    log.info("gateway_prepared", tunnel=tunnel_id, domain=domain, new_tunnel=created)
     return Prepared(tunnel_id, domain, created, new_ca, issued)
 
 
@@ -284,8 +283,9 @@ def _issue(
             check_server_certificate(stored.cert_pem, [wildcard], now)
             check_issued_by(_der(stored.cert_pem), [ca.cert_pem])
             return False
-        except BadCertificate as error:
-            log.info("certificate_replaced", check=error.check)
+        except BadCertificate:
+            # Expired, or from another CA: a new one takes its place.
+            pass
     output.write_pair(make_server_certificate(ca, [wildcard], now, validity), undo)
     return True
 

@@ -27,11 +27,11 @@ def test_init_makes_what_a_gateway_loads(
     config = load_config(tmp_path / "gw" / "gateway.yaml")
     assert set(config.routes.routes) == {"bank"}
     listed = run("tunnel", "certificate", tunnel_id, *served.options).out
-    ca = x509.load_pem_x509_certificate((tmp_path / "gw" / "ca.pem").read_bytes())
-    server = x509.load_pem_x509_certificate((tmp_path / "gw" / "server.pem").read_bytes())
+    ca = x509.load_pem_x509_certificate((tmp_path / "gw" / "ca.crt").read_bytes())
+    server = x509.load_pem_x509_certificate((tmp_path / "gw" / "tls.crt").read_bytes())
     server.verify_directly_issued_by(ca)
     assert len(listed.splitlines()) == 1
-    for name in ("ca.key", "server.key", "token", "gateway.yaml"):
+    for name in ("ca.key", "tls.key", "tunnel-token", "gateway.yaml"):
         assert (tmp_path / "gw" / name).stat().st_mode & 0o077 == 0
 
 
@@ -39,9 +39,9 @@ def test_a_second_init_registers_no_second_ca(
     run: Run, served: Served, tunnel_id: str, tmp_path: Path
 ) -> None:
     init(run, served, tunnel_id)
-    ca = (tmp_path / "gw" / "ca.pem").read_bytes()
+    ca = (tmp_path / "gw" / "ca.crt").read_bytes()
     assert init(run, served, tunnel_id).status == 0
-    assert (tmp_path / "gw" / "ca.pem").read_bytes() == ca
+    assert (tmp_path / "gw" / "ca.crt").read_bytes() == ca
     listed = run("tunnel", "certificate", tunnel_id, *served.options).out
     assert len(listed.splitlines()) == 1
 
@@ -50,11 +50,11 @@ def test_renew_issues_from_the_same_ca(
     run: Run, served: Served, tunnel_id: str, tmp_path: Path
 ) -> None:
     init(run, served, tunnel_id)
-    before = (tmp_path / "gw" / "server.pem").read_bytes()
+    before = (tmp_path / "gw" / "tls.crt").read_bytes()
     assert run("gateway", "renew", "--dir", "gw", "--days", "10").status == 0
-    after = (tmp_path / "gw" / "server.pem").read_bytes()
+    after = (tmp_path / "gw" / "tls.crt").read_bytes()
     assert after != before
-    ca = x509.load_pem_x509_certificate((tmp_path / "gw" / "ca.pem").read_bytes())
+    ca = x509.load_pem_x509_certificate((tmp_path / "gw" / "ca.crt").read_bytes())
     x509.load_pem_x509_certificate(after).verify_directly_issued_by(ca)
 
 
@@ -77,7 +77,7 @@ def test_mistakes_are_one_line(run: Run, arguments: tuple[str, ...], says: str) 
 
 def test_the_file_keeps_no_secret(run: Run, served: Served, tunnel_id: str, tmp_path: Path) -> None:
     init(run, served, tunnel_id)
-    token = (tmp_path / "gw" / "token").read_text()
+    token = (tmp_path / "gw" / "tunnel-token").read_text()
     text = (tmp_path / "gw" / "gateway.yaml").read_text()
     assert token not in text
-    assert yaml.safe_load(text)["token_file"] == "token"
+    assert yaml.safe_load(text)["token_file"] == "tunnel-token"

@@ -307,8 +307,8 @@ class _Demo:
         files = {
             "API key": layout.api_key,
             "environment key": layout.worker / "environment-key",
-            "tunnel token": layout.gateway / "token",
-            "gateway's private key": layout.gateway / "server.key",
+            "tunnel token": layout.gateway / "tunnel-token",
+            "gateway's private key": layout.gateway / "tls.key",
             "CA's private key": layout.gateway / "ca.key",
             "edge's private key": layout.edge / "key.pem",
             "master key": layout.root / "master-key",
