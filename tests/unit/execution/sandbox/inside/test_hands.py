@@ -78,12 +78,13 @@ def test_time_of_either_kind_runs_out(loop: Loop, made) -> None:
 def test_processor_time_is_counted_per_call(loop: Loop, made) -> None:
     def work(_call: dict[str, bytes]) -> dict[str, bytes]:
         start = process_time()
-        while process_time() - start < 0.9:
+        while process_time() - start < 0.6:
             pass
         return {"ok": b"1"}
 
     hand = made(work, cpu_s=1)
-    for _ in range(3):
+    # Four calls take more than the one second and its rounding; the kernel counts by ticks.
+    for _ in range(4):
         assert use(loop, hand) == {"ok": b"1"}
 
 
