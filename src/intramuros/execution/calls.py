@@ -3,12 +3,13 @@
 A call goes through these steps; each is durable before the next, so that a kill at any point
 leaves the journal able to tell what to do (see the decision on interrupted calls)::
 
-    audit tool.call → journal started → run → filter → journal done → audit tool.result
-                                                        → post → journal forgotten
+    audit tool.call ∥ journal started → run → filter → audit tool.result ∥ journal done
+                                                       → post → journal forgotten
 """
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import anyio
@@ -116,6 +117,8 @@ class Calls:
 
     async def _result(self, call: ToolUse) -> Result | None:
         """Return what to post for a call: known from before, or run now; None to post nothing."""
+        if not self._bench.journal.noted(self._session_id, call.event_id):
+            return await self._run(call)
         try:
             progress, known = await to_thread.run_sync(
                 self._bench.journal.progress, self._session_id, call.event_id
@@ -135,19 +138,22 @@ class Calls:
 
     async def _run(self, call: ToolUse) -> Result | None:
         weight = weigh(dict(call.arguments))
+        record = partial(
+            self._bench.record.write,
+            "tool.call",
+            direction=INWARD,
+            session_id=self._session_id,
+            call_id=call.event_id,
+            tool=call.name,
+            rule=call.permission or "ungated",
+            bytes=weight.size,
+            sha256=weight.sha256,
+        )
+        start = partial(self._bench.journal.start, self._session_id, call.event_id)
         try:
-            await self._bench.record.write(
-                "tool.call",
-                direction=INWARD,
-                session_id=self._session_id,
-                call_id=call.event_id,
-                tool=call.name,
-                rule=call.permission or "ungated",
-                bytes=weight.size,
-                sha256=weight.sha256,
-            )
-            await to_thread.run_sync(self._bench.journal.start, self._session_id, call.event_id)
-        except (RecordFailed, OSError) as error:
+            # What may run twice needs no note that it began.
+            await (record() if call.name in REPEATABLE else _both(record, start))
+        except RecordFailed as error:
             log.error("call_not_recorded", call_id=call.event_id, error=str(error))
             return _fault(NOT_RECORDED)
         started = self._bench.clock.monotonic()
@@ -220,24 +226,24 @@ class Calls:
     ) -> Result:
         """Make a result durable and record that it leaves; otherwise return one that says so."""
         weight = weigh(result.content)
+        record = partial(
+            self._bench.record.write,
+            "tool.result",
+            direction=OUTWARD,
+            session_id=self._session_id,
+            call_id=call.event_id,
+            tool=call.name,
+            rule=rule,
+            bytes=weight.size,
+            sha256=weight.sha256,
+            is_error=result.is_error,
+            masked=masked,
+            ms=ms,
+        )
+        finish = partial(self._bench.journal.finish, self._session_id, call.event_id, result)
         try:
-            await to_thread.run_sync(
-                self._bench.journal.finish, self._session_id, call.event_id, result
-            )
-            await self._bench.record.write(
-                "tool.result",
-                direction=OUTWARD,
-                session_id=self._session_id,
-                call_id=call.event_id,
-                tool=call.name,
-                rule=rule,
-                bytes=weight.size,
-                sha256=weight.sha256,
-                is_error=result.is_error,
-                masked=masked,
-                ms=ms,
-            )
-        except (RecordFailed, OSError) as error:
+            await _both(record, finish)
+        except RecordFailed as error:
             log.error("result_not_recorded", call_id=call.event_id, error=str(error))
             return _fault(WITHHELD)
         return result
@@ -288,6 +294,30 @@ class Calls:
             )
         except RecordFailed as error:
             log.error("not_recorded", kind=kind, error=str(error))
+
+
+async def _both(record: Callable[[], Awaitable[None]], note: Callable[[], None]) -> None:
+    """Write the audit record and the journal's note at once, and wait for both.
+
+    Raises:
+        RecordFailed: either could not be written.
+    """
+    failures: list[Exception] = []
+
+    async def journal() -> None:
+        try:
+            await to_thread.run_sync(note)
+        except OSError as error:
+            failures.append(error)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(journal)
+        try:
+            await record()
+        except RecordFailed as error:
+            failures.append(error)
+    if failures:
+        raise RecordFailed(str(failures[0])) from failures[0]
 
 
 def _fault(text: str) -> Result:

@@ -1,15 +1,16 @@
 """What a worker that was killed must know about the calls it was running.
 
-One directory per session, two small files per unfinished call: ``<digest>.started`` before the
-call runs, and ``<digest>.done`` with the filtered result before it is posted. Both go once the
-control plane has the result, so the journal holds only what no one else knows. A call that is
-``done`` is posted, never run again; a call that was only ``started`` has an unknown effect.
+One directory per session, one small file per unfinished call: empty while the call runs, the
+filtered result once it is done. It goes when the control plane has the result, so the journal holds
+only what no one else knows. A call that is ``done`` is posted, never run again; a call that was
+only ``started`` has an unknown effect.
 """
 
 import hashlib
 import json
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -44,48 +45,69 @@ class Journal:
     def __init__(self, root: Path) -> None:
         self._root = root
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Most calls were never seen before; knowing which were saves a look at the disk for each.
+        self._noted = set(root.glob("*/*.call"))
+
+    def noted(self, session_id: str, call_id: str) -> bool:
+        """Tell, without touching the disk, whether there is anything about a call."""
+        return self._path(session_id, call_id) in self._noted
 
     def progress(self, session_id: str, call_id: str) -> tuple[Progress, Result | None]:
         """Return how far a call got, and its result when it is done."""
-        done = self._path(session_id, call_id, Progress.DONE)
-        result = _read(done)
-        if result is not None:
-            return Progress.DONE, result
-        if done.exists() or self._path(session_id, call_id, Progress.STARTED).exists():
-            return Progress.STARTED, None
-        return Progress.UNKNOWN, None
+        path = self._path(session_id, call_id)
+        if path not in self._noted:
+            return Progress.UNKNOWN, None
+        result = _read(path)
+        return (Progress.STARTED, None) if result is None else (Progress.DONE, result)
 
     def start(self, session_id: str, call_id: str) -> None:
         """Note durably that a call is about to run."""
-        folder = self._folder(session_id)
-        if not folder.exists():
-            folder.mkdir(mode=0o700)
-            _sync(self._root)
-        _write(self._path(session_id, call_id, Progress.STARTED), b"")
+        path = self._path(session_id, call_id)
+        self._noted.add(path)
+        self._make_folder(path.parent)
+        path.open("ab").close()
+        _sync(path.parent)
 
     def finish(self, session_id: str, call_id: str, result: Result) -> None:
-        """Note durably what a call returned."""
+        """Note what a call returned; a power failure may leave it at ``started``, no less."""
+        path = self._path(session_id, call_id)
+        self._noted.add(path)
+        self._make_folder(path.parent)
         data = json.dumps({"content": result.content, "is_error": result.is_error}).encode()
-        self._folder(session_id).mkdir(exist_ok=True, mode=0o700)
-        _write(self._path(session_id, call_id, Progress.DONE), data)
+        _write(path, data)
 
     def settle(self, session_id: str, call_id: str) -> None:
         """Forget a call whose result the control plane has, or that nobody waits for."""
-        # Started first: if we die in between, the call is still known to be done.
-        for progress in (Progress.STARTED, Progress.DONE):
-            self._path(session_id, call_id, progress).unlink(missing_ok=True)
+        path = self._path(session_id, call_id)
+        path.unlink(missing_ok=True)
+        self._noted.discard(path)
 
     def forget(self, session_id: str) -> None:
         """Forget a session that is over."""
-        shutil.rmtree(self._folder(session_id), ignore_errors=True)
+        folder = self._folder(session_id)
+        shutil.rmtree(folder, ignore_errors=True)
+        self._noted = {path for path in self._noted if path.parent != folder}
+
+    def tidy(self, session_id: str) -> None:
+        """Remove the session's directory when nothing is left in it."""
+        with suppress(OSError):
+            self._folder(session_id).rmdir()
+
+    def _make_folder(self, folder: Path) -> None:
+        if not folder.exists():
+            folder.mkdir(mode=0o700)
+            _sync(self._root)
 
     def _folder(self, session_id: str) -> Path:
         # Ids come from the control plane; a digest keeps them from naming a path.
-        return self._root / hashlib.sha256(session_id.encode()).hexdigest()[:40]
+        return self._root / _digest(session_id)
 
-    def _path(self, session_id: str, call_id: str, progress: Progress) -> Path:
-        name = hashlib.sha256(call_id.encode()).hexdigest()[:40]
-        return self._folder(session_id) / f"{name}.{progress}"
+    def _path(self, session_id: str, call_id: str) -> Path:
+        return self._folder(session_id) / f"{_digest(call_id)}.call"
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:40]
 
 
 def _read(path: Path) -> Result | None:
@@ -103,18 +125,17 @@ def _read(path: Path) -> Result | None:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Write a whole file or none of it, durably."""
+    """Write a whole file or none of it."""
     draft = path.with_suffix(".draft")
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         view = memoryview(data)
         while view:
             view = view[os.write(fd, view) :]
-        os.fsync(fd)
+        os.fdatasync(fd)
     finally:
         os.close(fd)
     draft.replace(path)
-    _sync(path.parent)
 
 
 def _sync(folder: Path) -> None:

@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import Final
 
 import anyio
+from anyio import to_thread
 
 from intramuros.execution.calls import Bench, Calls
 from intramuros.execution.client import (
@@ -235,11 +236,12 @@ class Item:
         session_id, hands = self._work.session_id, self._bench.hands
         if self._dispatch.ended is not None and self._dispatch.ended.deleted:
             await hands.forget(session_id)
-            self._bench.journal.forget(session_id)
+            await to_thread.run_sync(self._bench.journal.forget, session_id)
         elif self._outcome is Outcome.IDLE:
             await hands.rest(session_id)
         else:
             await hands.drop(session_id)
+        await to_thread.run_sync(self._bench.journal.tidy, session_id)
 
     async def _give_back(self) -> None:
         """Stop the item, hand it over, or leave it alone (contract 9.31, 9.32, 9.36)."""

@@ -139,6 +139,7 @@ async def test_an_unreadable_journal_runs_nothing(
     def broken(*_: object) -> None:
         raise OSError(5, "Input/output error")
 
+    rig.journal.start(SESSION, "a")
     monkeypatch.setattr(rig.journal, "progress", broken)
     await rig.serve(use("a"))
     ((_, result),) = rig.client.posted

@@ -24,6 +24,25 @@ def test_a_call_goes_from_unknown_to_forgotten(tmp_path: Path) -> None:
     assert files(tmp_path) == []
 
 
+def test_an_empty_directory_is_tidied_and_a_full_one_is_kept(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    journal.start("s", "c")
+    journal.tidy("s")
+    assert journal.progress("s", "c") == (Progress.STARTED, None)
+    journal.settle("s", "c")
+    journal.tidy("s")
+    journal.tidy("never seen")
+    assert list((tmp_path / "j").iterdir()) == []
+
+
+def test_only_what_was_noted_is_looked_for_on_disk(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    assert not journal.noted("s", "c")
+    journal.start("s", "c")
+    assert journal.noted("s", "c")
+    assert Journal(tmp_path / "j").noted("s", "c")
+
+
 def test_calls_of_other_sessions_are_apart(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j")
     journal.start("s1", "c")
@@ -59,7 +78,7 @@ def test_a_write_cut_short_leaves_what_was_there(
     def full(_fd: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fdatasync", full)
     with pytest.raises(OSError, match="No space"):
         journal.finish("s", "c", RESULT)
     assert journal.progress("s", "c") == (Progress.STARTED, None)
