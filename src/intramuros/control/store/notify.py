@@ -59,7 +59,7 @@ class Subscription:
 
     @property
     def closed(self) -> bool:
-        """True once the process takes no more: whoever waits for news should end."""
+        """True once the process takes no more: who serves a client should not wait again."""
         return self._closed
 
     async def wait(self, timeout_s: float) -> bool:
@@ -74,7 +74,7 @@ class Subscription:
 
     def clear(self) -> None:
         """Forget hints so far; call it *before* looking at the table, or a change is missed."""
-        if self._hinted.is_set() and not self._closed:
+        if self._hinted.is_set():
             self._hinted = anyio.Event()
 
     def take_whispers(self) -> list[Whisper]:
@@ -137,7 +137,7 @@ class Hub:
             subscription._whisper(whisper)
 
     def close(self) -> None:
-        """Wake every waiter for good, so that streams and held polls end when the server stops."""
+        """Wake every waiter once, so that streams and held polls end when the server stops."""
         self._closed = True
         for subscriptions in self._topics.values():
             for subscription in subscriptions:
