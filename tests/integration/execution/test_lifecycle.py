@@ -121,6 +121,42 @@ async def test_killed_from_outside_it_is_gone_and_says_so(sandbox: LiveSandbox) 
     await sandbox.destroy()
 
 
+async def test_a_creation_given_up_leaves_nothing(
+    provider: BubblewrapProvider, tmp_path: Path
+) -> None:
+    await (await provider.create(SandboxSpec(), "warm")).destroy()
+    before = set(processes.parents())
+    for step in range(12):
+        with anyio.move_on_after(step * 0.003):
+            await (await provider.create(SandboxSpec(), f"cut{step}")).destroy()
+    await until(lambda: not _ours(before))
+    assert list((tmp_path / "state/sandboxes").iterdir()) == []
+    for parent in find_groups().parents.values():
+        assert list(parent.glob("intramuros-cut*")) == []
+
+
+def _ours(before: set[int]) -> list[int]:
+    """New processes below this one; others come and go on any machine."""
+    mine = processes.descendants(os.getpid(), processes.parents())
+    return [pid for pid in mine if pid not in before]
+
+
+async def test_two_creations_of_one_id_do_not_meet(provider: BubblewrapProvider) -> None:
+    outcomes: list[str] = []
+
+    async def create() -> None:
+        try:
+            await provider.create(SandboxSpec(), "sesn_1")
+            outcomes.append("created")
+        except SandboxBusy:
+            outcomes.append("busy")
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(create)
+        tasks.start_soon(create)
+    assert sorted(outcomes) == ["busy", "created"]
+
+
 async def test_one_that_died_unseen_is_created_anew(provider: BubblewrapProvider) -> None:
     first = await provider.create(SandboxSpec(), "sesn_1")
     inner = processes.first_child(first.host_pid)
@@ -166,12 +202,18 @@ async def test_a_cancelled_call_stops_its_command(sandbox: LiveSandbox) -> None:
 
     def sleeping() -> bool:
         found = processes.descendants(sandbox.host_pid, processes.parents())
-        names = [Path(f"/proc/{pid}/comm").read_text() for pid in found if identify(pid)]
-        return any("sleep" in name for name in names)
+        return any("sleep" in _name(pid) for pid in found)
 
     await until(lambda: not sleeping())
     outcome = await sandbox.call("bash", {"command": "true"})
     assert said(outcome) == "bash: bash session terminated; restart required"
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text()
+    except OSError:
+        return ""  # it ended meanwhile
 
 
 async def test_calls_overlap(sandbox: LiveSandbox) -> None:

@@ -70,6 +70,7 @@ class BubblewrapProvider:
         self._zygote = Zygote()
         self._host: _Host | None = None
         self._live: dict[str, LiveSandbox] = {}
+        self._creating: set[str] = set()
         self._uids: dict[str, int] = {}
 
     @property
@@ -133,6 +134,15 @@ class BubblewrapProvider:
             if earlier.alive:
                 raise SandboxBusy(f"sandbox {sandbox_id} is live")
             await earlier.destroy()
+        if sandbox_id in self._creating:
+            raise SandboxBusy(f"sandbox {sandbox_id} is being created")
+        self._creating.add(sandbox_id)
+        try:
+            return await self._create(host, spec, sandbox_id)
+        finally:
+            self._creating.discard(sandbox_id)
+
+    async def _create(self, host: _Host, spec: SandboxSpec, sandbox_id: str) -> LiveSandbox:
         await self._clear_earlier(sandbox_id)
         uid = self._choose_uid(sandbox_id)
         group: Group | None = None
@@ -219,24 +229,32 @@ class BubblewrapProvider:
         channel = Channel(ours)
         try:
             pid, pidfd = await self._zygote.launch(request, opened)
-            theirs.close()
-            outer = identify(pid)
-            record = replace(record, outer=outer)
-            self._records.save(record)
+            theirs.close()  # ours must see the end of the stream when the sandbox is gone
+            self._records.save(replace(record, outer=identify(pid)))
             handles = Handles(channel, pidfd, pid, group, places.workspace)
             sandbox = LiveSandbox(record.sandbox_id, spec, handles, self._ended)
-            try:
-                with anyio.fail_after(READY_S):
-                    await sandbox.configure(places.python)
-            except (SandboxError, TimeoutError) as error:
-                await sandbox.destroy()
-                said = os.pread(errors, 4096, 0).decode("utf-8", "replace").strip()
-                raise bwrap.explain(said or str(error)) from error
+            await self._await_ready(sandbox, places.python, errors)
+        except BaseException:
+            channel.close()
+            raise
         finally:
             theirs.close()
             for fd in opened[1:]:
                 os.close(fd)
         return sandbox
+
+    async def _await_ready(self, sandbox: LiveSandbox, python: Python, errors: int) -> None:
+        """Wait until process 1 serves; otherwise destroy it and say what was said on ``errors``."""
+        try:
+            with anyio.fail_after(READY_S):
+                await sandbox.configure(python)
+        except BaseException as error:
+            with anyio.CancelScope(shield=True):
+                await sandbox.destroy()
+            if isinstance(error, SandboxError | TimeoutError):
+                said = os.pread(errors, 4096, 0).decode("utf-8", "replace").strip()
+                raise bwrap.explain(said or str(error)) from error
+            raise
 
     async def _ended(self, sandbox_id: str, keep_workspace: bool) -> None:
         """Forget a sandbox whose processes are gone."""

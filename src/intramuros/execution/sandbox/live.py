@@ -172,13 +172,16 @@ class LiveSandbox:
             answer = await self._handles.channel.request("exec", fields)
         if "error" in answer:
             raise SandboxError(answer["error"].decode("utf-8", "replace"))
-        return ExecResult(
-            exit_code=int(answer["code"]),
-            stdout=answer["stdout"],
-            stderr=answer["stderr"],
-            truncated="truncated" in answer,
-            timed_out="timed_out" in answer,
-        )
+        try:
+            return ExecResult(
+                exit_code=int(answer["code"]),
+                stdout=answer["stdout"],
+                stderr=answer["stderr"],
+                truncated="truncated" in answer,
+                timed_out="timed_out" in answer,
+            )
+        except (KeyError, ValueError) as error:
+            raise SandboxError("the sandbox answered something else than asked") from error
 
     def _check_usable(self) -> None:
         if not self.alive:

@@ -116,6 +116,17 @@ async def test_a_program_that_could_not_start_is_an_error(stage: Stage) -> None:
         tasks.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("fields", [{}, {"code": b"x", "stdout": b"", "stderr": b""}])
+async def test_an_answer_to_another_question_is_an_error(
+    stage: Stage, fields: dict[str, bytes]
+) -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(lambda: stage.serve(**fields))
+        with pytest.raises(SandboxError, match="something else"):
+            await stage.sandbox.exec(["ls"])
+        tasks.cancel_scope.cancel()
+
+
 async def test_a_dead_sandbox_raises_itself_not_a_group_of_errors(stage: Stage) -> None:
     stage.theirs.close()
     with pytest.raises(SandboxGone):
