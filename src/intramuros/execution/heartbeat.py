@@ -70,15 +70,21 @@ class Lease:
         return self.end is not End.LOST
 
 
-async def heartbeat_loop(heart: Heart, lease: Lease, clock: Clock) -> None:
-    """Beat every half TTL until the lease ends."""
+async def heartbeat_loop(
+    heart: Heart, lease: Lease, clock: Clock, ttl_s: int | None = None
+) -> None:
+    """Beat every half TTL until the lease ends.
+
+    Args:
+        ttl_s: the lifetime to ask for, in seconds; None leaves it to the server.
+    """
     beaten_at = clock.monotonic()
     interval_s = MAX_INTERVAL_S
     while lease.end is None:
         try:
             # A network that swallows packets must not outlast the lease.
             with anyio.fail_after(interval_s):
-                beat = await heart.heartbeat(lease.last)
+                beat = await heart.heartbeat(lease.last, ttl_s=ttl_s)
         except LeaseLost:
             log.warning("lease_lost")
             lease.finish(End.LOST)

@@ -55,6 +55,7 @@ class Terms:
 
     max_idle_s: float
     environment_key: str
+    lease_ttl_s: int | None = None
 
 
 class Item:
@@ -145,7 +146,8 @@ class Item:
     async def _serve_leased(self) -> None:
         """Beat from the first moment to the end of the clean-up (contract 21.3)."""
         async with anyio.create_task_group() as group:
-            group.start_soon(heartbeat_loop, self._client, self._lease, self._bench.clock)
+            beat = (self._client, self._lease, self._bench.clock, self._terms.lease_ttl_s)
+            group.start_soon(heartbeat_loop, *beat)
             try:
                 async with self._bench.hands.turn(self._work.session_id):
                     try:

@@ -60,6 +60,8 @@ class WorkerSettings:
     """Sandboxes kept paused after their item ended; 0 destroys each (its workspace stays)."""
     call_timeout_s: float = 150.0
     """Of one tool call, in seconds (contract 22.10); above the tools' own 120 s."""
+    lease_ttl_s: int = 20
+    """Seconds without a heartbeat until a session goes to another worker; the server bounds it."""
     drain_s: float = 180.0
     """Seconds that running calls have after the first stop signal."""
     reclaim_older_than_ms: int | None = None
@@ -82,7 +84,15 @@ class WorkerSettings:
             raise OperatorError(
                 f"concurrency {self.concurrency} is out of range", f"use 1 to {MAX_CONCURRENCY}"
             )
-        for name in ("max_idle_s", "call_timeout_s", "drain_s", "cpus", "memory_bytes", "pids"):
+        for name in (
+            "max_idle_s",
+            "call_timeout_s",
+            "lease_ttl_s",
+            "drain_s",
+            "cpus",
+            "memory_bytes",
+            "pids",
+        ):
             if getattr(self, name) <= 0:
                 raise OperatorError(f"setting {name!r} is not positive", "use a number above 0")
         if self.keep_idle_sandboxes < 0:

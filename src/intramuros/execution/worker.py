@@ -85,7 +85,7 @@ async def serve_worker(
         except RecordFailed as error:
             raise OperatorError(str(error), "free space on the disk of the audit file") from error
         bench = Bench(hands, journal, record, custom, settings.call_timeout_s, clock, random.random)
-        terms = Terms(settings.max_idle_s, key)
+        terms = Terms(settings.max_idle_s, key, settings.lease_ttl_s)
         await _run(settings, control, bench, terms, ready, stop)
 
 
