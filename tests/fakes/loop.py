@@ -7,6 +7,7 @@ from typing import Any
 from intramuros.control.mcp.base import McpError, McpFailure, McpResult, McpTool
 from intramuros.control.model.base import Failure, ModelError, ModelReply, ModelRequest, Usage
 from intramuros.control.session import outcome
+from intramuros.control.session.state import initial
 from intramuros.control.session.turn import (
     CallMcp,
     CallModel,
@@ -100,6 +101,7 @@ class Loop:
     ) -> None:
         self.log = MemoryLog(self_hosted=self_hosted)
         self.subject = Subject("sesn_1", "wrkspc_1", declared)
+        self._view = View.empty(self.subject, initial("sthr_main", self_hosted=self_hosted))
         self.model = deque(model)
         self.mcp = deque(mcp)
         self.tools = tools
@@ -111,7 +113,8 @@ class Loop:
 
     @property
     def view(self) -> View:
-        return View(self.subject, self.log.state, tuple(self.log.records))
+        self._view = self._view.extend(self.log.records[len(self._view.records) :])
+        return self._view
 
     @property
     def context(self) -> Context:

@@ -8,7 +8,7 @@ decides again. So every decision was made on exactly the log it follows.
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import anyio
@@ -166,10 +166,10 @@ def load_view(tx: Tx, session_id: str, known: View | None) -> View:
         raise LostLease(f"session {session_id} is gone")
     subject = Subject(session_id, row.workspace_id, row.agent)
     if known is not None:
-        view = View(subject, known.state, known.records)
+        view = replace(known, subject=subject)
     else:
         empty = initial(row.state["thread_id"], self_hosted=row.state["self_hosted"])
-        view = View(subject, empty, ())
+        view = View.empty(subject, empty)
     after = view.state.last_seq
     return view.extend(events.read(tx, session_id, after_seq=after, upto_seq=row.last_seq))
 

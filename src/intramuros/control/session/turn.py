@@ -16,6 +16,7 @@ from typing import Final
 from intramuros.control.mcp.base import McpServer
 from intramuros.control.model.base import ModelRequest
 from intramuros.control.session import transcript
+from intramuros.control.session.conversation import denial
 from intramuros.control.session.drafts import (
     INTERRUPTED,
     error_result,
@@ -208,8 +209,8 @@ def _confirmed(view: View) -> Command:
     return Append(drafts)
 
 
-def _denied(call: Call, denial: Record, view: View) -> Draft:
-    text = transcript.denial(denial)["content"][0]["text"]
+def _denied(call: Call, confirmation: Record, view: View) -> Draft:
+    text = denial(confirmation)["content"][0]["text"]
     return error_result(call, text, self_hosted=view.state.self_hosted)
 
 

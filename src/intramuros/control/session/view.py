@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from intramuros.control.mcp.base import Caller, McpServer, McpTool
+from intramuros.control.session.conversation import Conversation, hear
 from intramuros.control.session.state import State, fold
 from intramuros.control.session.toolset import Tool, toolset, used_servers
 from intramuros.control.store.records import Draft, Record
@@ -45,6 +46,12 @@ class View:
     subject: Subject
     state: State
     records: tuple[Record, ...] = field(repr=False)
+    conversation: Conversation = field(repr=False)
+
+    @classmethod
+    def empty(cls, subject: Subject, state: State) -> "View":
+        """Return the view of a log without records; ``state`` is :func:`state.initial`'s."""
+        return cls(subject, state, (), Conversation())
 
     def extend(self, records: Sequence[Record]) -> "View":
         """Return the view after more records.
@@ -52,10 +59,12 @@ class View:
         Raises:
             IllegalRecord: a record cannot follow.
         """
-        state = self.state
+        state, conversation = self.state, self.conversation
         for record in records:
             state = fold(state, record)
-        return replace(self, state=state, records=(*self.records, *records))
+            conversation = hear(conversation, record)
+        known = (*self.records, *records)
+        return replace(self, state=state, records=known, conversation=conversation)
 
     def expect(self, drafts: Sequence[Draft], now_us: int, new_id: Callable[[], str]) -> "View":
         """Return the view as it will be once the drafts are appended.

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from intramuros.control.session.runner import Memory
 from intramuros.control.session.view import Subject, View
 from tests.fakes.loop import Loop, agent, text
@@ -7,7 +9,7 @@ def view(session_id: str) -> View:
     loop = Loop(agent(), model=[text("hi")])
     loop.log.say()
     loop.run()
-    return View(Subject(session_id, "wrkspc_1", agent()), loop.log.state, tuple(loop.log.records))
+    return replace(loop.view, subject=Subject(session_id, "wrkspc_1", agent()))
 
 
 def test_the_longest_unused_sessions_are_forgotten_first() -> None:

@@ -16,7 +16,7 @@ def talked() -> Loop:
 
 def test_extending_goes_on_where_the_log_stopped() -> None:
     loop = talked()
-    start = View(loop.subject, Loop(agent()).log.state, ())
+    start = View.empty(loop.subject, Loop(agent()).log.state)
     half = start.extend(loop.log.records[:4])
     assert half.extend(loop.log.records[4:]).state == loop.log.state
     with pytest.raises(IllegalRecord):

@@ -1,0 +1,157 @@
+"""What a session's log says to the model, grown record by record. Pure.
+
+The messages come from the log alone, so any process can make the same request. The rules that keep
+them valid for the Messages API:
+
+* the model's own blocks come back exactly as it sent them (they lie in the private part of
+  ``span.model_request_end``), because thinking signatures and tool-use ids must survive;
+* each tool use is answered in the very next message, in the model's order;
+* what clients said between two replies is one user message, behind the tool results; operator text
+  (``system.message``) follows it as a ``system`` message (contract 13.15, 13.18);
+* a refused or broken reply leaves no trace: what it said was never part of the conversation.
+
+A conversation never changes; :func:`hear` gives the next one, at a cost that does not depend on how
+much was said before.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, cast
+
+from intramuros.control.session.state import RESULTS
+from intramuros.control.store.records import Record
+from intramuros.kernel.errors import IntramurosError
+
+Block = dict[str, Any]
+
+# A breakpoint tells the provider that everything up to it will come again.
+CACHE: Final = {"type": "ephemeral"}
+DENIED: Final = "The user denied this call; it did not run."
+# Stands in for a message without text, which the Messages API refuses.
+_SILENCE: Final = {"type": "text", "text": "(no text)"}
+_THOUGHTS: Final = frozenset({"thinking", "redacted_thinking"})
+
+
+class Unanswered(IntramurosError):
+    """A tool use has no result yet, so no request can be made: a mistake of ours."""
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What has been said.
+
+    Args:
+        settled: the messages through the last reply.
+        calls: model id and event id of each tool use of the last reply, in order.
+        results: event id → the result, of those calls.
+        said: what clients said since.
+        ordered: operator text since.
+    """
+
+    settled: tuple[Block, ...] = ()
+    calls: tuple[tuple[str, str], ...] = ()
+    results: Mapping[str, Block] = field(default_factory=dict)
+    said: tuple[Block, ...] = ()
+    ordered: tuple[Block, ...] = ()
+
+
+def hear(conversation: Conversation, record: Record) -> Conversation:
+    """Return the conversation after one more record; most records say nothing."""
+    if record.queued:
+        return conversation
+    match record.type:
+        case "user.message":
+            said = _content(record) or [dict(_SILENCE)]
+            return replace(conversation, said=(*conversation.said, *said))
+        case "system.message":
+            return replace(conversation, ordered=(*conversation.ordered, *_content(record)))
+        case "span.model_request_end":
+            return _replied(conversation, record)
+        case "user.tool_confirmation" if record.body["result"] == "deny":
+            return _answered(conversation, str(record.body["tool_use_id"]), denial(record))
+        case type if type in RESULTS:
+            use_id = str(record.body[RESULTS[type][1]])
+            return _answered(conversation, use_id, _result(record))
+        case _:
+            return conversation
+
+
+def messages(conversation: Conversation) -> list[Block]:
+    """Return the Messages API's messages, with a cache breakpoint behind the newest user message.
+
+    Raises:
+        Unanswered: a tool use has no result.
+    """
+    built = [*conversation.settled, *_gap(conversation)]
+    for place in range(len(built) - 1, -1, -1):
+        if built[place]["role"] == "user":
+            *before, last = built[place]["content"]
+            built[place] = {"role": "user", "content": [*before, {**last, "cache_control": CACHE}]}
+            break
+    return built
+
+
+def denial(confirmation: Record) -> Block:
+    """Return the result that tells the model of a denial (contract 15.10)."""
+    why = confirmation.body.get("deny_message")
+    text = f"{DENIED} The user said: {why}" if why else DENIED
+    return {"content": [{"type": "text", "text": text}], "is_error": True}
+
+
+def _replied(conversation: Conversation, record: Record) -> Conversation:
+    private = cast("Mapping[str, Any]", record.private or {})
+    reply = _reply(private)
+    if not reply:
+        return conversation
+    message = {"role": "assistant", "content": reply}
+    return Conversation(
+        settled=(*conversation.settled, *_gap(conversation), message),
+        calls=tuple((model_id, use_id) for model_id, use_id in private.get("calls", ())),
+    )
+
+
+def _reply(private: Mapping[str, Any]) -> list[Block]:
+    """Return what a finished request adds to the conversation, or nothing."""
+    if private.get("ending") == "refusal":
+        return []
+    kept = [block for block in private.get("content", ()) if not _empty(block)]
+    # The API refuses a message that ends in thought.
+    return [] if all(block["type"] in _THOUGHTS for block in kept) else kept
+
+
+def _answered(conversation: Conversation, use_id: str, result: Block) -> Conversation:
+    return replace(conversation, results={**conversation.results, use_id: result})
+
+
+def _result(record: Record) -> Block:
+    content = _content(record)
+    result: Block = {"content": content} if content else {}
+    return {**result, "is_error": True} if record.body.get("is_error") else result
+
+
+def _gap(conversation: Conversation) -> list[Block]:
+    """Return the messages behind the last reply."""
+    answers: list[Block] = []
+    for model_id, use_id in conversation.calls:
+        if use_id not in conversation.results:
+            raise Unanswered(f"{use_id} has no result")
+        result = conversation.results[use_id]
+        answers.append({"type": "tool_result", "tool_use_id": model_id, **result})
+    content = [*answers, *conversation.said]
+    if not content and not conversation.ordered:
+        return []
+    # The API wants a user message before the operator's, and no empty one.
+    gap: list[Block] = [{"role": "user", "content": content or [dict(_SILENCE)]}]
+    if conversation.ordered:
+        gap.append({"role": "system", "content": list(conversation.ordered)})
+    return gap
+
+
+def _content(record: Record) -> list[Block]:
+    blocks = cast("Sequence[Block]", record.body.get("content") or ())
+    return [block for block in blocks if not _empty(block)]
+
+
+def _empty(block: Mapping[str, Any]) -> bool:
+    """The Messages API refuses text blocks without text."""
+    return block["type"] == "text" and not block["text"]

@@ -1,0 +1,104 @@
+import pytest
+
+from intramuros.control.model.base import ModelReply
+from intramuros.control.session.conversation import Unanswered, messages
+from tests.fakes.loop import CUSTOM, Loop, agent, text, toolset, use, uses
+from tests.fakes.messages_rules import check_messages
+
+CACHED = {"cache_control": {"type": "ephemeral"}}
+
+
+def said(message: object) -> list[str]:
+    return [block["text"] for block in message["content"]]
+
+
+def test_the_models_own_blocks_come_back_as_they_were() -> None:
+    thinking = {"type": "thinking", "thinking": "hm", "signature": "abc"}
+    reply = ModelReply(
+        [thinking, {"type": "text", "text": "a"}, use("weather", "toolu_9")], "tool_use"
+    )
+    loop = Loop(agent(CUSTOM), model=[reply, text("done")])
+    loop.log.say()
+    loop.run()
+    (call,) = loop.log.state.calls
+    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "x"}}
+    loop.log.send(
+        "user.custom_tool_result",
+        custom_tool_use_id=call.id,
+        content=[{"type": "text", "text": ""}, image],
+        is_error=True,
+    )
+    loop.run()
+    sent = loop.requests[1].messages
+    assert sent[1] == {"role": "assistant", "content": list(reply.content)}
+    result = {"type": "tool_result", "tool_use_id": "toolu_9", "content": [image], "is_error": True}
+    assert sent[2] == {"role": "user", "content": [{**result, **CACHED}]}
+    check_messages(sent)
+
+
+def test_a_result_without_content_has_none() -> None:
+    loop = Loop(agent(CUSTOM), model=[uses(use("weather")), text("done")])
+    loop.log.say()
+    loop.run()
+    (call,) = loop.log.state.calls
+    loop.log.send("user.custom_tool_result", custom_tool_use_id=call.id)
+    loop.run()
+    (block,) = loop.requests[1].messages[-1]["content"]
+    assert block == {"type": "tool_result", "tool_use_id": "toolu_1", **CACHED}
+
+
+def test_only_the_newest_user_message_is_marked() -> None:
+    loop = Loop(agent(), model=[text("one"), text("two")])
+    loop.log.say()
+    loop.run()
+    loop.log.say()
+    loop.run()
+    marks = ["cache_control" in m["content"][-1] for m in loop.requests[1].messages]
+    assert marks == [False, False, True]
+
+
+def test_silence_is_said_in_words() -> None:
+    loop = Loop(agent(), model=[text("one"), text("two")])
+    loop.log.say("")
+    loop.run()
+    assert said(loop.requests[0].messages[0]) == ["(no text)"]
+
+
+def test_a_reply_of_nothing_leaves_no_message() -> None:
+    loop = Loop(agent(), model=[ModelReply([{"type": "text", "text": ""}], "end_turn"), text("b")])
+    loop.log.say("one")
+    loop.run()
+    loop.log.say("two")
+    loop.run()
+    (message,) = loop.requests[1].messages
+    assert said(message) == ["one", "two"]
+
+
+def test_thinking_that_was_cut_off_is_left_out() -> None:
+    thinking = {"type": "thinking", "thinking": "hm", "signature": "abc"}
+    loop = Loop(agent(), model=[ModelReply([thinking], "max_tokens"), text("b")])
+    loop.log.say("one")
+    loop.run()
+    loop.log.say("two")
+    loop.run()
+    assert len(loop.requests[1].messages) == 1
+
+
+def test_a_call_without_a_result_makes_no_request() -> None:
+    loop = Loop(agent(toolset()), model=[uses(use("bash"))])
+    loop.log.say()
+    loop.run()
+    with pytest.raises(Unanswered):
+        messages(loop.view.conversation)
+
+
+def test_a_conversation_never_changes() -> None:
+    loop = Loop(agent(), model=[text("hi"), text("ho")])
+    loop.log.say()
+    loop.run()
+    early = loop.view.conversation
+    before = str(messages(early))
+    loop.log.say()
+    loop.run()
+    assert str(messages(early)) == before
+    assert "cache_control" not in str(early)
