@@ -111,7 +111,7 @@ class View:
 
     def discovered(self) -> dict[str, list[McpTool]]:
         """Return the tools of the MCP servers that answered when this turn opened."""
-        listed = self.last("internal.mcp_listed")
+        listed = self.last("internal.mcp_listed") if self.state.mcp_turn else None
         if listed is None:
             return {}
         wanted = set(cast("list[str]", listed.body["servers"]))

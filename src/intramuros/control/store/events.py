@@ -8,7 +8,18 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from sqlalchemy import ColumnElement, Row, Select, and_, exists, insert, or_, select, true
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    exists,
+    insert,
+    or_,
+    select,
+    true,
+)
 
 from intramuros.control.store.db import Tx
 from intramuros.control.store.records import Draft, Record
@@ -73,7 +84,7 @@ def read(
 
 def last_seq(tx: Tx, session_id: str) -> int | None:
     """Return where a session's log ends, or None when there is no such session."""
-    end: int | None = tx.scalar(select(sessions.c.last_seq).where(sessions.c.id == session_id))
+    end: int | None = tx.scalar(_LAST_SEQ, {"session_id": session_id})
     return end
 
 
@@ -168,6 +179,8 @@ _ANSWERS: Final = (
 )
 
 _OF_SESSION: Final = select(events)
+# Built once: these run several times in every turn.
+_LAST_SEQ: Final = select(sessions.c.last_seq).where(sessions.c.id == bindparam("session_id"))
 
 
 def _section(session_id: str, query: Query, *, waiting: bool) -> Select[Any]:

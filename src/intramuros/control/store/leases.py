@@ -20,7 +20,7 @@ lost and there are never two holders. Work items share the table (control/store/
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import case, delete, exists, func, insert, select, update
+from sqlalchemy import bindparam, case, delete, exists, func, insert, select, update
 
 from intramuros.control.store.db import Tx
 from intramuros.control.store.tables import leases
@@ -98,14 +98,7 @@ def claim(tx: Tx, queue: str, holder: str, now_us: int, ttl_us: int) -> Lease | 
         holder: who, for people who read the table.
         ttl_us: how long the claim lasts without :func:`beat`, microseconds.
     """
-    row = tx.execute(
-        select(leases.c.id, leases.c.key, leases.c.epoch)
-        .where(leases.c.queue == queue, leases.c.state == READY, leases.c.available_us <= now_us)
-        .order_by(leases.c.available_us, leases.c.id)
-        .limit(1)
-        # PostgreSQL: rows that another replica is claiming are passed over; SQLite has one writer.
-        .with_for_update(skip_locked=True)
-    ).first()
+    row = tx.execute(_FIRST_READY, {"of_queue": queue, "now_us": now_us}).first()
     if row is None:
         return None
     lease = Lease(queue, row.key, row.epoch + 1, now_us + ttl_us)
@@ -119,11 +112,7 @@ def claim(tx: Tx, queue: str, holder: str, now_us: int, ttl_us: int) -> Lease | 
 
 def next_ready_us(tx: Tx, queue: str) -> int | None:
     """Return when the next key of the queue is claimable, which may be past; None if none waits."""
-    at_us: int | None = tx.scalar(
-        select(func.min(leases.c.available_us)).where(
-            leases.c.queue == queue, leases.c.state == READY
-        )
-    )
+    at_us: int | None = tx.scalar(_NEXT_READY, {"of_queue": queue})
     return at_us
 
 
@@ -135,11 +124,7 @@ def check(tx: Tx, queue: str, key: str, epoch: int) -> None:
     Raises:
         LostLease: it is not.
     """
-    row = tx.execute(
-        select(leases.c.epoch)
-        .where(leases.c.queue == queue, leases.c.key == key, leases.c.state.in_(_HOLDING))
-        .with_for_update()
-    ).first()
+    row = tx.execute(_HELD_EPOCH, {"of_queue": queue, "of_key": key}).first()
     if row is None or row.epoch != epoch:
         raise LostLease(f"{queue}/{key} is no longer held at epoch {epoch}")
 
@@ -224,6 +209,33 @@ def has_expired(tx: Tx, queue: str, now_us: int) -> bool:
 def drop(tx: Tx, queue: str, key: str) -> None:
     """Remove a key for good, with whatever claim there is; only for keys that never come back."""
     tx.execute(delete(leases).where(leases.c.queue == queue, leases.c.key == key))
+
+
+# Built once: building a statement costs as much as running it, and these run in every turn.
+_FIRST_READY: Final = (
+    select(leases.c.id, leases.c.key, leases.c.epoch)
+    .where(
+        leases.c.queue == bindparam("of_queue"),
+        leases.c.state == READY,
+        leases.c.available_us <= bindparam("now_us"),
+    )
+    .order_by(leases.c.available_us, leases.c.id)
+    .limit(1)
+    # PostgreSQL: rows that another replica is claiming are passed over; SQLite has one writer.
+    .with_for_update(skip_locked=True)
+)
+_NEXT_READY: Final = select(func.min(leases.c.available_us)).where(
+    leases.c.queue == bindparam("of_queue"), leases.c.state == READY
+)
+_HELD_EPOCH: Final = (
+    select(leases.c.epoch)
+    .where(
+        leases.c.queue == bindparam("of_queue"),
+        leases.c.key == bindparam("of_key"),
+        leases.c.state.in_(_HOLDING),
+    )
+    .with_for_update()
+)
 
 
 def _state(tx: Tx, lease: Lease) -> str | None:
