@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Row, select, update
+from sqlalchemy import Row, bindparam, select, update
 
 from intramuros.control.identity import audit
 from intramuros.control.identity.principal import Principal
@@ -44,6 +44,20 @@ _WAKES_WORKER: Final = frozenset({"user.message", "user.interrupt", "user.tool_c
 _NEEDS_WORKER: Final = frozenset({"session.status_running", "agent.tool_use"})
 
 
+# Built once: both run in every transaction.
+_HOLD: Final = select(sessions).where(sessions.c.id == bindparam("session_id")).with_for_update()
+_PROJECT: Final = (
+    update(sessions)
+    .where(sessions.c.id == bindparam("session_id"))
+    .values(
+        state=bindparam("new_state"),
+        status=bindparam("new_status"),
+        last_seq=bindparam("end_seq"),
+        updated_us=bindparam("end_us"),
+    )
+)
+
+
 @dataclass(frozen=True)
 class Held:
     """A session's row, held until the transaction ends, and the state it stores."""
@@ -67,9 +81,7 @@ class Journal:
         Raises:
             NotFound: there is no such session.
         """
-        row = tx.execute(
-            select(sessions).where(sessions.c.id == session_id).with_for_update()
-        ).first()
+        row = tx.execute(_HOLD, {"session_id": session_id}).first()
         if row is None:
             raise NotFound(f"no session {session_id!r}")
         return Held(row, load(row.state))
@@ -146,16 +158,14 @@ class Journal:
         written = events.append(tx, row.id, End(row.last_seq, row.updated_us), drafts, stamp)
         for record in written:
             state = fold(state, record)
-        tx.execute(
-            update(sessions)
-            .where(sessions.c.id == row.id)
-            .values(
-                state=state.dump(),
-                status=shown_status(state).value,
-                last_seq=written[-1].seq,
-                updated_us=written[-1].at_us,
-            )
-        )
+        projection = {
+            "session_id": row.id,
+            "new_state": state.dump(),
+            "new_status": shown_status(state).value,
+            "end_seq": written[-1].seq,
+            "end_us": written[-1].at_us,
+        }
+        tx.execute(_PROJECT, projection)
         if row.environment_kind == "self_hosted":
             self._staff(tx, row, state, written)
         tx.after_commit(lambda: self._hub.hint(session_topic(row.id)))

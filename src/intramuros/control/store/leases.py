@@ -147,15 +147,11 @@ def finish(tx: Tx, lease: Lease, now_us: int) -> bool:
     Raises:
         LostLease: it is no longer ours.
     """
-    _change(
-        tx,
-        lease,
-        state=case((leases.c.state == AGAIN, READY), else_=IDLE),
-        available_us=now_us,
-        holder=None,
-        expires_us=None,
-    )
-    return _state(tx, lease) == READY
+    left = {"of_queue": lease.queue, "of_key": lease.key, "of_epoch": lease.epoch}
+    row = tx.execute(_FINISH, {**left, "now_us": now_us}).first()
+    if row is None:
+        raise _lost(lease)
+    return bool(row.state == READY)
 
 
 def postpone(tx: Tx, lease: Lease, now_us: int, at_us: int) -> None:
@@ -238,11 +234,26 @@ _HELD_EPOCH: Final = (
 )
 
 
-def _state(tx: Tx, lease: Lease) -> str | None:
-    state: str | None = tx.scalar(
-        select(leases.c.state).where(leases.c.queue == lease.queue, leases.c.key == lease.key)
+_FINISH: Final = (
+    update(leases)
+    .where(
+        leases.c.queue == bindparam("of_queue"),
+        leases.c.key == bindparam("of_key"),
+        leases.c.epoch == bindparam("of_epoch"),
+        leases.c.state.in_(_HOLDING),
     )
-    return state
+    .values(
+        state=case((leases.c.state == AGAIN, READY), else_=IDLE),
+        available_us=bindparam("now_us"),
+        holder=None,
+        expires_us=None,
+    )
+    .returning(leases.c.state)
+)
+
+
+def _lost(lease: Lease) -> LostLease:
+    return LostLease(f"{lease.queue}/{lease.key} is no longer held at epoch {lease.epoch}")
 
 
 def _change(tx: Tx, lease: Lease, **values: object) -> None:
@@ -257,4 +268,4 @@ def _change(tx: Tx, lease: Lease, **values: object) -> None:
         .values(**values)
     )
     if not changed.rowcount:
-        raise LostLease(f"{lease.queue}/{lease.key} is no longer held at epoch {lease.epoch}")
+        raise _lost(lease)
