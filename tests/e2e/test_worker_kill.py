@@ -1,67 +1,23 @@
 """A worker process with real sandboxes, killed where it hurts: every call gets one result."""
 
-import contextlib
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import anyio
 import pytest
-from anyio import to_thread
 
 from intramuros.execution.calls import INTERRUPTED
 from intramuros.execution.sandbox import bwrap
 from intramuros.execution.sandbox.base import Level
 from intramuros.kernel.appendlog import read_lines
-from intramuros.kernel.config import clean_environment
 from intramuros.protocol.audit import verify
+from tests.e2e.worker_process import WorkerProcess, commands_with
 from tests.fakes.control_plane import ENVIRONMENT, KEY, ControlPlane, running
 from tests.waiting import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(90)]
-
-ROOT = Path(__file__).parents[2]
-
-
-class WorkerProcess:
-    """The command as operators run it, over one state directory."""
-
-    def __init__(self, plane: ControlPlane, folder: Path) -> None:
-        self.state = folder / "state"
-        self.log = folder / "log"
-        key = folder / "key"
-        key.write_text(KEY)
-        key.chmod(0o600)
-        self._command = [
-            *(sys.executable, "-m", "intramuros.cli.main", "worker"),
-            *("--base-url", plane.base_url, "--environment-id", ENVIRONMENT),
-            *("--environment-key-file", str(key), "--state-dir", str(self.state)),
-            *("--max-idle-s", "0.5"),
-        ]
-
-    def _start(self, log: IO[bytes]) -> subprocess.Popen[bytes]:
-        environment = {**clean_environment(), "PYTHONPATH": str(ROOT / "src")}
-        return subprocess.Popen(self._command, env=environment, stdout=subprocess.PIPE, stderr=log)
-
-    @contextlib.asynccontextmanager
-    async def run(self) -> AsyncIterator[subprocess.Popen[bytes]]:
-        with self.log.open("ab") as log, self._start(log) as process:
-            try:
-                assert process.stdout is not None
-                # On a thread: the control plane that it polls lives on this loop.
-                with anyio.fail_after(20):
-                    line = await to_thread.run_sync(process.stdout.readline, abandon_on_cancel=True)
-                assert line == b"ready worker env_test\n", self.log.read_text()
-                yield process
-            finally:
-                process.kill()
-
-    def workspace(self, name: str) -> Path:
-        return self.state / "sandboxes" / "workspaces" / "sesn_1" / name
 
 
 @pytest.fixture
@@ -73,18 +29,6 @@ async def plane() -> AsyncIterator[ControlPlane]:
         yield plane
 
 
-def commands_with(marker: str) -> list[str]:
-    """Return the command lines on this machine that hold the marker."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            with contextlib.suppress(OSError):
-                line = (entry / "cmdline").read_bytes().decode(errors="replace")
-                if marker in line:
-                    found.append(line)
-    return found
-
-
 def said(result: dict[str, Any]) -> str:
     return str(result["content"][0]["text"])
 
@@ -92,7 +36,11 @@ def said(result: dict[str, Any]) -> str:
 async def test_killed_in_mid_tool_the_next_worker_reports_and_goes_on(
     plane: ControlPlane, tmp_path: Path
 ) -> None:
-    worker, item, session = WorkerProcess(plane, tmp_path), plane.offer(), plane.session()
+    worker, item, session = (
+        WorkerProcess(plane.base_url, ENVIRONMENT, KEY, tmp_path),
+        plane.offer(),
+        plane.session(),
+    )
     marker = f"31.{os.getpid()}"
     first = session.tool_use("bash", {"command": f"echo ran >> log; sleep {marker}; echo end"})
     async with worker.run() as process:
@@ -119,7 +67,11 @@ async def test_killed_in_mid_tool_the_next_worker_reports_and_goes_on(
 async def test_killed_before_the_post_the_result_comes_from_the_journal(
     plane: ControlPlane, tmp_path: Path
 ) -> None:
-    worker, item, session = WorkerProcess(plane, tmp_path), plane.offer(), plane.session()
+    worker, item, session = (
+        WorkerProcess(plane.base_url, ENVIRONMENT, KEY, tmp_path),
+        plane.offer(),
+        plane.session(),
+    )
     call = session.tool_use("bash", {"command": "echo ran >> log; wc -l < log"})
     plane.fail("post", 503, times=1000)
     async with worker.run() as process:
@@ -142,7 +94,11 @@ async def test_killed_before_the_post_the_result_comes_from_the_journal(
 
 
 async def test_one_signal_drains_and_two_stop_now(plane: ControlPlane, tmp_path: Path) -> None:
-    worker, item, session = WorkerProcess(plane, tmp_path), plane.offer(), plane.session()
+    worker, item, session = (
+        WorkerProcess(plane.base_url, ENVIRONMENT, KEY, tmp_path),
+        plane.offer(),
+        plane.session(),
+    )
     session.tool_use("bash", {"command": "touch begun; sleep 0.5; echo finished"})
     async with worker.run() as process:
         await until(lambda: worker.workspace("begun").exists(), 20)

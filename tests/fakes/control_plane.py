@@ -199,7 +199,7 @@ class ControlPlane:
         if item.state == "queued" or expected != (item.last or "NO_HEARTBEAT"):
             return self._error(412, "invalid_request_error")
         if "desired_ttl_seconds" in request.query_params:
-            item.ttl_s = int(request.query_params["desired_ttl_seconds"])
+            item.ttl_s = min(item.ttl_s, int(request.query_params["desired_ttl_seconds"]))
         item.state, item.beats = "active", item.beats + 1
         item.last = f"2026-01-01T00:00:{item.beats:02}.000001Z"
         return JSONResponse(self._beat(item, extended=True))

@@ -18,10 +18,12 @@ class ScriptedHeart:
         self.clock = clock
         self.script = list(script)
         self.expected: list[str] = []
+        self.asked_s: list[int | None] = []
         self.step_s = 1.0
 
     async def heartbeat(self, expected: str, *, ttl_s: int | None = None) -> Beat:
         self.expected.append(expected)
+        self.asked_s.append(ttl_s)
         self.clock.advance(self.step_s)
         step = self.script.pop(0)
         if isinstance(step, Exception):
@@ -52,6 +54,14 @@ async def test_each_beat_echoes_the_one_before() -> None:
     lease, expected = await beat([alive("t1"), alive("t2", 60), Beat("t2", False, "stopping", 60)])
     assert expected == [NO_HEARTBEAT, "t1", "t2"]
     assert (lease.end, lease.last, lease.ttl_s) == (End.STOPPING, "t2", 60)
+
+
+async def test_each_beat_asks_for_the_lease_that_is_wanted() -> None:
+    clock, lease = ManualClock(), Lease()
+    heart = ScriptedHeart(clock, [alive("t1"), alive("t2"), LeaseLost("412")])
+    with anyio.fail_after(5):
+        await heartbeat_loop(heart, lease, clock, 30)
+    assert heart.asked_s == [30, 30, 30]
 
 
 @pytest.mark.parametrize(

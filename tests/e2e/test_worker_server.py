@@ -1,0 +1,75 @@
+"""Our worker against our server, both real processes: killed in mid-tool, the job still ends."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from anthropic import Anthropic
+from anyio import to_thread
+
+from intramuros.execution.calls import INTERRUPTED
+from intramuros.execution.sandbox import bwrap
+from intramuros.execution.sandbox.base import Level
+from intramuros.kernel.appendlog import read_lines
+from intramuros.protocol.audit import verify
+from tests.e2e.worker_process import WorkerProcess
+from tests.waiting import until as waited
+from tests.wire.host import running
+from tests.wire.site import MESSAGE, Site, until
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+
+# Slow the first time it runs, quick once the file is there.
+COMMAND = "test -e seen && echo again || { touch seen; sleep 60; echo slept; }"
+SCRIPT = {
+    "steps": [
+        {"id": "run", "tools": [{"name": "bash", "input": {"command": COMMAND}}]},
+        {"text": "It said ${word}.", "values": {"word": {"step": "run", "pattern": "again"}}},
+    ]
+}
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    for finding in bwrap.probe():
+        if finding.level is Level.FAILURE:
+            pytest.skip(f"no sandbox on this host: {finding.what}: {finding.fix}")
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "slow.yaml").write_text(yaml.safe_dump(SCRIPT))
+    with (
+        running(tmp_path / "server", model_scripts=str(tmp_path / "scripts")) as server,
+        Anthropic(base_url=server.base_url, api_key=server.api_key) as api,
+        Site(server, api) as made,
+    ):
+        yield made
+
+
+async def test_killed_in_mid_tool_the_job_still_finishes(site: Site, tmp_path: Path) -> None:
+    worker = WorkerProcess(
+        *(site.server.base_url, site.environment_id, site.key, tmp_path), "--lease-ttl-s", "10"
+    )
+    session = await to_thread.run_sync(lambda: site.session("slow", initial_events=[MESSAGE]))
+    async with worker.run() as process:
+        await waited(worker.workspace("seen", session.id).exists, 30)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(10)
+
+    def answered() -> list[Any] | None:
+        log = site.events(session.id)
+        return log if any(event.type == "agent.message" for event in log) else None
+
+    async with worker.run():
+        log = await to_thread.run_sync(lambda: until(answered, 60), abandon_on_cancel=True)
+    calls = [event.id for event in log if event.type == "agent.tool_use"]
+    results = [event for event in log if event.type == "user.tool_result"]
+    assert [event.tool_use_id for event in results] == calls, "one result for each call, in order"
+    texts = [event.content[0].text.strip() for event in results]
+    assert texts == [INTERRUPTED, "again"]
+    assert [event.is_error for event in results] == [True, False]
+    said = [event.content[0].text for event in log if event.type == "agent.message"]
+    assert said == ["It said again."]
+    verify(read_lines(worker.state / "audit.jsonl"))
