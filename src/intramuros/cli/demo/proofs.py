@@ -47,7 +47,8 @@ def calls_recorded(
     claim = "every call stands in the record inside the wall"
     used = {str(e["id"]) for e in events if e.get("type") == "agent.tool_use"}
     recorded = {str(r["fields"].get("call_id")) for r in worker if r["kind"] == "tool.call"}
-    asked = sum(e.get("type") == "agent.mcp_tool_use" for e in events)
+    # A call that failed may not have come as far as the gateway.
+    asked = sum(e.get("type") == "agent.mcp_tool_result" and not e.get("is_error") for e in events)
     passed = sum(
         c.program == "gateway" and c.direction == "in" and c.what.startswith("tools/call")
         for c in found

@@ -68,6 +68,7 @@ def run_demo(wishes: Wishes) -> None:
     source = load_source()
     find_software()
     directory = _directory(wishes.data_dir)
+    failures: list[DomainError] = []
     try:
 
         async def task(stop: Stop) -> None:
@@ -79,7 +80,10 @@ def run_demo(wishes: Wishes) -> None:
                     group.cancel_scope.cancel()
 
                 group.start_soon(watch)
-                await _Demo(wishes, directory, source, screen).run()
+                try:
+                    await _Demo(wishes, directory, source, screen).run()
+                except DomainError as error:
+                    failures.append(error)
                 group.cancel_scope.cancel()
             if stop.requested:
                 raise KeyboardInterrupt
@@ -91,6 +95,8 @@ def run_demo(wishes: Wishes) -> None:
             screen.say(f"kept: {directory}")
         else:
             shutil.rmtree(directory, ignore_errors=True)
+    if failures:
+        raise failures[0]
 
 
 async def run_service_of(task: Any) -> None:  # noqa: ANN401  a service task

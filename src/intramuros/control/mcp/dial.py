@@ -40,6 +40,9 @@ log = logger("dial")
 
 CONNECT_S: Final = 5.0
 REPLY_S: Final = 10.0
+# How long to wait for an edge or a gateway that was there before, and between two tries.
+PATIENCE_S: Final = 8.0
+RETRY_S: Final = 0.25
 HANDSHAKE_S: Final = 10.0
 # A session talks to a handful of private servers, a few calls at a time.
 MAX_CONNECTIONS: Final = 100
@@ -102,6 +105,7 @@ class TunnelDialer:
         self._context = context
         self._mint = mint
         self._cas = cas
+        self._reached: set[str] = set()
 
     async def connect(self, host: str) -> Wire:
         """Return a connection that ends at the host's gateway, before the inner TLS.
@@ -120,6 +124,23 @@ class TunnelDialer:
             raise NoTrustedCa(
                 "the tunnel has no active certificate; register a CA", code="no_certificate"
             )
+        # Nothing was sent yet, so waiting is safe. Only where somebody was before: an edge or a
+        # gateway that starts again is soon back, one that never was would cost every turn the wait.
+        patience_s = PATIENCE_S if host in self._reached else 0.0
+        began_s = anyio.current_time()
+        while True:
+            try:
+                wire = await self._connect_once(host)
+            except Unavailable:
+                if anyio.current_time() - began_s >= patience_s:
+                    self._reached.discard(host)
+                    raise
+                await anyio.sleep(RETRY_S)
+            else:
+                self._reached.add(host)
+                return wire
+
+    async def _connect_once(self, host: str) -> Wire:
         failure: DomainError = Unavailable("no edge is configured", code="edge_unreachable")
         for edge in self._edges:
             ticket = await self._mint(host)

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from intramuros.control.mcp import dial
 from intramuros.control.mcp.dial import (
     MAX_HELD_BYTES,
     Edge,
@@ -165,6 +166,35 @@ async def test_a_tunnel_without_certificates_is_not_dialled() -> None:
         await dialer(CA.cert_pem).connect(HOST)
     with pytest.raises(PermissionDenied):
         await dialer(CA.cert_pem).connect("10.0.0.1")
+
+
+async def test_a_gateway_that_was_there_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dial, "RETRY_S", 0.001)
+    monkeypatch.setattr(dial, "PATIENCE_S", 0.05)
+    away = Unavailable("the tunnel is not connected", code="tunnel_disconnected")
+    answers: list[object] = [away, "wire", away, away, "wire", *[away] * 1000]
+    asked = iter(answers)
+
+    async def connect_once(_self: object, _host: str) -> object:
+        answer = next(asked)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(dial.TunnelDialer, "_connect_once", connect_once)
+    dialling = dialer(CA.cert_pem)
+    with pytest.raises(Unavailable):
+        await dialling.connect(HOST)
+    assert await dialling.connect(HOST) == "wire"
+    assert await dialling.connect(HOST) == "wire"
+    with pytest.raises(Unavailable):
+        await dialling.connect(HOST)
+    left = len(list(asked))
+    assert left > 0
+    asked = iter([away, away])
+    with pytest.raises(Unavailable):
+        await dialling.connect(HOST)
+    assert len(list(asked)) == 1
 
 
 class CountingStream(MemoryBytes):
