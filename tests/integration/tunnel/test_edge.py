@@ -146,7 +146,7 @@ def tampering(direction: str) -> Iterator[None]:
     async def changed(self: Wire | LinkStream, item: bytes) -> None:
         if flip and flip[-1] is item:
             item = item[:-1] + bytes([item[-1] ^ 1])
-        await send(self, item)  # type: ignore[arg-type]  # the owner's own method
+        await send(self, item)  # type: ignore[operator]  # the owner's own method
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Recording, direction, seen)

@@ -271,7 +271,7 @@ async def test_wrong_tickets_are_refused_with_a_code(tmp_path: Path) -> None:
             async def mint(_host: str, ticket: str = ticket) -> str:
                 return ticket
 
-            rig.mint = mint  # type: ignore[method-assign]  # what control would have signed
+            rig.mint = mint  # type: ignore[method-assign,assignment]  # what control would have signed
             async with client_of(rig, edge_port) as client:
                 with pytest.raises(httpx2.ConnectError) as caught:
                     await client.get(url("/echo"))
@@ -286,7 +286,7 @@ async def test_a_ticket_for_one_host_opens_no_other(tmp_path: Path) -> None:
     async def other(_host: str) -> str:
         return await mint(f"wiki.{DOMAIN}")
 
-    rig.mint = other  # type: ignore[method-assign]  # a caller that asks for more than it may
+    rig.mint = other  # type: ignore[method-assign,assignment]  # a caller that asks for more than it may
     async with running_tunnel(rig, upstream.app) as (client, _):
         with pytest.raises(httpx2.ConnectError):
             await client.get(url("/echo"))

@@ -56,7 +56,7 @@ async def run_against(edge: FakeEdge, seconds: float) -> list[dict[str, object]]
             async with running_gateway(edge.rig.config([port], 1), links=0):
                 await anyio.sleep(seconds)
             group.cancel_scope.cancel()
-    return list(logs)
+    return [dict(entry) for entry in logs]
 
 
 async def test_an_edge_that_hangs_up_is_not_dialled_in_a_hot_loop(tmp_path: Path) -> None:

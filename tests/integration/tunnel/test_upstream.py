@@ -8,7 +8,6 @@ import anyio.lowlevel
 import httpcore2
 import pytest
 
-from intramuros.tunnel import upstream
 from intramuros.tunnel.routes import AddressRule
 from intramuros.tunnel.upstream import PinnedBackend, UpstreamRefused, upstream_pool
 from tests.integration.tunnel.rig import running_upstream
@@ -59,7 +58,7 @@ async def test_the_checked_address_is_dialled_without_a_second_look(
 ) -> None:
     async with running_upstream(Upstream().app) as port:
         resolver = Resolver(["127.0.0.1"], ["169.254.169.254"])
-        monkeypatch.setattr(upstream.anyio, "getaddrinfo", resolver)
+        monkeypatch.setattr(anyio, "getaddrinfo", resolver)
         backend = PinnedBackend(LOOPBACK)
         stream = await backend.connect_tcp("private.example", port, 5)
         await stream.aclose()
@@ -69,7 +68,7 @@ async def test_the_checked_address_is_dialled_without_a_second_look(
 
 
 async def test_one_bad_address_among_good_ones_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upstream.anyio, "getaddrinfo", Resolver(["127.0.0.1", "8.8.8.8"]))
+    monkeypatch.setattr(anyio, "getaddrinfo", Resolver(["127.0.0.1", "8.8.8.8"]))
     with pytest.raises(UpstreamRefused):
         await PinnedBackend(LOOPBACK).connect_tcp("private.example", 80, 1)
 
@@ -81,7 +80,7 @@ async def test_nothing_there_is_a_connect_error(monkeypatch: pytest.MonkeyPatch)
     async def fail(*_args: object, **_kwargs: object) -> None:
         raise socket.gaierror(-2, "unknown")
 
-    monkeypatch.setattr(upstream.anyio, "getaddrinfo", fail)
+    monkeypatch.setattr(anyio, "getaddrinfo", fail)
     with pytest.raises(httpcore2.ConnectError, match="resolve"):
         await PinnedBackend(LOOPBACK).connect_tcp("private.example", 80, 1)
 

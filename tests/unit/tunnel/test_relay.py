@@ -1,5 +1,5 @@
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -33,7 +33,7 @@ class Pool:
 
     def __init__(self) -> None:
         self.requests: list[httpcore2.Request] = []
-        self.answer = lambda: httpcore2.Response(
+        self.answer: Callable[[], httpcore2.Response] = lambda: httpcore2.Response(
             200, headers=[("content-length", "2")], content=b"ok"
         )
         self.error: Exception | None = None
