@@ -38,7 +38,7 @@ from intramuros.control.mcp.dial import Edge, TunnelDialer, TunnelTransport, out
 from intramuros.kernel.config import environment
 from intramuros.kernel.telemetry import configure
 from intramuros.kernel.timing import SystemClock
-from intramuros.protocol.tickets import DialTicket, SigningKey, TunnelToken
+from intramuros.protocol.tickets import CallTicket, DialTicket, SigningKey, TunnelToken
 from intramuros.tunnel.certs import make_ca, make_self_signed_edge, make_server_certificate
 from intramuros.tunnel.config import parse_config
 from intramuros.tunnel.edge_app import EdgeSettings, serve_edge
@@ -176,11 +176,14 @@ def tunnel_transport(key: SigningKey, edge_ca: str, ca: str, port: int) -> Tunne
     async def mint(host: str) -> str:
         return key.mint_dial_ticket(DialTicket(TUNNEL, DOMAIN, host, 1), clock.now().timestamp())
 
+    async def vouch(host: str) -> str:
+        return key.mint_call_ticket(CallTicket(TUNNEL, host), clock.now().timestamp())
+
     async def cas(_host: str) -> list[str]:
         return [ca]
 
     edges = [Edge("127.0.0.1", port, "127.0.0.1")]
-    return TunnelTransport(TunnelDialer(edges, outer_context(edge_ca), mint, cas))
+    return TunnelTransport(TunnelDialer(edges, outer_context(edge_ca), mint, vouch, cas))
 
 
 async def timed(sample: Sample) -> float:
@@ -246,6 +249,7 @@ async def run(home: Path, rounds: int) -> dict[str, object]:
                     "edge": [f"127.0.0.1:{edge_port}"],
                     "edge_ca_file": "edge-ca.crt",
                     "token_file": "token",
+                    "control_key_file": "control.pub",
                     "audit_file": "gateway-audit.jsonl",
                 }
             )

@@ -80,6 +80,7 @@ def init(
         "tunnel_domain": made.domain,
         "edge": edge,
         "token_file": "tunnel-token",
+        "control_key_file": "control.pub",
         "audit_file": "audit.jsonl",
         "tls": {"cert_file": "tls.crt", "key_file": "tls.key"},
         "routes": routes,

@@ -8,8 +8,12 @@ names another one is refused before its signature is looked at. An edge holds th
 =============  =====================================================  ==========
 tunnel-token   the bearer may serve this tunnel                       never; by version
 dial           the bearer may open one connection to this host        after 30 s
+call           requests to this host come from this session           after 60 s
 fence          no token of this tunnel below a version is good        after 60 s
 =============  =====================================================  ==========
+
+A dial ticket is shown to the edge, a call ticket to the gateway inside the inner TLS, in the header
+:data:`CALL_HEADER`: an edge that opens streams of its own has none, and is refused.
 
 A tunnel token holds no time and no random part, and Ed25519 is deterministic, so control can mint
 the same value again to reveal it and need not store it (contract 16, R305).
@@ -33,6 +37,8 @@ ALGORITHM: Final = "Ed25519"
 MAX_TOKEN_CHARS: Final = 3 * 1024
 DIAL_TTL_S: Final = 30
 FENCE_TTL_S: Final = 60
+CALL_TTL_S: Final = 60
+CALL_HEADER: Final = "intramuros-call"
 # How far the edge's clock may be behind ours before a statement counts as from the future.
 LEEWAY_S: Final = 30
 # No statement with a time limit is good for longer, whatever it says.
@@ -77,6 +83,16 @@ class DialTicket:
     def serves_from(self) -> int:
         """The lowest token version of a link that may carry this dial."""
         return self.version if self.floor is None else self.floor
+
+
+@dataclass(frozen=True, slots=True)
+class CallTicket:
+    """What control shows a gateway with each request: whose it is."""
+
+    tunnel: str
+    host: str
+    session: str = ""
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +149,20 @@ class SigningKey:
             }
         )
 
+    def mint_call_ticket(self, ticket: CallTicket, now_s: float) -> str:
+        """Return a ticket good for ``CALL_TTL_S`` seconds from ``now_s`` (epoch seconds)."""
+        return self._sign(
+            {
+                "typ": "call",
+                "tunnel": ticket.tunnel,
+                "host": ticket.host,
+                "sid": ticket.session,
+                "tid": ticket.trace,
+                "iat": int(now_s),
+                "exp": int(now_s) + CALL_TTL_S,
+            }
+        )
+
     def mint_fence(self, fence: Fence, now_s: float) -> str:
         """Return a statement that edges apply at once, good for ``FENCE_TTL_S`` seconds."""
         return self._sign(
@@ -151,18 +181,18 @@ class SigningKey:
 
 
 class VerifyingKey:
-    """The control plane's public key, as an edge holds it."""
+    """The control plane's public key, as edges and gateways hold it."""
 
     def __init__(self, pem: bytes) -> None:
         """Read a SubjectPublicKeyInfo PEM.
 
         Raises:
-            TicketError: it is no Ed25519 public key (a private key is refused: an edge must not
-                be able to sign).
+            TicketError: it is no Ed25519 public key (a private key is refused: whoever only checks
+                must not be able to sign).
         """
         self._key = _load(pem)
         if self._key.is_private:
-            raise TicketError("bad_key", "this is the private key; an edge takes the public one")
+            raise TicketError("bad_key", "this is the private key; the public one is wanted")
 
     def read_tunnel_token(self, text: str) -> TunnelToken:
         """Check a tunnel token.
@@ -194,6 +224,21 @@ class VerifyingKey:
             session=_text(claims, "sid", empty=True),
             trace=_text(claims, "tid", empty=True),
             floor=_version(claims, "floor"),
+        )
+
+    def read_call_ticket(self, text: str, now_s: float) -> CallTicket:
+        """Check a call ticket at a time in epoch seconds.
+
+        Raises:
+            TicketError: not signed by control, malformed or expired.
+        """
+        claims = self._claims(text, "call")
+        _check_time(claims, now_s)
+        return CallTicket(
+            tunnel=_text(claims, "tunnel"),
+            host=_host(claims, "host"),
+            session=_text(claims, "sid", empty=True),
+            trace=_text(claims, "tid", empty=True),
         )
 
     def read_fence(self, text: str, now_s: float) -> Fence:

@@ -1,10 +1,11 @@
-"""The gateway's configuration file: the product's own format, and four keys of ours.
+"""The gateway's configuration file: the product's own format, and five keys of ours.
 
 Keys of the product (contract 17): ``listen_addr``, ``log_level``, ``shutdown_timeout``,
 ``tunnel_domain``, ``tls.cert_file``, ``tls.key_file``, ``routes``, ``upstream.allowed_ips``,
 ``upstream.disable_ip_validation``, ``upstream.tls.ca_file``, ``upstream.tls.include_system_cas``.
 
-Ours: ``edge`` (list of ``host:port``), ``edge_ca_file``, ``token_file``, ``audit_file``.
+Ours: ``edge`` (list of ``host:port``), ``edge_ca_file``, ``token_file``, ``control_key_file`` (the
+control plane's public key: who calls must show what it signed), ``audit_file``.
 
 ``listen_addr`` is accepted and not used: this gateway dials out and listens on nothing. Relative
 paths count from the file's directory.
@@ -53,6 +54,7 @@ class GatewayConfig:
     edges: tuple[EdgeAddress, ...]
     edge_ca_file: Path | None
     token_file: Path
+    control_key_file: Path
     audit_file: Path
     cert_file: Path
     key_file: Path
@@ -104,6 +106,7 @@ def parse_config(text: bytes, directory: Path) -> GatewayConfig:
         edges=_edges(top),
         edge_ca_file=top.path("edge_ca_file"),
         token_file=top.needed_path("token_file"),
+        control_key_file=top.needed_path("control_key_file"),
         audit_file=top.needed_path("audit_file"),
         cert_file=tls.needed_path("cert_file"),
         key_file=tls.needed_path("key_file"),

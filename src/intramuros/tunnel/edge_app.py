@@ -15,7 +15,7 @@ from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock, SystemClock
 from intramuros.kernel.wire import serve_tls
 from intramuros.protocol.dial import DIAL_ALPN, LINK_ALPN
-from intramuros.protocol.tickets import TicketError, VerifyingKey
+from intramuros.tunnel.callers import load_control_key
 from intramuros.tunnel.edge import Edge, EdgeParts
 from intramuros.tunnel.ledger import Ledger
 from intramuros.tunnel.linktable import MAX_LINKS_PER_TUNNEL, MAX_STREAMS_PER_TUNNEL, LinkTable
@@ -84,7 +84,7 @@ async def serve_edge(
         OperatorError: a file cannot be used, or a port is taken.
     """
     context = _server_context(settings)
-    key = _control_key(settings.control_key_file)
+    key = load_control_key(settings.control_key_file)
     recorder = Recorder(settings.record_dir) if settings.record_dir else None
     clock = clock or SystemClock()
     ledger = Ledger(settings.audit_file, clock)
@@ -155,21 +155,6 @@ def _server_context(settings: EdgeSettings) -> ssl.SSLContext:
             "give a PEM chain and its own private key, readable by this user",
         ) from error
     return context
-
-
-def _control_key(path: Path) -> VerifyingKey:
-    try:
-        return VerifyingKey(path.read_bytes())
-    except OSError as error:
-        raise OperatorError(
-            f"cannot read the control plane's key {path} ({error.strerror})",
-            "copy the server's public key there",
-        ) from error
-    except TicketError as error:
-        raise OperatorError(
-            f"{path} is not the control plane's key ({error})",
-            "copy the server's Ed25519 public key there",
-        ) from error
 
 
 async def _serve_health(

@@ -28,7 +28,7 @@ from intramuros.protocol.mux_frames import Code, Open
 from intramuros.tunnel.inner import HandshakeFailed, ServerIdentity
 from intramuros.tunnel.ledger import Ledger
 from intramuros.tunnel.link import DEFAULT_KEEPALIVE, Keepalive, Link, LinkStream
-from intramuros.tunnel.relay import Caller, IdleConnections, Relay
+from intramuros.tunnel.relay import IdleConnections, Relay
 from intramuros.tunnel.routes import RouteTable
 
 log = logger("gateway")
@@ -242,29 +242,29 @@ class Gateway:
     async def _serve_stream(self, stream: LinkStream, request: Open, idle: IdleConnections) -> None:
         """Serve one stream to its end; never raises for what the caller did."""
         parts = self._parts
-        caller = Caller(request.host, request.session_id, request.trace_id)
         code = Code.CANCELLED
         try:
             timeout_s = min(request.deadline_ms / 1000, MAX_HANDSHAKE_S)
             tls = await parts.identity.accept(stream, request.host, timeout_s)
-            await parts.relay.serve(tls, stream, caller, idle)
+            await parts.relay.serve(tls, stream, request.host, idle)
             # FIN before the close, so that what is on its way still arrives.
             await stream.send_eof()
         except HandshakeFailed as error:
             code = Code.REFUSED
-            self._note_handshake(caller, str(error))
+            self._note_handshake(request, str(error))
         except ssl.SSLError as error:
-            log.warning("inner_tls_broken", host=caller.host, reason=error.reason or str(error))
+            log.warning("inner_tls_broken", host=request.host, reason=error.reason or str(error))
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream) as error:
-            log.debug("stream_ended", host=caller.host, reason=repr(error))
+            log.debug("stream_ended", host=request.host, reason=repr(error))
         except Exception as error:
-            log.exception("stream_failed", host=caller.host, reason=repr(error))
+            log.exception("stream_failed", host=request.host, reason=repr(error))
         finally:
             stream.close(code)
 
-    def _note_handshake(self, caller: Caller, reason: str) -> None:
-        log.warning("inner_handshake_failed", host=caller.host, reason=reason)
-        fields = {"host": caller.host, "session": caller.session, "reason": reason}
+    def _note_handshake(self, request: Open, reason: str) -> None:
+        log.warning("inner_handshake_failed", host=request.host, reason=reason)
+        # No caller is named: so far only the edge has said who it is.
+        fields = {"host": request.host, "reason": reason}
         self._parts.ledger.note("tunnel.handshake_failed", fields)
 
 

@@ -12,6 +12,7 @@ from intramuros.kernel.service import Stop
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock, SystemClock
 from intramuros.protocol.dial import LINK_ALPN
+from intramuros.tunnel.callers import load_control_key
 from intramuros.tunnel.certs import BadCertificate, check_server_certificate
 from intramuros.tunnel.config import GatewayConfig, UpstreamTls, load_config
 from intramuros.tunnel.gateway import Gateway, GatewayParts
@@ -55,6 +56,7 @@ async def serve_gateway(
         config.cert_file, config.key_file, clock, lambda pem: _check_certificate(pem, config, clock)
     )
     edge_context = _edge_context(config.edge_ca_file)
+    control_key = load_control_key(config.control_key_file)
     ledger = Ledger(config.audit_file, clock)
     try:
         async with upstream_pool(config.addresses, _upstream_context(config.upstream_tls)) as pool:
@@ -65,7 +67,7 @@ async def serve_gateway(
                 name=_name(),
                 identity=identity,
                 routes=config.routes,
-                relay=Relay(config.routes, pool, ledger, clock),
+                relay=Relay(config.routes, pool, ledger, control_key, clock),
                 ledger=ledger,
                 clock=clock,
                 rand=random.SystemRandom().random,

@@ -7,6 +7,8 @@ request can be smuggled past the audit. Pure.
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from intramuros.protocol.tickets import CALL_HEADER
+
 Headers = Sequence[tuple[bytes, bytes]]
 
 # 32 KiB of head and 100 headers: twice what browsers and SDKs send with large cookies.
@@ -33,6 +35,7 @@ _REWRITTEN: Final = frozenset(
         b"content-length",
         b"expect",
         b"forwarded",
+        CALL_HEADER.encode(),
         b"x-forwarded-for",
         b"x-forwarded-host",
         b"x-forwarded-proto",

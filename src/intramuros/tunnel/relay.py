@@ -18,6 +18,8 @@ from anyio.abc import ByteStream
 
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock
+from intramuros.protocol.tickets import VerifyingKey
+from intramuros.tunnel.callers import Caller, CallerCheck, CallerUnknown
 from intramuros.tunnel.calls import summarise
 from intramuros.tunnel.http_rules import (
     MAX_HEAD_BYTES,
@@ -56,15 +58,6 @@ class RelayLimits:
     connect_s: float = 10.0
     silence_s: float = 1800.0
     """How long an upstream may send nothing; event streams are often silent."""
-
-
-@dataclass(frozen=True)
-class Caller:
-    """For whom a stream was opened, as the edge said it."""
-
-    host: str
-    session: str
-    trace: str
 
 
 @dataclass
@@ -118,9 +111,12 @@ class Relay:
         routes: RouteTable,
         pool: RequestHandler,
         ledger: Ledger,
+        key: VerifyingKey,
         clock: Clock,
         limits: RelayLimits | None = None,
     ) -> None:
+        """Take the parts; ``key`` is the control plane's, which signs for each caller."""
+        self._key = key
         self._routes = routes
         self._pool = pool
         self._ledger = ledger
@@ -128,25 +124,28 @@ class Relay:
         self._limits = limits or RelayLimits()
 
     async def serve(
-        self, stream: ByteStream, below: LinkStream, caller: Caller, idle: IdleConnections
+        self, stream: ByteStream, below: LinkStream, host: str, idle: IdleConnections
     ) -> None:
         """Serve requests until either side is done with the connection.
 
         Args:
             stream: the decrypted stream.
             below: the stream of the link that carries it; tells when the caller is gone.
-            caller: for whom.
+            host: the name that the inner TLS was opened for.
             idle: where to register while waiting for a request.
         """
         held = b""
+        check = CallerCheck(self._key, self._clock, host)
         while True:
             try:
                 head, held = await self._read_head(stream, held, idle)
                 if not head:
                     return
-                keep, held = await self._exchange(stream, below, caller, head, held)
+                keep, held = await self._exchange(stream, below, check, head + held)
             except BadRequest as bad:
-                log.warning("request_refused", host=caller.host, code=bad.code, reason=str(bad))
+                log.warning("request_refused", host=host, code=bad.code, reason=str(bad))
+                if isinstance(bad, CallerUnknown):
+                    self._ledger.note("mcp.refused", {"host": host, "reason": str(bad)})
                 await stream.send(_plain_error(bad))
                 return
             if not keep or idle.draining:
@@ -184,17 +183,17 @@ class Relay:
         return head, held[end + 4 :]
 
     async def _exchange(
-        self, stream: ByteStream, below: LinkStream, caller: Caller, head: bytes, held: bytes
+        self, stream: ByteStream, below: LinkStream, check: CallerCheck, read: bytes
     ) -> tuple[bool, bytes]:
         """Serve one request; return whether the connection may be kept, and bytes read ahead."""
         http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
-        http.receive_data(head + held)
+        http.receive_data(read)
         request = _next_event(http)
         if not isinstance(request, h11.Request):
             raise BadRequest("malformed_request", "the request cannot be read")
         headers = list(request.headers)
-        check_request(request.method, request.target, headers, caller.host)
-        exchange = _Exchange(stream, http, request, caller)
+        check_request(request.method, request.target, headers, check.host)
+        exchange = _Exchange(stream, http, request, check.check(headers))
         exchange.body = await self._read_body(exchange)
         await self._answer(exchange, below)
         keep = http.our_state is h11.DONE and http.their_state is h11.DONE

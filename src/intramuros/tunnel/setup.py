@@ -6,7 +6,7 @@ and the tunnel are archived. Only a crash in between leaves files, and the next 
 """
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import serialization
 
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.telemetry import logger
+from intramuros.protocol.tickets import TicketError, VerifyingKey
 from intramuros.tunnel.certs import (
     SERVER_VALIDITY,
     BadCertificate,
@@ -39,6 +40,7 @@ T = TypeVar("T")
 TUNNEL_ID: Final = "tunnel-id"
 TUNNEL_DOMAIN: Final = "tunnel-domain"
 TUNNEL_TOKEN: Final = "tunnel-token"  # noqa: S105  a file's name
+CONTROL_KEY: Final = "control.pub"
 CA_CERT: Final = "ca.crt"
 CA_KEY: Final = "ca.key"
 TLS_CERT: Final = "tls.crt"
@@ -92,6 +94,7 @@ async def init(client: AsyncAnthropic, options: InitOptions, now: datetime) -> P
         issued = _issue(output, ca, domain, options.cert_validity, now, undo)
         token = await _api(client.beta.tunnels.reveal_token(tunnel_id), "read the tunnel's token")
         output.write(TUNNEL_TOKEN, token.tunnel_token.encode(), undo)
+        output.write(CONTROL_KEY, _control_key(token.model_extra), undo)
     return Prepared(tunnel_id, domain, created, new_ca, issued)
 
 
@@ -288,6 +291,19 @@ def _issue(
             pass
     output.write_pair(make_server_certificate(ca, [wildcard], now, validity), undo)
     return True
+
+
+def _control_key(extra: Mapping[str, object] | None) -> bytes:
+    """Return the control plane's public key, which our servers send beside the token."""
+    pem = (extra or {}).get("control_key")
+    try:
+        VerifyingKey(str(pem).encode())
+    except TicketError as error:
+        raise OperatorError(
+            "the API does not say by which key its calls are known",
+            "update the server, then run `intramuros gateway init` again",
+        ) from error
+    return str(pem).encode()
 
 
 def _der(pem: bytes) -> bytes:

@@ -19,7 +19,7 @@ from intramuros.control.mcp.dial import Edge, TunnelDialer, TunnelTransport, out
 from intramuros.kernel.service import Stop
 from intramuros.kernel.timing import SystemClock
 from intramuros.protocol.audit import verify
-from intramuros.protocol.tickets import DialTicket, SigningKey, TunnelToken
+from intramuros.protocol.tickets import CallTicket, DialTicket, SigningKey, TunnelToken
 from intramuros.tunnel.certs import KeyPair, make_ca, make_self_signed_edge, make_server_certificate
 from intramuros.tunnel.config import GatewayConfig, parse_config
 from intramuros.tunnel.edge_app import EdgeSettings, Listening, serve_edge
@@ -96,6 +96,7 @@ class Rig:
             edge: [{edges}]
             edge_ca_file: edge-ca.crt
             token_file: tunnel-token
+            control_key_file: control.pub
             audit_file: gateway-audit.jsonl
         """
         return parse_config(text.encode(), self.home)
@@ -104,12 +105,18 @@ class Rig:
         ticket = DialTicket(TUNNEL, DOMAIN, host, self.version, session="sesn_1", trace="t-1")
         return self.key.mint_dial_ticket(ticket, self.clock.now().timestamp())
 
+    async def vouch(self, host: str) -> str:
+        ticket = CallTicket(TUNNEL, host, session="sesn_1", trace="t-1")
+        return self.key.mint_call_ticket(ticket, self.clock.now().timestamp())
+
     async def cas(self, _host: str) -> list[str]:
         return [self.ca.cert_pem.decode()]
 
     def dialer(self, *edge_ports: int) -> TunnelDialer:
         edges = [Edge("127.0.0.1", port, "127.0.0.1") for port in edge_ports]
-        return TunnelDialer(edges, outer_context(self.edge_ca.decode()), self.mint, self.cas)
+        return TunnelDialer(
+            edges, outer_context(self.edge_ca.decode()), self.mint, self.vouch, self.cas
+        )
 
     def audit(self, name: str) -> list[dict[str, object]]:
         lines = (self.home / name).read_text().splitlines()

@@ -15,8 +15,9 @@ from starlette.routing import Route
 from intramuros.kernel.errors import OperatorError
 from intramuros.tunnel.certs import check_issued_by, check_server_certificate, make_ca
 from intramuros.tunnel.setup import InitOptions, init, renew
-from tests.integration.tunnel.rig import running_upstream
+from tests.integration.tunnel.rig import running_upstream, signing_key
 
+CONTROL_KEY = signing_key().public_pem().decode()
 pytestmark = pytest.mark.anyio
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -72,7 +73,12 @@ class Api:
 
     async def reveal(self, request: Request) -> Response:
         name = request.path_params["tunnel"]
-        token = {"id": "ttok_1", "type": "tunnel_token", "tunnel_token": f"token-of-{name}"}
+        token = {
+            "id": "ttok_1",
+            "type": "tunnel_token",
+            "tunnel_token": f"token-of-{name}",
+            "control_key": CONTROL_KEY,
+        }
         return self._failing("reveal") or JSONResponse(token)
 
     async def certificate_list(self, request: Request) -> Response:
@@ -122,6 +128,7 @@ async def test_init_makes_everything_once_and_again_changes_nothing(tmp_path: Pa
         assert sorted(files) == [
             "ca.crt",
             "ca.key",
+            "control.pub",
             "tls.crt",
             "tls.key",
             "tunnel-domain",
@@ -130,6 +137,7 @@ async def test_init_makes_everything_once_and_again_changes_nothing(tmp_path: Pa
         ]
         assert {p.stat().st_mode & 0o777 for p in output.iterdir()} == {0o600}
         assert files["tunnel-token"] == b"token-of-tnl_1"
+        assert files["control.pub"] == CONTROL_KEY.encode()
         check_server_certificate(files["tls.crt"], ["docs.d1.tunnel.example"], NOW)
         der = ssl.PEM_cert_to_DER_cert(files["tls.crt"].decode())
         check_issued_by(der, [files["ca.crt"]])

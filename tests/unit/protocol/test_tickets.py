@@ -11,10 +11,12 @@ from joserfc import jwt
 from joserfc.jwk import OctKey, OKPKey
 
 from intramuros.protocol.tickets import (
+    CALL_TTL_S,
     DIAL_TTL_S,
     FENCE_TTL_S,
     LEEWAY_S,
     MAX_TOKEN_CHARS,
+    CallTicket,
     DialTicket,
     Fence,
     SigningKey,
@@ -53,6 +55,20 @@ def dial_claims(**changes: object) -> dict[str, object]:
     text = SIGNER.mint_dial_ticket(TICKET, NOW).split(".")[1]
     claims: dict[str, object] = json.loads(base64.urlsafe_b64decode(text + "=="))
     return claims | changes
+
+
+def test_a_call_ticket_says_whose_a_request_is_and_is_nothing_else() -> None:
+    ticket = CallTicket("tnl_1", TICKET.host, "sesn_1", "t-1")
+    text = SIGNER.mint_call_ticket(ticket, NOW)
+    assert VERIFIER.read_call_ticket(text, NOW + CALL_TTL_S - 1) == ticket
+    with pytest.raises(TicketError) as caught:
+        VERIFIER.read_call_ticket(text, NOW + CALL_TTL_S)
+    assert code_of(caught) == "expired"
+    dial = SIGNER.mint_dial_ticket(TICKET, NOW)
+    with pytest.raises(TicketError, match="this is no call"):
+        VERIFIER.read_call_ticket(dial, NOW)
+    with pytest.raises(TicketError, match="this is no dial"):
+        VERIFIER.read_dial_ticket(text, NOW)
 
 
 def test_a_tunnel_token_is_the_same_each_time_it_is_minted() -> None:

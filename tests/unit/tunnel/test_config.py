@@ -25,6 +25,7 @@ upstream:
     include_system_cas: true
 edge: [edge.example:443, "[fd00::1]:7844"]
 token_file: tunnel-token
+control_key_file: control.pub
 audit_file: audit.jsonl
 """
 
@@ -70,6 +71,7 @@ def test_defaults() -> None:
         (change("tunnel_domain: k3v9", "tunnel_domain: K3v9"), "tunnel_domain"),
         (change("  key_file: /etc/keys/tls.key\n", ""), "tls.key_file"),
         (change("token_file: tunnel-token\n", ""), "token_file"),
+        (change("control_key_file: control.pub\n", ""), "control_key_file"),
         (change("cert_file: tls.crt", "cert_file: 5"), "tls.cert_file"),
         (change("edge: [edge.example:443", "edge: [edge.example"), "edge"),
         (change('edge: [edge.example:443, "[fd00::1]:7844"]\n', ""), "edge"),

@@ -12,10 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from intramuros.kernel.timing import ManualClock
+from intramuros.protocol.tickets import CALL_HEADER, CallTicket, VerifyingKey
 from intramuros.tunnel.ledger import Ledger
-from intramuros.tunnel.relay import Caller, IdleConnections, Relay, RelayLimits
+from intramuros.tunnel.relay import IdleConnections, Relay, RelayLimits
 from intramuros.tunnel.routes import RouteTable, Upstream
 from intramuros.tunnel.upstream import UpstreamRefused
+from tests.integration.tunnel.rig import signing_key
 from tests.unit.tunnel.streams import Below, connection
 
 if TYPE_CHECKING:
@@ -25,6 +27,11 @@ pytestmark = pytest.mark.anyio
 DOMAIN = "t.example"
 HOST = f"docs.{DOMAIN}"
 ROUTES = RouteTable({"docs": Upstream("http", "10.0.0.5", 8080)}, DOMAIN)
+CLOCK = ManualClock()
+SIGNER = signing_key()
+KEY = VerifyingKey(SIGNER.public_pem())
+TICKET = SIGNER.mint_call_ticket(CallTicket("tnl_1", HOST, "sesn_1", "t"), CLOCK.now().timestamp())
+PROOF = f"{CALL_HEADER}: {TICKET}"
 LIMITS = RelayLimits(max_body_bytes=1000, head_s=0.2, idle_s=0.2)
 
 
@@ -52,7 +59,7 @@ class Bench:
         self.path = home / "audit.jsonl"
         self.pool = Pool()
         self.ledger = Ledger(self.path, ManualClock())
-        self.relay = Relay(ROUTES, self.pool, self.ledger, ManualClock(), LIMITS)
+        self.relay = Relay(ROUTES, self.pool, self.ledger, KEY, CLOCK, LIMITS)
         self.below = Below()
         self.idle = IdleConnections()
 
@@ -64,9 +71,7 @@ class Bench:
         if close:
             await client.send_eof()
         with anyio.fail_after(5):
-            await self.relay.serve(
-                server, cast("LinkStream", self.below), Caller(HOST, "sesn_1", "t"), self.idle
-            )
+            await self.relay.serve(server, cast("LinkStream", self.below), HOST, self.idle)
         await server.aclose()
         held = b""
         try:
@@ -88,7 +93,7 @@ def bench(tmp_path: Path) -> "Bench":
 
 
 def request(method: str = "GET", target: str = "/", *headers: str, body: bytes = b"") -> bytes:
-    lines = [f"{method} {target} HTTP/1.1", f"Host: {HOST}", *headers]
+    lines = [f"{method} {target} HTTP/1.1", f"Host: {HOST}", PROOF, *headers]
     if body:
         lines.append(f"Content-Length: {len(body)}")
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
@@ -188,10 +193,9 @@ async def test_slow_callers_are_timed_out(bench: Bench) -> None:
 
 async def test_idle_connections_are_closed_by_a_drain(bench: Bench) -> None:
     client, server = connection()
-    caller = Caller(HOST, "", "")
     async with anyio.create_task_group() as group:
         group.start_soon(
-            bench.relay.serve, server, cast("LinkStream", bench.below), caller, bench.idle
+            bench.relay.serve, server, cast("LinkStream", bench.below), HOST, bench.idle
         )
         while not bench.idle.scopes:
             await anyio.lowlevel.checkpoint()

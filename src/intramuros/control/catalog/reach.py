@@ -22,7 +22,7 @@ from intramuros.control.store.db import Database
 from intramuros.kernel.errors import NotFound
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock, from_micros
-from intramuros.protocol.tickets import DialTicket, Fence
+from intramuros.protocol.tickets import CallTicket, DialTicket, Fence
 
 log = logger("reach")
 
@@ -106,10 +106,16 @@ class Reach:
                 self._clock.now().timestamp(),
             )
 
+        async def vouch(host: str) -> str:
+            route = await self._need(caller, host)
+            session_id = caller.session_id if caller else ""
+            ticket = CallTicket(route.tunnel_id, host, session_id, os.urandom(16).hex())
+            return self._issuer.key.mint_call_ticket(ticket, self._clock.now().timestamp())
+
         async def cas(host: str) -> Sequence[str]:
             return (await self._need(caller, host)).ca_pems
 
-        return TunnelDialer(self._edges.addresses, self._edges.context, mint, cas)
+        return TunnelDialer(self._edges.addresses, self._edges.context, mint, vouch, cas)
 
     async def _need(self, caller: Caller | None, host: str) -> Route:
         route = await self._route(caller, host) if caller else None

@@ -173,6 +173,8 @@ def _shown_token(issuer: Issuer, tunnel: Resource) -> Shown:
         "id": tunnel.body["token_id"],
         "type": "tunnel_token",
         "tunnel_token": issuer.token(tunnel),
+        # Ours; gateways know by it which calls come from here.
+        "control_key": issuer.key.public_pem().decode(),
     }
 
 

@@ -35,6 +35,7 @@ from intramuros.protocol.dial import (
     parse_reply,
 )
 from intramuros.protocol.hostname import BadHost, check_host
+from intramuros.protocol.tickets import CALL_HEADER, CALL_TTL_S
 
 log = logger("dial")
 
@@ -51,7 +52,7 @@ KEEPALIVE_S: Final = 120.0
 MAX_HELD_BYTES: Final = 16 * 1024
 
 Mint = Callable[[str], Awaitable[str]]
-"""Host → a fresh dial ticket; raises DomainError when the host is no tunnel host of the caller."""
+"""Host → a fresh ticket; raises DomainError when the host is no tunnel host of the caller."""
 RegisteredCas = Callable[[str], Awaitable[Sequence[str]]]
 """Host → the PEMs of the active CAs of its tunnel."""
 
@@ -94,16 +95,23 @@ class TunnelDialer:
     Args:
         edges: tried in order; the next one when an edge is away or has no gateway.
         context: from :func:`outer_context`.
-        mint: makes the ticket for a host.
+        mint: makes the dial ticket for a host.
+        vouch: makes the call ticket for a host, which the gateway asks for.
         cas: names the CAs to trust for a host.
     """
 
     def __init__(
-        self, edges: Sequence[Edge], context: ssl.SSLContext, mint: Mint, cas: RegisteredCas
+        self,
+        edges: Sequence[Edge],
+        context: ssl.SSLContext,
+        mint: Mint,
+        vouch: Mint,
+        cas: RegisteredCas,
     ) -> None:
         self._edges = tuple(edges)
         self._context = context
         self._mint = mint
+        self.vouch = vouch
         self._cas = cas
         self._reached: set[str] = set()
 
@@ -210,6 +218,8 @@ class TunnelTransport(httpx2.AsyncBaseTransport):
     """
 
     def __init__(self, dialer: TunnelDialer) -> None:
+        self._dialer = dialer
+        self._vouchers: dict[str, tuple[str, float]] = {}
         self._pool = httpcore2.AsyncConnectionPool(
             network_backend=TunnelNetworkBackend(dialer),
             # Unused: the backend makes its own context for each connection.
@@ -226,6 +236,8 @@ class TunnelTransport(httpx2.AsyncBaseTransport):
             raise httpx2.UnsupportedProtocol("tunnel hosts are reached over https only")
         content = request.stream
         assert isinstance(content, httpx2.AsyncByteStream)
+        # The edge chooses who is connected to the gateway; this tells it who asks.
+        voucher = (CALL_HEADER.encode(), (await self._voucher(request)).encode())
         try:
             response = await self._pool.handle_async_request(
                 httpcore2.Request(
@@ -236,7 +248,7 @@ class TunnelTransport(httpx2.AsyncBaseTransport):
                         port=request.url.port,
                         target=request.url.raw_path,
                     ),
-                    headers=request.headers.raw,
+                    headers=[*request.headers.raw, voucher],
                     content=content,
                     extensions=request.extensions,
                 )
@@ -249,6 +261,17 @@ class TunnelTransport(httpx2.AsyncBaseTransport):
             stream=_ResponseStream(response, request),
             extensions=response.extensions,
         )
+
+    async def _voucher(self, request: httpx2.Request) -> str:
+        host, now_s = request.url.host.lower(), anyio.current_time()
+        text, fresh_until_s = self._vouchers.get(host, ("", 0.0))
+        if now_s >= fresh_until_s:
+            try:
+                text = await self._dialer.vouch(host)
+            except DomainError as error:
+                raise httpx2.ConnectError(error.message, request=request) from error
+            self._vouchers[host] = text, now_s + CALL_TTL_S / 4
+        return text
 
     async def aclose(self) -> None:
         """Close the pooled connections."""

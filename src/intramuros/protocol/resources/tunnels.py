@@ -2,7 +2,7 @@
 
 from typing import Annotated, Final, Literal
 
-from pydantic import StringConstraints
+from pydantic import Field, StringConstraints
 
 from intramuros.protocol.resources.base import Request, Response, Timestamp
 
@@ -44,6 +44,7 @@ class TunnelToken(Response):
     id: str
     type: Literal["tunnel_token"]
     tunnel_token: str
+    control_key: str = Field(description="Our addition: the public key that signs calls, PEM.")
 
 
 class TunnelCertificate(Response):

@@ -45,7 +45,7 @@ def dialer(*pems: bytes, edges: tuple[Edge, ...] = ()) -> TunnelDialer:
     async def cas(_host: str) -> list[str]:
         return [pem.decode() for pem in pems]
 
-    return TunnelDialer(edges, outer_context(), mint, cas)
+    return TunnelDialer(edges, outer_context(), mint, mint, cas)
 
 
 async def handshake(

@@ -1,0 +1,94 @@
+"""Who calls through the tunnel: only what the control plane signed, never what the edge says.
+
+The edge decides which streams a gateway is asked to open, and the inner TLS proves the gateway to
+its caller, not the caller to the gateway. So each request carries a call ticket inside the inner
+TLS, where the edge can neither read nor make one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from intramuros.kernel.errors import OperatorError
+from intramuros.kernel.timing import Clock
+from intramuros.protocol.tickets import CALL_HEADER, TicketError, VerifyingKey
+from intramuros.tunnel.http_rules import BadRequest
+
+_HEADER: Final = CALL_HEADER.encode()
+# The same ticket comes with each request of a call; its signature is looked at this often.
+_RECHECK_S: Final = 5.0
+
+
+@dataclass(frozen=True)
+class Caller:
+    """For whom a request is made."""
+
+    host: str
+    session: str
+    trace: str
+
+
+class CallerUnknown(BadRequest):
+    """The request does not prove that the control plane made it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("caller_unknown", message, 403)
+
+
+class CallerCheck:
+    """Checks the requests of one connection.
+
+    Args:
+        key: the control plane's public key.
+        clock: tells a ticket's age.
+        host: the name that the inner TLS was opened for.
+    """
+
+    def __init__(self, key: VerifyingKey, clock: Clock, host: str) -> None:
+        self._key = key
+        self._clock = clock
+        self.host = host
+        self._last: tuple[bytes, Caller, float] | None = None
+
+    def check(self, headers: Sequence[tuple[bytes, bytes]]) -> Caller:
+        """Return who makes a request with these headers.
+
+        Raises:
+            CallerUnknown: no ticket, more than one, or one that proves nothing here.
+        """
+        shown = [value for name, value in headers if name == _HEADER]
+        if len(shown) != 1:
+            raise CallerUnknown(f"exactly one {CALL_HEADER} header is needed")
+        now_s = self._clock.now().timestamp()
+        if self._last is not None and self._last[0] == shown[0] and now_s < self._last[2]:
+            return self._last[1]
+        try:
+            ticket = self._key.read_call_ticket(shown[0].decode("latin-1"), now_s)
+        except TicketError as error:
+            raise CallerUnknown(f"the call ticket is refused ({error.code}): {error}") from error
+        if ticket.host != self.host:
+            raise CallerUnknown("the call ticket is for another host")
+        caller = Caller(self.host, ticket.session, ticket.trace)
+        self._last = shown[0], caller, now_s + _RECHECK_S
+        return caller
+
+
+def load_control_key(path: Path) -> VerifyingKey:
+    """Return the control plane's public key from its file.
+
+    Raises:
+        OperatorError: unreadable, or no such key.
+    """
+    try:
+        return VerifyingKey(path.read_bytes())
+    except OSError as error:
+        raise OperatorError(
+            f"cannot read the control plane's key {path} ({error.strerror})",
+            "copy the server's public key there",
+        ) from error
+    except TicketError as error:
+        raise OperatorError(
+            f"{path} is not the control plane's key ({error})",
+            "copy the server's Ed25519 public key there",
+        ) from error

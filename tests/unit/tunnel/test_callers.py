@@ -1,0 +1,53 @@
+from pathlib import Path
+
+import pytest
+
+from intramuros.kernel.errors import OperatorError
+from intramuros.kernel.timing import ManualClock
+from intramuros.protocol.tickets import CALL_HEADER, CallTicket, VerifyingKey
+from intramuros.tunnel.callers import Caller, CallerCheck, CallerUnknown, load_control_key
+from tests.integration.tunnel.rig import signing_key
+
+HOST = "docs.t.example"
+SIGNER = signing_key()
+
+
+def headers(clock: ManualClock, host: str = HOST) -> list[tuple[bytes, bytes]]:
+    ticket = CallTicket("tnl_1", host, "sesn_1", "t-1")
+    text = SIGNER.mint_call_ticket(ticket, clock.now().timestamp())
+    return [(b"host", b"a"), (CALL_HEADER.encode(), text.encode())]
+
+
+def check_of(clock: ManualClock) -> CallerCheck:
+    return CallerCheck(VerifyingKey(SIGNER.public_pem()), clock, HOST)
+
+
+def test_a_signed_caller_is_known_until_the_ticket_is_old() -> None:
+    clock = ManualClock()
+    check, shown = check_of(clock), headers(clock)
+    assert check.check(shown) == check.check(shown) == Caller(HOST, "sesn_1", "t-1")
+    clock.advance(70)
+    with pytest.raises(CallerUnknown, match="expired"):
+        check.check(shown)
+
+
+def test_what_proves_nothing_here_is_refused() -> None:
+    clock = ManualClock()
+    check = check_of(clock)
+    shown = headers(clock)
+    check.check(shown)
+    for other in ([], shown * 2, headers(clock, "wiki.t.example"), [(shown[1][0], b"\xff.\xff")]):
+        with pytest.raises(CallerUnknown) as caught:
+            check.check(other)
+        assert caught.value.status == 403
+
+
+def test_only_a_public_key_is_a_control_key(tmp_path: Path) -> None:
+    path = tmp_path / "control.pub"
+    with pytest.raises(OperatorError, match="cannot read"):
+        load_control_key(path)
+    path.write_bytes(b"noise")
+    with pytest.raises(OperatorError, match="is not the control plane's key"):
+        load_control_key(path)
+    path.write_bytes(SIGNER.public_pem())
+    assert isinstance(load_control_key(path), VerifyingKey)
