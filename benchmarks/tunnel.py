@@ -34,7 +34,8 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from intramuros.control.mcp.dial import Edge, TunnelDialer, TunnelTransport, outer_context
+from intramuros.control.mcp.dial import Edge, TunnelDialer, outer_context
+from intramuros.control.mcp.transport import TunnelTransport
 from intramuros.kernel.config import environment
 from intramuros.kernel.telemetry import configure
 from intramuros.kernel.timing import SystemClock

@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from starlette.types import ASGIApp
 
-from intramuros.control.mcp.dial import Edge, TunnelDialer, TunnelTransport, outer_context
+from intramuros.control.mcp.dial import Edge, TunnelDialer, outer_context
+from intramuros.control.mcp.transport import TunnelTransport
 from intramuros.kernel.service import Stop
 from intramuros.kernel.timing import SystemClock
 from intramuros.protocol.audit import verify

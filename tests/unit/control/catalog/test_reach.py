@@ -16,8 +16,8 @@ from intramuros.control.catalog.reach import ROTATION_GRACE, Reach
 from intramuros.control.catalog.tunnels import Issuer
 from intramuros.control.identity.actor import Actor
 from intramuros.control.mcp.base import Caller, McpError, McpFailure, McpServer
-from intramuros.control.mcp.dial import TunnelTransport
 from intramuros.control.mcp.guard import GuardedTransport
+from intramuros.control.mcp.transport import TunnelTransport
 from intramuros.control.store.db import Database, Tx
 from intramuros.control.store.tables import metadata, workspaces
 from intramuros.kernel.errors import NotFound
