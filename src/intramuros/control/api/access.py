@@ -49,13 +49,16 @@ class Gate:
 
     Args:
         kinds: the credential kinds that work here (contract-1 section 2).
-        scope: what an API key must be allowed to do; other kinds are narrower by nature.
+        scope: what an API key or federated token must be allowed to do, or None for nothing in
+            particular; other kinds are narrower by nature.
         beta: the beta the request must name, or None.
+        organization: whether this is about the organization, in no workspace (contract-2 R025).
     """
 
     kinds: tuple[CredentialKind, ...] = (CredentialKind.API_KEY,)
-    scope: Scope = Scope.DEVELOPER
+    scope: Scope | None = Scope.DEVELOPER
     beta: str | None = MANAGED_AGENTS_BETA
+    organization: bool = False
 
     async def __call__(self, request: Request) -> Principal:
         """Return the caller.
@@ -68,9 +71,13 @@ class Gate:
         """
         caller = await identify(request)
         caller.require_kind(*self.kinds)
-        if caller.kind is CredentialKind.API_KEY:
+        if caller.scoped and self.scope is not None:
             caller.require_scope(self.scope)
-        _check_headers(request, caller, self.beta)
+        _check_headers(request, self.beta)
+        if self.organization:
+            context_of(request.scope).organization = True
+        else:
+            _check_workspace(request, caller)
         return caller
 
 
@@ -114,13 +121,16 @@ def _token(request: Request) -> str | None:
     return request.headers.get("x-api-key") or None
 
 
-def _check_headers(request: Request, caller: Principal, beta: str | None) -> None:
-    version = request.headers.get(VERSION_HEADER)
-    if version is not None and not _VERSION.match(version):
-        raise InvalidRequest(f"{VERSION_HEADER}: expected a date such as 2026-10-21")
+def _check_workspace(request: Request, caller: Principal) -> None:
     workspace = request.headers.get(WORKSPACE_HEADER)
     if workspace is not None and workspace != caller.workspace_id:
         raise PermissionDenied(f"{WORKSPACE_HEADER}: this credential belongs to another workspace")
+
+
+def _check_headers(request: Request, beta: str | None) -> None:
+    version = request.headers.get(VERSION_HEADER)
+    if version is not None and not _VERSION.match(version):
+        raise InvalidRequest(f"{VERSION_HEADER}: expected a date such as 2026-10-21")
     betas = parse_betas(",".join(request.headers.getlist(BETA_HEADER)))
     if beta is not None and beta not in betas:
         raise InvalidRequest(f"this endpoint is in beta: send `{BETA_HEADER}: {beta}`")
@@ -134,3 +144,4 @@ Developer = Annotated[Principal, Depends(Gate())]
 TunnelManager = Annotated[Principal, Depends(Gate(scope=Scope.MANAGE_TUNNELS, beta=TUNNELS_BETA))]
 # Our own extensions under /x/ need no beta.
 Operator = Annotated[Principal, Depends(Gate(beta=None))]
+OrgAdmin = Annotated[Principal, Depends(Gate(scope=Scope.ORG_ADMIN, beta=None, organization=True))]
