@@ -26,6 +26,7 @@ from intramuros.control.api import (
     errors,
     events,
     keys,
+    models,
     organization,
     sessions,
     threads,
@@ -42,6 +43,7 @@ from intramuros.control.catalog.tunnels import Issuer
 from intramuros.control.identity.installation import Installation, open_installation
 from intramuros.control.identity.throttle import FailureThrottle
 from intramuros.control.jobs import Reaper
+from intramuros.control.model.catalogue import load_catalogue
 from intramuros.control.model.registry import Models
 from intramuros.control.session.journal import Journal
 from intramuros.control.session.sessions import Sessions
@@ -100,6 +102,8 @@ class ServerSettings:
     """The model provider's key."""
     model_scripts: Path | None = None
     """Directory of scripts for models named scripted/NAME."""
+    models_file: Path | None = None
+    """YAML file of models that adds to the list of known ones, and wins over it."""
     mcp_networks: tuple[str, ...] = ()
     """Private networks whose MCP servers may be reached directly, as 10.1.0.0/16."""
     dormancy_s: float = 300.0
@@ -131,6 +135,7 @@ async def build_services(opened: Installation, settings: ServerSettings) -> Serv
     journal = Journal(clock, ids, hub, queue)
     issuer = Issuer(signing_key, settings.base_domain)
     edges = edges_from(settings.edge, _read_pem(settings.edge_ca_file))
+    known = load_catalogue(settings.models_file, settings.model_scripts)
     return Services(
         db=db,
         clock=clock,
@@ -138,11 +143,12 @@ async def build_services(opened: Installation, settings: ServerSettings) -> Serv
         hub=hub,
         work=queue,
         journal=journal,
-        sessions=Sessions(clock, ids, hub, journal, queue),
+        sessions=Sessions(clock, ids, hub, journal, queue, known),
         cursors=Cursors(cursor_key, clock),
         throttle=FailureThrottle(clock),
         issuer=issuer,
         reach=Reach(db, clock, issuer, edges, networks_from(settings.mcp_networks)),
+        models=known,
         organization_id=opened.organization_id,
         lenient=settings.lenient,
     )
@@ -165,6 +171,7 @@ def create_app(services: Services) -> FastAPI:
         tunnels.router,
         keys.router,
         organization.router,
+        models.router,
         sessions.router,
         events.router,
         threads.router,
@@ -216,10 +223,11 @@ def background(services: Services, settings: ServerSettings) -> Mapping[str, Tas
         rand=random.random,
     )
     body = Body(services.db, services.clock, services.ids, services.hub, services.journal)
-    models = Models(
+    brains = Models(
         base_url=settings.model_base_url,
         api_key=settings.model_api_key,
         scripts=settings.model_scripts,
+        known=services.models,
     )
 
     async def close(stop: Stop) -> None:
@@ -227,7 +235,7 @@ def background(services: Services, settings: ServerSettings) -> Mapping[str, Tas
         await stop.wait()
         services.hub.close()
 
-    return {"hub": close, "reaper": reaper.run, **think(body, models, services.reach)}
+    return {"hub": close, "reaper": reaper.run, **think(body, brains, services.reach)}
 
 
 class _Server(uvicorn.Server):

@@ -14,6 +14,7 @@ from intramuros.control.catalog import agents, service
 from intramuros.control.catalog.kinds import ENVIRONMENT
 from intramuros.control.identity import audit
 from intramuros.control.identity.principal import Principal
+from intramuros.control.model.catalogue import Catalogue
 from intramuros.control.session.journal import Held, Journal
 from intramuros.control.session.phase import Status
 from intramuros.control.session.state import CallKind, initial
@@ -66,13 +67,20 @@ class Sessions:
     """What callers may do with sessions."""
 
     def __init__(
-        self, clock: Clock, ids: IdFactory, hub: Hub, journal: Journal, work: WorkQueue
+        self,
+        clock: Clock,
+        ids: IdFactory,
+        hub: Hub,
+        journal: Journal,
+        work: WorkQueue,
+        models: Catalogue | None = None,
     ) -> None:
         self._clock = clock
         self._ids = ids
         self._hub = hub
         self._journal = journal
         self._work = work
+        self._models = models
 
     def create(self, tx: Tx, principal: Principal, request: SessionCreate) -> SessionRow:
         """Create a session, with its initial events if any, all or nothing.
@@ -86,7 +94,7 @@ class Sessions:
         found = service.get(tx, principal.workspace_id, ENVIRONMENT, request.environment_id)
         if found.archived_us is not None:
             raise InvalidRequest(f"environment {found.id!r} is archived")
-        agent = agents.resolve(tx, principal.workspace_id, request.agent)
+        agent = agents.resolve(tx, principal.workspace_id, request.agent, self._models)
         session_id, kind = self._ids.new("sesn"), str(found.body["config"]["type"])
         state = initial(primary_thread_id(session_id), self_hosted=kind == "self_hosted")
         now_us = to_micros(self._clock.now())
@@ -159,7 +167,7 @@ class Sessions:
                 "budget: a session created without one cannot get one (budget_create_only)",
                 code="budget_create_only",
             )
-        changes = _changes(held.row, request)
+        changes = _changes(held.row, request, self._models)
         if not changes:
             return held.row
         tx.execute(update(sessions).where(sessions.c.id == session_id).values(**changes))
@@ -304,7 +312,7 @@ def _refuse_busy(row: SessionRow, what: str) -> None:
         )
 
 
-def _changes(row: SessionRow, request: SessionUpdate) -> dict[str, Any]:
+def _changes(row: SessionRow, request: SessionUpdate, known: Catalogue | None) -> dict[str, Any]:
     """Return the columns that really change, with their new values."""
     wanted: dict[str, Any] = {}
     if request.sent("title"):
@@ -317,7 +325,7 @@ def _changes(row: SessionRow, request: SessionUpdate) -> dict[str, Any]:
     if request.agent is not None:
         sent = {name: getattr(request.agent, name) for name in request.agent.model_fields_set}
         overrides = AgentOverrides(type="agent_with_overrides", id=row.agent_id, **sent)
-        wanted["agent"] = agents.override(row.agent, overrides)
+        wanted["agent"] = agents.override(row.agent, overrides, known)
     changes = {name: value for name, value in wanted.items() if value != row._mapping[name]}
     if "agent" in changes and row.status != Status.IDLE:
         raise Conflict(f"agent: session {row.id!r} is {row.status}; wait until it is idle")
