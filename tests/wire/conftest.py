@@ -3,9 +3,11 @@
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 from anthropic import Anthropic, AsyncAnthropic
 
+from intramuros.protocol.envelope import MEMORY_BETA
 from tests.wire.host import Server, running
 from tests.wire.site import Site
 
@@ -37,4 +39,18 @@ async def async_client(server: Server) -> AsyncIterator[AsyncAnthropic]:
 def site(server: Server, client: Anthropic) -> Iterator[Site]:
     """An agent and a self-hosted environment of the test's own, and the key of its worker."""
     with Site(server, client) as made:
+        yield made
+
+
+@pytest.fixture
+def store(client: Anthropic) -> str:
+    """An empty memory store."""
+    return client.beta.memory_stores.create(name="Notes").id
+
+
+@pytest.fixture
+def memory_http(server: Server) -> Iterator[httpx2.Client]:
+    """A plain client with the API key, for what the SDK would not send."""
+    headers = {"x-api-key": server.api_key, "anthropic-beta": MEMORY_BETA}
+    with httpx2.Client(base_url=server.base_url, headers=headers, timeout=10) as made:
         yield made

@@ -26,8 +26,9 @@ from intramuros.control.api import (
     errors,
     events,
     keys,
-    models,
-    organization,
+    memories,
+    memory_stores,
+    resources,
     sessions,
     threads,
     tunnels,
@@ -43,7 +44,6 @@ from intramuros.control.catalog.tunnels import Issuer
 from intramuros.control.identity.installation import Installation, open_installation
 from intramuros.control.identity.throttle import FailureThrottle
 from intramuros.control.jobs import Reaper
-from intramuros.control.model.catalogue import load_catalogue
 from intramuros.control.model.registry import Models
 from intramuros.control.session.journal import Journal
 from intramuros.control.session.sessions import Sessions
@@ -102,8 +102,6 @@ class ServerSettings:
     """The model provider's key."""
     model_scripts: Path | None = None
     """Directory of scripts for models named scripted/NAME."""
-    models_file: Path | None = None
-    """YAML file of models that adds to the list of known ones, and wins over it."""
     mcp_networks: tuple[str, ...] = ()
     """Private networks whose MCP servers may be reached directly, as 10.1.0.0/16."""
     dormancy_s: float = 300.0
@@ -135,7 +133,6 @@ async def build_services(opened: Installation, settings: ServerSettings) -> Serv
     journal = Journal(clock, ids, hub, queue)
     issuer = Issuer(signing_key, settings.base_domain)
     edges = edges_from(settings.edge, _read_pem(settings.edge_ca_file))
-    known = load_catalogue(settings.models_file, settings.model_scripts)
     return Services(
         db=db,
         clock=clock,
@@ -143,12 +140,11 @@ async def build_services(opened: Installation, settings: ServerSettings) -> Serv
         hub=hub,
         work=queue,
         journal=journal,
-        sessions=Sessions(clock, ids, hub, journal, queue, known),
+        sessions=Sessions(clock, ids, hub, journal, queue),
         cursors=Cursors(cursor_key, clock),
         throttle=FailureThrottle(clock),
         issuer=issuer,
         reach=Reach(db, clock, issuer, edges, networks_from(settings.mcp_networks)),
-        models=known,
         organization_id=opened.organization_id,
         lenient=settings.lenient,
     )
@@ -170,11 +166,13 @@ def create_app(services: Services) -> FastAPI:
         environments.keys_router,
         tunnels.router,
         keys.router,
-        organization.router,
-        models.router,
         sessions.router,
         events.router,
         threads.router,
+        resources.router,
+        memory_stores.router,
+        memories.router,
+        memories.versions_router,
         work.router,
     )
     for router in routers:
@@ -223,11 +221,10 @@ def background(services: Services, settings: ServerSettings) -> Mapping[str, Tas
         rand=random.random,
     )
     body = Body(services.db, services.clock, services.ids, services.hub, services.journal)
-    brains = Models(
+    models = Models(
         base_url=settings.model_base_url,
         api_key=settings.model_api_key,
         scripts=settings.model_scripts,
-        known=services.models,
     )
 
     async def close(stop: Stop) -> None:
@@ -235,7 +232,7 @@ def background(services: Services, settings: ServerSettings) -> Mapping[str, Tas
         await stop.wait()
         services.hub.close()
 
-    return {"hub": close, "reaper": reaper.run, **think(body, brains, services.reach)}
+    return {"hub": close, "reaper": reaper.run, **think(body, models, services.reach)}
 
 
 class _Server(uvicorn.Server):

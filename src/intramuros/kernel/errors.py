@@ -9,6 +9,8 @@
     │   ├── PermissionDenied   a valid credential of the wrong kind or scope
     │   ├── NotFound           no such thing for this caller
     │   ├── Conflict           the thing is in another state
+    │   │   ├── ContentChanged a memory no longer holds what the caller last saw
+    │   │   └── PathTaken      another memory is at that path
     │   ├── PreconditionFailed the caller's view is stale
     │   ├── TooLarge           over a limit
     │   ├── RateLimited        slow down
@@ -33,6 +35,8 @@ class Kind(StrEnum):
     PERMISSION = "permission"
     NOT_FOUND = "not_found"
     CONFLICT = "conflict"
+    CONTENT_CHANGED = "content_changed"
+    PATH_TAKEN = "path_taken"
     PRECONDITION_FAILED = "precondition_failed"
     TOO_LARGE = "too_large"
     RATE_LIMITED = "rate_limited"
@@ -116,6 +120,18 @@ class Conflict(DomainError):
         should_retry: bool = False,
     ) -> None:
         super().__init__(message, code=code, details=details, should_retry=should_retry)
+
+
+class ContentChanged(Conflict):
+    """A memory no longer holds what the caller last saw: read it again and merge."""
+
+    kind = Kind.CONTENT_CHANGED
+
+
+class PathTaken(Conflict):
+    """Another memory is at that path: the details name it."""
+
+    kind = Kind.PATH_TAKEN
 
 
 class PreconditionFailed(DomainError):

@@ -6,6 +6,7 @@ from typing import Final
 from intramuros.kernel.errors import DomainError, Kind
 
 MANAGED_AGENTS_BETA: Final = "managed-agents-2026-04-01"
+MEMORY_BETA: Final = "agent-memory-2026-07-22"
 TUNNELS_BETA: Final = "mcp-tunnels-2026-06-22"
 BETA_HEADER: Final = "anthropic-beta"
 VERSION_HEADER: Final = "anthropic-version"
@@ -24,6 +25,8 @@ _WIRE: Final[Mapping[Kind, tuple[int, str]]] = {
     Kind.PERMISSION: (403, "permission_error"),
     Kind.NOT_FOUND: (404, "not_found_error"),
     Kind.CONFLICT: (409, "conflict_error"),
+    Kind.CONTENT_CHANGED: (409, "memory_precondition_failed_error"),
+    Kind.PATH_TAKEN: (409, "memory_path_conflict_error"),
     Kind.PRECONDITION_FAILED: (412, "invalid_request_error"),
     Kind.TOO_LARGE: (413, "request_too_large"),
     Kind.RATE_LIMITED: (429, "rate_limit_error"),
@@ -47,6 +50,10 @@ def error_body(error: DomainError, request_id: str) -> dict[str, object]:
     """Return the error envelope (contract 3.1, 3.2)."""
     inner: dict[str, object] = {"type": _WIRE[error.kind][1], "message": error.message}
     details = dict(error.hints.details)
+    if error.kind is Kind.PATH_TAKEN:
+        # The one error whose particulars stand beside its message (contract-2 R149).
+        inner.update(details)
+        details = {}
     if error.hints.code:
         details["error_code"] = error.hints.code
     if details:

@@ -22,6 +22,7 @@ from intramuros.kernel.timing import to_micros
 from intramuros.protocol.envelope import (
     BETA_HEADER,
     MANAGED_AGENTS_BETA,
+    MEMORY_BETA,
     TUNNELS_BETA,
     VERSION_HEADER,
     WORKSPACE_HEADER,
@@ -33,7 +34,7 @@ log = logger("api")
 _VERSION: Final = re.compile(r"\d{4}-\d{2}-\d{2}\Z", re.ASCII)
 # Betas that change nothing here but that official clients send (contract-2 R004 to R011).
 _KNOWN_BETAS: Final = frozenset(
-    {MANAGED_AGENTS_BETA, TUNNELS_BETA, "agent-memory-2026-07-22", "oauth-2025-04-20"}
+    {MANAGED_AGENTS_BETA, TUNNELS_BETA, MEMORY_BETA, "oauth-2025-04-20"}
 )
 
 
@@ -49,16 +50,15 @@ class Gate:
 
     Args:
         kinds: the credential kinds that work here (contract-1 section 2).
-        scope: what an API key or federated token must be allowed to do, or None for nothing in
-            particular; other kinds are narrower by nature.
+        scope: what an API key must be allowed to do; other kinds are narrower by nature.
         beta: the beta the request must name, or None.
-        organization: whether this is about the organization, in no workspace (contract-2 R025).
+        instead: another beta that does as well; naming both is refused.
     """
 
     kinds: tuple[CredentialKind, ...] = (CredentialKind.API_KEY,)
-    scope: Scope | None = Scope.DEVELOPER
+    scope: Scope = Scope.DEVELOPER
     beta: str | None = MANAGED_AGENTS_BETA
-    organization: bool = False
+    instead: str | None = None
 
     async def __call__(self, request: Request) -> Principal:
         """Return the caller.
@@ -71,14 +71,18 @@ class Gate:
         """
         caller = await identify(request)
         caller.require_kind(*self.kinds)
-        if caller.scoped and self.scope is not None:
+        if caller.kind is CredentialKind.API_KEY:
             caller.require_scope(self.scope)
-        _check_headers(request, self.beta)
-        if self.organization:
-            context_of(request.scope).organization = True
-        else:
-            _check_workspace(request, caller)
+        _check_headers(request, caller)
+        self._check_beta(_betas(request))
         return caller
+
+    def _check_beta(self, betas: frozenset[str]) -> None:
+        if self.beta is None or (self.beta in betas) != (self.instead in betas):
+            return
+        if self.beta in betas:
+            raise InvalidRequest(f"send `{BETA_HEADER}: {self.beta}` or {self.instead}, not both")
+        raise InvalidRequest(f"this endpoint is in beta: send `{BETA_HEADER}: {self.beta}`")
 
 
 async def identify(request: Request) -> Principal:
@@ -121,20 +125,18 @@ def _token(request: Request) -> str | None:
     return request.headers.get("x-api-key") or None
 
 
-def _check_workspace(request: Request, caller: Principal) -> None:
-    workspace = request.headers.get(WORKSPACE_HEADER)
-    if workspace is not None and workspace != caller.workspace_id:
-        raise PermissionDenied(f"{WORKSPACE_HEADER}: this credential belongs to another workspace")
+def _betas(request: Request) -> frozenset[str]:
+    return parse_betas(",".join(request.headers.getlist(BETA_HEADER)))
 
 
-def _check_headers(request: Request, beta: str | None) -> None:
+def _check_headers(request: Request, caller: Principal) -> None:
     version = request.headers.get(VERSION_HEADER)
     if version is not None and not _VERSION.match(version):
         raise InvalidRequest(f"{VERSION_HEADER}: expected a date such as 2026-10-21")
-    betas = parse_betas(",".join(request.headers.getlist(BETA_HEADER)))
-    if beta is not None and beta not in betas:
-        raise InvalidRequest(f"this endpoint is in beta: send `{BETA_HEADER}: {beta}`")
-    unknown = betas - _KNOWN_BETAS
+    workspace = request.headers.get(WORKSPACE_HEADER)
+    if workspace is not None and workspace != caller.workspace_id:
+        raise PermissionDenied(f"{WORKSPACE_HEADER}: this credential belongs to another workspace")
+    unknown = _betas(request) - _KNOWN_BETAS
     if unknown:
         log.info("unknown_betas_ignored", betas=sorted(unknown)[:10])
 
@@ -144,4 +146,3 @@ Developer = Annotated[Principal, Depends(Gate())]
 TunnelManager = Annotated[Principal, Depends(Gate(scope=Scope.MANAGE_TUNNELS, beta=TUNNELS_BETA))]
 # Our own extensions under /x/ need no beta.
 Operator = Annotated[Principal, Depends(Gate(beta=None))]
-OrgAdmin = Annotated[Principal, Depends(Gate(scope=Scope.ORG_ADMIN, beta=None, organization=True))]

@@ -12,7 +12,8 @@ from intramuros.kernel.errors import InvalidRequest
 from intramuros.kernel.timing import Clock
 
 CURSOR_TTL_S: Final = 24 * 60 * 60
-MAX_CURSOR_CHARS: Final = 1024
+# A position may be a memory's path: 1,024 bytes, which escaped as JSON are up to 3,072.
+MAX_CURSOR_CHARS: Final = 6 * 1024
 _PREFIX: Final = "page_"
 _MAC_BYTES: Final = 16
 

@@ -6,7 +6,6 @@ from intramuros.control.api.pages import Cursors
 from intramuros.control.catalog.reach import Reach
 from intramuros.control.catalog.tunnels import Issuer
 from intramuros.control.identity.throttle import FailureThrottle
-from intramuros.control.model.catalogue import Catalogue
 from intramuros.control.session.journal import Journal
 from intramuros.control.session.sessions import Sessions
 from intramuros.control.session.work import WorkQueue
@@ -33,8 +32,6 @@ class Services:
     """Makes tunnel domains and tokens."""
     reach: Reach
     """Tells the edges of rotated tokens."""
-    models: Catalogue
-    """What is known of models."""
     organization_id: str
     """A UUID; this installation is one organization."""
     lenient: bool = False

@@ -27,26 +27,34 @@ CreateBody = Annotated[SessionCreate, Depends(Body(SessionCreate))]
 UpdateBody = Annotated[SessionUpdate, Depends(Body(SessionUpdate))]
 
 
-async def _elsewhere(deployment_id: str | None = None, memory_store_id: str | None = None) -> bool:
-    """Tell whether sessions of something are wanted that this server does not have yet."""
-    return deployment_id is not None or memory_store_id is not None
+async def _origin(
+    agent_id: str | None = None,
+    agent_version: Annotated[int | None, Query(ge=1)] = None,
+    deployment_id: str | None = None,
+    memory_store_id: str | None = None,
+) -> dict[str, Any] | None:
+    """Return the filters by what a session was made of; None if nothing can match."""
+    if deployment_id is not None:
+        return None
+    return {
+        "agent_id": agent_id,
+        "agent_version": agent_version,
+        "memory_store_id": memory_store_id,
+    }
 
 
 async def _filters(
     bounds: BoundsDep,
-    elsewhere: Annotated[bool, Depends(_elsewhere)],
-    agent_id: str | None = None,
-    agent_version: Annotated[int | None, Query(ge=1)] = None,
+    origin: Annotated[dict[str, Any] | None, Depends(_origin)],
     statuses: Annotated[list[SessionStatus] | None, Query(alias="statuses[]")] = None,
     *,
     include_archived: bool = False,
 ) -> dict[str, Any] | None:
     """Return the filters as fields of :class:`sessions.Query`; None if nothing can match."""
-    if elsewhere:
+    if origin is None:
         return None
     return {
-        "agent_id": agent_id,
-        "agent_version": agent_version,
+        **origin,
         "statuses": tuple(statuses or ()),
         "include_archived": include_archived,
         "from_us": bounds.from_us,

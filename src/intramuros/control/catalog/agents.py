@@ -6,7 +6,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from intramuros.control.catalog import models, service
+from intramuros.control.catalog import service
 from intramuros.control.catalog.kinds import AGENT
 from intramuros.control.catalog.service import Resource
 from intramuros.control.catalog.toolsets import (
@@ -16,7 +16,6 @@ from intramuros.control.catalog.toolsets import (
     resolve_tools,
 )
 from intramuros.control.identity.actor import Actor
-from intramuros.control.model.catalogue import Catalogue, shipped_catalogue
 from intramuros.control.store.db import Tx
 from intramuros.kernel.errors import InvalidRequest
 from intramuros.kernel.timing import from_micros, rfc3339
@@ -26,6 +25,7 @@ from intramuros.protocol.resources.agents import (
     AgentReference,
     AgentUpdate,
     ExecutionIdentity,
+    ModelConfig,
     Skill,
 )
 from intramuros.protocol.resources.base import merge_metadata
@@ -33,6 +33,8 @@ from intramuros.protocol.resources.tools import Tool
 
 Config = dict[str, Any]
 
+# The level of a model whose effort nobody chose; adapters leave it out where a model has none.
+DEFAULT_EFFORT: Final = "high"
 _SNAPSHOT: Final = (
     "name",
     "description",
@@ -46,18 +48,16 @@ _SNAPSHOT: Final = (
 )
 
 
-def create(tx: Tx, actor: Actor, request: AgentCreate, known: Catalogue | None = None) -> Resource:
-    """Store a new agent at version 1; ``known`` says what models take (the shipped list).
+def create(tx: Tx, actor: Actor, request: AgentCreate) -> Resource:
+    """Store a new agent at version 1.
 
     Raises:
         InvalidRequest: the configuration contradicts itself.
     """
-    return service.create(tx, actor, AGENT, configure(request, known))
+    return service.create(tx, actor, AGENT, configure(request))
 
 
-def update(
-    tx: Tx, actor: Actor, agent_id: str, request: AgentUpdate, known: Catalogue | None = None
-) -> Resource:
+def update(tx: Tx, actor: Actor, agent_id: str, request: AgentUpdate) -> Resource:
     """Store the next version, or nothing when nothing changes (contract 5.6 to 5.9).
 
     Raises:
@@ -68,15 +68,10 @@ def update(
     current = service.get(tx, actor.workspace_id, AGENT, agent_id)
     service.check_active(AGENT, current)
     service.check_version(AGENT, current, request.version)
-    return service.change(tx, actor, AGENT, current, amend(current.body, request, known))
+    return service.change(tx, actor, AGENT, current, amend(current.body, request))
 
 
-def resolve(
-    tx: Tx,
-    workspace_id: str,
-    agent: str | AgentReference | AgentOverrides,
-    known: Catalogue | None = None,
-) -> Config:
+def resolve(tx: Tx, workspace_id: str, agent: str | AgentReference | AgentOverrides) -> Config:
     """Return what a session runs: the agent's effective configuration, as the API shows it.
 
     The result is the whole ``agent`` member of a session (contract 10.2 to 10.7) and is not
@@ -95,7 +90,7 @@ def resolve(
         raise InvalidRequest(f"agent {found.id!r} is archived and cannot start sessions")
     body = found.body
     if isinstance(reference, AgentOverrides):
-        body = override(body, reference, known)
+        body = override(body, reference)
     return {
         "id": found.id,
         "type": "agent",
@@ -119,7 +114,7 @@ def present(agent: Resource) -> Config:
     }
 
 
-def configure(request: AgentCreate, known: Catalogue | None = None) -> Config:
+def configure(request: AgentCreate) -> Config:
     """Return the configuration of a new agent, with every default resolved.
 
     Raises:
@@ -129,7 +124,7 @@ def configure(request: AgentCreate, known: Catalogue | None = None) -> Config:
     config: Config = {
         "name": request.name,
         "description": request.description or None,
-        "model": models.settle(known or shipped_catalogue(), request.model),
+        "model": _model(request.model, None),
         "system": request.system or None,
         "tools": _tools(request.tools),
         "mcp_servers": resolve_servers(request.mcp_servers or ()),
@@ -142,9 +137,7 @@ def configure(request: AgentCreate, known: Catalogue | None = None) -> Config:
     return config
 
 
-def amend(
-    stored: Mapping[str, Any], request: AgentUpdate, known: Catalogue | None = None
-) -> Config:
+def amend(stored: Mapping[str, Any], request: AgentUpdate) -> Config:
     """Return the configuration after an update; what was not sent stays (contract 5.9 to 5.14).
 
     Raises:
@@ -154,8 +147,7 @@ def amend(
     if request.sent("name"):
         config["name"] = request.name
     if request.sent("model"):
-        known = known or shipped_catalogue()
-        config["model"] = models.settle(known, request.model, stored["model"])
+        config["model"] = _model(request.model, stored["model"])
     for field in ("description", "system"):
         if request.sent(field):
             config[field] = getattr(request, field) or None
@@ -173,9 +165,7 @@ def amend(
     return config
 
 
-def override(
-    stored: Mapping[str, Any], request: AgentOverrides, known: Catalogue | None = None
-) -> Config:
+def override(stored: Mapping[str, Any], request: AgentOverrides) -> Config:
     """Return the configuration with a session's overrides (contract 10.3 to 10.6).
 
     Raises:
@@ -188,7 +178,8 @@ def override(
                 "agent.model: cannot be cleared; omit it to keep the agent's model",
                 code="agent_model_required",
             )
-        config["model"] = models.overridden(known or shipped_catalogue(), request.model)
+        model = _as_config(request.model)
+        config["model"] = _model(model.model_copy(update={"effort": None}), None)
     if request.sent("system"):
         config["system"] = request.system or None
     if request.sent("tools"):
@@ -201,6 +192,24 @@ def override(
     # Servers that no tool uses any more are harmless here: overrides replace one field at a time.
     check_servers(config["tools"], [s for s in config["mcp_servers"] if s["name"] in used])
     return config
+
+
+def _model(sent: str | ModelConfig, stored: Mapping[str, Any] | None) -> Config:
+    """Return a resolved model; an omitted effort stays while the model does (contract 5.14)."""
+    model = _as_config(sent)
+    effort: str = model.effort_level or DEFAULT_EFFORT
+    if model.effort_level is None and stored is not None and stored["id"] == model.id:
+        effort = stored["effort"]["type"]
+    return {
+        "id": model.id,
+        "effort": {"type": effort},
+        "inference_geo": model.inference_geo,
+        "speed": model.speed or "standard",
+    }
+
+
+def _as_config(sent: str | ModelConfig) -> ModelConfig:
+    return ModelConfig(id=sent) if isinstance(sent, str) else sent
 
 
 def _tools(tools: Sequence[Tool] | None) -> list[Config]:

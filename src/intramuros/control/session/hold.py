@@ -159,12 +159,16 @@ def load_view(tx: Tx, session_id: str, known: View | None) -> View:
     """
     row = tx.execute(
         select(
-            sessions.c.workspace_id, sessions.c.agent, sessions.c.state, sessions.c.last_seq
+            sessions.c.workspace_id,
+            sessions.c.agent,
+            sessions.c.resources,
+            sessions.c.state,
+            sessions.c.last_seq,
         ).where(sessions.c.id == session_id)
     ).first()
     if row is None:
         raise LostLease(f"session {session_id} is gone")
-    subject = Subject(session_id, row.workspace_id, row.agent)
+    subject = Subject(session_id, row.workspace_id, row.agent, row.resources)
     if known is not None:
         view = replace(known, subject=subject)
     else:

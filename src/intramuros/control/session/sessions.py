@@ -14,7 +14,7 @@ from intramuros.control.catalog import agents, service
 from intramuros.control.catalog.kinds import ENVIRONMENT
 from intramuros.control.identity import audit
 from intramuros.control.identity.principal import Principal
-from intramuros.control.model.catalogue import Catalogue
+from intramuros.control.session import attachments
 from intramuros.control.session.journal import Held, Journal
 from intramuros.control.session.phase import Status
 from intramuros.control.session.state import CallKind, initial
@@ -55,6 +55,7 @@ class Query:
     limit: int = DEFAULT_PAGE
     agent_id: str | None = None
     agent_version: int | None = None
+    memory_store_id: str | None = None
     statuses: Collection[str] = ()
     include_archived: bool = False
     from_us: int | None = None
@@ -67,20 +68,13 @@ class Sessions:
     """What callers may do with sessions."""
 
     def __init__(
-        self,
-        clock: Clock,
-        ids: IdFactory,
-        hub: Hub,
-        journal: Journal,
-        work: WorkQueue,
-        models: Catalogue | None = None,
+        self, clock: Clock, ids: IdFactory, hub: Hub, journal: Journal, work: WorkQueue
     ) -> None:
         self._clock = clock
         self._ids = ids
         self._hub = hub
         self._journal = journal
         self._work = work
-        self._models = models
 
     def create(self, tx: Tx, principal: Principal, request: SessionCreate) -> SessionRow:
         """Create a session, with its initial events if any, all or nothing.
@@ -94,7 +88,8 @@ class Sessions:
         found = service.get(tx, principal.workspace_id, ENVIRONMENT, request.environment_id)
         if found.archived_us is not None:
             raise InvalidRequest(f"environment {found.id!r} is archived")
-        agent = agents.resolve(tx, principal.workspace_id, request.agent, self._models)
+        agent = agents.resolve(tx, principal.workspace_id, request.agent)
+        mounted = attachments.mount(tx, principal.workspace_id, request.resources or ())
         session_id, kind = self._ids.new("sesn"), str(found.body["config"]["type"])
         state = initial(primary_thread_id(session_id), self_hosted=kind == "self_hosted")
         now_us = to_micros(self._clock.now())
@@ -109,7 +104,7 @@ class Sessions:
                 agent=agent,
                 title=request.title,
                 metadata=request.metadata or {},
-                resources=[],
+                resources=mounted,
                 vault_ids=[],
                 status=state.status.value,
                 state=state.dump(),
@@ -125,6 +120,7 @@ class Sessions:
             session_id,
             {"agent_id": agent["id"], "version": agent["version"], "environment_id": found.id},
         )
+        attachments.record(tx, session_id, mounted)
         if kind == "self_hosted":
             self._work.ensure(tx, found.id, session_id)
         if request.initial_events:
@@ -167,7 +163,7 @@ class Sessions:
                 "budget: a session created without one cannot get one (budget_create_only)",
                 code="budget_create_only",
             )
-        changes = _changes(held.row, request, self._models)
+        changes = _changes(held.row, request)
         if not changes:
             return held.row
         tx.execute(update(sessions).where(sessions.c.id == session_id).values(**changes))
@@ -297,9 +293,8 @@ class Sessions:
 
 
 def _refuse_unavailable(request: SessionCreate) -> None:
-    for name, what in (("resources", "session resources"), ("vault_ids", "vaults")):
-        if getattr(request, name):
-            raise InvalidRequest(f"{name}: {what} are not available on this server yet; send []")
+    if request.vault_ids:
+        raise InvalidRequest("vault_ids: vaults are not available on this server yet; send []")
     if request.budget is not None:
         raise InvalidRequest("budget: budgets are not available on this server yet; leave it out")
 
@@ -312,7 +307,7 @@ def _refuse_busy(row: SessionRow, what: str) -> None:
         )
 
 
-def _changes(row: SessionRow, request: SessionUpdate, known: Catalogue | None) -> dict[str, Any]:
+def _changes(row: SessionRow, request: SessionUpdate) -> dict[str, Any]:
     """Return the columns that really change, with their new values."""
     wanted: dict[str, Any] = {}
     if request.sent("title"):
@@ -325,7 +320,7 @@ def _changes(row: SessionRow, request: SessionUpdate, known: Catalogue | None) -
     if request.agent is not None:
         sent = {name: getattr(request.agent, name) for name in request.agent.model_fields_set}
         overrides = AgentOverrides(type="agent_with_overrides", id=row.agent_id, **sent)
-        wanted["agent"] = agents.override(row.agent, overrides, known)
+        wanted["agent"] = agents.override(row.agent, overrides)
     changes = {name: value for name, value in wanted.items() if value != row._mapping[name]}
     if "agent" in changes and row.status != Status.IDLE:
         raise Conflict(f"agent: session {row.id!r} is {row.status}; wait until it is idle")
@@ -340,6 +335,8 @@ def _filters(query: Query) -> list[ColumnElement[bool]]:
         wanted.append(sessions.c.agent_id == query.agent_id)
         if query.agent_version is not None:
             wanted.append(sessions.c.agent_version == query.agent_version)
+    if query.memory_store_id is not None:
+        wanted.append(sessions.c.id.in_(attachments.sessions_with(query.memory_store_id)))
     if query.statuses:
         wanted.append(sessions.c.status.in_(sorted(query.statuses)))
     if query.from_us is not None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from intramuros.control.model.base import ModelRequest
+from intramuros.control.session.briefing import brief
 from intramuros.control.session.conversation import CACHE, messages
 from intramuros.control.session.toolset import Tool
 from intramuros.control.session.view import View
@@ -22,7 +23,7 @@ def request(view: View, max_tokens: int) -> ModelRequest:
     model = agent["model"]
     return ModelRequest(
         model=model["id"],
-        system=agent.get("system") or None,
+        system=brief(agent.get("system"), view.subject.resources),
         messages=messages(view.conversation),
         tools=definitions(view.tools()),
         max_tokens=max_tokens,

@@ -21,11 +21,13 @@ class Subject:
 
     Args:
         agent: the session's agent snapshot, as the API shows it.
+        resources: what is mounted in its sandbox, as the API shows it.
     """
 
     session_id: str
     workspace_id: str
     agent: Mapping[str, Any]
+    resources: Sequence[Mapping[str, Any]] = ()
 
     @property
     def caller(self) -> Caller:

@@ -34,31 +34,6 @@ workspaces = Table(
     Column("id", String, primary_key=True),
     Column("name", String, nullable=False),
     Column("created_us", BigInteger, nullable=False),
-    Column("archived_us", BigInteger),
-    Column("body", JSON),  # tags, colour and the like; none for one that was never configured
-)
-
-# Who belongs to a workspace: service accounts with a role, federation rules without.
-workspace_members = Table(
-    "workspace_members",
-    metadata,
-    Column("workspace_id", String, ForeignKey("workspaces.id"), primary_key=True),
-    Column("member_id", String, ForeignKey("resources.id"), primary_key=True),
-    Column("kind", String, nullable=False),  # of the member
-    Column("role", String),
-    Column("created_by", String),
-    Column("created_us", BigInteger, nullable=False),
-    Index("ix_workspace_members_member", "member_id", "created_us"),
-)
-
-# Assertions that were exchanged for a token and must not be again, until they expire by themselves.
-spent_assertions = Table(
-    "spent_assertions",
-    metadata,
-    Column("issuer_id", String, primary_key=True),
-    Column("jti_digest", String, primary_key=True),
-    Column("expires_us", BigInteger, nullable=False),
-    Index("ix_spent_assertions_expires", "expires_us"),
 )
 
 # Every secret that a caller may present, by the SHA-256 of its text; the text itself is never kept.
@@ -66,7 +41,7 @@ credentials = Table(
     "credentials",
     metadata,
     Column("id", String, primary_key=True),
-    Column("kind", String, nullable=False),  # a CredentialKind
+    Column("kind", String, nullable=False),  # api_key, environment_key, sessions_token
     Column("digest", String, nullable=False, unique=True),
     Column("workspace_id", String, ForeignKey("workspaces.id"), nullable=False),
     Column("name", String, nullable=False),
@@ -77,10 +52,6 @@ credentials = Table(
     Column("created_us", BigInteger, nullable=False),
     Column("expires_us", BigInteger),
     Column("revoked_us", BigInteger),
-    Column("disabled_us", BigInteger),  # switched off, and may be switched on again
-    Column("hint", String),  # enough of the secret to tell keys apart, and no more
-    Column("principal_id", String),  # the service account it acts as
-    Index("ix_credentials_principal", "principal_id"),
     Index("ix_credentials_work", "work_id"),
     Index("ix_credentials_environment", "environment_id"),
 )
@@ -134,6 +105,54 @@ sessions = Table(
     Index("ix_sessions_list", "workspace_id", "created_us", "id"),
     Index("ix_sessions_environment", "environment_id"),
     Index("ix_sessions_agent", "agent_id"),
+)
+
+# Which stores a session has, and whether it may only read them (also shown in its resources).
+memory_attachments = Table(
+    "memory_attachments",
+    metadata,
+    Column("session_id", String, ForeignKey("sessions.id", ondelete="CASCADE"), primary_key=True),
+    Column("store_id", String, primary_key=True),
+    Column("read_only", Boolean, nullable=False),
+    Index("ix_memory_attachments_store", "store_id"),
+)
+
+# Memories as they are now; what one holds is the content of its newest version.
+memories = Table(
+    "memories",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("store_id", String, ForeignKey("resources.id"), nullable=False),
+    Column("path", String, nullable=False),
+    Column("version_id", String, nullable=False),
+    Column("sha256", String, nullable=False),
+    Column("size_bytes", Integer, nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+    Column("updated_us", BigInteger, nullable=False),
+    Index("ix_memories_path", "store_id", "path", unique=True),
+)
+
+# Every change of every memory, kept when the memory goes. Only redaction changes a row. Content is
+# bytes, because text of the database's own could not hold every character.
+memory_versions = Table(
+    "memory_versions",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("store_id", String, ForeignKey("resources.id"), nullable=False),
+    Column("memory_id", String, nullable=False),
+    Column("operation", String, nullable=False),  # created, modified, deleted
+    Column("path", String),
+    Column("content", LargeBinary),
+    Column("sha256", String),
+    Column("size_bytes", Integer),
+    Column("author_kind", String, nullable=False),  # session_actor, api_actor
+    Column("author_id", String, nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+    Column("redactor_kind", String),
+    Column("redactor_id", String),
+    Column("redacted_us", BigInteger),
+    Index("ix_memory_versions_list", "store_id", "created_us", "id"),
+    Index("ix_memory_versions_memory", "memory_id", "created_us"),
 )
 
 # The log. Rows are only ever inserted. A client's input that waits for a turn is one row when it

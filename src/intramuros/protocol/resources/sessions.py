@@ -13,9 +13,11 @@ from intramuros.protocol.resources.base import (
     Response,
     Timestamp,
 )
+from intramuros.protocol.resources.memory import MemoryStoreParam
 from intramuros.protocol.resources.tools import Tool
 
 MAX_INITIAL_EVENTS: Final = 50
+MAX_RESOURCES: Final = 500
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 Title = Annotated[str, StringConstraints(max_length=512)]
@@ -30,7 +32,7 @@ class SessionCreate(Request):
     title: Title | None = None
     metadata: Metadata | None = None
     initial_events: Annotated[list[UserMessage], Field(max_length=MAX_INITIAL_EVENTS)] | None = None
-    resources: list[dict[str, Any]] | None = None
+    resources: Annotated[list[MemoryStoreParam], Field(max_length=MAX_RESOURCES)] | None = None
     vault_ids: list[str] | None = None
     budget: dict[str, Any] | None = None
 

@@ -65,7 +65,6 @@ def test_10_7_the_agent_is_a_snapshot(world: World) -> None:
     ("body", "match"),
     [
         ({"vault_ids": ["vlt_1"]}, "vaults are not available"),
-        ({"resources": [{"type": "file", "file_id": "f"}]}, "resources"),
         ({"budget": {"type": "limit"}}, "budgets are not available"),
     ],
 )

@@ -1,0 +1,39 @@
+"""The system prompt: the agent's own, and what the session has mounted. Pure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+_MEMORY: Final = """\
+# Memory
+
+These directories in your sandbox are memory stores: what is in them outlives this session, and
+other sessions may read and change it. Look there before you start, and use the file tools to keep
+there what will be worth knowing later. Each file is text of at most 100 kB.
+"""
+_ACCESS: Final = {
+    "read_write": "you may read and write",
+    "read_only": "you may only read; writes are refused",
+}
+
+
+def brief(own: str | None, resources: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return a session's system prompt, or None when there is nothing to say.
+
+    Args:
+        own: the agent's.
+        resources: what is mounted, as the API shows it (contract 11.13).
+    """
+    stores = [shown for shown in resources if shown["type"] == "memory_store"]
+    if not stores:
+        return own or None
+    section = "\n".join([_MEMORY, *(_describe(store) for store in stores)])
+    return f"{own}\n\n{section}" if own else section
+
+
+def _describe(store: Mapping[str, Any]) -> str:
+    lines = [f"- `{store['mount_path']}`: {store['name']} ({_ACCESS[store['access']]})"]
+    if store["description"]:
+        lines.append(f"  About it: {store['description']}")
+    if store["instructions"]:
+        lines.append(f"  How to use it: {store['instructions']}")
+    return "\n".join(lines)

@@ -1,0 +1,44 @@
+from typing import Any
+
+import pytest
+
+from intramuros.control.session.briefing import brief
+
+
+def store(**more: Any) -> dict[str, Any]:
+    return {
+        "type": "memory_store",
+        "name": "Team notes",
+        "description": "",
+        "access": "read_write",
+        "instructions": None,
+        "mount_path": "/mnt/memory/team-notes",
+        **more,
+    }
+
+
+@pytest.mark.parametrize(("own", "said"), [("Be brief.", "Be brief."), ("", None), (None, None)])
+def test_without_memory_the_agents_own_stands_alone(own: str | None, said: str | None) -> None:
+    assert brief(own, []) == said
+    assert brief(own, [{"type": "file"}]) == said
+
+
+def test_c11_13_R146_each_mount_is_described() -> None:
+    text = brief(
+        "Be brief.",
+        [
+            store(description="What the team decided.", instructions="Read it first."),
+            store(name="Law", mount_path="/mnt/memory/law", access="read_only"),
+        ],
+    )
+    assert text is not None
+    assert text.startswith("Be brief.\n\n# Memory\n")
+    for part in (
+        "`/mnt/memory/team-notes`: Team notes (you may read and write)",
+        "About it: What the team decided.",
+        "How to use it: Read it first.",
+        "`/mnt/memory/law`: Law (you may only read; writes are refused)",
+    ):
+        assert part in text
+    assert text.count("About it") == 1
+    assert brief(None, [store()]) == brief("", [store()])
