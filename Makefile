@@ -47,6 +47,7 @@ format: dev ## Let ruff fix and format what it can
 reference: dev ## Write docs/reference anew from the code
 	@$(BIN)/python -m scripts.gen_reference
 	@PYTHONPATH=src $(BIN)/python -m scripts.draw_phases
+	@$(BIN)/python -m scripts.gen_coverage
 
 bench: dev upstream ## Run the benchmarks side by side and print the ratios
 	@$(BIN)/python -m benchmarks $(ARGS)

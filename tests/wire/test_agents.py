@@ -52,6 +52,7 @@ FULL = {
 }
 
 
+@pytest.mark.rule("c5_2", "c5_3", "c6_1", "c6_2", "c6_3", "c6_4", "c6_6", "R096", "R098", "R099")
 def test_create_resolves_every_default(client: Anthropic) -> None:
     agent = client.beta.agents.create(**FULL)
     check(agent)
@@ -78,6 +79,7 @@ def test_create_resolves_every_default(client: Anthropic) -> None:
     assert client.beta.agents.retrieve(agent.id) == agent
 
 
+@pytest.mark.rule("c4_23", "c5_1", "c5_2", "c5_4", "c5_15")
 def test_minimal_create_says_every_nullable(client: Anthropic) -> None:
     agent = client.beta.agents.create(name="a", model="scripted/demo")
     check(agent)
@@ -91,6 +93,7 @@ def test_minimal_create_says_every_nullable(client: Anthropic) -> None:
     assert (agent.tools, agent.mcp_servers, agent.skills, agent.metadata) == ([], [], [], {})
 
 
+@pytest.mark.rule("c4_7", "c5_6", "c5_7", "c5_8", "c5_9", "c5_20", "c5_21", "R030")
 def test_versions_grow_only_with_changes_and_stay_readable(client: Anthropic) -> None:
     first = client.beta.agents.create(name="v1", model="m", system="one", metadata={"a": "1"})
     same = client.beta.agents.update(first.id, version=1, name="v1", metadata={"a": "1"})
@@ -109,6 +112,7 @@ def test_versions_grow_only_with_changes_and_stay_readable(client: Anthropic) ->
         check(agent)
 
 
+@pytest.mark.rule("c1_24", "c5_8", "R021")
 def test_a_stale_version_conflicts_without_being_retried(client: Anthropic) -> None:
     agent = client.beta.agents.create(name="a", model="m")
     client.beta.agents.update(agent.id, name="b")
@@ -118,6 +122,7 @@ def test_a_stale_version_conflicts_without_being_retried(client: Anthropic) -> N
     assert caught.value.type == "conflict_error"
 
 
+@pytest.mark.rule("c5_3", "c5_13", "c5_14")
 def test_effort_follows_the_model(client: Anthropic) -> None:
     agent = client.beta.agents.create(
         name="a", model={"id": "m", "effort": {"type": "low"}, "inference_geo": "us"}
@@ -129,6 +134,7 @@ def test_effort_follows_the_model(client: Anthropic) -> None:
     assert agent.model.to_dict()["effort"] == {"type": "high"}
 
 
+@pytest.mark.rule("c4_21", "c5_17", "c5_18")
 def test_archive_is_final_and_repeatable(client: Anthropic) -> None:
     agent = client.beta.agents.create(name="a", model="m")
     archived = client.beta.agents.archive(agent.id)
@@ -142,6 +148,7 @@ def test_archive_is_final_and_repeatable(client: Anthropic) -> None:
     assert archived.id not in [a.id for a in client.beta.agents.list(limit=5).data]
 
 
+@pytest.mark.rule("c4_10", "c4_12", "c4_13", "c4_20", "R014", "R026")
 async def test_lists_page_newest_first_with_both_clients(
     client: Anthropic, async_client: AsyncAnthropic
 ) -> None:
@@ -156,6 +163,7 @@ async def test_lists_page_newest_first_with_both_clients(
     assert [a.name for a in few] == ["n2", "n1", "n0"]
 
 
+@pytest.mark.rule("c4_16", "c4_17", "R028")
 def test_cursors_are_bound_to_their_filters(client: Anthropic) -> None:
     for index in range(2):
         client.beta.agents.create(name=f"c{index}", model="m")
@@ -189,6 +197,7 @@ def test_cursors_are_bound_to_their_filters(client: Anthropic) -> None:
         ),
     ],
 )
+@pytest.mark.rule("c4_5", "c5_12", "c5_23", "R029", "R094")
 def test_what_is_wrong_is_named(client: Anthropic, change: dict[str, object], message: str) -> None:
     body = {"name": "a", "model": "m", **change}
     with pytest.raises(anthropic.BadRequestError, match=message) as caught:
@@ -196,6 +205,7 @@ def test_what_is_wrong_is_named(client: Anthropic, change: dict[str, object], me
     assert caught.value.type == "invalid_request_error"
 
 
+@pytest.mark.rule("c5_20")
 def test_missing_agents_and_versions_are_404(client: Anthropic) -> None:
     agent = client.beta.agents.create(name="a", model="m")
     with pytest.raises(anthropic.NotFoundError):

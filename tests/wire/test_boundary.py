@@ -42,6 +42,7 @@ def test_health_needs_no_credential(server: Server) -> None:
         assert "anthropic-workspace-id" not in response.headers
 
 
+@pytest.mark.rule("c1_17", "c1_19", "R025")
 def test_raw_responses_show_request_organization_and_workspace(client: Anthropic) -> None:
     first = client.beta.agents.with_raw_response.list()
     second = client.beta.agents.with_raw_response.list()
@@ -50,6 +51,7 @@ def test_raw_responses_show_request_organization_and_workspace(client: Anthropic
     assert re.fullmatch(r"[0-9a-f]{8}-[0-9a-f-]{27}", first.headers["anthropic-organization-id"])
 
 
+@pytest.mark.rule("c1_18", "c3_1", "c3_6", "R017")
 def test_unknown_paths_and_methods_speak_the_envelope(http: httpx2.Client) -> None:
     assert error_of(http.get("/v1/nothing"), 404)["type"] == "not_found_error"
     assert error_of(http.get("/v1/agents/"), 404)["type"] == "not_found_error"
@@ -79,6 +81,7 @@ def test_unknown_paths_and_methods_speak_the_envelope(http: httpx2.Client) -> No
         (b'{"name":NaN,"model":"m"}', "name: "),
     ],
 )
+@pytest.mark.rule("c1_18", "c3_1", "R017")
 def test_bad_bodies_are_named(http: httpx2.Client, body: bytes, message: str) -> None:
     response = http.post("/v1/agents", content=body, headers={"content-type": "application/json"})
     error = error_of(response, 400)
@@ -106,6 +109,7 @@ def test_numbers_that_do_not_survive_json_are_refused(http: httpx2.Client) -> No
         ({"content-type": "text/plain"}, b"{}", None),
     ],
 )
+@pytest.mark.rule("c3_2", "c3_15")
 def test_encodings(
     http: httpx2.Client, headers: dict[str, str], body: bytes, code: str | None
 ) -> None:
@@ -114,6 +118,7 @@ def test_encodings(
     assert (details["error_code"] if isinstance(details, dict) else None) == code
 
 
+@pytest.mark.rule("c1_26")
 def test_bodies_over_the_limit_are_refused_before_they_are_read(http: httpx2.Client) -> None:
     big = b" " * (32 * 1024 * 1024 + 1)
     assert error_of(http.post("/v1/agents", content=big), 413)["type"] == "request_too_large"
@@ -130,6 +135,7 @@ def test_bodies_over_the_limit_are_refused_before_they_are_read(http: httpx2.Cli
     assert error_of(response, 413)["type"] == "request_too_large"
 
 
+@pytest.mark.rule("c1_14", "R016")
 def test_empty_bodies_with_a_json_content_type_work(http: httpx2.Client) -> None:
     agent = http.post("/v1/agents", json=AGENT).json()
     for body in (b"", b"{}"):
@@ -142,6 +148,7 @@ def test_empty_bodies_with_a_json_content_type_work(http: httpx2.Client) -> None
 
 
 @pytest.mark.parametrize("name", ["authorization", "x-api-key"])
+@pytest.mark.rule("c1_1", "c1_2", "c1_3", "R001")
 def test_keys_work_in_either_header(server: Server, name: str) -> None:
     value = f"Bearer {server.api_key}" if name == "authorization" else server.api_key
     response = httpx2.get(f"{server.base_url}/v1/agents", headers={name: value, **BETA})
@@ -152,12 +159,14 @@ def test_keys_work_in_either_header(server: Server, name: str) -> None:
     "headers",
     [{}, {"authorization": "Bearer sk-ant-nobody"}, {"x-api-key": "no"}, {"authorization": "X y"}],
 )
+@pytest.mark.rule("c3_5", "R025")
 def test_no_good_credential_is_401(server: Server, headers: dict[str, str]) -> None:
     response = httpx2.get(f"{server.base_url}/v1/agents", headers={**headers, **BETA})
     assert error_of(response, 401)["type"] == "authentication_error"
     assert "anthropic-workspace-id" not in response.headers
 
 
+@pytest.mark.rule("c1_4", "c1_5", "c1_11", "c1_19", "R002", "R003", "R004", "R023")
 def test_versions_betas_and_workspaces(http: httpx2.Client) -> None:
     for version in ("2023-06-01", "2026-10-21"):
         headers = {"anthropic-version": version}

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.anyio
 LIMITED = {"type": "limited", "allowed_hosts": ["*.example.com"], "allow_package_managers": True}
 
 
+@pytest.mark.rule("c8_1", "c8_3", "c8_10")
 def test_a_name_is_enough(client: Anthropic) -> None:
     environment = client.beta.environments.create(name="plain")
     check(environment)
@@ -34,6 +35,7 @@ def test_a_name_is_enough(client: Anthropic) -> None:
     assert client.beta.environments.retrieve(environment.id) == environment
 
 
+@pytest.mark.rule("c8_2")
 def test_self_hosted_has_no_other_field(client: Anthropic) -> None:
     environment = client.beta.environments.create(name="own", config={"type": "self_hosted"})
     check(environment)
@@ -44,6 +46,7 @@ def test_self_hosted_has_no_other_field(client: Anthropic) -> None:
         )
 
 
+@pytest.mark.rule("c4_8", "c8_7", "c8_9")
 def test_update_keeps_what_was_not_sent(client: Anthropic) -> None:
     made = client.beta.environments.create(
         name="e",
@@ -66,6 +69,7 @@ def test_update_keeps_what_was_not_sent(client: Anthropic) -> None:
     assert client.beta.environments.update(made.id, description=None).description is None
 
 
+@pytest.mark.rule("c3_2", "c3_8", "c3_9", "c8_6", "c8_8", "c8_10", "R387")
 def test_refusals_carry_the_documented_codes(client: Anthropic) -> None:
     environment = client.beta.environments.create(name="e", config={"type": "self_hosted"})
     with pytest.raises(anthropic.BadRequestError) as caught:
@@ -88,6 +92,7 @@ def test_refusals_carry_the_documented_codes(client: Anthropic) -> None:
         client.beta.environments.create(name="e", scope="account")
 
 
+@pytest.mark.rule("c8_11", "c8_12")
 def test_delete_works_once_and_on_archived_ones(client: Anthropic) -> None:
     environment = client.beta.environments.create(name="gone")
     archived = client.beta.environments.archive(environment.id)
@@ -102,6 +107,7 @@ def test_delete_works_once_and_on_archived_ones(client: Anthropic) -> None:
         client.beta.environments.delete(environment.id)
 
 
+@pytest.mark.rule("c4_10", "c4_20", "c4_21")
 async def test_lists_page_and_hide_archived_ones(async_client: AsyncAnthropic) -> None:
     made = [await async_client.beta.environments.create(name=f"l{i}") for i in range(3)]
     await async_client.beta.environments.archive(made[1].id)
@@ -112,6 +118,7 @@ async def test_lists_page_and_hide_archived_ones(async_client: AsyncAnthropic) -
     assert everything[:3] == [made[2].id, made[1].id, made[0].id]
 
 
+@pytest.mark.rule("c2_1", "c2_2", "c2_3")
 def test_a_workers_key_is_shown_once_and_revocable_at_once(
     server: Server, client: Anthropic
 ) -> None:

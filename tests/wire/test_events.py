@@ -34,6 +34,7 @@ def result(call: Any, **more: Any) -> Any:
     return {"type": "user.tool_result", "tool_use_id": call.id, "content": TEXT, **more}
 
 
+@pytest.mark.rule("c4_3")
 def test_every_event_has_the_documented_shape(site: Site) -> None:
     _, log = finished(site)
     for event in log:
@@ -44,6 +45,7 @@ def test_every_event_has_the_documented_shape(site: Site) -> None:
     assert len({event.id for event in log}) == len(log)
 
 
+@pytest.mark.rule("c15_1", "c15_2", "c15_3", "c15_5", "c22_18")
 def test_the_order_of_a_turn(site: Site) -> None:
     _, log = finished(site)
     assert [event.type for event in log] == [
@@ -59,6 +61,7 @@ def test_the_order_of_a_turn(site: Site) -> None:
     ]
 
 
+@pytest.mark.rule("c13_3", "c13_4")
 def test_13_1_the_reply_echoes_what_was_taken(site: Site) -> None:
     made = site.session()
     interrupt: Any = {"type": "user.interrupt"}
@@ -69,6 +72,7 @@ def test_13_1_the_reply_echoes_what_was_taken(site: Site) -> None:
     assert {event.id for event in echo.data} <= {event.id for event in listed}
 
 
+@pytest.mark.rule("c1_28", "c1_29", "c16_1", "c16_2", "c16_3", "c16_4", "R014", "R015")
 def test_16_lists(site: Site) -> None:
     session_id, log = finished(site)
     ids = [event.id for event in log]
@@ -88,6 +92,7 @@ def test_16_lists(site: Site) -> None:
             site.events(session_id, limit=limit)
 
 
+@pytest.mark.rule("R028")
 def test_cursors_of_events_are_bound_to_their_list(site: Site) -> None:
     session_id, _ = finished(site)
     other_id, _ = finished(site)
@@ -100,6 +105,7 @@ def test_cursors_of_events_are_bound_to_their_list(site: Site) -> None:
         site.events(session_id, page="page_forged")
 
 
+@pytest.mark.rule("c2_8", "c13_8", "c14_4", "c15_7")
 def test_a_tool_call_is_answered_and_the_turn_goes_on(site: Site) -> None:
     session_id, call = asking(site)
     assert site.api.beta.sessions.retrieve(session_id).status == "idle"
@@ -124,6 +130,7 @@ def test_22_12_a_result_sent_twice_is_stored_once(site: Site) -> None:
     assert late.data == first.data
 
 
+@pytest.mark.rule("c15_8", "c15_12", "R124")
 def test_confirmations_gate_results(site: Site) -> None:
     session_id, call = asking(site, "always_ask")
     assert call.evaluated_permission == "ask"
@@ -153,6 +160,7 @@ def test_confirmations_gate_results(site: Site) -> None:
         ([{"type": "system.message", "content": TEXT}, MESSAGE], "last"),
     ],
 )
+@pytest.mark.rule("c13_2", "c13_5", "c13_15")
 def test_a_request_with_one_bad_event_changes_nothing(
     site: Site, events: list[Any], match: str
 ) -> None:
@@ -163,6 +171,7 @@ def test_a_request_with_one_bad_event_changes_nothing(
     assert site.api.beta.sessions.retrieve(made.id).status == "idle"
 
 
+@pytest.mark.rule("c2_3")
 def test_amb_44_a_worker_reaches_its_own_environment_only(site: Site) -> None:
     elsewhere = site.session(environment_id=site.environment())
     sessions = site.worker.beta.sessions

@@ -15,6 +15,7 @@ def code_of(error: anthropic.APIStatusError) -> object:
     return body["error"]["details"]["error_code"]
 
 
+@pytest.mark.rule("c4_23", "c10_1", "c10_9", "c10_15", "c10_28")
 def test_a_session_has_the_documented_shape(site: Site) -> None:
     made = site.session(title="T", metadata={"a": "1"})
     check(made, nullable=False)
@@ -29,6 +30,7 @@ def test_a_session_has_the_documented_shape(site: Site) -> None:
     assert {**again.to_dict(), "stats": None} == {**shown, "stats": None}
 
 
+@pytest.mark.rule("c10_3", "c10_4", "c10_5")
 def test_10_2_the_forms_of_an_agent(site: Site) -> None:
     agent_id = site.agent()
     site.api.beta.agents.update(agent_id, system="newer")
@@ -80,6 +82,7 @@ def test_10_10_initial_events_run_at_once(site: Site) -> None:
         ({"extra_body": {"surprise": 1}}, "surprise"),
     ],
 )
+@pytest.mark.rule("c10_11", "c10_12")
 def test_bad_sessions_are_refused_whole(site: Site, body: dict[str, Any], match: str) -> None:
     agent_id = site.agent()
     with pytest.raises(anthropic.BadRequestError, match=match):
@@ -94,6 +97,7 @@ def test_amb_32_missing_parts_are_not_found(site: Site) -> None:
         site.session(agent="agent_none")
 
 
+@pytest.mark.rule("c4_7", "c10_16", "c10_17", "c10_19", "R041", "R109")
 def test_updates_are_told_in_the_log(site: Site) -> None:
     made = site.session(metadata={"a": "1"})
     changed = site.api.beta.sessions.update(made.id, title="new", metadata={"a": None, "b": "2"})
@@ -108,6 +112,7 @@ def test_updates_are_told_in_the_log(site: Site) -> None:
         site.api.beta.sessions.update(made.id, vault_ids=["vlt_1"])
 
 
+@pytest.mark.rule("c4_21", "c10_14", "c13_20")
 def test_10_22_archived_sessions_are_read_only_and_hidden(site: Site) -> None:
     made = site.session()
     ended = site.api.beta.sessions.archive(made.id)
@@ -140,6 +145,7 @@ def test_10_23_deleted_sessions_are_gone(site: Site) -> None:
             call()
 
 
+@pytest.mark.rule("c4_11", "c4_18")
 def test_pages_lead_on_and_back(site: Site) -> None:
     agent_id = site.agent()
     made = [
@@ -159,6 +165,7 @@ def test_pages_lead_on_and_back(site: Site) -> None:
         assert [s["id"] for s in forth["data"]] == expected[2:4]
 
 
+@pytest.mark.rule("c4_17", "R028")
 def test_4_14_and_4_15_cursors_are_bound_to_what_made_them(site: Site) -> None:
     agent_id = site.agent()
     for _ in range(3):
@@ -195,6 +202,7 @@ def test_4_19_filters(site: Site) -> None:
     assert list(sessions.list(agent_id=agent_id, created_at_lt=at)) == []
 
 
+@pytest.mark.rule("c15_2", "c19_1", "c19_4", "c19_5")
 def test_19_every_session_has_its_primary_thread(site: Site) -> None:
     made = site.session()
     threads = site.api.beta.sessions.threads

@@ -42,6 +42,7 @@ def frames(response: httpx2.Response) -> Iterator[tuple[str | None, dict[str, An
         yield sse.event, json.loads(sse.data), sse.id
 
 
+@pytest.mark.rule("c1_15", "c17_1", "c17_5", "c17_6", "c17_10")
 def test_a_stream_shows_what_the_list_will_show(site: Site) -> None:
     made = site.session()
     seen, response = collect(site, made.id, "session.status_idle")
@@ -57,6 +58,7 @@ def test_17_2_nothing_of_before_is_replayed(site: Site) -> None:
     assert second[0].type == "session.status_running"
 
 
+@pytest.mark.rule("c17_8")
 def test_17_3_what_happens_after_the_headers_is_seen(site: Site) -> None:
     for _ in range(5):
         made = site.session()
@@ -68,6 +70,7 @@ def test_17_3_what_happens_after_the_headers_is_seen(site: Site) -> None:
             assert (name, data["title"], number) == ("session.updated", "new", None)
 
 
+@pytest.mark.rule("c13_4")
 def test_input_is_streamed_when_it_is_processed_and_once(site: Site) -> None:
     made = site.session()
     seen, _ = collect(site, made.id, "session.status_idle")
@@ -75,6 +78,7 @@ def test_input_is_streamed_when_it_is_processed_and_once(site: Site) -> None:
     assert message.processed_at is not None
 
 
+@pytest.mark.rule("c16_6", "c18_3", "c18_4", "c18_5", "c18_6")
 def test_18_previews_are_a_prefix_of_what_follows(site: Site) -> None:
     made = site.session()
     seen, _ = collect(
@@ -109,6 +113,7 @@ def test_18_2_other_previews_are_refused(site: Site, values: list[Any]) -> None:
         site.api.beta.sessions.events.stream(made.id, event_deltas=values)
 
 
+@pytest.mark.rule("c17_1")
 def test_the_primary_threads_stream_is_the_sessions(site: Site) -> None:
     made = site.session()
     (thread,) = site.api.beta.sessions.threads.list(made.id)

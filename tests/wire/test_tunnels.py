@@ -28,6 +28,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield started
 
 
+@pytest.mark.rule("R296", "R299", "R300", "R303", "R304")
 def test_a_tunnels_life(client: Anthropic) -> None:
     tunnel = client.beta.tunnels.create(display_name="HQ")
     check(tunnel)
@@ -44,6 +45,7 @@ def test_a_tunnels_life(client: Anthropic) -> None:
     assert other.id in [t.id for t in client.beta.tunnels.list(include_archived=True, limit=1)]
 
 
+@pytest.mark.rule("R304", "R305", "R306")
 def test_the_token_is_stable_until_it_is_rotated(client: Anthropic) -> None:
     tunnel = client.beta.tunnels.create()
     first = client.beta.tunnels.reveal_token(tunnel.id)
@@ -59,6 +61,7 @@ def test_the_token_is_stable_until_it_is_rotated(client: Anthropic) -> None:
             refused(tunnel.id)
 
 
+@pytest.mark.rule("R303", "R304", "R310", "R311")
 async def test_certificates(async_client: AsyncAnthropic) -> None:
     tunnels = async_client.beta.tunnels
     tunnel = await tunnels.create()
@@ -99,6 +102,7 @@ def test_a_certificate_belongs_to_its_tunnel(client: Anthropic) -> None:
         client.beta.tunnels.archive(tunnel.id)
 
 
+@pytest.mark.rule("R297")
 def test_plain_keys_may_not_manage_tunnels(server: Server, client: Anthropic) -> None:
     made = client.post("/x/keys", body={"name": "plain"}, cast_to=object)
     assert isinstance(made, dict)
@@ -108,6 +112,7 @@ def test_plain_keys_may_not_manage_tunnels(server: Server, client: Anthropic) ->
         plain.beta.tunnels.list()
 
 
+@pytest.mark.rule("R301")
 def test_an_organization_has_ten_active_tunnels(client: Anthropic) -> None:
     active = list(client.beta.tunnels.list())
     made = [client.beta.tunnels.create() for _ in range(10 - len(active))]
@@ -117,6 +122,7 @@ def test_an_organization_has_ten_active_tunnels(client: Anthropic) -> None:
         client.beta.tunnels.archive(tunnel.id)
 
 
+@pytest.mark.rule("R307")
 def test_every_act_is_in_the_audit_chain_without_a_secret(
     server: Server, client: Anthropic
 ) -> None:

@@ -90,6 +90,7 @@ async def answer(client: AsyncAnthropic, session_id: str, events: list[Any]) -> 
     await client.beta.sessions.events.send(session_id, events=[result])
 
 
+@pytest.mark.rule("c15_1", "c15_3", "c15_5", "c15_6")
 async def test_a_turn_with_a_tool_in_the_contracts_order(
     tmp_path: Path, model: tuple[FakeMessages, str]
 ) -> None:
@@ -149,6 +150,7 @@ async def test_previews_join_to_the_message_that_concludes_them(tmp_path: Path) 
     assert joined == message.content[0].text
 
 
+@pytest.mark.rule("c14_6", "c15_18")
 async def test_a_failing_provider_is_tried_again(tmp_path: Path) -> None:
     fake = FakeMessages.saying([{"type": "text", "text": "at last"}])
     fake.faults += [Fault("status"), Fault("cut", at=3)]
@@ -167,6 +169,7 @@ async def test_a_failing_provider_is_tried_again(tmp_path: Path) -> None:
     assert {error.retry_status.type for error in errors} == {"retrying"}
 
 
+@pytest.mark.rule("c15_4", "c15_13", "c15_14")
 async def test_an_interrupt_stops_a_model_that_hangs(tmp_path: Path) -> None:
     fake = FakeMessages.saying([{"type": "text", "text": "never"}])
     fake.faults.append(Fault("silence", at=2))
@@ -187,6 +190,7 @@ async def test_an_interrupt_stops_a_model_that_hangs(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.rule("c15_4")
 async def test_a_server_killed_in_mid_turn_goes_on_when_it_is_back(tmp_path: Path) -> None:
     fake = FakeMessages.calling("probe", {}, times=1)
     fake.faults.append(Fault("silence", at=2))

@@ -41,6 +41,7 @@ def token_of(secret: str) -> str:
     return token
 
 
+@pytest.mark.rule("c9_12")
 def test_9_11_an_empty_poll_is_the_literal_null(site: Site) -> None:
     path = f"/v1/environments/{site.environment_id}/work/poll"
     answer = httpx2.get(
@@ -51,6 +52,7 @@ def test_9_11_an_empty_poll_is_the_literal_null(site: Site) -> None:
     assert site.worker.beta.environments.work.poll(site.environment_id) is None
 
 
+@pytest.mark.rule("c2_4", "c2_5", "c9_2", "c9_4", "c9_6", "c9_8", "c9_13", "c9_19")
 def test_a_session_is_work(site: Site) -> None:
     made = site.session()
     item = site.worker.beta.environments.work.poll(site.environment_id, block_ms=999)
@@ -71,6 +73,7 @@ def test_9_9_block_ms_is_from_1_to_999(site: Site) -> None:
             site.worker.beta.environments.work.poll(site.environment_id, block_ms=block_ms)
 
 
+@pytest.mark.rule("c9_10")
 def test_a_held_poll_wakes_for_work(site: Site) -> None:
     found: list[Any] = []
 
@@ -108,6 +111,7 @@ def test_who_hung_up_is_handed_nothing(site: Site) -> None:
     assert item.data.id == made.id
 
 
+@pytest.mark.rule("c3_11", "c4_4", "c9_20", "c9_21", "c9_22", "c9_25", "c9_26", "c9_27", "c21_3")
 def test_the_life_of_a_lease(site: Site) -> None:
     item = claimed(site)
     first = beat(site, item, "NO_HEARTBEAT")
@@ -129,6 +133,7 @@ def test_the_life_of_a_lease(site: Site) -> None:
     )
 
 
+@pytest.mark.rule("c1_24", "c9_23", "c9_34", "c9_35", "R021")
 def test_stopping(site: Site) -> None:
     item = claimed(site)
     last = beat(site, item, "NO_HEARTBEAT").last_heartbeat
@@ -148,6 +153,7 @@ def test_stopping(site: Site) -> None:
     assert caught.value.response.headers["x-should-retry"] == "false"
 
 
+@pytest.mark.rule("c1_24", "c9_17", "R021")
 def test_a_second_ack_is_a_conflict(site: Site) -> None:
     item = claimed(site)
     with pytest.raises(anthropic.ConflictError) as caught:
@@ -155,6 +161,7 @@ def test_a_second_ack_is_a_conflict(site: Site) -> None:
     assert caught.value.response.headers["x-should-retry"] == "false"
 
 
+@pytest.mark.rule("c1_20", "c3_10", "c9_8", "c9_37", "c9_38", "c9_39")
 def test_lists_stats_and_metadata(site: Site) -> None:
     made = [site.session().id for _ in range(3)]
     item = site.worker.beta.environments.work.poll(site.environment_id, anthropic_worker_id="w-1")
@@ -179,6 +186,7 @@ def test_lists_stats_and_metadata(site: Site) -> None:
     assert "invalid_metadata" in str(caught.value.body)
 
 
+@pytest.mark.rule("c2_4", "c2_8", "c2_12", "c2_13", "c2_14")
 def test_2_who_may_do_what(site: Site) -> None:
     site.session()
     item = site.worker.beta.environments.work.poll(site.environment_id)
@@ -220,6 +228,7 @@ def test_2_who_may_do_what(site: Site) -> None:
             calls[name](other.beta.environments.work)
 
 
+@pytest.mark.rule("c2_7", "c2_8")
 def test_amb_43_a_token_reaches_its_own_session_and_item_only(site: Site) -> None:
     mine, other = site.session(), site.session()
     poll = site.worker.beta.environments.work.poll
@@ -239,6 +248,7 @@ def test_amb_43_a_token_reaches_its_own_session_and_item_only(site: Site) -> Non
             call()
 
 
+@pytest.mark.rule("c2_3")
 def test_a_revoked_key_polls_no_more(site: Site) -> None:
     keys = site.http.get(f"/x/environments/{site.environment_id}/keys").json()["data"]
     path = f"/x/environments/{site.environment_id}/keys/{keys[0]['id']}"
@@ -248,6 +258,7 @@ def test_a_revoked_key_polls_no_more(site: Site) -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.rule("c1_21", "c9_15")
 async def test_the_official_poller_drains_the_queue(
     site: Site, async_client: AsyncAnthropic
 ) -> None:
@@ -265,6 +276,7 @@ async def test_the_official_poller_drains_the_queue(
 
 @pytest.mark.anyio
 @pytest.mark.timeout(60)
+@pytest.mark.rule("c2_7", "c9_36", "c21_1", "c21_6")
 async def test_the_official_worker_does_a_whole_job(
     site: Site, async_client: AsyncAnthropic, tmp_path: Path
 ) -> None:

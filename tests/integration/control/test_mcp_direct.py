@@ -62,6 +62,7 @@ async def call_echo(url: str, exceptions: list[ipaddress.IPv4Network]) -> object
             stop.request()
 
 
+@pytest.mark.rule("R100")
 async def test_both_transports_serve_calls(url: str) -> None:
     assert await call_echo(url, LOOPBACK) == (["echo"], [{"type": "text", "text": "hello"}])
 

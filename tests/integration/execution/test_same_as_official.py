@@ -259,6 +259,7 @@ def relocated(arguments: dict[str, Any], workdir: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.rule("c23_19")
 async def test_globs_come_newest_first_like_theirs(
     provider: BubblewrapProvider, official: Official
 ) -> None:
@@ -271,6 +272,7 @@ async def test_globs_come_newest_first_like_theirs(
     assert mine[1].count("\n") == 199
 
 
+@pytest.mark.rule("c23_5", "c23_7")
 async def test_timeouts_read_the_same(provider: BubblewrapProvider, official: Official) -> None:
     sandbox = await provider.create(SandboxSpec(), "time")
     for arguments in (
@@ -291,6 +293,7 @@ async def test_timeouts_read_the_same(provider: BubblewrapProvider, official: Of
             assert await side == (False, "bash session restarted")
 
 
+@pytest.mark.rule("c23_15")
 async def test_pictures_and_papers_up_to_their_caps(
     provider: BubblewrapProvider, official: Official
 ) -> None:

@@ -33,6 +33,7 @@ async def test_serves_a_session_from_claim_to_stop(rig: Rig) -> None:
     assert not [path for path in (rig.settings.state_dir / "journal").rglob("*") if path.is_file()]
 
 
+@pytest.mark.rule("c2_7")
 async def test_the_item_token_is_used_for_everything_but_the_queue(rig: Rig) -> None:
     item, session = rig.plane.offer(token="token-of-this-item"), rig.plane.session()
     session.tool_use("read", {})
@@ -45,6 +46,7 @@ async def test_the_item_token_is_used_for_everything_but_the_queue(rig: Rig) -> 
 
 
 @pytest.mark.parametrize("secret", [None, "no base64 !", "bm8ganNvbg", "e30", "W10"])
+@pytest.mark.rule("c2_6")
 async def test_without_a_usable_secret_the_key_serves(rig: Rig, secret: str | None) -> None:
     item, session = rig.plane.offer(secret=secret), rig.plane.session()
     session.idle()
@@ -61,6 +63,7 @@ async def test_no_sandbox_before_the_first_call(rig: Rig) -> None:
     assert rig.provider.created == []
 
 
+@pytest.mark.rule("c9_5")
 async def test_a_healthcheck_item_is_acknowledged_and_stopped(rig: Rig) -> None:
     item = rig.plane.offer(kind="healthcheck")
     async with rig.worker():
@@ -69,6 +72,7 @@ async def test_a_healthcheck_item_is_acknowledged_and_stopped(rig: Rig) -> None:
     assert routes == ["ack", "stop"]
 
 
+@pytest.mark.rule("c9_44")
 async def test_a_terminated_session_is_not_served(rig: Rig) -> None:
     item, session = rig.plane.offer(), rig.plane.session()
     session.status = "terminated"
@@ -79,6 +83,7 @@ async def test_a_terminated_session_is_not_served(rig: Rig) -> None:
     assert rig.plane.count("stream") == 0
 
 
+@pytest.mark.rule("c22_10")
 async def test_calls_run_one_at_a_time_in_order(rig: Rig) -> None:
     running_now, most = 0, 0
 
@@ -101,6 +106,7 @@ async def test_calls_run_one_at_a_time_in_order(rig: Rig) -> None:
     assert most == 1
 
 
+@pytest.mark.rule("c22_6", "c22_7")
 async def test_unknown_names_are_left_to_their_owner(rig: Rig) -> None:
     item, session = rig.plane.offer(), rig.plane.session()
     foreign = session.tool_use("web_search", {"query": "x"})
@@ -113,6 +119,7 @@ async def test_unknown_names_are_left_to_their_owner(rig: Rig) -> None:
     assert [result["tool_use_id"] for result in session.results] == [ours]
 
 
+@pytest.mark.rule("c22_8", "R130")
 async def test_a_call_that_asks_waits_for_its_confirmation(rig: Rig) -> None:
     item, session = rig.plane.offer(), rig.plane.session()
     asked = session.tool_use("bash", {"command": "ask"}, evaluated_permission="ask")
@@ -143,6 +150,7 @@ async def test_a_late_confirmation_found_in_the_history_counts(rig: Rig) -> None
     assert session.result_of(asked)
 
 
+@pytest.mark.rule("c22_4")
 async def test_an_answered_call_is_not_run_again(rig: Rig) -> None:
     item, session = rig.plane.offer(), rig.plane.session()
     call = session.tool_use("bash", {})
@@ -153,6 +161,7 @@ async def test_an_answered_call_is_not_run_again(rig: Rig) -> None:
     assert rig.provider.calls == []
 
 
+@pytest.mark.rule("c22_20")
 async def test_calls_of_an_ended_thread_are_dropped(rig: Rig) -> None:
     item, session = rig.plane.offer(), rig.plane.session()
     session.tool_use("bash", {}, session_thread_id="sthr_2")
@@ -179,6 +188,7 @@ async def test_a_custom_tool_is_answered_as_such(rig: Rig, monkeypatch: pytest.M
     assert rig.provider.created == []
 
 
+@pytest.mark.rule("c22_2")
 async def test_events_after_a_cut_stream_are_served(rig: Rig) -> None:
     item, session = rig.plane.offer(), rig.plane.session()
     async with rig.worker():
@@ -192,6 +202,7 @@ async def test_events_after_a_cut_stream_are_served(rig: Rig) -> None:
     assert rig.plane.count("stream") >= 4
 
 
+@pytest.mark.rule("c22_3")
 async def test_a_failed_history_is_read_again(rig: Rig) -> None:
     item, session = rig.plane.offer(), rig.plane.session()
     call = session.tool_use("bash", {})
@@ -202,6 +213,7 @@ async def test_a_failed_history_is_read_again(rig: Rig) -> None:
     assert session.result_of(call)
 
 
+@pytest.mark.rule("c22_3")
 async def test_a_refused_stream_ends_the_item(rig: Rig) -> None:
     item = rig.plane.offer()
     rig.plane.fail("stream", 403)
@@ -210,6 +222,7 @@ async def test_a_refused_stream_ends_the_item(rig: Rig) -> None:
     assert rig.plane.count("stream") == 1
 
 
+@pytest.mark.rule("c22_19")
 async def test_a_deleted_session_is_forgotten(rig: Rig) -> None:
     item, session = rig.plane.offer(), rig.plane.session()
     async with rig.worker():

@@ -19,6 +19,7 @@ from tests.waiting import until
 pytestmark = pytest.mark.anyio
 
 
+@pytest.mark.rule("c9_31")
 async def test_a_lost_lease_stops_the_work_and_leaves_the_item_alone(rig: Rig) -> None:
     begun, ended = anyio.Event(), []
 
@@ -45,6 +46,7 @@ async def test_a_lost_lease_stops_the_work_and_leaves_the_item_alone(rig: Rig) -
 
 
 @pytest.mark.parametrize("state", ["stopping", "stopped"])
+@pytest.mark.rule("c9_30")
 async def test_a_stop_of_the_control_plane_is_confirmed(rig: Rig, state: str) -> None:
     item, session = rig.plane.offer(ttl_s=2), rig.plane.session()
     async with rig.worker():
@@ -76,6 +78,7 @@ async def test_a_stopping_item_finishes_its_running_call(rig: Rig) -> None:
     assert [result["tool_use_id"] for result in session.results] == [first]
 
 
+@pytest.mark.rule("c9_32")
 async def test_a_rejected_heartbeat_stops_the_item(rig: Rig) -> None:
     item = rig.plane.offer()
     rig.plane.fail("heartbeat", 401)
@@ -97,6 +100,7 @@ async def test_heartbeats_go_on_during_a_long_call(rig: Rig) -> None:
     assert item.beats >= 3
 
 
+@pytest.mark.rule("c9_18")
 async def test_a_raced_claim_is_left_to_the_winner(rig: Rig) -> None:
     rig.plane.fail("ack", 409)
     item = rig.plane.offer()
@@ -116,6 +120,7 @@ async def test_a_refused_claim_is_stopped(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize(("status", "says"), [(401, "environment key"), (403, "not for env_test")])
+@pytest.mark.rule("c9_16")
 async def test_a_wrong_key_ends_the_worker_with_one_line(rig: Rig, status: int, says: str) -> None:
     rig.plane.fail("poll", status)
     with pytest.raises(OperatorError, match=says):
@@ -125,6 +130,7 @@ async def test_a_wrong_key_ends_the_worker_with_one_line(rig: Rig, status: int, 
 
 
 @pytest.mark.parametrize("status", [500, 503, 408, 409, 429, 529])
+@pytest.mark.rule("c9_16")
 async def test_a_failing_poll_is_repeated(rig: Rig, status: int) -> None:
     rig.plane.fail("poll", status)
     item, session = rig.plane.offer(), rig.plane.session()
@@ -157,6 +163,7 @@ async def test_a_refused_result_is_not_run_again(rig: Rig) -> None:
     assert len(rig.provider.calls) == 1
 
 
+@pytest.mark.rule("c22_11")
 async def test_a_timed_out_call_is_answered(rig: Rig) -> None:
     async def handler(tool: str, arguments: Mapping[str, Any]) -> ToolOutcome:
         if tool == "bash":

@@ -49,6 +49,7 @@ def code_of(error: BaseException) -> str | None:
     return cause.hints.code
 
 
+@pytest.mark.rule("R320")
 async def test_a_call_arrives_whole_and_is_on_record_on_both_sides(tmp_path: Path) -> None:
     rig, upstream = Rig(tmp_path), Upstream()
     digest = hashlib.sha256(CALL).hexdigest()
@@ -216,6 +217,7 @@ async def test_the_next_edge_is_tried(tmp_path: Path) -> None:
     assert "dial.refused" in kinds(other.audit("edge-audit.jsonl"))
 
 
+@pytest.mark.rule("R306")
 async def test_a_rotated_token_gets_no_traffic_until_it_is_replaced(tmp_path: Path) -> None:
     rig, upstream = Rig(tmp_path), Upstream()
 
@@ -296,6 +298,7 @@ async def test_a_ticket_for_one_host_opens_no_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["other ca", "no ca", "other names", "expired"])
+@pytest.mark.rule("R313")
 async def test_a_gateway_that_the_tunnel_does_not_vouch_for_is_refused(
     tmp_path: Path, wrong: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

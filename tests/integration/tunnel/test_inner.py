@@ -110,6 +110,7 @@ async def test_a_silent_or_vanished_caller_fails(tmp_path: Path) -> None:
         await server.accept(far, HOST, 1)
 
 
+@pytest.mark.rule("R315")
 async def test_new_files_serve_new_connections_and_half_written_ones_do_not(tmp_path: Path) -> None:
     clock = ManualClock()
     install(tmp_path, issue())

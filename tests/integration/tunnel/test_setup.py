@@ -117,6 +117,7 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in directory.iterdir()}
 
 
+@pytest.mark.rule("R328", "R329")
 async def test_init_makes_everything_once_and_again_changes_nothing(tmp_path: Path) -> None:
     output = tmp_path / "out"
     async with api() as (fake, client):
@@ -163,6 +164,7 @@ async def test_a_failed_step_leaves_nothing_behind(tmp_path: Path, step: str) ->
         assert (await init(client, InitOptions(output), NOW)).tunnel_id == "tnl_2"
 
 
+@pytest.mark.rule("R330")
 async def test_a_failure_on_a_second_run_restores_the_first(tmp_path: Path) -> None:
     output = tmp_path / "out"
     async with api() as (fake, client):
@@ -180,6 +182,7 @@ async def test_a_failure_on_a_second_run_restores_the_first(tmp_path: Path) -> N
         assert contents(output)["ca.crt"] != files["ca.crt"]
 
 
+@pytest.mark.rule("R329")
 async def test_a_crash_in_the_middle_is_continued(tmp_path: Path) -> None:
     async with api() as (fake, client):
         tunnel = await client.beta.tunnels.create()
@@ -210,6 +213,7 @@ async def test_archived_tunnels_and_dead_apis_are_named(tmp_path: Path) -> None:
     assert contents(tmp_path) == {}
 
 
+@pytest.mark.rule("R334", "R335")
 async def test_renew_needs_no_api_and_waits_for_its_time(tmp_path: Path) -> None:
     with pytest.raises(OperatorError, match="init"):
         renew(tmp_path / "empty", NOW)

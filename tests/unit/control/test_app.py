@@ -59,6 +59,7 @@ async def test_every_route_but_health_wants_a_credential(api: Api) -> None:
     assert sorted(opened) == ["/healthz", "/readyz", "/x/openapi.json"]
 
 
+@pytest.mark.rule("c1_6", "R005")
 async def test_every_v1_route_names_the_beta_it_wants(api: Api) -> None:
     for path in ("/v1/agents", "/v1/environments", "/v1/tunnels", "/v1/sessions"):
         answer = await api(path, anthropic_beta="none-2020-01-01")
@@ -78,6 +79,7 @@ async def test_every_endpoint_of_our_own_is_documented(api: Api) -> None:
     assert [endpoint for endpoint in ours if endpoint not in page] == []
 
 
+@pytest.mark.rule("c1_3", "R001")
 async def test_both_headers_carry_keys_and_bearer_wins(api: Api) -> None:
     for headers in (
         {"authorization": f"bearer  {KEY}", "x_api_key": "wrong"},

@@ -33,6 +33,7 @@ def secret(value: Any) -> str:
 
 @pytest.mark.parametrize("strip", [True, False])
 @pytest.mark.parametrize("token", ["t", "to", "tok", "sk-ant-oat01-x_-"])
+@pytest.mark.rule("c2_5")
 def test_the_token_is_found_with_and_without_padding(token: str, strip: bool) -> None:
     encoded = secret({"sessions_token": token, "other": 1})
     assert sessions_token(encoded.rstrip("=") if strip else encoded) == token
@@ -55,6 +56,7 @@ def test_the_token_is_found_with_and_without_padding(token: str, strip: bool) ->
         base64.urlsafe_b64encode(b"[" * 30_000).decode(),
     ],
 )
+@pytest.mark.rule("c2_6")
 def test_without_a_usable_token_there_is_none(value: object) -> None:
     assert sessions_token(value) is None
 

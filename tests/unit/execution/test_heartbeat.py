@@ -86,12 +86,14 @@ async def test_failures_within_a_ttl_are_survived() -> None:
     assert lease.end is End.LOST
 
 
+@pytest.mark.rule("c9_29")
 async def test_a_whole_ttl_without_a_beat_loses_the_lease() -> None:
     lease, expected = await beat([alive("t1", 10), *[Away("network")] * 20], step_s=4)
     assert lease.end is End.LOST
     assert len(expected) == 4
 
 
+@pytest.mark.rule("c9_29")
 async def test_before_the_first_answer_90_seconds_are_assumed() -> None:
     lease, expected = await beat([Away("network")] * 20, step_s=30)
     assert lease.end is End.LOST
@@ -131,6 +133,7 @@ def test_the_first_reason_stands() -> None:
 
 
 @pytest.mark.parametrize(("ttl_s", "interval_s"), [(300, 30), (40, 20), (10, 5), (1, 1), (0.1, 1)])
+@pytest.mark.rule("c9_28")
 def test_the_interval_is_half_a_ttl_between_1_and_30_seconds(
     monkeypatch: pytest.MonkeyPatch, ttl_s: float, interval_s: float
 ) -> None:

@@ -1,5 +1,6 @@
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,6 +34,7 @@ def test_text_passes_with_its_secrets_masked() -> None:
     assert filtered.spill is None
 
 
+@pytest.mark.rule("c22_14")
 def test_no_output_is_said() -> None:
     for outcome in (ToolOutcome([]), ToolOutcome.text(""), ToolOutcome([{"type": "text"}])):
         assert release(outcome, REDACTOR, "c").content == [text(EMPTY)]
@@ -50,6 +52,7 @@ def test_images_pass_as_they_are_and_documents_are_masked() -> None:
     assert filtered.masked == 2
 
 
+@pytest.mark.rule("c22_14")
 def test_foreign_blocks_are_shown_as_text() -> None:
     filtered = release(ToolOutcome([{"type": "tool_reference", "name": SECRET}]), REDACTOR, "c")
     assert filtered.content == [text('{"type": "tool_reference", "name": "[masked github token]"}')]

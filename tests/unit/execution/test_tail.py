@@ -64,6 +64,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tail, "BACKOFF_CAP_S", 0.01)
 
 
+@pytest.mark.rule("c22_1")
 async def test_the_stream_is_open_before_the_history_is_read() -> None:
     source = ScriptedSource(([ToolUse("a", "bash", {})], [ToolUse("b", "bash", {}), END]))
     state, changes = await follow(source)
@@ -73,6 +74,7 @@ async def test_the_stream_is_open_before_the_history_is_read() -> None:
     assert changes == 3
 
 
+@pytest.mark.rule("c22_2")
 async def test_a_cut_or_an_orderly_close_is_followed_by_another_connection() -> None:
     source = ScriptedSource(
         ([], [Other("1"), Away("cut")]), ([], []), ([], [Away("silent")]), ([], [END])

@@ -25,6 +25,7 @@ def errors_by_kind() -> dict[Kind, DomainError]:
         (Kind.OVERLOADED, 529, "overloaded_error"),
     ],
 )
+@pytest.mark.rule("c3_4", "c3_5", "R019", "R020")
 def test_every_kind_has_its_status_and_wire_type(kind: Kind, status: int, wire_type: str) -> None:
     error = errors_by_kind()[kind]
     assert status_of(error) == status
@@ -35,6 +36,7 @@ def test_every_kind_has_its_status_and_wire_type(kind: Kind, status: int, wire_t
     }
 
 
+@pytest.mark.rule("c3_2", "R018")
 def test_code_and_details_stand_side_by_side() -> None:
     body = error_body(InvalidRequest("m", code="too_old", details={"limit": 3}), "req_1")
     assert body["error"] == {
@@ -54,6 +56,7 @@ def test_code_and_details_stand_side_by_side() -> None:
         (Conflict("m", should_retry=True), {"x-should-retry": "true"}),
     ],
 )
+@pytest.mark.rule("c1_24")
 def test_retry_headers(error: DomainError, headers: dict[str, str]) -> None:
     assert error_headers(error) == headers
 
@@ -68,5 +71,6 @@ def test_retry_headers(error: DomainError, headers: dict[str, str]) -> None:
         ("b-2, a-1 ,b-2", {"a-1", "b-2"}),
     ],
 )
+@pytest.mark.rule("c1_11", "R004")
 def test_betas_are_a_set(header: str | None, betas: set[str]) -> None:
     assert parse_betas(header) == betas

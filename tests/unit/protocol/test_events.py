@@ -64,6 +64,7 @@ def test_what_the_contract_does_not_allow_is_refused(body: dict[str, object]) ->
         {"type": "file", "file_id": "file_1"},
     ],
 )
+@pytest.mark.rule("c13_6")
 def test_images_and_documents_take_each_source(source: dict[str, str]) -> None:
     for kind in ("image", "document"):
         INBOUND.validate_python(

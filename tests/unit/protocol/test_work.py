@@ -30,11 +30,13 @@ def stopping() -> Item:
     return work.stop(active(), 30, force=False)
 
 
+@pytest.mark.rule("c9_13")
 def test_a_poll_claims_without_changing_the_state() -> None:
     claimed = work.hand_out(NEW, 5)
     assert (claimed.state, claimed.claimed_us) == (WorkState.QUEUED, 5)
 
 
+@pytest.mark.rule("c9_13", "c9_19")
 def test_ack_takes_an_item_off_the_queue_and_starts_its_lease() -> None:
     item = starting()
     assert (item.state, item.acknowledged_us, item.claimed_us) == (WorkState.STARTING, 10, None)
@@ -42,6 +44,7 @@ def test_ack_takes_an_item_off_the_queue_and_starts_its_lease() -> None:
 
 
 @pytest.mark.parametrize("item", [starting(), active(), stopping()])
+@pytest.mark.rule("c9_17")
 def test_amb_11_a_second_ack_is_a_conflict_that_is_not_retried(item: Item) -> None:
     with pytest.raises(Conflict) as caught:
         work.acknowledge(item, 11)
@@ -102,6 +105,7 @@ def test_9_23_amb_8_a_stopping_item_answers_any_heartbeat_and_extends_nothing(it
     )
 
 
+@pytest.mark.rule("c9_34")
 def test_amb_12_where_a_stop_leads() -> None:
     assert work.stop(NEW, 5, force=False).state is WorkState.STOPPED
     assert work.stop(starting(), 15, force=False).state is WorkState.STOPPING
@@ -120,6 +124,7 @@ def test_9_35_a_stopped_item_cannot_be_stopped() -> None:
             work.stop(ended, 40, force=force)
 
 
+@pytest.mark.rule("c9_33")
 def test_amb_10_a_lapsed_lease_returns_the_item_as_new() -> None:
     item = beat(starting(), 20, work.NO_HEARTBEAT, 10)
     with pytest.raises(Conflict):

@@ -62,6 +62,7 @@ def check_of(pem: bytes, host: str = f"docs.{DOMAIN}", at: datetime = NOW) -> st
     return caught.value.check
 
 
+@pytest.mark.rule("R309")
 def test_the_ca_follows_the_registration_rules() -> None:
     """Contract 16, R309."""
     certificate = x509.load_pem_x509_certificate(CA.cert_pem)
@@ -76,6 +77,7 @@ def test_the_ca_follows_the_registration_rules() -> None:
     assert len(CA.cert_pem) < 8 * 1024
 
 
+@pytest.mark.rule("R313")
 def test_the_server_certificate_follows_the_rules() -> None:
     """Contract 16, R313."""
     check_server_certificate(SERVER.cert_pem, [f"docs.{DOMAIN}", f"*.{DOMAIN}"], NOW)
@@ -83,6 +85,7 @@ def test_the_server_certificate_follows_the_rules() -> None:
     assert expires_at(SERVER.cert_pem) == NOW + timedelta(days=90)
 
 
+@pytest.mark.rule("R313")
 def test_each_failing_check_has_its_name() -> None:
     assert check_of(b"nonsense") == "parse"
     assert check_of(SERVER.cert_pem, at=NOW + timedelta(days=91)) == "expired"
@@ -97,6 +100,7 @@ def test_each_failing_check_has_its_name() -> None:
     check_server_certificate(odd_certificate(x509.ExtendedKeyUsage), [f"docs.{DOMAIN}"], NOW)
 
 
+@pytest.mark.rule("R313")
 def test_only_direct_issue_counts() -> None:
     stranger = make_ca("stranger", NOW)
     foreign = make_server_certificate(stranger, [f"*.{DOMAIN}"], NOW)

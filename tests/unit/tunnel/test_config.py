@@ -39,6 +39,7 @@ def change(old: str, new: str) -> str:
     return GOOD.replace(old, new)
 
 
+@pytest.mark.rule("R314", "R316", "R317")
 def test_the_products_own_file_is_read() -> None:
     config = parse(GOOD)
     assert config.edges == (EdgeAddress("edge.example", 443), EdgeAddress("fd00::1", 7844))
@@ -50,6 +51,7 @@ def test_the_products_own_file_is_read() -> None:
     assert (config.log_level, config.shutdown_timeout_s) == ("warning", 90)
 
 
+@pytest.mark.rule("R314")
 def test_defaults() -> None:
     config = parse(change("log_level: warn\n", "").replace("shutdown_timeout: 1m30s\n", ""))
     assert (config.log_level, config.shutdown_timeout_s) == ("info", 30)
@@ -90,6 +92,7 @@ def test_defaults() -> None:
         ),
     ],
 )
+@pytest.mark.rule("R315", "R316", "R319", "R323")
 def test_each_error_names_its_key_and_a_fix(text: str, key: str) -> None:
     with pytest.raises(OperatorError) as caught:
         parse(text)
@@ -98,6 +101,7 @@ def test_each_error_names_its_key_and_a_fix(text: str, key: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.rule("R324")
 def test_https_upstreams_need_a_ca() -> None:
     with pytest.raises(OperatorError, match=r"wiki.*https.*ca_file"):
         parse(change("include_system_cas: true", "include_system_cas: false"))

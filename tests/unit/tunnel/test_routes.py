@@ -25,6 +25,7 @@ DOCS, FULL = Upstream("http", "10.0.0.5", 8080), Upstream("https", "wiki.corp", 
         ("http://[fd00::1]:80", Upstream("http", "fd00::1", 80)),
     ],
 )
+@pytest.mark.rule("R319")
 def test_upstreams(text: str, expected: Upstream) -> None:
     assert parse_upstream(text) == expected
     assert parse_upstream(str(expected)) == expected
@@ -47,6 +48,7 @@ def test_upstreams(text: str, expected: Upstream) -> None:
         "http://a:80\n",
     ],
 )
+@pytest.mark.rule("R319")
 def test_bad_upstreams(text: str) -> None:
     with pytest.raises(BadUpstream):
         parse_upstream(text)
@@ -58,6 +60,7 @@ def test_authority_leaves_out_the_default_port() -> None:
     assert Upstream("http", "fd00::1", 8080).authority == "[fd00::1]:8080"
 
 
+@pytest.mark.rule("R317", "R318")
 def test_the_exact_key_wins_over_the_label() -> None:
     table = RouteTable({"docs": DOCS, f"docs.{DOMAIN}": FULL}, DOMAIN)
     assert table.match(f"docs.{DOMAIN}") == Route(f"docs.{DOMAIN}", FULL)
@@ -110,10 +113,12 @@ def test_which_hosts_are_ours() -> None:
         ("fe80::1", False),
     ],
 )
+@pytest.mark.rule("R322")
 def test_default_addresses_are_rfc_1918(address: str, allowed: bool) -> None:
     assert AddressRule().allows(ipaddress.ip_address(address)) is allowed
 
 
+@pytest.mark.rule("R322")
 def test_a_list_replaces_the_default() -> None:
     rule = AddressRule((ipaddress.ip_network("127.0.0.1"), ipaddress.ip_network("fd00::/8")))
     assert rule.allows(ipaddress.ip_address("127.0.0.1"))

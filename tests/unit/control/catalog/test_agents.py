@@ -43,6 +43,7 @@ STORED = agents.configure(
 )
 
 
+@pytest.mark.rule("c5_9")
 def test_what_was_not_sent_stays() -> None:
     assert agents.amend(STORED, updating()) == STORED
 
@@ -61,6 +62,7 @@ def test_what_was_not_sent_stays() -> None:
         ({"multiagent": None}, "multiagent", None),
     ],
 )
+@pytest.mark.rule("c5_9", "c5_10", "c5_11", "c5_16")
 def test_one_field_changes_alone(sent: dict[str, Any], field: str, expected: object) -> None:
     changed = agents.amend(STORED, updating(**sent))
     assert changed[field] == expected
@@ -78,6 +80,7 @@ def test_one_field_changes_alone(sent: dict[str, Any], field: str, expected: obj
         ("other", "high", None, "standard"),
     ],
 )
+@pytest.mark.rule("c5_5", "c5_13", "c5_14")
 def test_a_model_is_replaced_but_its_effort_stays_with_its_id(
     sent: object, effort: str, geo: str | None, speed: str
 ) -> None:
@@ -89,6 +92,7 @@ def test_a_model_is_replaced_but_its_effort_stays_with_its_id(
     )
 
 
+@pytest.mark.rule("c5_11", "c5_23", "R094", "R110")
 def test_tools_and_servers_are_judged_on_the_result() -> None:
     assert agents.amend(STORED, updating(tools=[], mcp_servers=None))["tools"] == []
     for sent in ({"tools": None}, {"mcp_servers": []}):
@@ -96,6 +100,7 @@ def test_tools_and_servers_are_judged_on_the_result() -> None:
             agents.amend(STORED, updating(**sent))
 
 
+@pytest.mark.rule("c4_9")
 def test_metadata_limits_hold_for_the_merged_bag() -> None:
     with pytest.raises(InvalidRequest, match="metadata: at most 16"):
         agents.amend(STORED, updating(metadata={f"k{i}": "v" for i in range(16)}))
@@ -112,6 +117,7 @@ def test_what_this_server_lacks_is_refused_clearly() -> None:
             agents.amend(STORED, updating(**more))
 
 
+@pytest.mark.rule("c10_3", "c10_6")
 def test_overrides_replace_in_full_or_clear() -> None:
     changed = agents.override(
         STORED, overriding(model={"id": "n", "effort": "max"}, system=None, tools=[])
@@ -126,6 +132,7 @@ def test_overrides_replace_in_full_or_clear() -> None:
     assert agents.override(STORED, overriding()) == STORED
 
 
+@pytest.mark.rule("c10_4", "R110")
 def test_overrides_that_do_not_fit_are_refused() -> None:
     with pytest.raises(InvalidRequest) as caught:
         agents.override(STORED, overriding(model=None))
@@ -134,6 +141,7 @@ def test_overrides_that_do_not_fit_are_refused() -> None:
         agents.override(STORED, overriding(mcp_servers=[]))
 
 
+@pytest.mark.rule("c10_2", "c10_5", "c10_7")
 def test_a_session_gets_a_snapshot_of_the_version_it_asks_for(tx: Tx, actor: Actor) -> None:
     made = agents.create(tx, actor, creating(system="one"))
     agents.update(tx, actor, made.id, updating(system="two"))
@@ -151,6 +159,7 @@ def test_a_session_gets_a_snapshot_of_the_version_it_asks_for(tx: Tx, actor: Act
         agents.resolve(tx, "wrkspc_test", "agent_none")
 
 
+@pytest.mark.rule("c5_17", "c5_18")
 def test_archived_agents_neither_change_nor_start_sessions(tx: Tx, actor: Actor) -> None:
     made = agents.create(tx, actor, creating())
     service.archive(tx, actor, made)
@@ -160,6 +169,7 @@ def test_archived_agents_neither_change_nor_start_sessions(tx: Tx, actor: Actor)
         agents.update(tx, actor, made.id, updating(name="b"))
 
 
+@pytest.mark.rule("c5_8")
 def test_a_stale_update_conflicts_even_if_it_changes_nothing(tx: Tx, actor: Actor) -> None:
     made = agents.create(tx, actor, creating())
     agents.update(tx, actor, made.id, updating(name="b", version=1))

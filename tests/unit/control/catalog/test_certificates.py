@@ -19,6 +19,7 @@ from tests.authorities import NOW, authority
 GOOD = authority()
 
 
+@pytest.mark.rule("R309")
 def test_good_authorities_pass() -> None:
     for key in (
         rsa.generate_private_key(65537, 2048),
@@ -44,11 +45,13 @@ def test_good_authorities_pass() -> None:
         ({"since": NOW - timedelta(days=2), "days": 1}, "not valid now"),
     ],
 )
+@pytest.mark.rule("R309")
 def test_each_rule_is_enforced_by_name(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
         certificates.inspect(authority(**wrong), NOW)
 
 
+@pytest.mark.rule("R309")
 def test_weak_or_foreign_keys_are_refused() -> None:
     weak = rsa.generate_private_key(65537, 1024)
     with pytest.raises(InvalidRequest, match="2048"):
@@ -58,6 +61,7 @@ def test_weak_or_foreign_keys_are_refused() -> None:
         certificates.inspect(authority(key=small), NOW)
 
 
+@pytest.mark.rule("R309")
 def test_keys_of_other_kinds_are_refused() -> None:
     pem = authority(key=ed25519.Ed25519PrivateKey.generate(), edwards=True)
     with pytest.raises(InvalidRequest, match="RSA or an ECDSA"):
@@ -76,6 +80,7 @@ def test_keys_of_other_kinds_are_refused() -> None:
         (GOOD + "-----BEGIN EC PRIVATE KEY-----\nAA\n-----END EC PRIVATE KEY-----", "private key"),
     ],
 )
+@pytest.mark.rule("R308")
 def test_anything_but_one_certificate_is_refused(pem: str, message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
         certificates.inspect(pem, NOW)
@@ -93,6 +98,7 @@ def test_damaged_certificates_never_fail_otherwise(at: int, text: str, cut: int)
         return
 
 
+@pytest.mark.rule("R310", "R312")
 def test_a_tunnel_trusts_two_at_most_and_none_twice(tx: Tx, actor: Actor) -> None:
     tunnel = service.create(tx, actor, TUNNEL, {"domain": "x"})
     first = certificates.create(tx, actor, tunnel.id, GOOD)

@@ -44,6 +44,7 @@ STORED = environments.configure(
 )
 
 
+@pytest.mark.rule("c8_2", "c8_3", "c8_4")
 def test_new_environments_say_everything() -> None:
     config = environments.configure(creating())["config"]
     assert config["networking"] == {"type": "unrestricted"}
@@ -78,6 +79,7 @@ def test_new_environments_say_everything() -> None:
         (cloud(packages={"npm": ["y"]}), LIMITED, ["x"]),
     ],
 )
+@pytest.mark.rule("c8_7")
 def test_nested_fields_that_were_not_sent_stay(
     config: dict[str, object], networking: dict[str, object], pip: list[str]
 ) -> None:
@@ -85,12 +87,14 @@ def test_nested_fields_that_were_not_sent_stay(
     assert (changed["networking"], changed["packages"]["pip"]) == (networking, pip)
 
 
+@pytest.mark.rule("c3_9", "c8_8")
 def test_a_type_stays_for_good() -> None:
     with pytest.raises(InvalidRequest) as caught:
         environments.amend(STORED, updating(config=SELF_HOSTED))
     assert caught.value.hints.code == "invalid_config_type_change"
 
 
+@pytest.mark.rule("c8_6", "R387")
 def test_limited_networks_need_leave_for_packages() -> None:
     with pytest.raises(InvalidRequest, match="allow_package_managers"):
         environments.amend(
@@ -99,6 +103,7 @@ def test_limited_networks_need_leave_for_packages() -> None:
         )
 
 
+@pytest.mark.rule("c4_8", "c8_9", "c8_10")
 def test_texts_and_metadata_clear_in_their_own_ways() -> None:
     assert environments.amend(STORED, updating(description=""))["description"] == ""
     assert environments.amend(STORED, updating(name=None))["name"] == "e"
@@ -109,6 +114,7 @@ def test_texts_and_metadata_clear_in_their_own_ways() -> None:
         environments.amend(STORED, updating(scope="account"))
 
 
+@pytest.mark.rule("c3_8", "c8_11")
 def test_archived_environments_do_not_change(tx: Tx, actor: Actor) -> None:
     made = environments.create(tx, actor, creating(config=SELF_HOSTED))
     Environment.model_validate(environments.present(service.archive(tx, actor, made)))
@@ -119,6 +125,7 @@ def test_archived_environments_do_not_change(tx: Tx, actor: Actor) -> None:
         environments.create_key(tx, actor, made.id, "late")
 
 
+@pytest.mark.rule("c8_12")
 def test_an_environment_with_sessions_stays(tx: Tx, actor: Actor, clock: ManualClock) -> None:
     made = environments.create(tx, actor, creating(config=SELF_HOSTED))
     agent = agents.create(tx, actor, AgentCreate.model_validate({"name": "a", "model": "m"}))

@@ -81,6 +81,7 @@ async def test_a_public_host_is_reached_directly_under_guard(house: House) -> No
     assert isinstance(way, GuardedTransport)
 
 
+@pytest.mark.rule("R112")
 async def test_a_host_of_an_own_tunnel_is_reached_through_it(house: House) -> None:
     tunnel = await house.tunnel(OWN)
     host = f"ledger.{tunnel.body['domain']}"
@@ -88,6 +89,7 @@ async def test_a_host_of_an_own_tunnel_is_reached_through_it(house: House) -> No
     assert isinstance(way, TunnelTransport)
 
 
+@pytest.mark.rule("R112")
 async def test_a_tunnel_of_another_workspace_looks_like_none_at_all(house: House) -> None:
     tunnel = await house.tunnel(OTHER)
     errors = []

@@ -134,6 +134,7 @@ def test_filters_are_inclusive_and_narrow_by_parent(
     assert service.find(tx, "wrkspc_test", CERTIFICATE, Query(10, parent_id="x")) == ([], False)
 
 
+@pytest.mark.rule("c5_21")
 def test_version_lists_page_from_the_highest(tx: Tx, actor: Actor) -> None:
     current = service.create(tx, actor, AGENT, {"n": 1})
     for number in range(2, 6):

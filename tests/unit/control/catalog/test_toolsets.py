@@ -32,6 +32,7 @@ def mcp(name: str, **more: object) -> dict[str, object]:
 BUILTIN = {"type": "agent_toolset_20260401"}
 
 
+@pytest.mark.rule("c6_5", "c6_6", "R097", "R099")
 def test_defaults_differ_between_our_own_tools_and_other_peoples() -> None:
     builtin, server = resolve_tools(tools(BUILTIN, mcp("crm")))
     assert builtin["default_config"] == {"enabled": True, "permission_policy": ALLOW}
@@ -39,6 +40,7 @@ def test_defaults_differ_between_our_own_tools_and_other_peoples() -> None:
     assert builtin["configs"] == server["configs"] == []
 
 
+@pytest.mark.rule("c6_4", "c6_5", "R097", "R098")
 def test_entries_override_the_default_field_by_field() -> None:
     (resolved,) = resolve_tools(
         tools(
@@ -60,6 +62,7 @@ def test_entries_override_the_default_field_by_field() -> None:
     ]
 
 
+@pytest.mark.rule("c6_23")
 def test_web_entries_show_their_own_settings_in_object_form() -> None:
     (resolved,) = resolve_tools(
         tools(
@@ -124,6 +127,7 @@ def test_web_entries_show_their_own_settings_in_object_form() -> None:
         ),
     ],
 )
+@pytest.mark.rule("c5_24", "R095")
 def test_lists_that_contradict_themselves_are_refused(
     raw: list[dict[str, object]], message: str
 ) -> None:
@@ -131,10 +135,12 @@ def test_lists_that_contradict_themselves_are_refused(
         check_tools(tools(*raw))
 
 
+@pytest.mark.rule("c5_24", "R095")
 def test_exactly_256_tools_are_fine() -> None:
     check_tools(tools(BUILTIN, *(custom(f"t{i}") for i in range(248))))
 
 
+@pytest.mark.rule("c5_23", "R094")
 def test_toolsets_and_servers_must_name_each_other() -> None:
     resolved = resolve_tools(tools(mcp("crm")))
     servers = resolve_servers([McpServer(type="url", name="crm", url="https://crm.example/mcp")])

@@ -27,6 +27,7 @@ def make(tx: Tx, actor: Actor, issuer: Issuer) -> service.Resource:
     return tunnels.create(tx, actor, issuer, TunnelCreate())
 
 
+@pytest.mark.rule("R299", "R301")
 def test_every_tunnel_has_a_domain_of_its_own(tx: Tx, actor: Actor, issuer: Issuer) -> None:
     domains = {make(tx, actor, issuer).body["domain"] for _ in range(10)}
     assert len(domains) == 10
@@ -35,6 +36,7 @@ def test_every_tunnel_has_a_domain_of_its_own(tx: Tx, actor: Actor, issuer: Issu
         make(tx, actor, issuer)
 
 
+@pytest.mark.rule("R305", "R306")
 def test_tokens_are_signed_stable_and_versioned(tx: Tx, actor: Actor, issuer: Issuer) -> None:
     tunnel = make(tx, actor, issuer)
     first = tunnels.reveal_token(tx, actor, issuer, tunnel.id)
@@ -55,6 +57,7 @@ def test_tokens_are_signed_stable_and_versioned(tx: Tx, actor: Actor, issuer: Is
     assert first["tunnel_token"] not in "".join(audit.read_lines(tx))
 
 
+@pytest.mark.rule("R305")
 def test_answers_never_hold_the_token(tx: Tx, actor: Actor, issuer: Issuer) -> None:
     tunnel = make(tx, actor, issuer)
     shown = tunnels.present(tunnel)
@@ -62,6 +65,7 @@ def test_answers_never_hold_the_token(tx: Tx, actor: Actor, issuer: Issuer) -> N
     assert issuer.token(tunnel) not in json.dumps(shown)
 
 
+@pytest.mark.rule("R304")
 def test_archiving_takes_certificates_and_routes_along(
     tx: Tx, actor: Actor, issuer: Issuer
 ) -> None:

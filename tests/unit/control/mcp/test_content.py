@@ -24,12 +24,14 @@ def only(part: object) -> object:
     return block
 
 
+@pytest.mark.rule("R107")
 def test_text_and_the_error_flag_pass() -> None:
     result = to_result(CallToolResult(content=[TextContent(text="no such table")], is_error=True))
     assert result.is_error
     assert result.content == [{"type": "text", "text": "no such table"}]
 
 
+@pytest.mark.rule("R107")
 def test_an_image_keeps_its_type() -> None:
     assert only(ImageContent(data=DATA, mime_type="image/png")) == {
         "type": "image",
@@ -52,6 +54,7 @@ def test_what_the_contract_lacks_is_named_and_left_out(part: object) -> None:
     assert "left out" in block["text"]
 
 
+@pytest.mark.rule("R107")
 def test_embedded_resources_become_text_documents_and_images() -> None:
     text = EmbeddedResource(resource=TextResourceContents(uri="x://y", text="hello"))
     pdf = EmbeddedResource(

@@ -65,6 +65,7 @@ async def handshake(
     return code
 
 
+@pytest.mark.rule("R313")
 async def test_only_certificates_of_registered_cas_for_the_host_are_taken(tmp_path: Path) -> None:
     good = make_server_certificate(CA, ["*.t.example"], NOW)
     client = dialer(make_ca("other", NOW).cert_pem, CA.cert_pem)
@@ -78,6 +79,7 @@ async def test_only_certificates_of_registered_cas_for_the_host_are_taken(tmp_pa
         assert await handshake(tmp_path, pair, client, host) == "gateway_certificate"
 
 
+@pytest.mark.rule("R313")
 async def test_an_intermediate_in_between_is_refused(tmp_path: Path) -> None:
     """Contract 16, R313: signed directly by a registered CA."""
     root_key, middle_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
@@ -149,6 +151,7 @@ async def test_a_gateway_that_hangs_up_is_unavailable() -> None:
     assert caught.value.hints.code == "inner_tls_failed"
 
 
+@pytest.mark.rule("R302")
 async def test_a_tunnel_without_certificates_is_not_dialled() -> None:
     with pytest.raises(NoTrustedCa):
         await dialer(edges=(Edge("127.0.0.1", 1, "x"),)).connect(HOST)

@@ -144,6 +144,7 @@ def test_rows_are_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None
         world.loop(session_id, Draft("a"), Draft("b"))
 
 
+@pytest.mark.rule("c9_2")
 def test_amb_13_a_session_that_runs_has_one_live_item(world: World) -> None:
     session_id = world.create()
     world.say(session_id)
@@ -162,6 +163,7 @@ def test_amb_13_a_session_that_runs_has_one_live_item(world: World) -> None:
         {"type": "user.interrupt"},
     ],
 )
+@pytest.mark.rule("c21_7")
 def test_amb_15_input_gives_an_abandoned_session_a_new_item(
     world: World, event: dict[str, object]
 ) -> None:

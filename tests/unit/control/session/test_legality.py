@@ -127,6 +127,7 @@ def test_an_allow_counts_from_its_arrival_and_within_its_request(log: Calls) -> 
     assert isinstance(log.judge(result(log.ask))[0], Draft)
 
 
+@pytest.mark.rule("c22_12")
 def test_amb_21_a_repeated_answer_is_the_stored_one(log: Calls) -> None:
     log.take(result(log.free), verdict(log.ask), custom(log.custom))
     stored = {r.type: r for r in log.records[-3:]}

@@ -1,3 +1,5 @@
+import pytest
+
 from intramuros.control.mcp.base import McpError, McpFailure, McpResult
 from intramuros.control.model.base import ModelReply
 from intramuros.control.session import outcome
@@ -13,6 +15,7 @@ def asked(loop: Loop) -> CallModel:
     return effect
 
 
+@pytest.mark.rule("c15_3")
 def test_a_reply_is_recorded_in_the_contracts_order() -> None:
     loop = Loop(agent(CUSTOM))
     effect = asked(loop)
@@ -84,6 +87,7 @@ def test_tools_are_recorded_when_they_change_only() -> None:
     assert [draft.type for draft in other] == ["internal.mcp_tools", "internal.mcp_listed"]
 
 
+@pytest.mark.rule("R102", "R103")
 def test_a_refused_credential_is_told_from_a_server_that_is_away() -> None:
     loop = Loop(agent(mcp_toolset()))
     error = McpError("db", McpFailure.AUTHENTICATION, "expired")

@@ -1,3 +1,5 @@
+import pytest
+
 from intramuros.control.model.base import TextDelta, ThinkingStarted
 from intramuros.control.session.preview import Preview
 
@@ -7,6 +9,7 @@ def preview() -> Preview:
     return Preview(7, "sevt_m", lambda: next(names))
 
 
+@pytest.mark.rule("c18_5")
 def test_a_message_starts_once_and_counts_its_own_entries() -> None:
     made = preview()
     whispers = [
@@ -30,6 +33,7 @@ def test_an_empty_delta_starts_nothing() -> None:
     assert preview().feed(TextDelta(0, "")) == []
 
 
+@pytest.mark.rule("c18_8")
 def test_each_thought_is_announced_under_an_id_of_its_own() -> None:
     made = preview()
     for index in (0, 2):

@@ -125,6 +125,7 @@ def test_10_20_cleared_metadata_is_left_out(world: World) -> None:
     assert events.read(world.tx, session_id)[-1].body == {"title": None}
 
 
+@pytest.mark.rule("c10_18", "R109")
 def test_10_17_tools_are_replaced_while_idle(world: World) -> None:
     session_id = world.create()
     row = changed(world, session_id, agent={"tools": []})

@@ -121,6 +121,7 @@ def test_a_confirmation_counts_on_arrival_and_works_when_consumed() -> None:
     assert log.state.blocking == (call.id,)  # now its result is awaited (contract AMB 22)
 
 
+@pytest.mark.rule("c15_11")
 def test_a_denial_settles_a_self_hosted_call_by_itself() -> None:
     log = running()
     sample(log, tool_use("ask"))
@@ -210,6 +211,7 @@ def test_termination_drops_what_waited_and_takes_nothing_more() -> None:
         log.say()
 
 
+@pytest.mark.rule("c15_2")
 def test_the_primary_thread_is_announced_by_its_first_status() -> None:
     log = MemoryLog()
     assert not log.state.thread_announced

@@ -268,6 +268,7 @@ async def test_a_lost_hint_only_delays(stage: Stage, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.anyio
+@pytest.mark.rule("c1_25", "c17_7")
 async def test_amb_36_silence_is_broken_by_a_comment(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

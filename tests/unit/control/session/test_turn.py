@@ -64,6 +64,7 @@ def test_a_message_sent_while_running_is_the_next_turn() -> None:
     assert loop.log.types == turn + turn
 
 
+@pytest.mark.rule("c6_10", "c6_11", "c15_7", "R117", "R118", "R122")
 def test_a_sandbox_call_waits_for_the_worker() -> None:
     loop = Loop(agent(toolset()), model=[uses(use("bash", command="ls")), text("done")])
     loop.log.say()
@@ -82,6 +83,7 @@ def test_a_sandbox_call_waits_for_the_worker() -> None:
     assert loop.requests[1].messages[-1]["content"][0]["tool_use_id"] == "toolu_1"
 
 
+@pytest.mark.rule("c6_9", "c14_3", "R127")
 def test_a_custom_call_waits_for_the_client_and_carries_no_verdict() -> None:
     loop = Loop(agent(CUSTOM), model=[uses(use("weather")), text("sunny")])
     loop.log.say()
@@ -93,6 +95,7 @@ def test_a_custom_call_waits_for_the_client_and_carries_no_verdict() -> None:
     assert stop_reason(loop) == {"type": "end_turn"}
 
 
+@pytest.mark.rule("c13_13", "c15_9")
 def test_parallel_calls_are_announced_once_and_then_by_what_is_left() -> None:
     reply = uses(use("bash", "toolu_1"), use("read", "toolu_2", file_path="a"))
     loop = Loop(agent(toolset()), model=[reply, text("done")])
@@ -111,6 +114,7 @@ def test_parallel_calls_are_announced_once_and_then_by_what_is_left() -> None:
     assert [block["tool_use_id"] for block in results] == ["toolu_1", "toolu_2"]
 
 
+@pytest.mark.rule("c13_12")
 def test_results_that_beat_the_idle_leave_none_to_announce() -> None:
     loop = Loop(agent(toolset()), model=[uses(use("bash")), text("done")])
     loop.log.say()
@@ -123,6 +127,28 @@ def test_results_that_beat_the_idle_leave_none_to_announce() -> None:
     assert loop.log.types.count("session.status_running") == 1
 
 
+def test_c13_11_a_custom_result_may_beat_the_idle() -> None:
+    loop = Loop(agent(CUSTOM), model=[uses(use("weather")), text("sunny")])
+    loop.log.say()
+    loop.perform(loop.next())
+    (call,) = open_ids(loop)
+    loop.log.send("user.custom_tool_result", custom_tool_use_id=call)
+    loop.run()
+    assert loop.log.types.count("session.status_idle") == 1
+    assert stop_reason(loop) == {"type": "end_turn"}
+
+
+def test_c13_21_R123_a_question_waits_without_limit() -> None:
+    loop = Loop(agent(toolset(ASK)), model=[uses(use("bash"))])
+    loop.log.say()
+    assert loop.run() == Wait(None)
+    mark = loop.mark
+    loop.log.now_us += 365 * 24 * 3600 * 1_000_000
+    assert loop.run() == Wait(None)
+    assert loop.since(mark) == []
+
+
+@pytest.mark.rule("c6_11", "c15_8", "c15_12", "R118", "R122")
 def test_an_ask_waits_then_runs_again_then_waits_for_the_worker() -> None:
     loop = Loop(agent(toolset(ASK)), model=[uses(use("bash")), text("done")])
     loop.log.say()
@@ -151,6 +177,7 @@ def test_auto_asks_while_there_is_no_judge() -> None:
     }
 
 
+@pytest.mark.rule("c15_10", "c15_11", "R126")
 def test_a_denial_reaches_the_model_with_its_reason() -> None:
     loop = Loop(agent(toolset(ASK)), model=[uses(use("bash")), text("ok")])
     loop.log.say()
@@ -172,6 +199,7 @@ def test_a_denial_reaches_the_model_with_its_reason() -> None:
         (True, mcp_toolset(ASK), "mcp__db__query", "agent.mcp_tool_result"),
     ],
 )
+@pytest.mark.rule("c6_14", "c15_10", "R126")
 def test_a_denied_call_of_ours_gets_our_error_result(
     self_hosted: bool, declared: dict[str, object], name: str, answer: str
 ) -> None:
@@ -187,6 +215,7 @@ def test_a_denied_call_of_ours_gets_our_error_result(
     assert loop.performed == []
 
 
+@pytest.mark.rule("c15_9", "R125")
 def test_partial_denial_announces_what_is_left_without_running() -> None:
     reply = uses(use("bash", "toolu_1"), use("read", "toolu_2"))
     loop = Loop(agent(toolset(ASK)), model=[reply])
@@ -220,6 +249,7 @@ def test_an_allowed_result_may_arrive_before_its_confirmation_is_heard() -> None
         ({"type": "tool_use", "id": "toolu_1", "name": "bash", "input": "ls"}, "not an object"),
     ],
 )
+@pytest.mark.rule("c6_13", "R120")
 def test_an_impossible_call_is_refused_and_the_model_told(
     block: dict[str, object], why: str
 ) -> None:
@@ -234,6 +264,7 @@ def test_an_impossible_call_is_refused_and_the_model_told(
     assert stop_reason(loop) == {"type": "end_turn"}
 
 
+@pytest.mark.rule("c6_13", "c6_14", "R120")
 def test_a_disabled_tool_is_neither_offered_nor_run() -> None:
     declared = agent(toolset(bash={"enabled": False}))
     loop = Loop(declared, model=[uses(use("bash")), text("sorry")])
@@ -272,6 +303,7 @@ def test_a_reply_cut_off_in_its_text_ends_the_turn() -> None:
     assert stop_reason(loop) == {"type": "end_turn"}
 
 
+@pytest.mark.rule("c14_4", "c14_5", "c15_22")
 def test_a_refusal_ends_the_turn_and_leaves_the_conversation() -> None:
     loop = Loop(agent(), model=[text("I can", "refusal"), text("sure")])
     loop.log.say("bad")
@@ -284,6 +316,7 @@ def test_a_refusal_ends_the_turn_and_leaves_the_conversation() -> None:
     assert [m["role"] for m in loop.requests[1].messages] == ["user"]
 
 
+@pytest.mark.rule("R106", "R113")
 def test_mcp_tools_are_found_once_a_turn_and_called_by_the_server() -> None:
     reply = uses(use("mcp__db__query", sql="select 1"))
     loop = Loop(agent(mcp_toolset()), model=[reply, text("3"), text("bye")], mcp=[ROWS])
@@ -317,6 +350,7 @@ def test_an_mcp_call_is_in_the_log_before_it_is_made() -> None:
     assert loop.log.records[-1].type == "internal.mcp_call_started"
 
 
+@pytest.mark.rule("c14_7", "c15_25", "R102", "R104", "R105")
 def test_an_mcp_server_that_is_away_does_not_stop_the_session() -> None:
     loop = Loop(agent(mcp_toolset()), model=[text("hi"), text("hi")], tools=unreachable())
     loop.log.say()
@@ -384,6 +418,7 @@ def test_a_terminated_session_does_nothing() -> None:
     assert loop.run() == Wait()
 
 
+@pytest.mark.rule("c6_5", "c6_10", "R097", "R117")
 def test_policies_are_resolved_tool_by_tool() -> None:
     declared = agent(toolset(ALLOW, bash={"enabled": None, "permission_policy": ASK}))
     loop = Loop(declared, model=[uses(use("bash", "toolu_1"), use("read", "toolu_2"))])

@@ -43,6 +43,7 @@ def test_an_interrupt_closes_open_calls_and_ends_the_turn_without_sampling() -> 
     assert roles == ["user", "assistant", "user"]
 
 
+@pytest.mark.rule("c15_4", "c15_13")
 def test_an_interrupt_during_a_request_ends_its_span() -> None:
     loop = Loop(agent(), model=[])
     loop.log.say()
@@ -54,6 +55,7 @@ def test_an_interrupt_during_a_request_ends_its_span() -> None:
     assert last(loop, END)["is_error"] is True
 
 
+@pytest.mark.rule("c15_15")
 def test_a_message_behind_an_interrupt_is_the_next_turn_one_before_it_is_only_heard() -> None:
     loop = Loop(agent(), model=[text("yes")])
     loop.log.say()
@@ -69,6 +71,7 @@ def test_a_message_behind_an_interrupt_is_the_next_turn_one_before_it_is_only_he
     assert said == ["hello", "before", "behind"]
 
 
+@pytest.mark.rule("c15_17")
 def test_interrupting_an_idle_session_changes_nothing() -> None:
     loop = Loop(agent(), model=[text("hi")])
     loop.log.say()
@@ -101,6 +104,7 @@ def test_a_confirmation_behind_an_interrupt_has_nothing_left_to_confirm() -> Non
     assert loop.log.state.queued == ()
 
 
+@pytest.mark.rule("c15_18")
 def test_a_passing_failure_is_tried_again_after_a_while() -> None:
     loop = Loop(agent(), model=[away(), away(), text("hi")])
     loop.log.say()
@@ -135,6 +139,7 @@ def test_the_providers_own_wish_is_kept() -> None:
 
 
 @pytest.mark.parametrize("errors", [[away(retryable=False)], [away(), away()]])
+@pytest.mark.rule("c15_19")
 def test_a_lasting_failure_ends_the_turn_and_hears_what_waits(errors: list[object]) -> None:
     loop = Loop(agent(), model=[*errors, text("hi")], limits=Limits(failures=1))
     loop.log.say("one")
@@ -153,6 +158,7 @@ def test_a_lasting_failure_ends_the_turn_and_hears_what_waits(errors: list[objec
     assert said == ["one", "two", "three"]
 
 
+@pytest.mark.rule("c15_21")
 def test_the_limit_of_rounds_ends_the_turn() -> None:
     replies = [uses(use("mcp__db__query", f"toolu_{n}")) for n in range(3)]
     loop = Loop(
@@ -167,6 +173,7 @@ def test_the_limit_of_rounds_ends_the_turn() -> None:
     assert stop_reason(loop) == {"type": "end_turn"}
 
 
+@pytest.mark.rule("c13_18")
 def test_operator_text_joins_the_turn_it_came_with() -> None:
     loop = Loop(agent(CUSTOM), model=[uses(use("weather")), text("a"), text("b")])
     loop.log.say()

@@ -117,6 +117,7 @@ async def test_9_14_an_item_nobody_acknowledged_is_handed_out_again(
 
 
 @pytest.mark.anyio
+@pytest.mark.rule("c9_10")
 async def test_a_held_poll_is_answered_as_soon_as_there_is_work(stage: Stage) -> None:
     found = []
 
@@ -169,6 +170,7 @@ async def test_9_38_pollers_are_noted_now_and_then(stage: Stage, clock: ManualCl
         assert found == count
 
 
+@pytest.mark.rule("c9_33")
 def test_a_lapsed_lease_requeues_and_revokes_with_grace(world: World) -> None:
     session_id = world.create()
     item = world.serve(session_id)
@@ -205,6 +207,7 @@ def test_amb_42_a_token_outlives_its_item_by_the_grace_only(world: World) -> Non
         authenticate(world.tx, token, world.now_us + GRACE_US)
 
 
+@pytest.mark.rule("c2_11")
 def test_amb_42_a_stop_that_is_only_asked_for_leaves_the_token(world: World) -> None:
     world.create()
     work_id, token = claimed(world)

@@ -15,6 +15,7 @@ from intramuros.protocol.resources.agents import (
 PARAM: TypeAdapter[Any] = TypeAdapter(AgentParam)
 
 
+@pytest.mark.rule("c5_3")
 def test_effort_has_two_forms() -> None:
     short = ModelConfig.model_validate({"id": "m", "effort": "max"})
     long = ModelConfig.model_validate({"id": "m", "effort": {"type": "max"}})
@@ -42,6 +43,7 @@ def test_models_are_checked(model: object) -> None:
 
 
 @pytest.mark.parametrize("field", ["name", "model"])
+@pytest.mark.rule("c5_12")
 def test_name_and_model_can_be_left_out_of_an_update_but_not_cleared(field: str) -> None:
     assert not AgentUpdate.model_validate({}).sent(field)
     for cleared in (None, ""):
@@ -63,12 +65,14 @@ def test_name_and_model_can_be_left_out_of_an_update_but_not_cleared(field: str)
         "https://x.example/" + "a" * 2048,
     ],
 )
+@pytest.mark.rule("c5_22", "R093")
 def test_mcp_urls_must_be_usable_and_hold_no_credential(url: str) -> None:
     server = {"type": "url", "name": "x", "url": url}
     with pytest.raises(ValidationError):
         AgentCreate.model_validate({"name": "a", "model": "m", "mcp_servers": [server]})
 
 
+@pytest.mark.rule("c5_22", "R093")
 def test_mcp_servers_are_distinct_and_at_most_twenty() -> None:
     def servers(*names: str) -> list[dict[str, str]]:
         return [{"type": "url", "name": n, "url": "https://x.example/mcp"} for n in names]
@@ -81,6 +85,7 @@ def test_mcp_servers_are_distinct_and_at_most_twenty() -> None:
             AgentCreate.model_validate({**base, "mcp_servers": bad})
 
 
+@pytest.mark.rule("c10_2")
 def test_a_sessions_agent_has_three_forms() -> None:
     assert PARAM.validate_python("agent_1") == "agent_1"
     reference = PARAM.validate_python({"type": "agent", "id": "agent_1", "version": 2})
@@ -104,6 +109,7 @@ def test_a_sessions_agent_has_three_forms() -> None:
             PARAM.validate_python(bad)
 
 
+@pytest.mark.rule("c5_16")
 def test_execution_identities_are_whole() -> None:
     base = {"name": "a", "model": "m"}
     AgentCreate.model_validate(

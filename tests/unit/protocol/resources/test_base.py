@@ -45,6 +45,7 @@ def test_answers_must_say_their_nullable_members() -> None:
         Answer.model_validate({"name": "a"})
 
 
+@pytest.mark.rule("c4_5", "R029")
 def test_metadata_limits_are_inclusive() -> None:
     METADATA.validate_python({f"k{i}": "v" for i in range(16)})
     METADATA.validate_python({"k" * 64: "v" * 512})
@@ -58,6 +59,7 @@ def test_metadata_limits_are_inclusive() -> None:
             METADATA.validate_python(bad)
 
 
+@pytest.mark.rule("c4_7", "c4_9", "R030")
 def test_metadata_patches_upsert_delete_and_keep() -> None:
     stored = {"a": "1", "b": "2"}
     assert merge_metadata(stored, {"a": None, "c": "3", "gone": None}) == {"b": "2", "c": "3"}

@@ -12,6 +12,7 @@ from intramuros.protocol.resources.domains import (
 @pytest.mark.parametrize(
     "domain", ["example.com", "Docs.Example.COM", "a-b.co.uk", "x_y.example.org"]
 )
+@pytest.mark.rule("c6_20")
 def test_public_host_names_are_domains(domain: str) -> None:
     assert check_domains([domain]) == [domain]
 
@@ -41,11 +42,13 @@ def test_public_host_names_are_domains(domain: str) -> None:
         "a." * 127 + "com" * 2,
     ],
 )
+@pytest.mark.rule("c6_20")
 def test_anything_else_is_named(domain: str) -> None:
     with pytest.raises(ValueError, match="'"):
         check_domains([domain])
 
 
+@pytest.mark.rule("c6_19", "c6_20")
 def test_lists_have_bounds_and_no_repeats() -> None:
     check_domains([f"h{i}.example.com" for i in range(64)])
     for bad in ([], [f"h{i}.example.com" for i in range(65)], ["a.com", "A.com"]):
@@ -53,6 +56,7 @@ def test_lists_have_bounds_and_no_repeats() -> None:
             check_domains(bad)
 
 
+@pytest.mark.rule("c6_20")
 def test_only_search_domains_may_have_a_path() -> None:
     assert check_search_domains(["example.com/blog/2026"])
     for bad in ("example.com/*", "example.com/a?b", "localhost/x", "/x", "example.com/a b"):
@@ -60,6 +64,7 @@ def test_only_search_domains_may_have_a_path() -> None:
             check_search_domains([bad])
 
 
+@pytest.mark.rule("c8_5")
 def test_allowed_hosts_are_names_or_patterns() -> None:
     good = ["example.com", "*.example.com", "registry", "10.0.0.1"]
     assert check_allowed_hosts(good) == good

@@ -17,6 +17,7 @@ from intramuros.protocol.resources.environments import EnvironmentCreate, Enviro
         {"type": "cloud", "packages": {"pip": [""]}},
     ],
 )
+@pytest.mark.rule("c8_2", "c8_5")
 def test_configurations_are_checked(config: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         EnvironmentCreate.model_validate({"name": "e", "config": config})

@@ -34,6 +34,7 @@ def builtin(**config: object) -> dict[str, object]:
         {**CUSTOM, "name": "x" * 128},
     ],
 )
+@pytest.mark.rule("c6_2", "c6_3", "c6_7", "R096", "R114")
 def test_documented_forms_are_taken(tool: dict[str, object]) -> None:
     assert TOOL.validate_python(tool).type == tool["type"]
 
@@ -64,6 +65,9 @@ def test_documented_forms_are_taken(tool: dict[str, object]) -> None:
         {**CUSTOM, "permission_policy": {"type": "auto"}},
     ],
 )
+@pytest.mark.rule(
+    "c6_2", "c6_3", "c6_7", "c6_9", "c6_15", "c6_16", "c6_19", "c6_22", "R096", "R114"
+)
 def test_everything_else_is_refused(tool: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         TOOL.validate_python(tool)
@@ -78,6 +82,7 @@ def test_everything_else_is_refused(tool: dict[str, object]) -> None:
         {"type": "object", "properties": None, "required": None},
     ],
 )
+@pytest.mark.rule("c6_17", "c6_18")
 def test_schemas_keep_keywords_that_do_no_harm(schema: dict[str, Any]) -> None:
     assert check_schema(schema) == schema
 
@@ -96,6 +101,7 @@ def test_schemas_keep_keywords_that_do_no_harm(schema: dict[str, Any]) -> None:
         {"type": "object", "properties": {"a": {"items": [{"$dynamicRef": "#x"}]}}},
     ],
 )
+@pytest.mark.rule("c6_15", "c6_17", "c6_18")
 def test_schemas_that_models_cannot_use_are_refused(schema: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         check_schema(schema)
@@ -112,6 +118,7 @@ JSON = st.recursive(
 
 
 @given(schema=st.dictionaries(st.sampled_from(["type", "properties", "x"]), JSON))
+@pytest.mark.rule("c6_17")
 def test_no_reference_passes_outside_data(schema: dict[str, Any]) -> None:
     schema["type"] = "object"
     try:
@@ -129,6 +136,7 @@ def refers(value: object) -> bool:
     return False
 
 
+@pytest.mark.rule("c6_23")
 def test_url_sources_take_both_forms_but_not_nothing_at_all() -> None:
     some = UrlSources.model_validate(
         {
