@@ -48,6 +48,7 @@ class Fault:
     status: int = 529
     type: str = "overloaded_error"
     headers: dict[str, str] = field(default_factory=dict)
+    message: str = "as ordered"
 
 
 def frames(content: Sequence[dict[str, Any]], model: str) -> list[bytes]:
@@ -184,7 +185,7 @@ class FakeMessages:
     async def _answer(self, body: dict[str, Any], send: Any) -> None:
         fault = self.faults.pop(0) if self.faults else None
         if fault and fault.kind == "status":
-            await _json(send, fault.status, _error(fault.type, "as ordered"), fault.headers)
+            await _json(send, fault.status, _error(fault.type, fault.message), fault.headers)
             return
         content = self.policy(body)
         if not isinstance(content, list):

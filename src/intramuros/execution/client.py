@@ -24,7 +24,7 @@ import anthropic
 import httpx2
 from anthropic import AsyncAnthropic, omit
 
-from intramuros.execution.dispatch import Event, ToolUse, read_event
+from intramuros.execution.dispatch import Event, ToolUse, is_id, read_event
 from intramuros.execution.journal import Result
 from intramuros.kernel.telemetry import logger
 
@@ -238,7 +238,7 @@ def read_work(item: Any, environment_id: str) -> Work:  # noqa: ANN401  foreign 
         Away: it has no id, so it cannot even be given back.
     """
     work_id = getattr(item, "id", None)
-    if not isinstance(work_id, str) or not work_id:
+    if not isinstance(work_id, str) or not is_id(work_id):
         raise Away("the control plane sent a work item without an id")
     data = getattr(item, "data", None)
     kind, session_id = getattr(data, "type", None), getattr(data, "id", None)
@@ -246,7 +246,7 @@ def read_work(item: Any, environment_id: str) -> Work:  # noqa: ANN401  foreign 
         work_id,
         environment_id,
         kind if isinstance(kind, str) else "",
-        session_id if isinstance(session_id, str) else "",
+        session_id if isinstance(session_id, str) and is_id(session_id) else "",
         sessions_token(getattr(item, "secret", None)),
     )
 

@@ -4,11 +4,13 @@ Pure: events and times come in, the next call and the idle deadline come out. Th
 contract 22.4 to 22.9 and 22.15 to 22.20; anything unknown counts as "not permitted".
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 MAX_ID_CHARS: Final = 256
+_ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,256}", re.ASCII)
 # The overlap of a fresh stream with the history is short: what was emitted while we listed.
 _OVERLAP_EVENTS: Final = 1000
 
@@ -91,20 +93,20 @@ _NEUTRAL: Final = (Verdict, ThreadEnded)
 def read_event(raw: object) -> Event:
     """Read an event as the SDK or JSON gives it; a malformed one becomes :class:`Other`."""
     kind = _text(raw, "type") or ""
-    event_id = _text(raw, "id") or ""
+    event_id = _id(raw, "id") or ""
     if kind in ("agent.tool_use", "agent.custom_tool_use"):
         return _tool_use(raw, event_id, custom=kind == "agent.custom_tool_use")
     if kind in _ANSWERS:
-        call_id = _text(raw, _ANSWERS[kind])
+        call_id = _id(raw, str(_ANSWERS[kind]))
         return (
             Answered(event_id, call_id, kind == "agent.tool_result") if call_id else Other(event_id)
         )
     if kind == "user.tool_confirmation":
-        call_id = _text(raw, "tool_use_id")
+        call_id = _id(raw, "tool_use_id")
         allow = _member(raw, "result") == "allow"
         return Verdict(event_id, call_id, allow) if call_id else Other(event_id)
     if kind == "session.thread_status_terminated":
-        thread = _text(raw, "session_thread_id")
+        thread = _id(raw, "session_thread_id")
         return ThreadEnded(event_id, thread) if thread else Other(event_id)
     if kind == "session.status_idle":
         reason = _member(_member(raw, "stop_reason"), "type")
@@ -271,7 +273,7 @@ def _tool_use(raw: object, event_id: str, *, custom: bool) -> Event:
         else {"input": arguments},
         custom,
         permission,
-        _text(raw, "session_thread_id"),
+        _id(raw, "session_thread_id"),
     )
 
 
@@ -279,6 +281,16 @@ def _member(raw: object, name: str) -> Any:  # noqa: ANN401  foreign data
     if isinstance(raw, Mapping):
         return raw.get(name)
     return getattr(raw, name, None)
+
+
+def is_id(value: object) -> bool:
+    """Tell whether a value of the control plane's is an id: it becomes a name, a URL, a record."""
+    return isinstance(value, str) and _ID.fullmatch(value) is not None
+
+
+def _id(raw: object, name: str) -> str | None:
+    value = _member(raw, name)
+    return value if is_id(value) else None
 
 
 def _text(raw: object, name: str) -> str | None:

@@ -15,6 +15,7 @@ from intramuros.execution.dispatch import (
     ThreadEnded,
     ToolUse,
     Verdict,
+    is_id,
     read_event,
 )
 
@@ -333,3 +334,14 @@ def test_history_and_stream_agree_on_what_may_run(events: list[Event], split: in
             assert first.name in TOOLS or state is parts
             assert call_id not in denied
             assert first.permission in (None, "allow") or call_id in allowed or state is parts
+
+
+@pytest.mark.parametrize(
+    "odd", ["\ud800", "../x", "a/b", "a\0", "a\nb", "é", "x" * 257, "", 7, None]
+)
+def test_an_id_that_is_none_names_no_call(odd: object) -> None:
+    assert not is_id(odd)
+    raw = {"type": "agent.tool_use", "id": odd, "name": "bash", "input": {}}
+    assert read_event(raw) == Other("")
+    answered = {"type": "user.tool_result", "id": "e1", "tool_use_id": odd}
+    assert read_event(answered) == Other("e1")

@@ -9,6 +9,7 @@ from anthropic import AsyncAnthropic
 
 from intramuros.control.model.assemble import Assembler, BadStream
 from intramuros.control.model.base import Delta, Failure, ModelError, ModelReply, ModelRequest
+from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.telemetry import mask_text
 
 DEFAULT_BASE_URL: Final = "https://api.anthropic.com"
@@ -36,8 +37,10 @@ _ADVICE: Final[Mapping[int, str]] = {
 class AnthropicModel:
     """A :class:`~intramuros.control.model.base.Model` over one pooled client."""
 
-    def __init__(self, client: AsyncAnthropic) -> None:
+    def __init__(self, client: AsyncAnthropic, key: str | None = None) -> None:
+        """Take a client, and its key so that no message to a session repeats it."""
         self._client = client
+        self._key = key
 
     @classmethod
     def connect(cls, base_url: str, api_key: str | None) -> "AnthropicModel":
@@ -46,16 +49,26 @@ class AnthropicModel:
         Args:
             base_url: the provider, without ``/v1``.
             api_key: its key; None for servers that ask for none.
+
+        Raises:
+            OperatorError: the key cannot be sent.
         """
+        key = (api_key or "").strip()
+        if not key.isascii() or not (key.isprintable() and " " not in key):
+            raise OperatorError(
+                "the model provider's key holds a character that no key has",
+                "set ANTHROPIC_UPSTREAM_API_KEY again, without quotes or line breaks",
+            )
         # Base URL and key are always given, so that the SDK never looks at its own environment
         # variables: they may point at this very server. Retries are the loop's, which logs them.
         return cls(
             AsyncAnthropic(
                 base_url=base_url,
-                api_key=api_key or "none",
+                api_key=key or "none",
                 max_retries=0,
                 timeout=httpx2.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
-            )
+            ),
+            key or None,
         )
 
     async def run(self, request: ModelRequest, on_delta: Callable[[Delta], None]) -> ModelReply:
@@ -74,13 +87,19 @@ class AnthropicModel:
                         on_delta(delta)
             return assembler.reply
         except anthropic.APIStatusError as error:
-            raise _refused(error) from error
+            raise _refused(error, self._clean) from error
         except (anthropic.APIError, httpx2.HTTPError, BadStream, ValueError) as error:
             raise ModelError(
                 Failure.REQUEST_FAILED,
-                f"the model provider's answer broke off ({_why(error)})",
+                f"the model provider's answer broke off ({self._clean(_why(error))})",
                 retryable=True,
             ) from error
+
+    def _clean(self, text: str) -> str:
+        """Return a provider's words without any key; some repeat what they were sent."""
+        if self._key:
+            text = text.replace(self._key, "[our key]")
+        return mask_text(text)[:MESSAGE_LIMIT]
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -103,7 +122,7 @@ def _parameters(request: ModelRequest) -> Any:  # noqa: ANN401  the SDK types ea
     return parameters
 
 
-def _refused(error: anthropic.APIStatusError) -> ModelError:
+def _refused(error: anthropic.APIStatusError, clean: Callable[[str], str]) -> ModelError:
     """Classify an error answer, or an error event in a stream that began with status 200."""
     status = error.status_code
     failure, retryable = _FAILURES.get(error.type or "", (Failure.REQUEST_FAILED, False))
@@ -125,7 +144,7 @@ def _refused(error: anthropic.APIStatusError) -> ModelError:
     message = f"{advice} ({said})" if advice else f"the model provider answered: {said}"
     return ModelError(
         failure,
-        mask_text(message)[:MESSAGE_LIMIT],
+        clean(message),
         retryable=retryable,
         retry_after_s=_retry_after_s(error.response.headers) if retryable else None,
     )
@@ -147,5 +166,7 @@ def _why(error: Exception) -> str:
         return "timeout"
     if isinstance(error, anthropic.APIConnectionError | httpx2.HTTPError):
         cause = error.__cause__ or error
-        return mask_text(str(cause) or type(cause).__name__)[:MESSAGE_LIMIT]
-    return mask_text(str(error))[:MESSAGE_LIMIT]
+        if isinstance(cause, httpx2.LocalProtocolError):
+            return "our request could not be sent"  # its text may quote a header
+        return str(cause) or type(cause).__name__
+    return str(error)

@@ -16,6 +16,7 @@ from intramuros.control.model.base import (
     TextDelta,
     Usage,
 )
+from intramuros.kernel.errors import OperatorError
 from tests.fakes.messages_server import FakeMessages, Fault, frames
 
 pytestmark = pytest.mark.anyio
@@ -235,3 +236,24 @@ async def test_messages_never_show_a_key() -> None:
 def test_retry_after_ignores_nonsense() -> None:
     for text in ("soon", "-1", "inf", "nan", ""):
         assert adapter._retry_after_s(httpx2.Headers({"retry-after": text})) is None
+
+
+async def test_a_provider_that_repeats_our_key_tells_nobody() -> None:
+    key = "a-key-of-no-known-form-0123456789"
+    fake = FakeMessages.saying(CONTENT)
+    fake.faults = [Fault("status", status=401, message=f"wrong key {key}")]
+    async with fake.running() as base_url:
+        model = AnthropicModel.connect(base_url, f" {key}\n")
+        with pytest.raises(ModelError) as caught:
+            await model.run(request(), lambda _: None)
+        await model.aclose()
+    assert "wrong key [our key]" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "key", ["two\nlines-0123456789", "curly\u2019-0123456789", "a b", "a\x01b"]
+)
+def test_a_key_that_cannot_be_one_is_refused_without_showing_it(key: str) -> None:
+    with pytest.raises(OperatorError) as caught:
+        AnthropicModel.connect("http://127.0.0.1:1", key)
+    assert key[-3:] not in str(caught.value)
