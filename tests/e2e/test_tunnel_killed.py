@@ -69,6 +69,7 @@ def gateway_process(
         "edge": [f"127.0.0.1:{edge_port}"],
         "edge_ca_file": "edge-ca.crt",
         "token_file": "tunnel-token",
+        "control_key_file": "control.pub",
         "audit_file": "gateway-audit.jsonl",
     }
     path = rig.write("gateway.yaml", yaml.safe_dump(config).encode())

@@ -10,8 +10,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Python ignores SIGPIPE and SIGXFSZ; a program must meet them as anywhere else.
-_RESET = (_signal.SIGCHLD, _signal.SIGPIPE, _signal.SIGINT, _signal.SIGXFSZ)
+# Python ignores SIGPIPE and SIGXFSZ, and whoever started the worker may ignore others (nohup does):
+# a program must meet every signal as anywhere else.
+_RESET = tuple(_signal.valid_signals() - {_signal.SIGKILL, _signal.SIGSTOP})
 
 
 class Spawner:

@@ -48,7 +48,8 @@ def test_children_lead_a_session_and_meet_signals_as_anywhere(spawner: Spawner) 
     _, said = run(spawner, ["sh", "-c", "cat /proc/$$/stat; grep SigIgn /proc/self/status"])
     pid, session = said.split()[0], said.split()[5]
     assert pid == session
-    assert said.split()[-1] == "0" * 16
+    # 32 and 33 belong to the C library, which lets nobody change them.
+    assert int(said.split()[-1], 16) & ~(3 << 31) == 0
 
 
 def test_a_failing_child_function_ends_its_child_alone(spawner: Spawner) -> None:
