@@ -86,8 +86,8 @@ class Record:
         """
         async with self._mutex:
             at = rfc3339(self._clock.now())
-            line, head = seal(self._head, AuditRecord(at, kind, fields))
             try:
+                line, head = seal(self._head, AuditRecord(at, kind, fields))
                 # Not abandoned on cancellation: the head must move exactly when the line is there.
                 await to_thread.run_sync(self._file.append, line)
             except (OSError, ValueError) as error:

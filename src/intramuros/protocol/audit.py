@@ -87,18 +87,22 @@ def verify(lines: Iterable[str], head: Head | None = None) -> Head:
             raise BrokenChain(expected, "does not continue the record before it")
         if hashlib.sha256(_canonical(data)).hexdigest() != claimed:
             raise BrokenChain(expected, "content does not match its hash")
+        # A member written twice, or in another spelling, would read otherwise than it is hashed.
+        if _canonical({**data, "hash": claimed}) != line.encode("utf-8", "surrogatepass"):
+            raise BrokenChain(expected, "is not written as records are")
         head = Head(expected, str(claimed))
     return head
 
 
 def _canonical(body: Mapping[str, object]) -> bytes:
-    return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _parse(line: str, seq: int) -> dict[str, object]:
     try:
         data = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BrokenChain(seq, "is no JSON") from error
     if not isinstance(data, dict) or set(data) != _KEYS:
         raise BrokenChain(seq, "has other members than a record")

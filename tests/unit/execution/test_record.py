@@ -79,3 +79,14 @@ def test_weight_is_of_the_canonical_json() -> None:
     weight = weigh({"b": "ä", "a": 1})
     assert (weight.size, weight.sha256) == (len(data), hashlib.sha256(data).hexdigest())
     assert weigh({"a": "\ud800"}).size > 0
+
+
+async def test_what_cannot_be_written_down_is_refused_and_leaves_the_chain_whole(
+    tmp_path: Path,
+) -> None:
+    record = Record(tmp_path / "audit.jsonl", ManualClock())
+    with pytest.raises(RecordFailed):
+        await record.write("tool.call", call_id="\ud800")
+    await record.write("tool.call", call_id="e1")
+    record.close()
+    assert verify(read_lines(tmp_path / "audit.jsonl")).seq == 1

@@ -45,8 +45,25 @@ def test_a_line_is_one_line_with_exactly_the_members_of_the_format() -> None:
         (lambda lines: [lines[0], "[]", lines[2]], 2),
         (lambda lines: [lines[0], "{}", lines[2]], 2),
         (lambda lines: lines[1:], 1),
+        (lambda lines: [lines[0], lines[1].replace("{", '{"kind":"harmless",', 1), lines[2]], 2),
+        (lambda lines: [lines[0], lines[1].replace("tool", r"\u0074ool"), lines[2]], 2),
+        (lambda lines: [lines[0], lines[1] + " ", lines[2]], 2),
+        (lambda lines: [lines[0], "[" * 100_000, lines[2]], 2),
     ],
-    ids=["dropped", "swapped", "doubled", "changed", "torn", "list", "empty", "beheaded"],
+    ids=[
+        "dropped",
+        "swapped",
+        "doubled",
+        "changed",
+        "torn",
+        "list",
+        "empty",
+        "beheaded",
+        "shadowed",
+        "respelled",
+        "padded",
+        "deep",
+    ],
 )
 def test_tampering_is_found_where_it_happened(spoil: object, at: int) -> None:
     with pytest.raises(BrokenChain) as caught:
