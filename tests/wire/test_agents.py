@@ -187,7 +187,7 @@ def test_cursors_are_bound_to_their_filters(client: Anthropic) -> None:
         ({"tools": [{"type": "mcp_toolset", "mcp_server_name": "no"}]}, "names 'no'"),
         ({"mcp_servers": [{"type": "url", "name": "x", "url": "https://x"}]}, "uses 'x'"),
         ({"mcp_servers": [{"type": "url", "name": "x", "url": "https://u:p@x"}]}, "credentials"),
-        ({"skills": [{"type": "custom", "skill_id": "skill_1"}]}, "skills"),
+        ({"skills": [{"type": "custom", "skill_id": "skill_1"}]}, "`read` tool"),
         ({"multiagent": {"type": "coordinator", "agents": []}}, "multiagent"),
         ({"metadata": {f"k{i}": "v" for i in range(17)}}, "at most 16"),
         ({"execution_identity": {"type": "aws_role"}}, "role_arn"),

@@ -2,6 +2,7 @@
 
 import errno
 import random
+import re
 import socket
 import sys
 from collections.abc import Iterator, Mapping
@@ -25,11 +26,13 @@ from intramuros.control.api import (
     environments,
     errors,
     events,
+    files,
     keys,
     memories,
     memory_stores,
     resources,
     sessions,
+    skills,
     threads,
     tunnels,
     work,
@@ -37,9 +40,10 @@ from intramuros.control.api import (
 from intramuros.control.api.boundary import Boundary
 from intramuros.control.api.pages import Cursors
 from intramuros.control.api.replies import reply
-from intramuros.control.api.services import Services
+from intramuros.control.api.services import Services, Storage
 from intramuros.control.brain import Body, edges_from, networks_from, think
 from intramuros.control.catalog.reach import Reach
+from intramuros.control.catalog.sweep import Sweeper
 from intramuros.control.catalog.tunnels import Issuer
 from intramuros.control.identity.installation import Installation, open_installation
 from intramuros.control.identity.throttle import FailureThrottle
@@ -48,6 +52,7 @@ from intramuros.control.model.registry import Models
 from intramuros.control.session.journal import Journal
 from intramuros.control.session.sessions import Sessions
 from intramuros.control.session.work import WorkQueue
+from intramuros.control.store.blobs import Blobs
 from intramuros.control.store.db import Tx
 from intramuros.control.store.notify import Hub
 from intramuros.control.store.secrets import (
@@ -57,6 +62,7 @@ from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.service import Stop, Task, run_service
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import to_micros
+from intramuros.protocol.resources.skills import MAX_SKILL_BYTES
 from intramuros.protocol.tickets import SigningKey
 
 log = logger("server")
@@ -106,6 +112,15 @@ class ServerSettings:
     """Private networks whose MCP servers may be reached directly, as 10.1.0.0/16."""
     dormancy_s: float = 300.0
     """Seconds without an event after which an idle session lets go of its worker; 0 for never."""
+    blob_url: str | None = None
+    """Where files and skills are kept, as s3://BUCKET/PREFIX, gs://, az:// or file:///PATH; a
+    directory in the data directory by default."""
+    max_file_bytes: int = 500 * 1024 * 1024
+    """The largest file that may be uploaded."""
+    storage_quota_bytes: int = 10**12
+    """What all files and skills may take together."""
+    uploads_downloadable: bool = False
+    """Let files that clients upload be downloaded again; the official service refuses that."""
     lenient: bool = False
     """Ignore unknown body fields, with a log line, instead of refusing them."""
 
@@ -135,6 +150,10 @@ async def build_services(opened: Installation, settings: ServerSettings) -> Serv
     edges = edges_from(settings.edge, _read_pem(settings.edge_ca_file))
     return Services(
         db=db,
+        blobs=Blobs.open(settings.blob_url, settings.data_dir),
+        storage=Storage(
+            settings.max_file_bytes, settings.storage_quota_bytes, settings.uploads_downloadable
+        ),
         clock=clock,
         ids=ids,
         hub=hub,
@@ -174,6 +193,8 @@ def create_app(services: Services) -> FastAPI:
         memories.router,
         memories.versions_router,
         work.router,
+        files.router,
+        skills.router,
     )
     for router in routers:
         app.include_router(router)
@@ -181,7 +202,15 @@ def create_app(services: Services) -> FastAPI:
     app.add_api_route("/readyz", _readyz, include_in_schema=False)
     errors.install(app)
     document.install(app, routers)
-    app.add_middleware(Boundary, ids=services.ids, organization_id=services.organization_id)
+    app.add_middleware(
+        Boundary,
+        ids=services.ids,
+        organization_id=services.organization_id,
+        uploads=(
+            (re.compile(r"/v1/files"), services.storage.max_file_bytes + files.ENVELOPE_BYTES),
+            (re.compile(r"/v1/skills(/[^/]+/versions)?"), MAX_SKILL_BYTES + skills.ENVELOPE_BYTES),
+        ),
+    )
     return app
 
 
@@ -232,7 +261,13 @@ def background(services: Services, settings: ServerSettings) -> Mapping[str, Tas
         await stop.wait()
         services.hub.close()
 
-    return {"hub": close, "reaper": reaper.run, **think(body, models, services.reach)}
+    sweeper = Sweeper(services.db, services.blobs, services.clock, services.ids)
+    return {
+        "hub": close,
+        "reaper": reaper.run,
+        "sweeper": sweeper.run,
+        **think(body, models, services.reach),
+    }
 
 
 class _Server(uvicorn.Server):

@@ -34,7 +34,14 @@ log = logger("api")
 _VERSION: Final = re.compile(r"\d{4}-\d{2}-\d{2}\Z", re.ASCII)
 # Betas that change nothing here but that official clients send (contract-2 R004 to R011).
 _KNOWN_BETAS: Final = frozenset(
-    {MANAGED_AGENTS_BETA, TUNNELS_BETA, MEMORY_BETA, "oauth-2025-04-20"}
+    {
+        MANAGED_AGENTS_BETA,
+        TUNNELS_BETA,
+        MEMORY_BETA,
+        "files-api-2025-04-14",
+        "oauth-2025-04-20",
+        "skills-2025-10-02",
+    }
 )
 
 

@@ -6,7 +6,8 @@ the cause goes to the log.
 """
 
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+import re
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -54,11 +55,13 @@ class Boundary:
         ids: IdFactory,
         organization_id: str,
         max_body_bytes: int = MAX_BODY_BYTES,
+        uploads: Sequence[tuple[re.Pattern[str], int]] = (),
     ) -> None:
         self._app = app
         self._ids = ids
         self._organization_id = organization_id
         self._max_body_bytes = max_body_bytes
+        self._uploads = uploads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -70,7 +73,7 @@ class Boundary:
         reply = _Reply(send, context, self._organization_id)
         with structlog.contextvars.bound_contextvars(request_id=context.request_id):
             try:
-                limited = _limit(scope, receive, self._max_body_bytes)
+                limited = _limit(scope, receive, self._limit_of(scope))
                 await self._app(scope, limited, reply.send)
             except DomainError as error:
                 await self._refuse(reply, error)
@@ -79,6 +82,14 @@ class Boundary:
                 if reply.started:
                     raise  # the server drops the connection: half an answer must not look whole
                 await reply.error(500, _internal(context.request_id), {})
+
+    def _limit_of(self, scope: Scope) -> int:
+        """Return the longest body in bytes; uploads, which are never held whole, have their own."""
+        if scope["method"] == "POST":
+            for path, max_bytes in self._uploads:
+                if path.fullmatch(scope["path"]):
+                    return max_bytes
+        return self._max_body_bytes
 
     async def _refuse(self, reply: "_Reply", error: DomainError) -> None:
         if reply.started:

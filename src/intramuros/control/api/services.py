@@ -9,6 +9,7 @@ from intramuros.control.identity.throttle import FailureThrottle
 from intramuros.control.session.journal import Journal
 from intramuros.control.session.sessions import Sessions
 from intramuros.control.session.work import WorkQueue
+from intramuros.control.store.blobs import Blobs
 from intramuros.control.store.db import Database
 from intramuros.control.store.notify import Hub
 from intramuros.kernel.ids import IdFactory
@@ -16,10 +17,21 @@ from intramuros.kernel.timing import Clock
 
 
 @dataclass(frozen=True)
+class Storage:
+    """What may be uploaded: bytes of one file, bytes of everything, and whether it comes back."""
+
+    max_file_bytes: int
+    quota_bytes: int
+    uploads_downloadable: bool
+
+
+@dataclass(frozen=True)
 class Services:
     """The collaborators of the API; no module holds any of them as state."""
 
     db: Database
+    blobs: Blobs
+    storage: Storage
     clock: Clock
     ids: IdFactory
     hub: Hub

@@ -6,11 +6,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from intramuros.control.catalog import service
+from intramuros.control.catalog import service, skills
 from intramuros.control.catalog.kinds import AGENT
 from intramuros.control.catalog.service import Resource
 from intramuros.control.catalog.toolsets import (
     check_servers,
+    check_skills,
     check_tools,
     resolve_servers,
     resolve_tools,
@@ -29,6 +30,7 @@ from intramuros.protocol.resources.agents import (
     Skill,
 )
 from intramuros.protocol.resources.base import merge_metadata
+from intramuros.protocol.resources.skills import LATEST
 from intramuros.protocol.resources.tools import Tool
 
 Config = dict[str, Any]
@@ -54,7 +56,9 @@ def create(tx: Tx, actor: Actor, request: AgentCreate) -> Resource:
     Raises:
         InvalidRequest: the configuration contradicts itself.
     """
-    return service.create(tx, actor, AGENT, configure(request))
+    config = configure(request)
+    skills.check_references(tx, actor.workspace_id, config["skills"])
+    return service.create(tx, actor, AGENT, config)
 
 
 def update(tx: Tx, actor: Actor, agent_id: str, request: AgentUpdate) -> Resource:
@@ -68,7 +72,10 @@ def update(tx: Tx, actor: Actor, agent_id: str, request: AgentUpdate) -> Resourc
     current = service.get(tx, actor.workspace_id, AGENT, agent_id)
     service.check_active(AGENT, current)
     service.check_version(AGENT, current, request.version)
-    return service.change(tx, actor, AGENT, current, amend(current.body, request))
+    config = amend(current.body, request)
+    if request.sent("skills"):
+        skills.check_references(tx, actor.workspace_id, config["skills"])
+    return service.change(tx, actor, AGENT, current, config)
 
 
 def resolve(tx: Tx, workspace_id: str, agent: str | AgentReference | AgentOverrides) -> Config:
@@ -134,6 +141,7 @@ def configure(request: AgentCreate) -> Config:
         "metadata": dict(request.metadata or {}),
     }
     check_servers(config["tools"], config["mcp_servers"])
+    check_skills(config["tools"], config["skills"])
     return config
 
 
@@ -162,6 +170,7 @@ def amend(stored: Mapping[str, Any], request: AgentUpdate) -> Config:
         config["execution_identity"] = _identity(request.execution_identity)
     config["metadata"] = _merge(stored["metadata"], request.metadata)
     check_servers(config["tools"], config["mcp_servers"])
+    check_skills(config["tools"], config["skills"])
     return config
 
 
@@ -191,6 +200,7 @@ def override(stored: Mapping[str, Any], request: AgentOverrides) -> Config:
     used = {t["mcp_server_name"] for t in config["tools"] if t["type"] == "mcp_toolset"}
     # Servers that no tool uses any more are harmless here: overrides replace one field at a time.
     check_servers(config["tools"], [s for s in config["mcp_servers"] if s["name"] in used])
+    check_skills(config["tools"], config["skills"])
     return config
 
 
@@ -217,10 +227,16 @@ def _tools(tools: Sequence[Tool] | None) -> list[Config]:
     return resolve_tools(tools or ())
 
 
-def _skills(skills: Sequence[Skill] | None) -> list[Config]:
-    if skills:
-        raise InvalidRequest("skills: this server holds no skills; send null or an empty list")
-    return []
+def _skills(sent: Sequence[Skill] | None) -> list[Config]:
+    seen = set()
+    for index, skill in enumerate(sent or ()):
+        if skill.skill_id in seen:
+            raise InvalidRequest(f"skills[{index}]: {skill.skill_id!r} appears twice")
+        seen.add(skill.skill_id)
+    return [
+        {"type": skill.type, "skill_id": skill.skill_id, "version": skill.version or LATEST}
+        for skill in sent or ()
+    ]
 
 
 def _check_multiagent(multiagent: Mapping[str, Any] | None) -> None:

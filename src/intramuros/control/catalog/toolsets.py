@@ -70,9 +70,29 @@ def check_servers(tools: Iterable[dict[str, Any]], servers: Iterable[dict[str, A
         raise InvalidRequest(f"mcp_servers: no mcp_toolset in tools uses {name!r}")
 
 
+def check_skills(tools: Iterable[dict[str, Any]], skills: Sequence[object]) -> None:
+    """Check that an agent with skills can read them (contract 5.27).
+
+    Args:
+        tools: resolved tools.
+
+    Raises:
+        InvalidRequest: there are skills and no enabled ``read``.
+    """
+    if skills and not any(_reads(tool) for tool in tools):
+        raise InvalidRequest("skills: need the `read` tool; enable it in agent_toolset_20260401")
+
+
 def resolve_servers(servers: Iterable[McpServer]) -> list[dict[str, Any]]:
     """Return MCP servers as stored and shown."""
     return [{"type": "url", "name": server.name, "url": server.url} for server in servers]
+
+
+def _reads(tool: dict[str, Any]) -> bool:
+    if "configs" not in tool or "mcp_server_name" in tool:
+        return False
+    named = [c["enabled"] for c in tool["configs"] if c["name"] == "read"]
+    return bool(named[0] if named else tool["default_config"]["enabled"])
 
 
 def _resolve(tool: Tool) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from intramuros.protocol.resources.skills import Manifest
+
 _MEMORY: Final = """\
 # Memory
 
@@ -10,24 +12,39 @@ These directories in your sandbox are memory stores: what is in them outlives th
 other sessions may read and change it. Look there before you start, and use the file tools to keep
 there what will be worth knowing later. Each file is text of at most 100 kB.
 """
+_SKILLS: Final = """\
+# Skills
+
+These directories in your working directory hold instructions and files for certain kinds of work.
+Before a task that one of them is meant for, read its SKILL.md and follow it.
+"""
 _ACCESS: Final = {
     "read_write": "you may read and write",
     "read_only": "you may only read; writes are refused",
 }
 
 
-def brief(own: str | None, resources: Sequence[Mapping[str, Any]]) -> str | None:
+def brief(
+    own: str | None, resources: Sequence[Mapping[str, Any]], skills: Sequence[Manifest] = ()
+) -> str | None:
     """Return a session's system prompt, or None when there is nothing to say.
 
     Args:
         own: the agent's.
         resources: what is mounted, as the API shows it (contract 11.13).
+        skills: what the session's skills say of themselves.
     """
+    sections = [own] if own else []
+    if skills:
+        sections.append("\n".join([_SKILLS, *(_offer(skill) for skill in skills)]))
     stores = [shown for shown in resources if shown["type"] == "memory_store"]
-    if not stores:
-        return own or None
-    section = "\n".join([_MEMORY, *(_describe(store) for store in stores)])
-    return f"{own}\n\n{section}" if own else section
+    if stores:
+        sections.append("\n".join([_MEMORY, *(_describe(store) for store in stores)]))
+    return "\n\n".join(sections) or None
+
+
+def _offer(skill: Manifest) -> str:
+    return f"- `skills/{skill.name}/SKILL.md`: {' '.join(skill.description.split())}"
 
 
 def _describe(store: Mapping[str, Any]) -> str:

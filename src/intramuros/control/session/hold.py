@@ -19,7 +19,7 @@ from intramuros.control.session.journal import Journal
 from intramuros.control.session.state import initial
 from intramuros.control.session.turn import Wait
 from intramuros.control.session.view import Subject, View
-from intramuros.control.store import events, leases
+from intramuros.control.store import events, leases, session_skills
 from intramuros.control.store.db import Database, Tx
 from intramuros.control.store.leases import Lease, LostLease
 from intramuros.control.store.records import Draft, Record
@@ -168,10 +168,13 @@ def load_view(tx: Tx, session_id: str, known: View | None) -> View:
     ).first()
     if row is None:
         raise LostLease(f"session {session_id} is gone")
-    subject = Subject(session_id, row.workspace_id, row.agent, row.resources)
     if known is not None:
-        view = replace(known, subject=subject)
+        view = replace(
+            known, subject=replace(known.subject, agent=row.agent, resources=row.resources)
+        )
     else:
+        skills = tuple(skill.manifest for skill in session_skills.of(tx, session_id))
+        subject = Subject(session_id, row.workspace_id, row.agent, row.resources, skills)
         empty = initial(row.state["thread_id"], self_hosted=row.state["self_hosted"])
         view = View.empty(subject, empty)
     after = view.state.last_seq

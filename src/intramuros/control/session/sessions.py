@@ -10,16 +10,17 @@ from typing import Any, Final, Literal
 
 from sqlalchemy import ColumnElement, Row, and_, delete, insert, or_, select, update
 
-from intramuros.control.catalog import agents, service
+from intramuros.control.catalog import agents, files, service, skills
 from intramuros.control.catalog.kinds import ENVIRONMENT
 from intramuros.control.identity import audit
+from intramuros.control.identity.actor import Actor
 from intramuros.control.identity.principal import Principal
 from intramuros.control.session import attachments
 from intramuros.control.session.journal import Held, Journal
 from intramuros.control.session.phase import Status
 from intramuros.control.session.state import CallKind, initial
 from intramuros.control.session.work import WorkQueue
-from intramuros.control.store import events, leases
+from intramuros.control.store import events, leases, session_skills
 from intramuros.control.store.db import Tx
 from intramuros.control.store.notify import Hub, session_topic
 from intramuros.control.store.records import Draft, primary_thread_id
@@ -90,6 +91,7 @@ class Sessions:
             raise InvalidRequest(f"environment {found.id!r} is archived")
         agent = agents.resolve(tx, principal.workspace_id, request.agent)
         mounted = attachments.mount(tx, principal.workspace_id, request.resources or ())
+        agent["skills"], told = skills.pin(tx, principal.workspace_id, agent["skills"])
         session_id, kind = self._ids.new("sesn"), str(found.body["config"]["type"])
         state = initial(primary_thread_id(session_id), self_hosted=kind == "self_hosted")
         now_us = to_micros(self._clock.now())
@@ -121,6 +123,7 @@ class Sessions:
             {"agent_id": agent["id"], "version": agent["version"], "environment_id": found.id},
         )
         attachments.record(tx, session_id, mounted)
+        session_skills.attach(tx, session_id, told)
         if kind == "self_hosted":
             self._work.ensure(tx, found.id, session_id)
         if request.initial_events:
@@ -216,6 +219,8 @@ class Sessions:
         self._audit(tx, "session.delete", principal, session_id, {"events": row.last_seq})
         self._work.release(tx, row.environment_id, session_id, force=True)
         leases.drop(tx, leases.TURNS, session_id)
+        actor = Actor(self._clock, self._ids, principal.workspace_id, principal.credential_id)
+        files.remove_of_session(tx, actor, session_id)
         tx.execute(delete(sessions).where(sessions.c.id == session_id))
         tx.after_commit(lambda: self._hub.hint(session_topic(session_id)))
 

@@ -23,7 +23,7 @@ def request(view: View, max_tokens: int) -> ModelRequest:
     model = agent["model"]
     return ModelRequest(
         model=model["id"],
-        system=brief(agent.get("system"), view.subject.resources),
+        system=brief(agent.get("system"), view.subject.resources, view.subject.skills),
         messages=messages(view.conversation),
         tools=definitions(view.tools()),
         max_tokens=max_tokens,

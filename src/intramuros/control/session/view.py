@@ -13,6 +13,7 @@ from intramuros.control.session.conversation import Conversation, hear
 from intramuros.control.session.state import State, fold
 from intramuros.control.session.toolset import Tool, toolset, used_servers
 from intramuros.control.store.records import Draft, Record
+from intramuros.protocol.resources.skills import Manifest
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,14 @@ class Subject:
     Args:
         agent: the session's agent snapshot, as the API shows it.
         resources: what is mounted in its sandbox, as the API shows it.
+        skills: what its model is told of its skills.
     """
 
     session_id: str
     workspace_id: str
     agent: Mapping[str, Any]
     resources: Sequence[Mapping[str, Any]] = ()
+    skills: tuple[Manifest, ...] = ()
 
     @property
     def caller(self) -> Caller:

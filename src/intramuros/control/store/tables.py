@@ -231,3 +231,39 @@ secrets = Table(
     Column("sealed", LargeBinary, nullable=False),
     Column("created_us", BigInteger, nullable=False),
 )
+
+# What the blob store holds and for whom; written and removed with the resource that holds it.
+blobs = Table(
+    "blobs",
+    metadata,
+    Column("key", String, primary_key=True),
+    Column("workspace_id", String, ForeignKey("workspaces.id"), nullable=False),
+    Column("owner_id", String, nullable=False),  # a file, a skill version
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("sha256", String, nullable=False),
+    Column("expires_us", BigInteger),
+    Column("gone", Boolean, nullable=False),  # expired: the bytes are no more
+    Index("ix_blobs_owner", "owner_id"),
+    Index("ix_blobs_expires", "gone", "expires_us"),
+)
+
+# The room that blobs take, kept in step with them.
+storage = Table(
+    "storage",
+    metadata,
+    Column("workspace_id", String, ForeignKey("workspaces.id"), primary_key=True),
+    Column("used_bytes", BigInteger, nullable=False),
+)
+
+# The skills of a session at the versions it started with, and what its model is told of them.
+session_skills = Table(
+    "session_skills",
+    metadata,
+    Column("session_id", String, ForeignKey("sessions.id", ondelete="CASCADE"), primary_key=True),
+    Column("skill_id", String, primary_key=True),
+    Column("version_id", String, nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("name", String, nullable=False),
+    Column("description", String, nullable=False),
+    Index("ix_session_skills_skill", "skill_id", "session_id"),
+)

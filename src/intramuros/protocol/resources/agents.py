@@ -14,6 +14,7 @@ from intramuros.protocol.resources.base import (
     Response,
     Timestamp,
 )
+from intramuros.protocol.resources.skills import MAX_SKILLS
 from intramuros.protocol.resources.tools import Tool
 
 MAX_MCP_SERVERS: Final = 20
@@ -107,6 +108,9 @@ class Skill(Request):
     version: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
 
 
+Skills = Annotated[list[Skill], Field(max_length=MAX_SKILLS)]
+
+
 def distinct_servers(servers: list[McpServer] | None) -> list[McpServer] | None:
     """Return the servers if no two have the same name (contract 5.22).
 
@@ -132,7 +136,7 @@ class AgentCreate(Request):
     system: System | None = None
     tools: list[Tool] | None = None
     mcp_servers: McpServers | None = None
-    skills: list[Skill] | None = None
+    skills: Skills | None = None
     metadata: Metadata | None = None
     multiagent: dict[str, Any] | None = None
     execution_identity: ExecutionIdentity | None = None
@@ -150,7 +154,7 @@ class AgentUpdate(Request):
     system: System | None = None
     tools: list[Tool] | None = None
     mcp_servers: McpServers | None = None
-    skills: list[Skill] | None = None
+    skills: Skills | None = None
     metadata: MetadataPatch | None = None
     multiagent: dict[str, Any] | None = None
     execution_identity: ExecutionIdentity | None = None
@@ -176,7 +180,7 @@ class AgentOverrides(Request):
     system: System | None = None
     tools: list[Tool] | None = None
     mcp_servers: McpServers | None = None
-    skills: list[Skill] | None = None
+    skills: Skills | None = None
 
     _servers = field_validator("mcp_servers")(distinct_servers)
 

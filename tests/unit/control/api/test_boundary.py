@@ -1,3 +1,6 @@
+import random
+import re
+
 import pytest
 
 from intramuros.control.api.boundary import (
@@ -12,6 +15,7 @@ from intramuros.control.api.boundary import (
 )
 from intramuros.kernel.errors import Conflict, InvalidRequest, RateLimited, Unavailable
 from intramuros.kernel.ids import IdFactory
+from intramuros.kernel.timing import ManualClock
 from tests.unit.control.api.asgi import Answer, call
 
 pytestmark = pytest.mark.anyio
@@ -116,6 +120,21 @@ async def test_bodies_are_limited_by_length_and_by_count(wrap) -> None:
     assert (await post(b"", length="9" * 400)).status == 413
     assert (await post(b"x", length="not a number")).status == 200
     assert (await post(b"", length="11")).json["error"]["type"] == "request_too_large"
+
+
+async def test_R032_uploads_have_their_own_limit() -> None:
+    app = Boundary(
+        reading,
+        ids=IdFactory(ManualClock(), random.Random(1).randbytes),
+        organization_id=ORGANIZATION,
+        max_body_bytes=10,
+        uploads=[(re.compile(r"/v1/files"), 20)],
+    )
+    sizes = {"/v1/files": 20, "/v1/files/x": 10, "/v1/agents": 10}
+    for path, most in sizes.items():
+        assert (await call(app, path, method="POST", body=[b"x" * most])).status == 200
+        assert (await call(app, path, method="POST", body=[b"x" * (most + 1)])).status == 413
+    assert (await call(app, "/v1/files", body=[b"x" * 11])).status == 413
 
 
 async def test_other_protocols_pass_through(wrap) -> None:

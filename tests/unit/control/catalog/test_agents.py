@@ -107,14 +107,33 @@ def test_metadata_limits_hold_for_the_merged_bag() -> None:
 
 
 def test_what_this_server_lacks_is_refused_clearly() -> None:
-    for more in (
-        {"skills": [{"type": "custom", "skill_id": "skill_1"}]},
-        {"multiagent": {"type": "coordinator", "agents": ["agent_1"]}},
-    ):
-        with pytest.raises(InvalidRequest, match="this server"):
-            agents.configure(creating(**more))
-        with pytest.raises(InvalidRequest, match="this server"):
-            agents.amend(STORED, updating(**more))
+    more = {"multiagent": {"type": "coordinator", "agents": ["agent_1"]}}
+    with pytest.raises(InvalidRequest, match="this server"):
+        agents.configure(creating(**more))
+    with pytest.raises(InvalidRequest, match="this server"):
+        agents.amend(STORED, updating(**more))
+
+
+def test_c5_25_c5_27_skills_default_to_latest_and_need_read() -> None:
+    skill = {"type": "custom", "skill_id": "skill_1"}
+    reading = [{"type": "agent_toolset_20260401"}]
+    made = agents.configure(creating(skills=[skill], tools=reading))
+    assert made["skills"] == [{**skill, "version": "latest"}]
+    with pytest.raises(InvalidRequest, match="`read` tool"):
+        agents.configure(creating(skills=[skill]))
+    with pytest.raises(InvalidRequest, match="`read` tool"):
+        agents.amend(made, updating(tools=[]))
+    with pytest.raises(InvalidRequest, match="`read` tool"):
+        agents.override(made, overriding(tools=None))
+    assert agents.amend(made, updating(tools=[], skills=None))["skills"] == []
+    with pytest.raises(InvalidRequest, match="appears twice"):
+        agents.configure(creating(skills=[skill, {**skill, "version": "skver_1"}], tools=reading))
+
+
+def test_c5_26_R201_at_most_500_skills() -> None:
+    many = [{"type": "custom", "skill_id": f"skill_{n}"} for n in range(501)]
+    with pytest.raises(ValueError, match="at most 500"):
+        creating(skills=many)
 
 
 @pytest.mark.rule("c10_3", "c10_6")

@@ -5,6 +5,7 @@ from pydantic import TypeAdapter
 
 from intramuros.control.catalog.toolsets import (
     check_servers,
+    check_skills,
     check_tools,
     resolve_servers,
     resolve_tools,
@@ -149,3 +150,17 @@ def test_toolsets_and_servers_must_name_each_other() -> None:
         check_servers(resolved, [])
     with pytest.raises(InvalidRequest, match="no mcp_toolset"):
         check_servers([], servers)
+
+
+def test_c5_27_skills_need_an_enabled_read_tool() -> None:
+    def toolset(enabled: bool, read: bool | None) -> dict[str, object]:
+        configs = [] if read is None else [{"name": "read", "enabled": read}]
+        return {"configs": configs, "default_config": {"enabled": enabled}}
+
+    server = {**toolset(enabled=True, read=True), "mcp_server_name": "x"}
+    for good in (toolset(True, None), toolset(False, True)):
+        check_skills([server, good], ["skill"])
+    for bad in ([], [toolset(True, False)], [toolset(False, None)], [server], [{"name": "read"}]):
+        check_skills(bad, [])
+        with pytest.raises(InvalidRequest, match="`read` tool"):
+            check_skills(bad, ["skill"])

@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 
 from intramuros.control.session.briefing import brief
+from intramuros.protocol.resources.skills import Manifest
 
 
 def store(**more: Any) -> dict[str, Any]:
@@ -42,3 +43,13 @@ def test_c11_13_R146_each_mount_is_described() -> None:
         assert part in text
     assert text.count("About it") == 1
     assert brief(None, [store()]) == brief("", [store()])
+
+
+def test_skills_stand_between_the_agents_own_and_memory() -> None:
+    skills = [Manifest("calc", "Adds\nnumbers"), Manifest("pdf", "Fills forms")]
+    text = brief("Be brief.", [store()], skills)
+    assert text is not None
+    assert text.startswith("Be brief.\n\n# Skills\n")
+    assert "- `skills/calc/SKILL.md`: Adds numbers\n- `skills/pdf/SKILL.md`: Fills forms\n" in text
+    assert text.index("# Skills") < text.index("# Memory")
+    assert brief(None, [], skills[:1]) == brief("", [], skills[:1])
