@@ -77,7 +77,7 @@ def test_10_10_initial_events_run_at_once(site: Site) -> None:
         ({"initial_events": [{"type": "user.interrupt"}]}, "initial_events"),
         ({"initial_events": [MESSAGE] * 51}, "initial_events"),
         ({"metadata": {str(n): "x" for n in range(17)}}, "metadata"),
-        ({"vault_ids": ["vlt_1"]}, "vault_ids"),
+        ({"vault_ids": ["vlt_1"] * 101}, "vault_ids"),
         ({"title": "x" * 513}, "title"),
         ({"extra_body": {"surprise": 1}}, "surprise"),
     ],

@@ -35,10 +35,10 @@ from intramuros.control.api import (
     skills,
     threads,
     tunnels,
+    vaults,
     work,
 )
 from intramuros.control.api.boundary import Boundary
-from intramuros.control.api.connection import BoundedHttp
 from intramuros.control.api.pages import Cursors
 from intramuros.control.api.replies import reply
 from intramuros.control.api.services import Services, Storage
@@ -46,6 +46,9 @@ from intramuros.control.brain import Body, edges_from, networks_from, think
 from intramuros.control.catalog.reach import Reach
 from intramuros.control.catalog.sweep import Sweeper
 from intramuros.control.catalog.tunnels import Issuer
+from intramuros.control.catalog.validation import Validator
+from intramuros.control.catalog.vaults import Credentials
+from intramuros.control.catalog.wallet import Wallet
 from intramuros.control.identity.installation import Installation, open_installation
 from intramuros.control.identity.throttle import FailureThrottle
 from intramuros.control.jobs import Reaper
@@ -59,8 +62,9 @@ from intramuros.control.store.notify import Hub
 from intramuros.control.store.secrets import (
     ensure_secret,
 )
+from intramuros.control.store.strongbox import Strongbox
 from intramuros.kernel.errors import OperatorError
-from intramuros.kernel.service import Stop, Task, run_service, settle
+from intramuros.kernel.service import Stop, Task, run_service
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import to_micros
 from intramuros.protocol.resources.skills import MAX_SKILL_BYTES
@@ -149,6 +153,9 @@ async def build_services(opened: Installation, settings: ServerSettings) -> Serv
     journal = Journal(clock, ids, hub, queue)
     issuer = Issuer(signing_key, settings.base_domain)
     edges = edges_from(settings.edge, _read_pem(settings.edge_ca_file))
+    reach = Reach(db, clock, issuer, edges, networks_from(settings.mcp_networks))
+    credentials = Credentials(Strongbox(opened.sealer, ids.random))
+    wallet = Wallet(db, clock, ids, credentials, reach)
     return Services(
         db=db,
         blobs=Blobs.open(settings.blob_url, settings.data_dir),
@@ -164,7 +171,10 @@ async def build_services(opened: Installation, settings: ServerSettings) -> Serv
         cursors=Cursors(cursor_key, clock),
         throttle=FailureThrottle(clock),
         issuer=issuer,
-        reach=Reach(db, clock, issuer, edges, networks_from(settings.mcp_networks)),
+        reach=reach,
+        credentials=credentials,
+        wallet=wallet,
+        validator=Validator(db, clock, reach, wallet),
         organization_id=opened.organization_id,
         lenient=settings.lenient,
     )
@@ -185,6 +195,7 @@ def create_app(services: Services) -> FastAPI:
         environments.router,
         environments.keys_router,
         tunnels.router,
+        vaults.router,
         keys.router,
         sessions.router,
         events.router,
@@ -235,7 +246,6 @@ async def serve(settings: ServerSettings, *, stop: Stop | None = None) -> None:
                 "api": server.task(listener),
                 **background(services, settings),
             }
-            settle()
             await run_service(tasks, drain_s=DRAIN_S, stop=stop)
         finally:
             opened.db.close()
@@ -268,7 +278,7 @@ def background(services: Services, settings: ServerSettings) -> Mapping[str, Tas
         "hub": close,
         "reaper": reaper.run,
         "sweeper": sweeper.run,
-        **think(body, models, services.reach),
+        **think(body, models, services.wallet.transport_for),
     }
 
 
@@ -324,7 +334,6 @@ def _uvicorn_config(app: FastAPI) -> uvicorn.Config:
         lifespan="off",
         server_header=False,
         ws="none",
-        http=BoundedHttp,
         # Longer than clients keep idle connections, so that it is they who close them: a request
         # sent into a connection that the server is just closing would be lost.
         timeout_keep_alive=_KEEP_ALIVE_S,

@@ -7,8 +7,8 @@ import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from intramuros.control.catalog.reach import Edges, Reach
-from intramuros.control.mcp.client import McpPool
+from intramuros.control.catalog.reach import Edges
+from intramuros.control.mcp.client import McpPool, TransportFor
 from intramuros.control.mcp.dial import Edge, outer_context
 from intramuros.control.mcp.guard import Network
 from intramuros.control.model.registry import Models
@@ -72,9 +72,9 @@ def networks_from(texts: Sequence[str]) -> list[Network]:
         raise OperatorError(f"mcp_networks: {error}", "write it as 10.1.0.0/16") from error
 
 
-def think(body: Body, models: Models, reach: Reach) -> Mapping[str, Task]:
+def think(body: Body, models: Models, transport_for: TransportFor) -> Mapping[str, Task]:
     """Return the tasks that run turns: the MCP pool, and the runner that borrows from it."""
-    pool = McpPool(reach.transport_for)
+    pool = McpPool(transport_for)
     performer = Performer(models, pool, body.hub)
     desk = Desk(body.db, body.journal, body.clock)
     runner = Runner(desk, performer, body.ids, holder=f"{socket.gethostname()}/{os.getpid()}")

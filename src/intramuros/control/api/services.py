@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from intramuros.control.api.pages import Cursors
 from intramuros.control.catalog.reach import Reach
 from intramuros.control.catalog.tunnels import Issuer
+from intramuros.control.catalog.validation import Validator
+from intramuros.control.catalog.vaults import Credentials
+from intramuros.control.catalog.wallet import Wallet
 from intramuros.control.identity.throttle import FailureThrottle
 from intramuros.control.session.journal import Journal
 from intramuros.control.session.sessions import Sessions
@@ -44,6 +47,11 @@ class Services:
     """Makes tunnel domains and tokens."""
     reach: Reach
     """Tells the edges of rotated tokens."""
+    credentials: Credentials
+    """Stores vault credentials and opens them."""
+    wallet: Wallet
+    """Carries credentials to MCP servers."""
+    validator: Validator
     organization_id: str
     """A UUID; this installation is one organization."""
     lenient: bool = False

@@ -4,6 +4,7 @@ A host under the tunnel suffix is only ever reached through a tunnel. One that b
 workspace gets the same answer as one that nobody has (R112).
 """
 
+import ipaddress
 import os
 import ssl
 from collections.abc import Sequence
@@ -71,11 +72,30 @@ class Reach:
             McpError: the host is under the tunnel suffix and no tunnel of this workspace owns it.
         """
         host = httpx2.URL(server.url).host.lower()
-        if not host.endswith(f".tunnel.{self._issuer.base_domain}"):
+        if not self._is_tunnelled(host):
             return GuardedTransport(self._exceptions)
         if await self._route(caller, host) is None:
             raise McpError(server.name, McpFailure.CONNECTION, f"no tunnel serves {host}")
         return TunnelTransport(self._dialer(caller))
+
+    def carries_secrets(self, url: str) -> bool:
+        """Tell whether a credential may be sent to this URL.
+
+        TLS protects it, or the tunnel does (which is TLS inside); in the clear it goes only to an
+        address of the operator's own networks, never to a name, which might resolve elsewhere.
+        """
+        parts = httpx2.URL(url)
+        if parts.scheme == "https" or self._is_tunnelled(parts.host):
+            return True
+        try:
+            address = ipaddress.ip_address(parts.host)
+        except ValueError:
+            return False
+        networks = (n for n in self._exceptions if n.version == address.version)
+        return any(address in network for network in networks)
+
+    def _is_tunnelled(self, host: str) -> bool:
+        return host.lower().endswith(f".tunnel.{self._issuer.base_domain}")
 
     async def fence(self, tunnel_id: str, version: int, *, sever: bool) -> None:
         """Tell every edge that tokens below ``version`` open no new links; best effort.

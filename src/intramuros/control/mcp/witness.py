@@ -9,8 +9,11 @@ from typing import Final
 
 import httpx2
 
+from intramuros.control.mcp.bearer import CredentialRefused
+
 # A tool result of this size is a mistake of the server; larger outputs belong into files.
 MAX_REPLY_BYTES: Final = 32 * 1024 * 1024
+_UNAUTHORIZED: Final = 401
 
 
 class Witness(httpx2.AsyncBaseTransport):
@@ -27,7 +30,8 @@ class Witness(httpx2.AsyncBaseTransport):
         try:
             response = await self._inner.handle_async_request(request)
         except Exception as error:
-            self.note(None, str(error) or type(error).__name__)
+            refused = _UNAUTHORIZED if isinstance(error, CredentialRefused) else None
+            self.note(refused, str(error) or type(error).__name__)
             raise
         if response.status_code >= 400 and request.method == "POST":
             self.note(response.status_code, f"HTTP {response.status_code}")

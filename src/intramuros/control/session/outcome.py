@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from intramuros.control.mcp.base import McpError, McpResult, McpTool
+from intramuros.control.mcp.base import McpError, McpFailure, McpResult, McpTool
 from intramuros.control.model.base import ModelError, ModelReply
 from intramuros.control.session.drafts import (
     error_result,
@@ -118,6 +118,14 @@ def listed(view: View, found: Mapping[str, Sequence[McpTool] | McpError]) -> lis
     reached = [name for name, answer in found.items() if not isinstance(answer, McpError)]
     mark = {"turn": view.state.turn, "servers": reached}
     return [*drafts, Draft("internal.mcp_listed", mark)]
+
+
+def mcp_refused(answer: McpResult | McpError) -> list[Draft]:
+    """Report a credential that a server refused in the middle of a turn (R084, R103)."""
+    if not isinstance(answer, McpError) or answer.failure is not McpFailure.AUTHENTICATION:
+        return []
+    kind, name = answer.failure.value, answer.server_name
+    return [failure(kind, answer.message, "retrying", mcp_server_name=name)]
 
 
 def mcp_answered(view: View, call: Call, answer: McpResult | McpError, max_chars: int) -> Draft:

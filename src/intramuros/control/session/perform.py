@@ -81,7 +81,8 @@ class Performer:
 
             def record(view: View, context: Context) -> list[Draft]:
                 chars = context.limits.mcp_result_chars
-                return [outcome.mcp_answered(view, call, answer, chars)]
+                answered = outcome.mcp_answered(view, call, answer, chars)
+                return [*outcome.mcp_refused(answer), answered]
 
             if left:
                 await early(record)

@@ -10,12 +10,14 @@ from typing import Any, Final, Literal
 
 from sqlalchemy import ColumnElement, Row, and_, delete, insert, or_, select, update
 
-from intramuros.control.catalog import agents, files, service, skills
+from intramuros.control.catalog import agents, files, service, skills, vaults
 from intramuros.control.catalog.kinds import ENVIRONMENT
+from intramuros.control.catalog.service import Resource
 from intramuros.control.identity import audit
 from intramuros.control.identity.actor import Actor
 from intramuros.control.identity.principal import Principal
 from intramuros.control.session import attachments
+from intramuros.control.session.drafts import failure
 from intramuros.control.session.journal import Held, Journal
 from intramuros.control.session.phase import Status
 from intramuros.control.session.state import CallKind, initial
@@ -81,11 +83,12 @@ class Sessions:
         """Create a session, with its initial events if any, all or nothing.
 
         Raises:
-            NotFound: no such agent or environment here.
+            NotFound: no such agent, environment or vault here.
             InvalidRequest: one of them is archived, or something is asked for that this server
                 does not have.
         """
         _refuse_unavailable(request)
+        vault_ids = vaults.attach(tx, principal.workspace_id, request.vault_ids or ())
         found = service.get(tx, principal.workspace_id, ENVIRONMENT, request.environment_id)
         if found.archived_us is not None:
             raise InvalidRequest(f"environment {found.id!r} is archived")
@@ -107,7 +110,7 @@ class Sessions:
                 title=request.title,
                 metadata=request.metadata or {},
                 resources=mounted,
-                vault_ids=[],
+                vault_ids=vault_ids,
                 status=state.status.value,
                 state=state.dump(),
                 last_seq=0,
@@ -124,11 +127,30 @@ class Sessions:
         )
         attachments.record(tx, session_id, mounted)
         session_skills.attach(tx, session_id, told)
+        self._report_kept_out(tx, session_id, found)
         if kind == "self_hosted":
             self._work.ensure(tx, found.id, session_id)
         if request.initial_events:
             self._journal.accept(tx, principal, session_id, request.initial_events)
         return self.get(tx, principal, session_id)
+
+    def _report_kept_out(self, tx: Tx, session_id: str, environment: Resource) -> None:
+        """Say in the log which variables stay unset, or unused for some hosts (R074, Q12)."""
+        held = self._journal.hold(tx, session_id)
+        config = environment.body["config"]
+        kept = vaults.kept_out(tx, environment.workspace_id, held.row.vault_ids, config)
+        drafts = []
+        for credential, hosts in kept:
+            name = credential.body["auth"]["secret_name"]
+            why = (
+                f"{name} stays unset: nothing injects secrets into self-hosted sandboxes"
+                if config["type"] == "self_hosted"
+                else f"the environment does not let {name} reach {', '.join(hosts)}"
+            )
+            ids = {"credential_id": credential.id, "vault_id": credential.parent_id}
+            drafts.append(failure("credential_host_unreachable_error", why, "retrying", **ids))
+        if drafts:
+            self._journal.append(tx, held, drafts)
 
     def get(self, tx: Tx, principal: Principal, session_id: str) -> SessionRow:
         """Return a session's row.
@@ -298,8 +320,6 @@ class Sessions:
 
 
 def _refuse_unavailable(request: SessionCreate) -> None:
-    if request.vault_ids:
-        raise InvalidRequest("vault_ids: vaults are not available on this server yet; send []")
     if request.budget is not None:
         raise InvalidRequest("budget: budgets are not available on this server yet; leave it out")
 

@@ -267,3 +267,20 @@ session_skills = Table(
     Column("description", String, nullable=False),
     Index("ix_session_skills_skill", "skill_id", "session_id"),
 )
+
+# Secrets of active vault credentials (store/strongbox.py); the row goes when the credential is
+# archived. ``match_key`` is what the credential answers to: a server's URL or a variable's name.
+vault_secrets = Table(
+    "vault_secrets",
+    metadata,
+    Column("credential_id", String, ForeignKey("resources.id"), primary_key=True),
+    Column("vault_id", String, ForeignKey("resources.id"), nullable=False),
+    Column("match_key", String, nullable=False),
+    Column("sealed_key", LargeBinary, nullable=False),  # the data key, by the master key
+    Column("sealed", LargeBinary, nullable=False),  # the secret, by the data key
+    Column("epoch", BigInteger, nullable=False),  # grows with every replacement and refresh lock
+    Column("locked_us", BigInteger),  # until when one process may refresh it
+    Column("stopped", Boolean, nullable=False),  # the grant is gone: no refresh until replaced
+    Column("failing", Boolean, nullable=False),  # the last refresh failed
+    Index("ix_vault_secrets_key", "vault_id", "match_key", unique=True),
+)

@@ -17,6 +17,7 @@ from intramuros.protocol.resources.memory import MemoryStoreParam
 from intramuros.protocol.resources.tools import Tool
 
 MAX_INITIAL_EVENTS: Final = 50
+MAX_VAULTS: Final = 100
 MAX_RESOURCES: Final = 500
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=128)]
@@ -33,7 +34,7 @@ class SessionCreate(Request):
     metadata: Metadata | None = None
     initial_events: Annotated[list[UserMessage], Field(max_length=MAX_INITIAL_EVENTS)] | None = None
     resources: Annotated[list[MemoryStoreParam], Field(max_length=MAX_RESOURCES)] | None = None
-    vault_ids: list[str] | None = None
+    vault_ids: Annotated[list[Id], Field(max_length=MAX_VAULTS)] | None = None
     budget: dict[str, Any] | None = None
 
 

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from sqlalchemy import insert
 
-from intramuros.control.brain import edges_from
+from intramuros.control.brain import edges_from, networks_from
 from intramuros.control.catalog import certificates, tunnels
 from intramuros.control.catalog.reach import ROTATION_GRACE, Reach
 from intramuros.control.catalog.tunnels import Issuer
@@ -147,3 +147,26 @@ async def test_only_active_authorities_are_trusted(house: House) -> None:
 
 async def test_an_edge_that_is_away_does_not_hold_up_a_rotation(house: House) -> None:
     await house.reach.fence("tnl_1", 2, sever=True)
+
+
+@pytest.mark.parametrize(
+    ("url", "carries"),
+    [
+        ("https://m.example/mcp", True),
+        ("http://m.example/mcp", False),
+        ("http://x.abc.tunnel.intramuros.internal/mcp", True),
+        ("http://10.1.2.3:8000/mcp", True),
+        ("http://10.2.2.3/mcp", False),
+        ("http://[::1]/mcp", False),
+        ("http://localhost/mcp", False),
+    ],
+)
+async def test_R076_credentials_go_over_tls_or_into_the_operators_networks(
+    tmp_path: Path, url: str, *, carries: bool
+) -> None:
+    db = Database.open(f"sqlite:///{tmp_path / 'db'}")
+    house = House(db, IdFactory(ManualClock(), lambda count: b"x" * count))
+    networks = networks_from(["10.1.0.0/16"])
+    reach = Reach(db, house.clock, house.issuer, edges_from([], None), networks)
+    assert reach.carries_secrets(url) is carries
+    db.close()

@@ -64,7 +64,6 @@ def test_10_7_the_agent_is_a_snapshot(world: World) -> None:
 @pytest.mark.parametrize(
     ("body", "match"),
     [
-        ({"vault_ids": ["vlt_1"]}, "vaults are not available"),
         ({"budget": {"type": "limit"}}, "budgets are not available"),
     ],
 )
