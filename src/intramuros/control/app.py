@@ -64,7 +64,7 @@ from intramuros.control.store.secrets import (
 )
 from intramuros.control.store.strongbox import Strongbox
 from intramuros.kernel.errors import OperatorError
-from intramuros.kernel.service import Stop, Task, run_service
+from intramuros.kernel.service import Stop, Task, run_service, settle
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import to_micros
 from intramuros.protocol.resources.skills import MAX_SKILL_BYTES
@@ -246,6 +246,7 @@ async def serve(settings: ServerSettings, *, stop: Stop | None = None) -> None:
                 "api": server.task(listener),
                 **background(services, settings),
             }
+            settle()
             await run_service(tasks, drain_s=DRAIN_S, stop=stop)
         finally:
             opened.db.close()

@@ -24,7 +24,7 @@ from intramuros.execution.session import Item, Terms
 from intramuros.execution.settings import WorkerSettings
 from intramuros.execution.status import Board
 from intramuros.kernel.errors import OperatorError
-from intramuros.kernel.service import Stop, Task, run_service
+from intramuros.kernel.service import Stop, Task, run_service, settle
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock, SystemClock
 from intramuros.protocol.events import SANDBOX_TOOLS, SERVER_TOOLS
@@ -130,6 +130,7 @@ async def _run(
     status_file = settings.status_file
     if status_file is not None:
         tasks["status"] = lambda stop: board.publish(status_file, stop)
+    settle()
     await run_service(tasks, drain_s=settings.drain_s, stop=finished)
 
 

@@ -4,6 +4,7 @@ The first SIGTERM or SIGINT asks the tasks to take no more and to finish; the se
 the drain time, cancels them. If a task fails, the whole process stops with its cause.
 """
 
+import gc
 import signal
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -68,6 +69,16 @@ async def run_service(
         if cause is failed:
             raise
         raise cause from cause.__cause__
+
+
+def settle() -> None:
+    """Take what is loaded by now out of the garbage collector's sight; call it once set up.
+
+    Modules, models and routes live as long as the process. A full collection that looks at all of
+    them again and again stops every task for over 100 ms in a server, and takes a sixth of its CPU.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 async def _named(name: str, task: Task, stop: Stop) -> None:

@@ -10,7 +10,7 @@ import anyio
 from anyio.abc import SocketStream
 
 from intramuros.kernel.errors import OperatorError
-from intramuros.kernel.service import Stop
+from intramuros.kernel.service import Stop, settle
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock, SystemClock
 from intramuros.kernel.wire import serve_tls
@@ -100,6 +100,7 @@ async def serve_edge(
             if settings.health_port is not None:
                 health_port = await group.start(_serve_health, edge, settings.health_port)
             log.info("edge_ready", host=settings.host, port=port, recording=recorder is not None)
+            settle()
             if on_ready is not None:
                 on_ready(Listening(settings.host, port, health_port))
             if stop is None:

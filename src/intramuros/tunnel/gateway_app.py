@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from intramuros.kernel.errors import OperatorError
-from intramuros.kernel.service import Stop
+from intramuros.kernel.service import Stop, settle
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock, SystemClock
 from intramuros.protocol.dial import LINK_ALPN
@@ -75,6 +75,7 @@ async def serve_gateway(
             log.info(
                 "gateway_starting", routes=sorted(config.routes.routes), edges=len(parts.edges)
             )
+            settle()
             await Gateway(parts, on_ready).run(stop or Stop(), config.shutdown_timeout_s)
     finally:
         ledger.close()

@@ -1,10 +1,11 @@
+import gc
 import os
 import signal
 
 import anyio
 import pytest
 
-from intramuros.kernel.service import Stop, run_service
+from intramuros.kernel.service import Stop, run_service, settle
 
 pytestmark = pytest.mark.anyio
 
@@ -110,3 +111,14 @@ async def test_the_second_signal_does_not_wait() -> None:
 
     with anyio.fail_after(5):
         await run_service({"task": task}, drain_s=60)
+
+
+def test_what_was_loaded_is_not_collected_again() -> None:
+    kept: list[object] = [[]]
+    try:
+        settle()
+        assert all(kept is not tracked for tracked in gc.get_objects())
+        assert gc.isenabled()
+    finally:
+        gc.unfreeze()
+    assert any(kept is tracked for tracked in gc.get_objects())
