@@ -39,6 +39,7 @@ from intramuros.control.api import (
     work,
 )
 from intramuros.control.api.boundary import Boundary
+from intramuros.control.api.connection import BoundedHttp
 from intramuros.control.api.pages import Cursors
 from intramuros.control.api.replies import reply
 from intramuros.control.api.services import Services, Storage
@@ -335,6 +336,7 @@ def _uvicorn_config(app: FastAPI) -> uvicorn.Config:
         lifespan="off",
         server_header=False,
         ws="none",
+        http=BoundedHttp,
         # Longer than clients keep idle connections, so that it is they who close them: a request
         # sent into a connection that the server is just closing would be lost.
         timeout_keep_alive=_KEEP_ALIVE_S,
