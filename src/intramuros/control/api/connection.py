@@ -24,7 +24,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._head_bytes: int | None = None
         self._too_slow: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Expect a first request."""
         super().connection_made(transport)
         self._expect()

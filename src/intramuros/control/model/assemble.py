@@ -6,9 +6,13 @@ its block is complete, so that a long input costs linear time.
 
 import json
 from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final, cast
 
 from intramuros.control.model.base import Delta, ModelReply, TextDelta, ThinkingStarted, Usage
+from intramuros.protocol.resources.base import check_json
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
 # The largest output of today's models is well under a megabyte; images are not output.
 MAX_REPLY_BYTES: Final = 16 * 1024 * 1024
@@ -136,6 +140,7 @@ class Assembler:
                 block["input"] = _input(whole) if whole else block.get("input", {})
             else:
                 block[member] = str(block.get(member) or "") + whole
+        _check(block)
         self._parts[index] = {}
         self._open = None
 
@@ -149,6 +154,15 @@ class Assembler:
 
 def _mapping(value: object) -> Mapping[str, object]:
     return value if isinstance(value, Mapping) else {}
+
+
+def _check(block: Mapping[str, object]) -> None:
+    """Refuse what could be stored but never sent: no number, endless depth, half a character."""
+    try:
+        check_json(cast("JsonValue", block))
+        json.dumps(block, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise BadStream("a content block that is no JSON, such as an input with NaN") from error
 
 
 def _input(text: str) -> Mapping[str, object]:
