@@ -3,6 +3,8 @@
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+import anyio
+
 from intramuros.execution.sandbox.base import (
     Capabilities,
     ExecResult,
@@ -85,6 +87,9 @@ class FakeProvider:
     async def sweep(self) -> list[str]:
         self.log.append("sweep")
         return []
+
+    async def watch(self) -> None:
+        await anyio.sleep_forever()
 
     async def forget(self, sandbox_id: str) -> None:
         self.forgotten.append(sandbox_id)

@@ -30,6 +30,8 @@ from intramuros.control.api import (
     keys,
     memories,
     memory_stores,
+    models,
+    organization,
     resources,
     sessions,
     skills,
@@ -53,6 +55,7 @@ from intramuros.control.catalog.wallet import Wallet
 from intramuros.control.identity.installation import Installation, open_installation
 from intramuros.control.identity.throttle import FailureThrottle
 from intramuros.control.jobs import Reaper
+from intramuros.control.model.catalogue import load_catalogue
 from intramuros.control.model.registry import Models
 from intramuros.control.session.journal import Journal
 from intramuros.control.session.sessions import Sessions
@@ -114,6 +117,8 @@ class ServerSettings:
     """The model provider's key."""
     model_scripts: Path | None = None
     """Directory of scripts for models named scripted/NAME."""
+    models_file: Path | None = None
+    """YAML file of models that adds to the list of known ones, and wins over it."""
     mcp_networks: tuple[str, ...] = ()
     """Private networks whose MCP servers may be reached directly, as 10.1.0.0/16."""
     dormancy_s: float = 300.0
@@ -157,6 +162,7 @@ async def build_services(opened: Installation, settings: ServerSettings) -> Serv
     reach = Reach(db, clock, issuer, edges, networks_from(settings.mcp_networks))
     credentials = Credentials(Strongbox(opened.sealer, ids.random))
     wallet = Wallet(db, clock, ids, credentials, reach)
+    known = load_catalogue(settings.models_file, settings.model_scripts)
     return Services(
         db=db,
         blobs=Blobs.open(settings.blob_url, settings.data_dir),
@@ -168,11 +174,12 @@ async def build_services(opened: Installation, settings: ServerSettings) -> Serv
         hub=hub,
         work=queue,
         journal=journal,
-        sessions=Sessions(clock, ids, hub, journal, queue),
+        sessions=Sessions(clock, ids, hub, journal, queue, known),
         cursors=Cursors(cursor_key, clock),
         throttle=FailureThrottle(clock),
         issuer=issuer,
         reach=reach,
+        models=known,
         credentials=credentials,
         wallet=wallet,
         validator=Validator(db, clock, reach, wallet),
@@ -198,6 +205,8 @@ def create_app(services: Services) -> FastAPI:
         tunnels.router,
         vaults.router,
         keys.router,
+        organization.router,
+        models.router,
         sessions.router,
         events.router,
         threads.router,
@@ -264,10 +273,11 @@ def background(services: Services, settings: ServerSettings) -> Mapping[str, Tas
         rand=random.random,
     )
     body = Body(services.db, services.clock, services.ids, services.hub, services.journal)
-    models = Models(
+    brains = Models(
         base_url=settings.model_base_url,
         api_key=settings.model_api_key,
         scripts=settings.model_scripts,
+        known=services.models,
     )
 
     async def close(stop: Stop) -> None:
@@ -280,7 +290,7 @@ def background(services: Services, settings: ServerSettings) -> Mapping[str, Tas
         "hub": close,
         "reaper": reaper.run,
         "sweeper": sweeper.run,
-        **think(body, models, services.wallet.transport_for),
+        **think(body, brains, services.wallet.transport_for),
     }
 
 

@@ -14,6 +14,7 @@ from intramuros.execution.sandbox.base import (
     SandboxError,
     SandboxSpec,
 )
+from intramuros.kernel.service import Stop
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import backoff_s
 
@@ -101,6 +102,13 @@ class Hands:
         """The session was deleted: destroy its sandbox and its workspace."""
         await self.drop(session_id)
         await self._provider.forget(session_id)
+
+    async def watch(self, stop: Stop) -> None:
+        """Hold the sandboxes to their limits until a stop is asked for."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._provider.watch)
+            await stop.wait()
+            group.cancel_scope.cancel()
 
     async def aclose(self) -> None:
         """Destroy every sandbox; workspaces stay."""

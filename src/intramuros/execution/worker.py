@@ -126,7 +126,7 @@ async def _run(
         )
         stop.request()
 
-    tasks: dict[str, Task] = {"poll": poll}
+    tasks: dict[str, Task] = {"poll": poll, "limits": bench.hands.watch}
     status_file = settings.status_file
     if status_file is not None:
         tasks["status"] = lambda stop: board.publish(status_file, stop)

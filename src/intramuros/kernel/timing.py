@@ -59,12 +59,15 @@ def parse_rfc3339(text: str) -> datetime:
     """Parse an RFC 3339 timestamp into an aware UTC datetime.
 
     Raises:
-        ValueError: the text is no timestamp, or has no offset.
+        ValueError: the text is no timestamp, has no offset, or is outside the years 1 to 9999.
     """
     at = datetime.fromisoformat(text)
     if at.tzinfo is None:
         raise ValueError("timestamp has no offset; write it as 2026-01-31T12:00:00Z")
-    return at.astimezone(UTC)
+    try:
+        return at.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("timestamp is outside the years 1 to 9999 in UTC") from error
 
 
 def to_micros(at: datetime) -> int:

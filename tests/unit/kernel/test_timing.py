@@ -34,7 +34,17 @@ def test_other_zones_become_utc() -> None:
     assert parse_rfc3339("2026-03-01T01:30:00+02:00").tzinfo is UTC
 
 
-@pytest.mark.parametrize("text", ["", "yesterday", "2026-03-01T01:30:00", "2026-13-01T00:00:00Z"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "yesterday",
+        "2026-03-01T01:30:00",
+        "2026-13-01T00:00:00Z",
+        "0001-01-01T00:00:00+23:59",
+        "9999-12-31T23:59:59-23:59",
+    ],
+)
 def test_what_is_no_timestamp_with_an_offset_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         parse_rfc3339(text)

@@ -24,6 +24,7 @@ from intramuros.cli.layout import Layout, locked
 from intramuros.cli.stack import Plan, Stack, free_ports
 from intramuros.cli.supervise import command, supervising
 from intramuros.cli.trace import Event, text_of, trace
+from intramuros.kernel import telemetry
 from intramuros.kernel.appendlog import read_lines
 from intramuros.kernel.config import clean_environment
 from intramuros.kernel.errors import DomainError, OperatorError
@@ -65,10 +66,13 @@ def run_demo(wishes: Wishes) -> None:
         DomainError: the job failed, or a claim did not hold.
     """
     screen = Screen(SystemClock())
+    # What the programs log goes to files; what the demo has to say, it says itself.
+    telemetry.configure(json=False, level="error")
     source = load_source()
     find_software()
     directory = _directory(wishes.data_dir)
     failures: list[DomainError] = []
+    interrupted: list[str] = []
     try:
 
         async def task(stop: Stop) -> None:
@@ -86,7 +90,7 @@ def run_demo(wishes: Wishes) -> None:
                     failures.append(error)
                 group.cancel_scope.cancel()
             if stop.requested:
-                raise KeyboardInterrupt
+                interrupted.append("by a signal")
             stop.request()
 
         anyio.run(run_service_of, task)
@@ -95,6 +99,8 @@ def run_demo(wishes: Wishes) -> None:
             screen.say(f"kept: {directory}")
         else:
             shutil.rmtree(directory, ignore_errors=True)
+    if interrupted:
+        raise KeyboardInterrupt
     if failures:
         raise failures[0]
 

@@ -57,15 +57,18 @@ class Gate:
 
     Args:
         kinds: the credential kinds that work here (contract-1 section 2).
-        scope: what an API key must be allowed to do; other kinds are narrower by nature.
+        scope: what an API key or federated token must be allowed to do, or None for nothing in
+            particular; other kinds are narrower by nature.
         beta: the beta the request must name, or None.
         instead: another beta that does as well; naming both is refused.
+        organization: whether this is about the organization, in no workspace (contract-2 R025).
     """
 
     kinds: tuple[CredentialKind, ...] = (CredentialKind.API_KEY,)
-    scope: Scope = Scope.DEVELOPER
+    scope: Scope | None = Scope.DEVELOPER
     beta: str | None = MANAGED_AGENTS_BETA
     instead: str | None = None
+    organization: bool = False
 
     async def __call__(self, request: Request) -> Principal:
         """Return the caller.
@@ -78,10 +81,14 @@ class Gate:
         """
         caller = await identify(request)
         caller.require_kind(*self.kinds)
-        if caller.kind is CredentialKind.API_KEY:
+        if caller.scoped and self.scope is not None:
             caller.require_scope(self.scope)
-        _check_headers(request, caller)
+        _check_headers(request)
         self._check_beta(_betas(request))
+        if self.organization:
+            context_of(request.scope).organization = True
+        else:
+            _check_workspace(request, caller)
         return caller
 
     def _check_beta(self, betas: frozenset[str]) -> None:
@@ -136,13 +143,16 @@ def _betas(request: Request) -> frozenset[str]:
     return parse_betas(",".join(request.headers.getlist(BETA_HEADER)))
 
 
-def _check_headers(request: Request, caller: Principal) -> None:
-    version = request.headers.get(VERSION_HEADER)
-    if version is not None and not _VERSION.match(version):
-        raise InvalidRequest(f"{VERSION_HEADER}: expected a date such as 2026-10-21")
+def _check_workspace(request: Request, caller: Principal) -> None:
     workspace = request.headers.get(WORKSPACE_HEADER)
     if workspace is not None and workspace != caller.workspace_id:
         raise PermissionDenied(f"{WORKSPACE_HEADER}: this credential belongs to another workspace")
+
+
+def _check_headers(request: Request) -> None:
+    version = request.headers.get(VERSION_HEADER)
+    if version is not None and not _VERSION.match(version):
+        raise InvalidRequest(f"{VERSION_HEADER}: expected a date such as 2026-10-21")
     unknown = _betas(request) - _KNOWN_BETAS
     if unknown:
         log.info("unknown_betas_ignored", betas=sorted(unknown)[:10])
@@ -153,3 +163,4 @@ Developer = Annotated[Principal, Depends(Gate())]
 TunnelManager = Annotated[Principal, Depends(Gate(scope=Scope.MANAGE_TUNNELS, beta=TUNNELS_BETA))]
 # Our own extensions under /x/ need no beta.
 Operator = Annotated[Principal, Depends(Gate(beta=None))]
+OrgAdmin = Annotated[Principal, Depends(Gate(scope=Scope.ORG_ADMIN, beta=None, organization=True))]

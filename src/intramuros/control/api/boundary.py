@@ -39,10 +39,14 @@ log = logger("api")
 
 @dataclass
 class Context:
-    """What is known of one request; ``workspace_id`` is set once the caller is known."""
+    """What is known of one request; ``workspace_id`` is set once the caller is known.
+
+    ``organization`` says that the request is about the organization, in no workspace.
+    """
 
     request_id: str
     workspace_id: str | None = None
+    organization: bool = False
 
 
 class Boundary:
@@ -151,7 +155,8 @@ class _Reply:
         pairs = [(REQUEST_ID_HEADER.encode(), self.context.request_id.encode())]
         if self.context.workspace_id is not None:
             pairs.append((ORGANIZATION_HEADER.encode(), self._organization_id.encode()))
-            pairs.append((WORKSPACE_HEADER.encode(), self.context.workspace_id.encode()))
+            if not self.context.organization:
+                pairs.append((WORKSPACE_HEADER.encode(), self.context.workspace_id.encode()))
         return pairs
 
 

@@ -32,5 +32,5 @@ async def _invalid(_request: Request, error: Exception) -> Response:
     """Name the wrong path or query parameter; the boundary answers."""
     assert isinstance(error, RequestValidationError)
     problems = [{**p, "loc": p["loc"][1:]} for p in error.errors()]
-    named = {part: None for p in problems for part in p["loc"][:1]}
+    named = {p["loc"][0]: None for p in problems if p["loc"]}
     raise InvalidRequest(describe(problems, named)) from None

@@ -16,7 +16,7 @@ from intramuros.control.api.replies import reply
 from intramuros.control.api.services import Services
 from intramuros.control.api.sessions import Reader
 from intramuros.control.api.streaming import EventStream, Serve
-from intramuros.control.identity.principal import CredentialKind, Principal
+from intramuros.control.identity.principal import Principal
 from intramuros.control.session.stream import PREVIEWS, Follower, Mixer
 from intramuros.control.store import events
 from intramuros.control.store.db import Tx
@@ -147,7 +147,7 @@ async def stream_events(
 
 def _check_sender(caller: Principal, inbound: Sequence[Inbound]) -> None:
     """Let workers post results only: a worker must not instruct or allow itself (contract 2.15)."""
-    if caller.kind is CredentialKind.API_KEY:
+    if caller.scoped:
         return
     for index, event in enumerate(inbound):
         if event.type not in PROCESSED_ON_RECEIPT:

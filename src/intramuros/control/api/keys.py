@@ -1,42 +1,58 @@
 """Our own ``/x/keys``: API keys, for holders of ``org:admin``."""
 
+from dataclasses import replace
 from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Header
 from starlette.responses import Response
 
-from intramuros.control.api.access import Gate, ServicesDep, actor_of
+from intramuros.control.api.access import OrgAdmin, ServicesDep, actor_of
 from intramuros.control.api.bodies import Body
 from intramuros.control.api.pages import page
 from intramuros.control.api.replies import reply
+from intramuros.control.catalog import workspaces
 from intramuros.control.identity import keys
-from intramuros.control.identity.principal import Principal, Scope
+from intramuros.control.identity.principal import Scope
+from intramuros.control.store.db import Tx
+from intramuros.protocol.envelope import WORKSPACE_HEADER
 from intramuros.protocol.resources.keys import ApiKeyCreate
 
 router = APIRouter(prefix="/x/keys", tags=["keys"])
 
-Admin = Annotated[Principal, Depends(Gate(scope=Scope.ORG_ADMIN, beta=None))]
+InWorkspace = Annotated[str | None, Header(alias=WORKSPACE_HEADER)]
 CreateBody = Annotated[ApiKeyCreate, Depends(Body(ApiKeyCreate))]
 
 
 @router.post("")
-async def create(caller: Admin, svc: ServicesDep, body: CreateBody) -> Response:
-    """Make an API key; the answer is the only place that shows its secret."""
+async def create(
+    caller: OrgAdmin, svc: ServicesDep, body: CreateBody, workspace_id: InWorkspace = None
+) -> Response:
+    """Make an API key; the answer is the only place that shows its secret.
+
+    It belongs to the workspace that the request's header names, or to the caller's.
+    """
     actor = actor_of(svc, caller)
+    if workspace_id is not None:
+        actor = replace(actor, workspace_id=workspace_id)
     scopes = [Scope(scope) for scope in body.scopes]
-    shown, secret = await svc.db.write(lambda tx: keys.create(tx, actor, body.name, scopes))
+
+    def make(tx: Tx) -> tuple[dict[str, object], str]:
+        workspaces.active_row(tx, actor.workspace_id)
+        return keys.create(tx, actor, body.name, scopes)
+
+    shown, secret = await svc.db.write(make)
     return reply({**shown, "key": secret})
 
 
 @router.get("")
-async def find(caller: Admin, svc: ServicesDep) -> Response:
+async def find(caller: OrgAdmin, svc: ServicesDep) -> Response:
     """List the workspace's API keys, without their secrets."""
     found = await svc.db.read(lambda tx: keys.find(tx, caller.workspace_id))
     return reply(page(found, None))
 
 
 @router.delete("/{key_id}")
-async def revoke(caller: Admin, svc: ServicesDep, key_id: str) -> Response:
+async def revoke(caller: OrgAdmin, svc: ServicesDep, key_id: str) -> Response:
     """Revoke an API key; the next request with it is refused."""
     actor = actor_of(svc, caller)
     return reply(await svc.db.write(lambda tx: keys.revoke(tx, actor, key_id)))

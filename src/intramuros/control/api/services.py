@@ -9,6 +9,7 @@ from intramuros.control.catalog.validation import Validator
 from intramuros.control.catalog.vaults import Credentials
 from intramuros.control.catalog.wallet import Wallet
 from intramuros.control.identity.throttle import FailureThrottle
+from intramuros.control.model.catalogue import Catalogue
 from intramuros.control.session.journal import Journal
 from intramuros.control.session.sessions import Sessions
 from intramuros.control.session.work import WorkQueue
@@ -51,6 +52,8 @@ class Services:
     """Stores vault credentials and opens them."""
     wallet: Wallet
     """Carries credentials to MCP servers."""
+    models: Catalogue
+    """What is known of models."""
     validator: Validator
     organization_id: str
     """A UUID; this installation is one organization."""

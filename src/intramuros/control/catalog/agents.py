@@ -6,7 +6,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from intramuros.control.catalog import service, skills
+from intramuros.control.catalog import models, service, skills
 from intramuros.control.catalog.kinds import AGENT
 from intramuros.control.catalog.service import Resource
 from intramuros.control.catalog.toolsets import (
@@ -17,6 +17,7 @@ from intramuros.control.catalog.toolsets import (
     resolve_tools,
 )
 from intramuros.control.identity.actor import Actor
+from intramuros.control.model.catalogue import Catalogue, shipped_catalogue
 from intramuros.control.store.db import Tx
 from intramuros.kernel.errors import InvalidRequest
 from intramuros.kernel.timing import from_micros, rfc3339
@@ -26,7 +27,6 @@ from intramuros.protocol.resources.agents import (
     AgentReference,
     AgentUpdate,
     ExecutionIdentity,
-    ModelConfig,
     Skill,
 )
 from intramuros.protocol.resources.base import merge_metadata
@@ -35,8 +35,6 @@ from intramuros.protocol.resources.tools import Tool
 
 Config = dict[str, Any]
 
-# The level of a model whose effort nobody chose; adapters leave it out where a model has none.
-DEFAULT_EFFORT: Final = "high"
 _SNAPSHOT: Final = (
     "name",
     "description",
@@ -50,18 +48,20 @@ _SNAPSHOT: Final = (
 )
 
 
-def create(tx: Tx, actor: Actor, request: AgentCreate) -> Resource:
-    """Store a new agent at version 1.
+def create(tx: Tx, actor: Actor, request: AgentCreate, known: Catalogue | None = None) -> Resource:
+    """Store a new agent at version 1; ``known`` says what models take (the shipped list).
 
     Raises:
         InvalidRequest: the configuration contradicts itself.
     """
-    config = configure(request)
+    config = configure(request, known)
     skills.check_references(tx, actor.workspace_id, config["skills"])
     return service.create(tx, actor, AGENT, config)
 
 
-def update(tx: Tx, actor: Actor, agent_id: str, request: AgentUpdate) -> Resource:
+def update(
+    tx: Tx, actor: Actor, agent_id: str, request: AgentUpdate, known: Catalogue | None = None
+) -> Resource:
     """Store the next version, or nothing when nothing changes (contract 5.6 to 5.9).
 
     Raises:
@@ -72,13 +72,18 @@ def update(tx: Tx, actor: Actor, agent_id: str, request: AgentUpdate) -> Resourc
     current = service.get(tx, actor.workspace_id, AGENT, agent_id)
     service.check_active(AGENT, current)
     service.check_version(AGENT, current, request.version)
-    config = amend(current.body, request)
+    config = amend(current.body, request, known)
     if request.sent("skills"):
         skills.check_references(tx, actor.workspace_id, config["skills"])
     return service.change(tx, actor, AGENT, current, config)
 
 
-def resolve(tx: Tx, workspace_id: str, agent: str | AgentReference | AgentOverrides) -> Config:
+def resolve(
+    tx: Tx,
+    workspace_id: str,
+    agent: str | AgentReference | AgentOverrides,
+    known: Catalogue | None = None,
+) -> Config:
     """Return what a session runs: the agent's effective configuration, as the API shows it.
 
     The result is the whole ``agent`` member of a session (contract 10.2 to 10.7) and is not
@@ -97,7 +102,7 @@ def resolve(tx: Tx, workspace_id: str, agent: str | AgentReference | AgentOverri
         raise InvalidRequest(f"agent {found.id!r} is archived and cannot start sessions")
     body = found.body
     if isinstance(reference, AgentOverrides):
-        body = override(body, reference)
+        body = override(body, reference, known)
     return {
         "id": found.id,
         "type": "agent",
@@ -121,7 +126,7 @@ def present(agent: Resource) -> Config:
     }
 
 
-def configure(request: AgentCreate) -> Config:
+def configure(request: AgentCreate, known: Catalogue | None = None) -> Config:
     """Return the configuration of a new agent, with every default resolved.
 
     Raises:
@@ -131,7 +136,7 @@ def configure(request: AgentCreate) -> Config:
     config: Config = {
         "name": request.name,
         "description": request.description or None,
-        "model": _model(request.model, None),
+        "model": models.settle(known or shipped_catalogue(), request.model),
         "system": request.system or None,
         "tools": _tools(request.tools),
         "mcp_servers": resolve_servers(request.mcp_servers or ()),
@@ -145,7 +150,9 @@ def configure(request: AgentCreate) -> Config:
     return config
 
 
-def amend(stored: Mapping[str, Any], request: AgentUpdate) -> Config:
+def amend(
+    stored: Mapping[str, Any], request: AgentUpdate, known: Catalogue | None = None
+) -> Config:
     """Return the configuration after an update; what was not sent stays (contract 5.9 to 5.14).
 
     Raises:
@@ -155,7 +162,8 @@ def amend(stored: Mapping[str, Any], request: AgentUpdate) -> Config:
     if request.sent("name"):
         config["name"] = request.name
     if request.sent("model"):
-        config["model"] = _model(request.model, stored["model"])
+        known = known or shipped_catalogue()
+        config["model"] = models.settle(known, request.model, stored["model"])
     for field in ("description", "system"):
         if request.sent(field):
             config[field] = getattr(request, field) or None
@@ -174,7 +182,9 @@ def amend(stored: Mapping[str, Any], request: AgentUpdate) -> Config:
     return config
 
 
-def override(stored: Mapping[str, Any], request: AgentOverrides) -> Config:
+def override(
+    stored: Mapping[str, Any], request: AgentOverrides, known: Catalogue | None = None
+) -> Config:
     """Return the configuration with a session's overrides (contract 10.3 to 10.6).
 
     Raises:
@@ -187,8 +197,7 @@ def override(stored: Mapping[str, Any], request: AgentOverrides) -> Config:
                 "agent.model: cannot be cleared; omit it to keep the agent's model",
                 code="agent_model_required",
             )
-        model = _as_config(request.model)
-        config["model"] = _model(model.model_copy(update={"effort": None}), None)
+        config["model"] = models.overridden(known or shipped_catalogue(), request.model)
     if request.sent("system"):
         config["system"] = request.system or None
     if request.sent("tools"):
@@ -202,24 +211,6 @@ def override(stored: Mapping[str, Any], request: AgentOverrides) -> Config:
     check_servers(config["tools"], [s for s in config["mcp_servers"] if s["name"] in used])
     check_skills(config["tools"], config["skills"])
     return config
-
-
-def _model(sent: str | ModelConfig, stored: Mapping[str, Any] | None) -> Config:
-    """Return a resolved model; an omitted effort stays while the model does (contract 5.14)."""
-    model = _as_config(sent)
-    effort: str = model.effort_level or DEFAULT_EFFORT
-    if model.effort_level is None and stored is not None and stored["id"] == model.id:
-        effort = stored["effort"]["type"]
-    return {
-        "id": model.id,
-        "effort": {"type": effort},
-        "inference_geo": model.inference_geo,
-        "speed": model.speed or "standard",
-    }
-
-
-def _as_config(sent: str | ModelConfig) -> ModelConfig:
-    return ModelConfig(id=sent) if isinstance(sent, str) else sent
 
 
 def _tools(tools: Sequence[Tool] | None) -> list[Config]:

@@ -34,8 +34,7 @@ class Names:
 
 def ensure_workspace(tx: Tx, clock: Clock, ids: IdFactory) -> Names:
     """Return the first workspace, made now if there is none."""
-    first = select(workspaces.c.id).order_by(workspaces.c.created_us, workspaces.c.id).limit(1)
-    workspace_id = tx.scalar(first)
+    workspace_id = tx.scalar(_FIRST)
     if workspace_id is None:
         workspace_id = ids.new("wrkspc")
         audit.record(
@@ -52,6 +51,11 @@ def ensure_workspace(tx: Tx, clock: Clock, ids: IdFactory) -> Names:
         )
     organization_id = uuid.uuid5(uuid.NAMESPACE_URL, f"urn:intramuros:{workspace_id}")
     return Names(str(organization_id), workspace_id)
+
+
+def default_workspace(tx: Tx) -> str:
+    """Return the id of the workspace that the installation was made with: the oldest."""
+    return str(tx.scalar(_FIRST))
 
 
 def has_key(tx: Tx) -> bool:
@@ -100,3 +104,6 @@ def ensure_key(tx: Tx, actor: Actor, secret: str) -> None:
         workspace_id=actor.workspace_id,
         fields={"id": key_id, "by": actor.by, "scopes": sorted(ALL_SCOPES)},
     )
+
+
+_FIRST: Final = select(workspaces.c.id).order_by(workspaces.c.created_us, workspaces.c.id).limit(1)

@@ -21,12 +21,16 @@ from intramuros.kernel.timing import Clock, to_micros
 SECRET_BYTES: Final = 32
 # Longer than any secret of ours: what is longer is not worth hashing.
 MAX_TOKEN_CHARS: Final = 512
+# What a key's hint shows of its random part: too little to help a guesser. A secret that somebody
+# else chose gets no hint, since it may have little to spare.
+HINT_CHARS: Final = 4
 
-# Environment keys keep the documented prefix, since workers' owners look for it (contract 2.1).
+# Environment keys and federated tokens keep the documented prefix (contract 2.1, contract-2 R339).
 _FORMS: Final = {
     CredentialKind.API_KEY: ("apikey", "sk-intramuros-api01-"),
     CredentialKind.ENVIRONMENT_KEY: ("envkey", "sk-ant-oat01-"),
     CredentialKind.SESSIONS_TOKEN: ("sestok", "sk-intramuros-ses01-"),
+    CredentialKind.FEDERATED_TOKEN: ("fedtok", "sk-ant-oat01-"),
 }
 
 
@@ -47,6 +51,7 @@ class Grant(TypedDict, total=False):
     scopes: Iterable[str]  # what it may do (API keys)
     environment_id: str | None  # the one environment it reaches (environment keys, tokens)
     session_id: str | None  # the one session it reaches (sessions tokens)
+    principal_id: str | None  # the service account it acts as (federated tokens)
     work_id: str | None  # the work item it dies with (sessions tokens)
     expires_us: int | None  # when it stops working, microseconds since the epoch; None for never
     secret: str | None  # a secret made elsewhere (the operator's first key)
@@ -60,10 +65,11 @@ def mint(tx: Tx, ids: IdFactory, clock: Clock, **grant: Unpack[Grant]) -> tuple[
     """
     kind = CredentialKind(grant["kind"])
     id_prefix, secret_prefix = _FORMS[kind]
-    secret = grant.get("secret")
+    secret, hint = grant.get("secret"), None
     if secret is None:
         entropy = base64.urlsafe_b64encode(ids.random(SECRET_BYTES)).rstrip(b"=").decode()
         secret = secret_prefix + entropy
+        hint = f"{secret_prefix}...{secret[-HINT_CHARS:]}"
     credential_id = ids.new(id_prefix)
     tx.execute(
         insert(credentials).values(
@@ -78,6 +84,8 @@ def mint(tx: Tx, ids: IdFactory, clock: Clock, **grant: Unpack[Grant]) -> tuple[
             work_id=grant.get("work_id"),
             created_us=to_micros(clock.now()),
             expires_us=grant.get("expires_us"),
+            hint=hint,
+            principal_id=grant.get("principal_id"),
         )
     )
     return credential_id, secret
@@ -94,6 +102,7 @@ def authenticate(tx: Tx, token: str, now_us: int) -> Principal:
     row = tx.execute(_BY_DIGEST, {"digest": digest(token)}).first()
     if (
         row is None
+        or row.disabled_us is not None
         or (row.revoked_us is not None and row.revoked_us <= now_us)
         or (row.expires_us is not None and row.expires_us <= now_us)
     ):
@@ -106,6 +115,7 @@ def authenticate(tx: Tx, token: str, now_us: int) -> Principal:
         environment_id=row.environment_id,
         session_id=row.session_id,
         work_id=row.work_id,
+        service_account_id=row.principal_id,
     )
 
 
@@ -128,6 +138,16 @@ def revoke_work(tx: Tx, work_id: str, at_us: int) -> None:
 def revoke_environment(tx: Tx, environment_id: str, at_us: int) -> None:
     """Make every key and token of an environment stop working at ``at_us``."""
     _revoke_where(tx, credentials.c.environment_id == environment_id, at_us)
+
+
+def revoke_workspace(tx: Tx, workspace_id: str, at_us: int) -> None:
+    """Make every credential of a workspace stop working at ``at_us`` (contract-2 R365)."""
+    _revoke_where(tx, credentials.c.workspace_id == workspace_id, at_us)
+
+
+def revoke_principal(tx: Tx, service_account_id: str, at_us: int) -> None:
+    """Make every credential that acts as a service account stop working at ``at_us``."""
+    _revoke_where(tx, credentials.c.principal_id == service_account_id, at_us)
 
 
 def _revoke_where(tx: Tx, which: ColumnElement[bool], at_us: int) -> None:

@@ -13,6 +13,7 @@ class CredentialKind(StrEnum):
     API_KEY = "api_key"
     ENVIRONMENT_KEY = "environment_key"
     SESSIONS_TOKEN = "sessions_token"  # noqa: S105  a kind, not a secret
+    FEDERATED_TOKEN = "federated_token"  # noqa: S105  a kind, not a secret
 
 
 class Scope(StrEnum):
@@ -31,7 +32,12 @@ _NAMES: Final = {
     CredentialKind.API_KEY: "an API key",
     CredentialKind.ENVIRONMENT_KEY: "an environment key",
     CredentialKind.SESSIONS_TOKEN: "a sessions token",
+    CredentialKind.FEDERATED_TOKEN: "a federated token",
 }
+
+
+# Federated tokens do whatever API keys do, within their scopes (contract-2 R357, R362).
+SCOPED: Final = frozenset({CredentialKind.API_KEY, CredentialKind.FEDERATED_TOKEN})
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,8 @@ class Principal:
     """The caller of one request.
 
     ``environment_id`` is set for environment keys and sessions tokens; ``session_id`` and
-    ``work_id`` only for sessions tokens, which act for one work item of one session.
+    ``work_id`` only for sessions tokens, which act for one work item of one session;
+    ``service_account_id`` for federated tokens, which act as one.
     """
 
     kind: CredentialKind
@@ -49,6 +56,12 @@ class Principal:
     environment_id: str | None = None
     session_id: str | None = None
     work_id: str | None = None
+    service_account_id: str | None = None
+
+    @property
+    def scoped(self) -> bool:
+        """Whether scopes say what this caller may do; others are narrower by nature."""
+        return self.kind in SCOPED
 
     def require_kind(self, *kinds: CredentialKind) -> None:
         """Refuse a caller whose credential is of another kind.
@@ -56,19 +69,22 @@ class Principal:
         Raises:
             PermissionDenied: contract-1 AMB 1, naming the kinds that work.
         """
+        if self.scoped and CredentialKind.API_KEY in kinds:
+            return
         if self.kind not in kinds:
             wanted = " or ".join(_NAMES[kind] for kind in kinds)
             raise PermissionDenied(f"this endpoint takes {wanted}, not {_NAMES[self.kind]}")
 
     def require_scope(self, scope: Scope) -> None:
-        """Refuse a caller that is no API key with this scope.
+        """Refuse a caller that is no API key or federated token with this scope.
 
         Raises:
             PermissionDenied: naming the scope.
         """
         self.require_kind(CredentialKind.API_KEY)
         if scope not in self.scopes:
-            raise PermissionDenied(f"this API key lacks the scope {scope.value}")
+            shown = _NAMES[self.kind].partition(" ")[2]
+            raise PermissionDenied(f"this {shown} lacks the scope {scope.value}")
 
     def require_environment(self, environment_id: str) -> None:
         """Refuse an environment key or sessions token of another environment.

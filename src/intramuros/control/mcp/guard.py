@@ -8,7 +8,7 @@ that a second answer from the name server changes nothing. Operators list except
 import ipaddress
 import socket
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import anyio
 import httpcore2
@@ -17,6 +17,12 @@ import httpx2
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 SocketOption = httpcore2.SOCKET_OPTION
+
+
+# RFC 6052 2.1: a translator on the way turns these into IPv4, whatever they hold.
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+# All that is handed out to hosts; Python counts reserved space beyond it as global.
+_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
 
 
 class Resolver(Protocol):
@@ -43,12 +49,20 @@ def is_allowed(address: Address, exceptions: Iterable[Network]) -> bool:
     Only globally reachable unicast addresses pass, and IPv4 inside IPv6 is judged as IPv4;
     ``exceptions`` are the operator's own networks.
     """
-    mapped = getattr(address, "ipv4_mapped", None) or getattr(address, "sixtofour", None)
-    if mapped is not None:
-        address = mapped
+    if isinstance(address, ipaddress.IPv6Address):
+        address = _inner(address) or address
     if any(address in network for network in exceptions if network.version == address.version):
         return True
+    if isinstance(address, ipaddress.IPv6Address) and address not in _UNICAST:
+        return False
     return address.is_global and not address.is_multicast
+
+
+def _inner(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """Return the IPv4 address that an IPv6 one stands for: mapped, 6to4, or behind a NAT64."""
+    if address in _NAT64:
+        return ipaddress.IPv4Address(address.packed[-4:])
+    return address.ipv4_mapped or address.sixtofour
 
 
 class GuardedBackend(httpcore2.AsyncNetworkBackend):

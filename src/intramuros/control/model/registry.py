@@ -1,10 +1,12 @@
 """Which adapter serves which model id."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from intramuros.control.model.anthropic import DEFAULT_BASE_URL, AnthropicModel
 from intramuros.control.model.base import Delta, Failure, ModelError, ModelReply, ModelRequest
+from intramuros.control.model.catalogue import Catalogue, shipped_catalogue
 from intramuros.control.model.scripted import PREFIX, ScriptedModel
 
 
@@ -15,6 +17,7 @@ class Models:
         base_url: a Messages-compatible provider; Anthropic's own when only a key is given.
         api_key: the provider's key.
         scripts: directory of scripts for ``scripted/<name>``.
+        known: what models take; a setting that a model lacks is left out of its requests.
     """
 
     def __init__(
@@ -23,7 +26,9 @@ class Models:
         base_url: str | None = None,
         api_key: str | None = None,
         scripts: Path | None = None,
+        known: Catalogue | None = None,
     ) -> None:
+        self._known = known or shipped_catalogue()
         self._scripted = ScriptedModel(scripts)
         self._anthropic: AnthropicModel | None = None
         if base_url or api_key:
@@ -44,6 +49,8 @@ class Models:
                 "set ANTHROPIC_UPSTREAM_API_KEY or start the server with --model-base-url",
                 retryable=False,
             )
+        if request.effort and not self._known.takes_effort(request.model):
+            request = replace(request, effort=None)
         return await self._anthropic.run(request, on_delta)
 
     async def aclose(self) -> None:

@@ -16,6 +16,7 @@ from intramuros.control.catalog.service import Resource
 from intramuros.control.identity import audit
 from intramuros.control.identity.actor import Actor
 from intramuros.control.identity.principal import Principal
+from intramuros.control.model.catalogue import Catalogue
 from intramuros.control.session import attachments
 from intramuros.control.session.drafts import failure
 from intramuros.control.session.journal import Held, Journal
@@ -71,13 +72,20 @@ class Sessions:
     """What callers may do with sessions."""
 
     def __init__(
-        self, clock: Clock, ids: IdFactory, hub: Hub, journal: Journal, work: WorkQueue
+        self,
+        clock: Clock,
+        ids: IdFactory,
+        hub: Hub,
+        journal: Journal,
+        work: WorkQueue,
+        models: Catalogue | None = None,
     ) -> None:
         self._clock = clock
         self._ids = ids
         self._hub = hub
         self._journal = journal
         self._work = work
+        self._models = models
 
     def create(self, tx: Tx, principal: Principal, request: SessionCreate) -> SessionRow:
         """Create a session, with its initial events if any, all or nothing.
@@ -92,7 +100,7 @@ class Sessions:
         found = service.get(tx, principal.workspace_id, ENVIRONMENT, request.environment_id)
         if found.archived_us is not None:
             raise InvalidRequest(f"environment {found.id!r} is archived")
-        agent = agents.resolve(tx, principal.workspace_id, request.agent)
+        agent = agents.resolve(tx, principal.workspace_id, request.agent, self._models)
         mounted = attachments.mount(tx, principal.workspace_id, request.resources or ())
         agent["skills"], told = skills.pin(tx, principal.workspace_id, agent["skills"])
         session_id, kind = self._ids.new("sesn"), str(found.body["config"]["type"])
@@ -188,7 +196,7 @@ class Sessions:
                 "budget: a session created without one cannot get one (budget_create_only)",
                 code="budget_create_only",
             )
-        changes = _changes(held.row, request)
+        changes = _changes(held.row, request, self._models)
         if not changes:
             return held.row
         tx.execute(update(sessions).where(sessions.c.id == session_id).values(**changes))
@@ -332,7 +340,7 @@ def _refuse_busy(row: SessionRow, what: str) -> None:
         )
 
 
-def _changes(row: SessionRow, request: SessionUpdate) -> dict[str, Any]:
+def _changes(row: SessionRow, request: SessionUpdate, known: Catalogue | None) -> dict[str, Any]:
     """Return the columns that really change, with their new values."""
     wanted: dict[str, Any] = {}
     if request.sent("title"):
@@ -345,7 +353,7 @@ def _changes(row: SessionRow, request: SessionUpdate) -> dict[str, Any]:
     if request.agent is not None:
         sent = {name: getattr(request.agent, name) for name in request.agent.model_fields_set}
         overrides = AgentOverrides(type="agent_with_overrides", id=row.agent_id, **sent)
-        wanted["agent"] = agents.override(row.agent, overrides)
+        wanted["agent"] = agents.override(row.agent, overrides, known)
     changes = {name: value for name, value in wanted.items() if value != row._mapping[name]}
     if "agent" in changes and row.status != Status.IDLE:
         raise Conflict(f"agent: session {row.id!r} is {row.status}; wait until it is idle")

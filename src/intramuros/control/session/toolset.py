@@ -18,6 +18,9 @@ from intramuros.control.session.state import CallKind, Permission
 # The Messages API's limit on tool names.
 NAME_LIMIT: Final = 128
 _FORBIDDEN: Final = re.compile(r"[^a-zA-Z0-9_-]")
+# Long enough that nobody finds a name with the digest of another.
+_DIGEST_CHARS: Final = 24
+_DIGESTED: Final = re.compile(rf"(?:^|_)[0-9a-f]{{{_DIGEST_CHARS}}}\Z")
 
 Json = Mapping[str, Any]
 # MCP server name → its tools, as discovered.
@@ -114,11 +117,13 @@ def model_name(server: str, tool: str) -> str:
     """Return the name by which a model calls an MCP tool: legal, bounded and unambiguous."""
     plain = f"mcp__{server}__{tool}"
     legal = _FORBIDDEN.sub("_", plain)
-    if legal == plain and len(plain) <= NAME_LIMIT:
+    # A server names its tools as it likes; it must not get the name of another server's tool.
+    unclear = "__" in server or server.endswith("_") or tool.startswith("_")
+    if legal == plain and len(plain) <= NAME_LIMIT and not unclear and not _DIGESTED.search(tool):
         return plain
     # Replaced characters may make two names equal; a digest of the true name keeps them apart.
-    digest = hashlib.sha256(f"{server}\n{tool}".encode()).hexdigest()[:8]
-    return f"{legal[: NAME_LIMIT - 9]}_{digest}"
+    digest = hashlib.sha256(f"{server}\n{tool}".encode()).hexdigest()[:_DIGEST_CHARS]
+    return f"{legal[: NAME_LIMIT - 1 - _DIGEST_CHARS]}_{digest}"
 
 
 def _expand(declared: Json, discovered: Discovered) -> Iterator[Tool]:

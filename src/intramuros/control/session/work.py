@@ -197,7 +197,7 @@ class WorkQueue:
         self._save(tx, item)
         self._audit(tx, "work.stop", principal, item, {"force": force})
         unasked = force and before.state in (WorkState.STARTING, WorkState.ACTIVE)
-        return item, unasked and principal.kind is not CredentialKind.API_KEY
+        return item, unasked and not principal.scoped
 
     def update(
         self, tx: Tx, environment_id: str, work_id: str, patch: dict[str, str | None]

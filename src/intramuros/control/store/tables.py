@@ -34,6 +34,31 @@ workspaces = Table(
     Column("id", String, primary_key=True),
     Column("name", String, nullable=False),
     Column("created_us", BigInteger, nullable=False),
+    Column("archived_us", BigInteger),
+    Column("body", JSON),  # tags, colour and the like; none for one that was never configured
+)
+
+# Who belongs to a workspace: service accounts with a role, federation rules without.
+workspace_members = Table(
+    "workspace_members",
+    metadata,
+    Column("workspace_id", String, ForeignKey("workspaces.id"), primary_key=True),
+    Column("member_id", String, ForeignKey("resources.id"), primary_key=True),
+    Column("kind", String, nullable=False),  # of the member
+    Column("role", String),
+    Column("created_by", String),
+    Column("created_us", BigInteger, nullable=False),
+    Index("ix_workspace_members_member", "member_id", "created_us"),
+)
+
+# Assertions that were exchanged for a token and must not be again, until they expire by themselves.
+spent_assertions = Table(
+    "spent_assertions",
+    metadata,
+    Column("issuer_id", String, primary_key=True),
+    Column("jti_digest", String, primary_key=True),
+    Column("expires_us", BigInteger, nullable=False),
+    Index("ix_spent_assertions_expires", "expires_us"),
 )
 
 # Every secret that a caller may present, by the SHA-256 of its text; the text itself is never kept.
@@ -41,7 +66,7 @@ credentials = Table(
     "credentials",
     metadata,
     Column("id", String, primary_key=True),
-    Column("kind", String, nullable=False),  # api_key, environment_key, sessions_token
+    Column("kind", String, nullable=False),  # a CredentialKind
     Column("digest", String, nullable=False, unique=True),
     Column("workspace_id", String, ForeignKey("workspaces.id"), nullable=False),
     Column("name", String, nullable=False),
@@ -52,6 +77,10 @@ credentials = Table(
     Column("created_us", BigInteger, nullable=False),
     Column("expires_us", BigInteger),
     Column("revoked_us", BigInteger),
+    Column("disabled_us", BigInteger),  # switched off, and may be switched on again
+    Column("hint", String),  # enough of the secret to tell keys apart, and no more
+    Column("principal_id", String),  # the service account it acts as
+    Index("ix_credentials_principal", "principal_id"),
     Index("ix_credentials_work", "work_id"),
     Index("ix_credentials_environment", "environment_id"),
 )

@@ -239,6 +239,10 @@ class Provider(Protocol):
         """Kill and remove what dead workers left; workspaces stay. Returns the ids cleaned."""
         ...
 
+    async def watch(self) -> None:
+        """Hold live sandboxes to the limits that the kernel does not hold, until cancelled."""
+        ...
+
     async def forget(self, sandbox_id: str) -> None:
         """Remove the workspace of a sandbox that is not live. Idempotent."""
         ...

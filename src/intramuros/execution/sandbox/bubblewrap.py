@@ -40,6 +40,7 @@ from intramuros.kernel.telemetry import logger
 
 READY_S = 10.0
 _DEATH_S = 5.0
+_WATCH_S = 2.0
 _log = logger("sandbox")
 
 
@@ -272,6 +273,13 @@ class BubblewrapProvider:
                 await self._clear(record)
                 cleaned.append(record.sandbox_id)
         return cleaned
+
+    async def watch(self) -> None:
+        """Hold live sandboxes to their disk quota, until cancelled."""
+        while True:
+            await anyio.sleep(_WATCH_S)
+            for sandbox in list(self._live.values()):
+                await sandbox.enforce_quota()
 
     async def _clear_earlier(self, sandbox_id: str, *, own: bool = False) -> None:
         """Clear what an earlier sandbox of this id left.

@@ -3,7 +3,7 @@
 import os
 import select
 import signal
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from intramuros.execution.sandbox.quota import Quota
 from intramuros.execution.sandbox.rootfs import Python
 from intramuros.execution.tools.calls import BadArguments, Call, encode_call
 from intramuros.execution.tools.outcomes import decode_answer
+from intramuros.kernel.telemetry import logger
 
 MAX_EXEC_OUTPUT = 1024 * 1024
 _DEATH_S = 5.0
@@ -35,6 +36,7 @@ _FREEZE_S = 2.0
 _GRACE_S = 5.0
 
 Ended = Callable[[str, bool], Awaitable[None]]
+_log = logger("sandbox")
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class LiveSandbox:
         self._spec = spec
         self._handles = handles
         self._ended = ended
-        self._quota = Quota(handles.workspace, spec.limits.disk_bytes)
+        self._quota = Quota(handles.workspace, spec.limits.disk_bytes, self._pids)
         self._shell = anyio.Lock(fast_acquire=True)
         self._paused = False
         self._destroyed = False
@@ -190,6 +192,17 @@ class LiveSandbox:
             raise SandboxPaused(f"sandbox {self._id} is paused")
         if monotonic() > self._dies_at:
             raise SandboxGone(f"sandbox {self._id} is older than its wall-clock limit")
+
+    def _pids(self) -> Collection[int]:
+        if self._handles.group is not None:
+            return self._handles.group.pids()
+        return processes.descendants(self._handles.pid, processes.parents())
+
+    async def enforce_quota(self) -> None:
+        """End the sandbox when something in the background fills the disk past its quota."""
+        if self.alive and not self._paused and await self._quota.grew_over():
+            _log.warning("sandbox_over_quota", sandbox=self._id)
+            await self.destroy()
 
     async def pause(self) -> None:
         """Stop every process where it stands; memory is kept. Idempotent."""

@@ -6,14 +6,18 @@ commands run, more often the closer it is, and a command still running past the 
 
 import os
 import stat
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 
 import anyio
 from anyio import to_thread
 
+from intramuros.execution.sandbox import trees
 from intramuros.execution.sandbox.base import MIB
 
+UNCOUNTABLE = 1 << 62
 MAX_COUNTED = 500_000
 """Entries looked at when measuring; a tree with more counts as over any quota."""
 _FIRST_LOOK_S = 0.5
@@ -24,7 +28,11 @@ _FRESH_S = 2.0
 class Quota:
     """Measures one workspace against its limit."""
 
-    def __init__(self, workspace: Path, limit_bytes: int) -> None:
+    def __init__(
+        self, workspace: Path, limit_bytes: int, pids: Callable[[], Iterable[int]] = tuple
+    ) -> None:
+        """Take the workspace and what tells the host pids of the processes that use it."""
+        self._pids = pids
         self._workspace = workspace
         self._limit = limit_bytes
         self._used = 0
@@ -52,38 +60,71 @@ class Quota:
 
     async def _measure(self) -> None:
         began = monotonic()
-        self._used = await to_thread.run_sync(usage_bytes, self._workspace, abandon_on_cancel=True)
+        self._used = await to_thread.run_sync(self._usage, abandon_on_cancel=True)
         self._measured_at = monotonic()
         self._cost_s = self._measured_at - began
 
+    def _usage(self) -> int:
+        return usage_bytes(self._workspace, self._pids())
+
+    async def grew_over(self) -> bool:
+        """Measure, and return whether the workspace is over and larger than at the last look."""
+        before = self._used
+        if monotonic() - self._measured_at > 20 * self._cost_s:
+            await self._measure()
+        return self._used > max(self._limit, before)
+
     def message(self, tool: str) -> str:
         """Return what the model reads when it is over."""
+        if self._used >= UNCOUNTABLE:
+            return (
+                f"{tool}: the workspace has more than {MAX_COUNTED} files or more than"
+                f" {trees.MAX_DEPTH} nested directories; remove some first"
+            )
         return (
             f"{tool}: the workspace is over its disk quota"
             f" ({self._used // MIB} of {self._limit // MIB} MiB used); remove files first"
         )
 
 
-def usage_bytes(path: Path) -> int:
-    """Return the disk space a tree takes, in bytes; links are not followed."""
-    total = counted = 0
-    queue = [os.fspath(path)]
+def usage_bytes(path: Path, pids: Iterable[int] = ()) -> int:
+    """Return the disk space a tree takes, in bytes; links are not followed.
+
+    Args:
+        pids: host pids of processes that may hold files of it open that have no name any more.
+    """
     seen: set[tuple[int, int]] = set()
-    while queue:
-        try:
-            with os.scandir(queue.pop()) as entries:
-                for entry in entries:
-                    counted += 1
-                    if counted > MAX_COUNTED:
-                        return 1 << 62
-                    info = entry.stat(follow_symlinks=False)
-                    if info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode):
-                        if (info.st_dev, info.st_ino) in seen:
-                            continue
-                        seen.add((info.st_dev, info.st_ino))
-                    total += info.st_blocks * 512
-                    if entry.is_dir(follow_symlinks=False):
-                        queue.append(entry.path)
-        except OSError:
-            continue
-    return total
+    total = counted = 0
+    try:
+        for info in trees.walk(os.fspath(path)):
+            counted += 1
+            if counted > MAX_COUNTED:
+                return UNCOUNTABLE
+            total += _blocks(info, seen)
+        device = path.stat().st_dev
+    except trees.TooDeep:
+        return UNCOUNTABLE
+    except OSError:
+        return total
+    return total + sum(
+        _blocks(info, seen)
+        for pid in pids
+        for info in _opened(pid)
+        if stat.S_ISREG(info.st_mode) and info.st_nlink == 0 and info.st_dev == device
+    )
+
+
+def _blocks(info: os.stat_result, seen: set[tuple[int, int]]) -> int:
+    """Return what a file takes, and nothing for one that was seen."""
+    if info.st_nlink != 1 and not stat.S_ISDIR(info.st_mode):
+        if (info.st_dev, info.st_ino) in seen:
+            return 0
+        seen.add((info.st_dev, info.st_ino))
+    return info.st_blocks * 512
+
+
+def _opened(pid: int) -> Iterator[os.stat_result]:
+    with suppress(OSError):
+        for opened in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                yield opened.stat()

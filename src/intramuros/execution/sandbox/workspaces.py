@@ -1,10 +1,11 @@
 """The directories agents work in: one per session, kept across sandboxes and worker restarts."""
 
 import os
-import shutil
 from pathlib import Path
 
 from anyio import to_thread
+
+from intramuros.execution.sandbox import trees
 
 
 class Workspaces:
@@ -35,7 +36,7 @@ class Workspaces:
         """Remove a workspace and all in it; harmless when there is none."""
         path = self.path(sandbox_id)
         if path.exists():
-            await to_thread.run_sync(_remove, path)
+            await to_thread.run_sync(trees.remove, os.fspath(path))
 
 
 def _give(path: Path, uid: int) -> None:
@@ -44,19 +45,3 @@ def _give(path: Path, uid: int) -> None:
         for name in (*names, *files):
             os.chown(name, uid, uid, dir_fd=fd, follow_symlinks=False)
     os.chown(path, uid, uid, follow_symlinks=False)
-
-
-def _remove(path: Path) -> None:
-    if os.geteuid() != 0:
-        _open_up(path)
-    shutil.rmtree(path)
-
-
-def _open_up(path: Path) -> None:
-    """Give ourselves back the directories the agent closed; only root passes them anyway."""
-    queue = [path]
-    while queue:
-        folder = queue.pop()
-        folder.chmod(0o700)
-        with os.scandir(folder) as entries:
-            queue += [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]

@@ -29,6 +29,13 @@ PRIVATE = [
     "::ffff:127.0.0.1",
     "::ffff:10.0.0.1",
     "2002:7f00:1::",
+    "64:ff9b::127.0.0.1",
+    "64:ff9b::169.254.169.254",
+    "64:ff9b:1::1",
+    "::127.0.0.1",
+    "::ffff:0:127.0.0.1",
+    "fec0::1",
+    "5f00::1",
 ]
 
 
@@ -37,7 +44,15 @@ def test_addresses_that_are_not_public_are_refused(text: str) -> None:
     assert not is_allowed(ipaddress.ip_address(text), ())
 
 
-@pytest.mark.parametrize("text", ["93.184.215.14", "2606:4700::6810:84e5", "::ffff:93.184.215.14"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "93.184.215.14",
+        "2606:4700::6810:84e5",
+        "::ffff:93.184.215.14",
+        "64:ff9b::93.184.215.14",
+    ],
+)
 def test_public_addresses_pass(text: str) -> None:
     assert is_allowed(ipaddress.ip_address(text), ())
 

@@ -31,3 +31,13 @@ async def test_without_a_provider_the_error_says_what_to_set() -> None:
         await models.run(ModelRequest("claude-x", SAID), lambda _: None)
     assert not caught.value.retryable
     await models.aclose()
+
+
+async def test_effort_goes_only_to_models_that_take_it() -> None:
+    fake = FakeMessages.saying([{"type": "text", "text": "hello"}])
+    async with fake.running() as base_url:
+        models = Models(base_url=base_url)
+        for name in ("claude-haiku-4-5", "claude-opus-5", "some-model-of-yours"):
+            await models.run(ModelRequest(name, SAID, effort="high"), lambda _: None)
+        await models.aclose()
+    assert ["output_config" in body for body in fake.bodies] == [False, True, True]

@@ -111,6 +111,14 @@ def test_names_that_differ_only_in_forbidden_characters_stay_apart() -> None:
     assert len(names) == 3
 
 
+def test_no_server_can_name_a_tool_like_one_of_another() -> None:
+    pairs = [("a", "b__c"), ("a__b", "c"), ("a_", "b"), ("a", "_b"), ("a", "__b"), ("a__", "b")]
+    names = [model_name(server, name) for server, name in pairs]
+    assert len(set(names)) == len(pairs)
+    # Nor by taking the digest into its own name.
+    assert all(model_name("a", n.removeprefix("mcp__a__")) not in names[1:] for n in names[1:])
+
+
 def test_a_name_declared_twice_is_offered_once() -> None:
     doubled = [McpTool("q", "first", {}), McpTool("q", "second", {})]
     tools = toolset(agent(mcp_toolset()), {"db": doubled})

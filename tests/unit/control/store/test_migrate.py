@@ -55,7 +55,9 @@ def test_a_migrated_database_equals_a_fresh_one(engine: Engine, tmp_path: Path) 
 def test_upgrading_again_changes_nothing(engine: Engine) -> None:
     upgrade(engine)
     with engine.begin() as connection:
-        connection.execute(text("INSERT INTO workspaces VALUES ('w', 'kept', 0)"))
+        connection.execute(
+            text("INSERT INTO workspaces (id, name, created_us) VALUES ('w', 'kept', 0)")
+        )
     upgrade(engine)
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT name FROM workspaces")) == "kept"

@@ -1,0 +1,110 @@
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from intramuros.control.model.catalogue import (
+    MAX_BYTES,
+    UNKNOWN_DATE,
+    load_catalogue,
+    shipped_catalogue,
+)
+from intramuros.kernel.errors import InvalidRequest, OperatorError
+
+OWN = """
+models:
+  - id: house-7b
+    display_name: House 7B
+    aliases: [house]
+    effort: {default: low, levels: [low, medium]}
+    speeds: []
+    prices: {standard: {input: "0.1", output: "0.2", cache_read: "0",
+                        cache_write_5m: "0", cache_write_1h: "0"}}
+  - {id: claude-opus-5, display_name: Opus behind our proxy}
+"""
+
+
+def test_ids_and_aliases_find_the_same_model_and_strangers_none() -> None:
+    known = shipped_catalogue()
+    assert known.find("claude-haiku-4-5") is known.find("claude-haiku-4-5-20251001")
+    assert known.find("some-model-of-yours") is None
+
+
+def test_prices_are_exact_and_follow_the_speed() -> None:
+    known = shipped_catalogue()
+    standard, fast = known.price("claude-opus-5"), known.price("claude-opus-5", "fast")
+    assert standard is not None
+    assert fast is not None
+    assert (standard.input, standard.cache_write_5m) == (Decimal(5), Decimal("6.25"))
+    assert fast.output == 2 * standard.output
+    assert known.price("claude-haiku-4-5", "fast") is None
+    assert known.price("some-model-of-yours") is None
+
+
+def test_only_known_lacks_are_refused() -> None:
+    known = shipped_catalogue()
+    for model, effort, speed in (
+        ("claude-opus-5", "max", "fast"),
+        ("claude-opus-5-5", "xhigh", "fast"),  # listed, but what it takes is not known
+        ("some-model-of-yours", "max", "fast"),
+        ("claude-haiku-4-5", "high", "standard"),  # the default is the same as none
+        ("claude-haiku-4-5", None, None),
+    ):
+        known.check(model, effort, speed)
+    for model, effort, speed, named in (
+        ("claude-haiku-4-5", "low", None, "model.effort: .* no effort"),
+        ("claude-opus-4-6", "xhigh", None, "low, medium, high, max"),
+        ("claude-opus-4-6", None, "fast", "model.speed"),
+    ):
+        with pytest.raises(InvalidRequest, match=named):
+            known.check(model, effort, speed)
+
+
+def test_a_file_of_the_operator_adds_and_wins(tmp_path: Path) -> None:
+    file = tmp_path / "models.yaml"
+    file.write_text(OWN)
+    known = load_catalogue(file)
+    assert known.default_effort("house") == "low"
+    assert [entry.id for entry in known.entries[:2]] == ["house-7b", "claude-opus-5"]
+    replaced = known.find("claude-opus-5")
+    assert replaced is not None
+    assert (replaced.display_name, replaced.prices) == ("Opus behind our proxy", None)
+    assert known.find("claude-sonnet-5") == shipped_catalogue().find("claude-sonnet-5")
+
+
+def test_scripts_are_listed_last_and_said_to_be_scripts(tmp_path: Path) -> None:
+    (tmp_path / "audit.yaml").write_text("steps: []")
+    last = load_catalogue(scripts=tmp_path).entries[-1]
+    assert (last.id, last.display_name) == ("scripted/audit", "Script audit (no real model)")
+    assert last.info()["created_at"] == UNKNOWN_DATE
+
+
+def test_what_is_not_known_is_null_and_effort_is_spelled_out() -> None:
+    known = shipped_catalogue()
+    stranger, opus = known.find("claude-opus-5-5"), known.find("claude-opus-4-6")
+    assert stranger is not None
+    assert opus is not None
+    assert (stranger.info()["capabilities"], stranger.info()["max_tokens"]) == (None, None)
+    effort = opus.info()["capabilities"]["effort"]
+    assert (effort["max"], effort["xhigh"]) == ({"supported": True}, {"supported": False})
+    assert known.takes_effort("claude-opus-5-5")
+    assert not known.takes_effort("claude-sonnet-4-5")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("{", "no YAML"),
+        ("[]", "no list of models"),
+        ("models: [{id: a, display_name: A, efort: null}]", "efort"),
+        ("models: [{id: a, display_name: A}, {id: b, aliases: [a], display_name: B}]", "twice"),
+        ("#" * (MAX_BYTES + 1), "larger"),
+    ],
+)
+def test_a_wrong_file_is_explained(tmp_path: Path, text: str, problem: str) -> None:
+    file = tmp_path / "models.yaml"
+    file.write_text(text)
+    with pytest.raises(OperatorError, match=problem):
+        load_catalogue(file)
+    with pytest.raises(OperatorError, match="--models-file"):
+        load_catalogue(tmp_path / "none.yaml")
