@@ -136,7 +136,7 @@ async def stream_events(
     await svc.db.read(lambda tx: svc.sessions.get(tx, caller, session_id))
 
     async def attach(serve: Serve) -> None:
-        with svc.hub.subscribe(session_topic(session_id)) as subscription:
+        with svc.hub.subscribe(session_topic(session_id), whispers=bool(wanted)) as subscription:
             mixer = Mixer(wanted, numbered=after_seq is not None)
             follower = Follower(svc.db, svc.clock, svc.ids, subscription, mixer)
             await follower.open(session_id, after_seq)

@@ -117,7 +117,7 @@ class Drive:
         """Perform an effect; None if an interrupt cut it short."""
         brought: list[Outcome] = []
         topic = session_topic(self._hold.lease.key)
-        with self._performer.hub.subscribe(topic, whispers=False) as hints:
+        with self._performer.hub.subscribe(topic, whispers=False, news=False) as hints:
             async with anyio.create_task_group() as group:
 
                 async def watch() -> None:

@@ -9,7 +9,7 @@ the turn's lease, :meth:`Journal.append` for acts of the API itself.
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from sqlalchemy import Row, bindparam, select, update
@@ -24,7 +24,7 @@ from intramuros.control.session.work import WorkQueue
 from intramuros.control.store import events, leases
 from intramuros.control.store.db import Tx
 from intramuros.control.store.events import End, Stamp
-from intramuros.control.store.notify import TURN_TOPIC, Hub, session_topic
+from intramuros.control.store.notify import TURN_TOPIC, Hub, News, session_topic
 from intramuros.control.store.records import Draft, Record
 from intramuros.control.store.tables import sessions
 from intramuros.kernel.errors import NotFound, TooLarge
@@ -168,8 +168,15 @@ class Journal:
         tx.execute(_PROJECT, projection)
         if row.environment_kind == "self_hosted":
             self._staff(tx, row, state, written)
-        tx.after_commit(lambda: self._hub.hint(session_topic(row.id)))
+        tx.after_commit(lambda: self._tell(row.id, row.last_seq, written))
         return written, state
+
+    def _tell(self, session_id: str, after_seq: int, written: Sequence[Record]) -> None:
+        topic = session_topic(session_id)
+        if self._hub.listeners(topic):
+            # Copies, because the loop keeps its records for long and these keep their text.
+            shown = [replace(record) for record in written if record.visible]
+            self._hub.tell(topic, News(after_seq, written[-1].seq, shown))
 
     def _staff(self, tx: Tx, row: Row[Any], state: State, written: Sequence[Record]) -> None:
         """See to it that a worker serves the session as long as it needs one."""

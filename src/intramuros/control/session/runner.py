@@ -76,7 +76,7 @@ class Runner:
     async def run(self, stop: Stop) -> None:
         """Claim and drive turns until a stop is asked for; then let the held ones go."""
         async with anyio.create_task_group() as turns:
-            with self._performer.hub.subscribe(TURN_TOPIC, whispers=False) as hints:
+            with self._performer.hub.subscribe(TURN_TOPIC, whispers=False, news=False) as hints:
                 async with anyio.create_task_group() as waiting:
 
                     async def cut() -> None:

@@ -1,7 +1,8 @@
 """One client's live view of a session: the tail of the log, with previews mixed in.
 
-The log is read by position, in bounded batches, whenever a hint says so or a safety period has
-passed; a slow client therefore costs no memory, it is only behind. Previews are whispers that may
+News bring the rows that this process writes, shared by all streams of a session; the log is read
+by position, in bounded batches, behind a gap, a plain hint or a safety period. A slow client
+therefore costs no memory, it is only behind. Previews are whispers that may
 be lost. :class:`Mixer` holds the order: nothing here can show a preview before its request's start,
 after its end, or after the event that it previews (contract 15.3, 18.5-18.7, 18.10).
 """
@@ -14,7 +15,7 @@ from sqlalchemy import select
 
 from intramuros.control.store import events
 from intramuros.control.store.db import Database, Tx
-from intramuros.control.store.notify import Subscription, Whisper
+from intramuros.control.store.notify import News, Subscription, Whisper
 from intramuros.control.store.records import Record
 from intramuros.control.store.tables import sessions
 from intramuros.kernel.errors import NotFound
@@ -93,7 +94,7 @@ class Mixer:
 
     def _show(self, record: Record) -> bytes:
         number = str(record.seq) if self._numbered else None
-        return frame(record.type, _json(record.public()), id=number)
+        return frame(record.type, record.text, id=number)
 
 
 class Follower:
@@ -116,6 +117,7 @@ class Follower:
         self._mixer = mixer
         self._session_id = ""
         self._seq = 0
+        self._behind = True  # the table may hold rows that no news will bring
         self._over = False
 
     @property
@@ -146,28 +148,50 @@ class Follower:
         while True:
             self._subscription.clear()
             whispers = self._subscription.take_whispers()
-            frames = self._mixer.mix(await self._read(), whispers)
+            records = self._hear(self._subscription.take_news())
+            if records is None:
+                records = await self._look()
+            frames = self._mixer.mix(records, whispers)
             if self._subscription.closed:
                 self._over = True
             if frames or self._over:
                 return frames
             left_s = quiet_until - self._clock.monotonic()
             if left_s <= 0:
+                self._behind = True
                 return [KEEP_ALIVE]
-            await self._subscription.wait(min(left_s, SAFETY_S))
+            if not await self._subscription.wait(min(left_s, SAFETY_S)):
+                self._behind = True
 
-    async def _read(self) -> list[Record]:
+    def _hear(self, news: Sequence[News] | None) -> list[Record] | None:
+        """Return the rows that the news bring, or None if only a look at the table can tell."""
+        if self._behind or news is None:
+            return None
+        records, seq = list[Record](), self._seq
+        for item in news:
+            if item.after_seq > seq:
+                return None
+            records += [record for record in item.records if record.seq > seq]
+            seq = max(seq, item.last_seq)
+        return self._pass(records, seq)
+
+    async def _look(self) -> list[Record]:
         found = await self._db.read(self._read_in)
         if found is None:
             self._over = True
             return [self._farewell()]
         last_seq, records = found
+        self._behind = len(records) == BATCH
+        # Rows that clients do not see are passed over too, so that they are not read again.
+        return self._pass(records, records[-1].seq if self._behind else last_seq)
+
+    def _pass(self, records: list[Record], last_seq: int) -> list[Record]:
+        """Move to ``last_seq`` and return the rows, through the last that a stream may show."""
+        self._seq = max(last_seq, self._seq)
         for index, record in enumerate(records):
             if record.type in LAST_WORDS:
                 self._over = True
                 return records[: index + 1]
-        # Rows that clients do not see are passed over too, so that they are not read again.
-        self._seq = records[-1].seq if len(records) == BATCH else max(last_seq, self._seq)
         return records
 
     def _read_in(self, tx: Tx) -> tuple[int, list[Record]] | None:

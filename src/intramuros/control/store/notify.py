@@ -1,21 +1,27 @@
 """Hints and whispers between the tasks of one process. Nothing here is the truth.
 
 A *hint* says "look at the table again"; it carries no data and may be lost, so every waiter also
-looks on its own from time to time. A *whisper* is a piece of a preview that may be lost as a whole
-request: when a slow reader's buffer is full, the rest of that request's whispers is dropped for it,
-so that what it has seen stays a prefix of the text (contract 18.6).
+looks on its own from time to time. *News* are a hint that brings the new rows along, so that many
+readers of one log need not each read them again; who finds a gap looks. A *whisper* is a piece of
+a preview that may be lost as a whole request: when a slow reader's buffer is full, the rest of that
+request's whispers is dropped for it, so that what it has seen stays a prefix of the text (contract
+18.6).
 
 All methods run on the event loop's thread; ``Tx.after_commit`` calls its hooks there.
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 import anyio
 
+from intramuros.control.store.records import Record
+
+# Rows of news that one reader may leave unread; beyond that it looks at the table.
+NEWS_LIMIT: Final = 100
 # Whispers that one reader may leave unread: about two seconds of a fast model.
 WHISPER_LIMIT: Final = 256
 
@@ -47,12 +53,31 @@ class Whisper:
     event: Mapping[str, object]
 
 
+@dataclass(frozen=True)
+class News:
+    """Rows that one transaction made durable.
+
+    Args:
+        after_seq: where the log ended before.
+        last_seq: where it ends now.
+        records: those in between that clients see.
+    """
+
+    after_seq: int
+    last_seq: int
+    records: Sequence[Record]
+
+
 class Subscription:
     """One waiter on one topic; made by :meth:`Hub.subscribe`."""
 
-    def __init__(self, *, whispers: bool) -> None:
+    def __init__(self, *, whispers: bool, news: bool) -> None:
         self._hinted = anyio.Event()
         self._closed = False
+        self._reads = news
+        self._look = False  # the news alone do not tell everything
+        self._news: list[News] = []
+        self._rows = 0
         self._listens = whispers
         self._whispers: deque[Whisper] = deque()
         self._cut: int | None = None  # the request whose whispers this reader lost
@@ -77,6 +102,12 @@ class Subscription:
         if self._hinted.is_set():
             self._hinted = anyio.Event()
 
+    def take_news(self) -> list[News] | None:
+        """Return and forget the news so far, oldest first; None to look at the table instead."""
+        taken = None if self._look else self._news
+        self._look, self._news, self._rows = False, [], 0
+        return taken
+
     def take_whispers(self) -> list[Whisper]:
         """Return and forget the whispers so far, oldest first."""
         taken = list(self._whispers)
@@ -84,10 +115,19 @@ class Subscription:
         return taken
 
     def _hint(self) -> None:
+        self._look = True
+        self._hinted.set()
+
+    def _tell(self, news: News) -> None:
+        self._rows += len(news.records)
+        if self._reads and self._rows <= NEWS_LIMIT and not self._look:
+            self._news.append(news)
+        else:
+            self._look, self._news = True, []
         self._hinted.set()
 
     def _close(self) -> None:
-        self._closed = True
+        self._closed = self._look = True
         self._hinted.set()
 
     def _whisper(self, whisper: Whisper) -> None:
@@ -108,9 +148,11 @@ class Hub:
         self._closed = False
 
     @contextmanager
-    def subscribe(self, topic: str, *, whispers: bool = True) -> Iterator[Subscription]:
-        """Subscribe from now until the block ends; without whispers, to hints alone."""
-        subscription = Subscription(whispers=whispers)
+    def subscribe(
+        self, topic: str, *, whispers: bool = True, news: bool = True
+    ) -> Iterator[Subscription]:
+        """Subscribe from now until the block ends; without whispers and news, to hints alone."""
+        subscription = Subscription(whispers=whispers, news=news)
         self._topics.setdefault(topic, set()).add(subscription)
         if self._closed:
             subscription._close()
@@ -126,6 +168,11 @@ class Hub:
         """Tell every waiter of the topic to look again."""
         for subscription in self._topics.get(topic, ()):
             subscription._hint()
+
+    def tell(self, topic: str, news: News) -> None:
+        """Hand every waiter of the topic rows that are durable."""
+        for subscription in self._topics.get(topic, ()):
+            subscription._tell(news)
 
     def whisper(self, session_id: str, whisper: Whisper) -> None:
         """Pass a piece of a preview to whoever streams that session now.

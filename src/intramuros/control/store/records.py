@@ -8,9 +8,11 @@ The log is append-only and gapless. A row is one of three:
 * an **internal** mark that steers the loop (a call was started, a retry is due), never shown.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 
 from intramuros.kernel.timing import from_micros, rfc3339
 
@@ -70,6 +72,16 @@ class Record:
     def at(self) -> datetime:
         """Time of processing, or of arrival for a queued row."""
         return from_micros(self.at_us)
+
+    @property
+    def visible(self) -> bool:
+        """True for an event that clients see happen: neither a mark nor an input that waits."""
+        return not (self.queued or self.internal)
+
+    @cached_property
+    def text(self) -> str:
+        """The event as streams show it; kept, because many may show the same row."""
+        return json.dumps(self.public(), separators=(",", ":"))
 
     def public(self) -> dict[str, object]:
         """Return the event as the API shows it; ``processed_at`` is null while queued."""

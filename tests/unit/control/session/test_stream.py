@@ -333,3 +333,69 @@ async def test_a_server_that_stops_ends_its_streams(stage: Stage) -> None:
         stage.world.hub.close()
         assert types(await follower.next()) == ["session.updated"], "nothing durable is held back"
         assert follower.over
+
+
+def count_looks(follower: Follower, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    looks: list[int] = []
+    look = follower._look
+
+    async def counted() -> list[Record]:
+        looks.append(follower._seq)
+        return await look()
+
+    monkeypatch.setattr(follower, "_look", counted)
+    return looks
+
+
+@pytest.mark.anyio
+async def test_rows_and_previews_that_follow_need_no_look(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with stage.follow() as follower:
+        await stage.tell("session.updated")
+        await follower.next()
+        looks = count_looks(follower, monkeypatch)
+        await stage.tell("session.error", "internal.mcp_tools")
+        asked = Draft("span.model_request_start", {}, private={"epoch": 1})
+        await stage.act(
+            lambda world: world.loop(stage.session_id, Draft("session.status_running"), asked)
+        )
+        assert types(await follower.next()) == [
+            "session.error",
+            "session.status_running",
+            "span.model_request_start",
+        ]
+        stage.world.hub.whisper(stage.session_id, start(follower._seq, "m"))
+        assert types(await follower.next()) == ["event_start"]
+        assert looks == []
+
+
+@pytest.mark.anyio
+async def test_news_behind_a_gap_or_from_before_lose_and_repeat_nothing(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with stage.follow() as follower:
+        await stage.tell("session.updated")
+        await follower.next()
+        looks = count_looks(follower, monkeypatch)
+        await stage.tell("session.error")
+        missed = follower._subscription.take_news()
+        await stage.tell("session.updated")
+        assert types(await follower.next()) == ["session.error", "session.updated"]
+        assert len(looks) == 1
+        stage.world.hub.tell(session_topic(stage.session_id), missed[0])
+        await stage.tell("session.error")
+        assert types(await follower.next()) == ["session.error"]
+        assert len(looks) == 1
+
+
+@pytest.mark.anyio
+async def test_streams_of_a_session_share_the_text_of_a_row(stage: Stage) -> None:
+    async with stage.follow() as one, stage.follow() as other:
+        for follower in (one, other):
+            follower._behind = False
+        await stage.tell("session.updated")
+        rows = [follower._subscription._news[0].records[0] for follower in (one, other)]
+        assert rows[0] is rows[1]
+        assert await one.next() == await other.next()
+        assert "text" in vars(rows[0])

@@ -3,7 +3,16 @@
 import anyio
 import pytest
 
-from intramuros.control.store.notify import WHISPER_LIMIT, Hub, Whisper, session_topic, work_topic
+from intramuros.control.store.notify import (
+    NEWS_LIMIT,
+    WHISPER_LIMIT,
+    Hub,
+    News,
+    Whisper,
+    session_topic,
+    work_topic,
+)
+from intramuros.control.store.records import Record
 
 pytestmark = pytest.mark.anyio
 
@@ -82,3 +91,50 @@ async def test_a_closed_hub_wakes_everybody_once_and_says_so() -> None:
                 assert await subscription.wait(10)
                 subscription.clear()
                 assert not await subscription.wait(0.001), "who goes on working does not spin"
+
+
+def news(after_seq: int, rows: int = 1) -> News:
+    records = [
+        Record("sesn_1", after_seq + 1 + n, f"sevt_{n}", "session.updated", 1, {})
+        for n in range(rows)
+    ]
+    return News(after_seq, after_seq + rows, records)
+
+
+async def test_news_come_in_order_and_once() -> None:
+    hub = Hub()
+    with hub.subscribe("a") as subscription:
+        hub.tell("a", news(0))
+        hub.tell("a", news(1))
+        hub.tell("b", news(2))
+        assert await subscription.wait(0)
+        assert subscription.take_news() == [news(0), news(1)]
+        assert subscription.take_news() == []
+
+
+async def test_a_hint_among_news_asks_for_a_look() -> None:
+    hub = Hub()
+    with hub.subscribe("a") as subscription:
+        hub.tell("a", news(0))
+        hub.hint("a")
+        hub.tell("a", news(1))
+        assert subscription.take_news() is None
+        hub.tell("a", news(2))
+        assert subscription.take_news() == [news(2)]
+
+
+async def test_a_reader_that_leaves_too_many_news_looks_instead() -> None:
+    hub = Hub()
+    with hub.subscribe("a") as subscription:
+        hub.tell("a", news(0, NEWS_LIMIT))
+        hub.tell("a", news(NEWS_LIMIT))
+        assert subscription._news == [], "nothing is kept for it"
+        assert subscription.take_news() is None
+
+
+async def test_who_wants_hints_alone_keeps_no_news() -> None:
+    hub = Hub()
+    with hub.subscribe("a", news=False) as subscription:
+        hub.tell("a", news(0))
+        assert await subscription.wait(0)
+        assert subscription._news == []
