@@ -26,11 +26,13 @@ from intramuros.control.api import (
     environments,
     errors,
     events,
+    federation,
     files,
     keys,
     memories,
     memory_stores,
     models,
+    oauth,
     organization,
     resources,
     sessions,
@@ -46,6 +48,8 @@ from intramuros.control.api.pages import Cursors
 from intramuros.control.api.replies import reply
 from intramuros.control.api.services import Services, Storage
 from intramuros.control.brain import Body, edges_from, networks_from, think
+from intramuros.control.catalog.exchange import Exchange
+from intramuros.control.catalog.issuer_keys import IssuerKeys
 from intramuros.control.catalog.reach import Reach
 from intramuros.control.catalog.sweep import Sweeper
 from intramuros.control.catalog.tunnels import Issuer
@@ -121,6 +125,10 @@ class ServerSettings:
     """YAML file of models that adds to the list of known ones, and wins over it."""
     mcp_networks: tuple[str, ...] = ()
     """Private networks whose MCP servers may be reached directly, as 10.1.0.0/16."""
+    issuer_networks: tuple[str, ...] = ()
+    """Private networks whose identity providers may be asked for their keys, as 10.1.0.0/16."""
+    audience: tuple[str, ...] = ()
+    """What identity tokens may be made out for (aud): the server's public URL, say."""
     dormancy_s: float = 300.0
     """Seconds without an event after which an idle session lets go of its worker; 0 for never."""
     blob_url: str | None = None
@@ -184,6 +192,14 @@ async def build_services(opened: Installation, settings: ServerSettings) -> Serv
         wallet=wallet,
         validator=Validator(db, clock, reach, wallet),
         organization_id=opened.organization_id,
+        exchange=Exchange(
+            db,
+            clock,
+            ids,
+            IssuerKeys(clock, networks_from(settings.issuer_networks)),
+            opened.organization_id,
+            settings.audience,
+        ),
         lenient=settings.lenient,
     )
 
@@ -207,6 +223,8 @@ def create_app(services: Services) -> FastAPI:
         keys.router,
         organization.router,
         models.router,
+        federation.router,
+        oauth.router,
         sessions.router,
         events.router,
         threads.router,

@@ -41,6 +41,7 @@ _KNOWN_BETAS: Final = frozenset(
         "files-api-2025-04-14",
         "oauth-2025-04-20",
         "skills-2025-10-02",
+        "oidc-federation-2026-04-01",
     }
 )
 
@@ -128,7 +129,13 @@ async def identify(request: Request) -> Principal:
 
 def actor_of(svc: Services, caller: Principal) -> Actor:
     """Return the caller as the one who acts on configured resources."""
-    return Actor(svc.clock, svc.ids, caller.workspace_id, caller.credential_id)
+    return Actor(
+        svc.clock,
+        svc.ids,
+        caller.workspace_id,
+        caller.credential_id,
+        service_account_id=caller.service_account_id,
+    )
 
 
 def _token(request: Request) -> str | None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from intramuros.control.api.pages import Cursors
+from intramuros.control.catalog.exchange import Exchange
 from intramuros.control.catalog.reach import Reach
 from intramuros.control.catalog.tunnels import Issuer
 from intramuros.control.catalog.validation import Validator
@@ -55,6 +56,8 @@ class Services:
     models: Catalogue
     """What is known of models."""
     validator: Validator
+    exchange: Exchange
+    """Makes tokens out of identity providers' assertions."""
     organization_id: str
     """A UUID; this installation is one organization."""
     lenient: bool = False

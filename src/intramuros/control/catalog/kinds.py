@@ -35,3 +35,7 @@ SKILL: Final = Kind("skill", "skill", "skill", max_page=1000)
 SKILL_VERSION: Final = Kind("skill_version", "skver", "skill version", max_page=1000)
 VAULT: Final = Kind("vault", "vlt", "vault")
 VAULT_CREDENTIAL: Final = Kind("vault_credential", "vcrd", "credential")
+# These belong to the organization: they are kept in the default workspace.
+SERVICE_ACCOUNT: Final = Kind("service_account", "svac", "service account")
+ISSUER: Final = Kind("federation_issuer", "fdis", "federation issuer")
+RULE: Final = Kind("federation_rule", "fdrl", "federation rule")

@@ -11,7 +11,8 @@ class Actor:
     """The one who acts on configured resources and credentials.
 
     ``by`` is the credential's id, or the name of the command that acts for the operator;
-    ``reason`` is what the caller gave for it, where the API takes one.
+    ``reason`` is what the caller gave for it, where the API takes one; ``service_account_id`` is
+    whom a federated caller acts as.
     """
 
     clock: Clock
@@ -19,3 +20,4 @@ class Actor:
     workspace_id: str
     by: str
     reason: str | None = None
+    service_account_id: str | None = None

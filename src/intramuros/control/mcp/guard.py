@@ -7,6 +7,7 @@ that a second answer from the name server changes nothing. Operators list except
 
 import ipaddress
 import socket
+import ssl
 from collections.abc import Iterable, Sequence
 from typing import Final, Protocol
 
@@ -108,11 +109,14 @@ class GuardedTransport(httpx2.AsyncHTTPTransport):
     """An HTTP transport whose connections are guarded; one per (session, server)."""
 
     def __init__(
-        self, exceptions: Sequence[Network] = (), resolver: Resolver = system_resolver
+        self,
+        exceptions: Sequence[Network] = (),
+        resolver: Resolver = system_resolver,
+        ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         # The parent offers no argument for the network backend, so its pool is built here.
         self._pool = httpcore2.AsyncConnectionPool(
-            ssl_context=httpx2.create_ssl_context(),
+            ssl_context=ssl_context or httpx2.create_ssl_context(),
             max_connections=8,
             keepalive_expiry=30.0,
             network_backend=GuardedBackend(exceptions, resolver),

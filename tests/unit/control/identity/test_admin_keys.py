@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from intramuros.control.identity import admin_keys, credentials, keys
@@ -58,7 +60,7 @@ def test_other_credentials_are_no_keys_and_chosen_secrets_have_no_hint(
     tx: Tx, actor: Actor, clock: ManualClock
 ) -> None:
     now_us = to_micros(clock.now())
-    grant = {"workspace_id": "wrkspc_test", "name": "w"}
+    grant: Any = {"workspace_id": "wrkspc_test", "name": "w"}
     worker, _ = credentials.mint(tx, actor.ids, clock, kind="environment_key", **grant)
     with pytest.raises(NotFound):
         admin_keys.get(tx, worker, now_us)
