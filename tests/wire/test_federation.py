@@ -143,7 +143,9 @@ def test_R345_every_family_of_signature(trust: Trust) -> None:
         assert trust.post(trust.provider.assertion(kid, algorithm)).status_code == 200
 
 
-def test_R341_R342_refusals_look_alike_and_are_recorded(provider: Provider, tmp_path: Path) -> None:
+def test_R341_R342_R346_R347_R348_refusals_look_alike_and_are_recorded(
+    provider: Provider, tmp_path: Path
+) -> None:
     # A server of its own, since whoever fails that often is soon throttled.
     with (
         running(
@@ -282,7 +284,7 @@ def test_R362_R297_scopes_bound_what_a_token_does(
             developer.beta.organization.workspaces.list()
 
 
-def test_R357_R358_a_federated_administrator_manages_plain_rules_only(
+def test_R357_a_federated_administrator_manages_plain_rules_only(
     client: Anthropic, server: Server, provider: Provider, trust: Trust
 ) -> None:
     rule = {"oauth_scope": "org:admin"}
@@ -322,7 +324,7 @@ def test_R357_R358_a_federated_administrator_manages_plain_rules_only(
         Trust(client, server, provider, {"rule": rule})
 
 
-def test_R350_R351_R352_R353_rules_that_let_in_too_much_are_refused(trust: Trust) -> None:
+def test_R350_R351_R353_rules_that_let_in_too_much_are_refused(trust: Trust) -> None:
     org = trust.client.beta.organization
     shared = org.federation.issuers.create(
         name=f"shared-{trust.number}",

@@ -152,7 +152,7 @@ def _check_reader(tx: Tx, caller: Principal, skill_id: str) -> None:
     Raises:
         NotFound: as though the skill did not exist.
     """
-    if caller.kind is CredentialKind.API_KEY:
+    if caller.scoped:
         return
     allowed = (
         session_skills.in_session(tx, caller.session_id, skill_id)
