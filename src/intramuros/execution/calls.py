@@ -23,6 +23,7 @@ from intramuros.execution.journal import Journal, Progress, Result
 from intramuros.execution.outflow import Filtered, release, without_spill
 from intramuros.execution.record import INWARD, OUTWARD, Record, RecordFailed, weigh
 from intramuros.execution.sandbox.base import SandboxError, SandboxGone, ToolOutcome
+from intramuros.execution.skills import Skills
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.redact import Redactor
 from intramuros.kernel.telemetry import logger
@@ -65,6 +66,7 @@ class Bench:
     call_timeout_s: float
     clock: Clock
     rand: Callable[[], float]
+    skills: Skills
 
 
 class Calls:

@@ -14,13 +14,16 @@ Errors::
 
 import base64
 import binascii
+import hashlib
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import anthropic
+import anyio
 import httpx2
 from anthropic import AsyncAnthropic, omit
 
@@ -41,6 +44,7 @@ _POLL_S: Final = 15.0
 # A stream says something at least every 15 s; silence for this long is a dead connection.
 _STREAM_SILENCE_S: Final = 90.0
 _POST_S: Final = 120.0
+_DOWNLOAD_CHUNK: Final = 256 * 1024
 _MAX_SECRET_CHARS: Final = 64 * 1024
 _RETRYABLE: Final = frozenset({408, 409, 429})
 
@@ -93,6 +97,30 @@ class Beat:
     extended: bool
     state: str
     ttl_s: float
+
+
+@dataclass(frozen=True)
+class Skill:
+    """A skill as a session names it; ``version`` may be ``latest``."""
+
+    skill_id: str
+    version: str
+
+
+@dataclass(frozen=True)
+class SkillVersion:
+    """A version of a skill, by its own id."""
+
+    id: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the worker wants to know of a session."""
+
+    status: str
+    skills: tuple[Skill, ...] = ()
 
 
 class ControlPlane:
@@ -176,11 +204,45 @@ class ItemClient:
         except Raced:
             return
 
-    async def session_status(self) -> str:
-        """Return the session's status."""
+    async def session(self) -> Session:
+        """Return the session's status and what its agent is to have."""
         with _mapped():
             session = await self._sdk.beta.sessions.retrieve(self.work.session_id)
-        return str(getattr(session, "status", ""))
+        return read_session(session)
+
+    async def skill_version(self, skill: Skill) -> SkillVersion:
+        """Return the version that a session names (contract 24.1, 24.3)."""
+        with _mapped():
+            raw = await self._sdk.beta.skills.versions.retrieve(
+                skill.version, skill_id=skill.skill_id
+            )
+        id, name = getattr(raw, "id", None), getattr(raw, "name", None)
+        if not isinstance(id, str) or not isinstance(name, str) or not id:
+            raise Away("malformed skill version")
+        return SkillVersion(id, name)
+
+    async def download_skill(
+        self, skill: Skill, version: SkillVersion, target: Path, max_bytes: int
+    ) -> str:
+        """Save a version's archive and return its SHA-256 in hex (contract 24.2).
+
+        Raises:
+            Refused: it is longer than ``max_bytes``.
+        """
+        digest, size = hashlib.sha256(), 0
+        versions = self._sdk.beta.skills.versions.with_streaming_response
+        with _mapped():
+            async with (
+                versions.download(version.id, skill_id=skill.skill_id) as answer,
+                await anyio.open_file(target, "wb") as file,
+            ):
+                async for chunk in answer.iter_bytes(_DOWNLOAD_CHUNK):
+                    size += len(chunk)
+                    if size > max_bytes:
+                        raise Refused(f"over {max_bytes} bytes", 413)
+                    digest.update(chunk)
+                    await file.write(chunk)
+        return digest.hexdigest()
 
     @asynccontextmanager
     async def stream(self) -> AsyncIterator[AsyncIterator[Event]]:
@@ -249,6 +311,16 @@ def read_work(item: Any, environment_id: str) -> Work:  # noqa: ANN401  foreign 
         session_id if isinstance(session_id, str) and is_id(session_id) else "",
         sessions_token(getattr(item, "secret", None)),
     )
+
+
+def read_session(raw: object) -> Session:
+    """Read a session; skills of another form are left out."""
+    skills = []
+    for item in getattr(getattr(raw, "agent", None), "skills", None) or ():
+        skill_id, version = getattr(item, "skill_id", None), getattr(item, "version", None)
+        if isinstance(skill_id, str) and skill_id and isinstance(version, str) and version:
+            skills.append(Skill(skill_id, version))
+    return Session(str(getattr(raw, "status", "")), tuple(skills))
 
 
 def read_beat(answer: object) -> Beat:

@@ -3,11 +3,13 @@
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Final
 
 import anyio
 
 from intramuros.execution.sandbox.base import (
+    Mount,
     Provider,
     Sandbox,
     SandboxBusy,
@@ -39,6 +41,7 @@ class Hands:
         self._spec = spec
         self._rand = rand
         self._keep = keep if provider.capabilities.pause != "none" else 0
+        self._mounts: dict[str, tuple[Mount, ...]] = {}
         self._live: dict[str, Sandbox] = {}
         self._paused: OrderedDict[str, Sandbox] = OrderedDict()
         self._turns: dict[str, anyio.Lock] = {}
@@ -56,6 +59,17 @@ class Hands:
             finally:
                 if lock.statistics().tasks_waiting == 0:
                     self._turns.pop(session_id, None)
+
+    def equip(self, session_id: str, mounts: tuple[Mount, ...]) -> None:
+        """Show these in the sandboxes made for a session from now on; none takes them back."""
+        if mounts:
+            self._mounts[session_id] = mounts
+        else:
+            self._mounts.pop(session_id, None)
+
+    def rests(self, session_id: str) -> bool:
+        """Tell whether the session's sandbox is kept paused, with all that it has mounted."""
+        return session_id in self._paused
 
     async def take(self, session_id: str) -> Sandbox:
         """Return the session's live sandbox, created or resumed if need be.
@@ -132,9 +146,11 @@ class Hands:
         return None
 
     async def _create(self, session_id: str) -> Sandbox:
+        more = self._mounts.get(session_id, ())
+        spec = replace(self._spec, mounts=(*self._spec.mounts, *more)) if more else self._spec
         for attempt in range(_BUSY_ATTEMPTS):
             try:
-                return await self._provider.create(self._spec, session_id)
+                return await self._provider.create(spec, session_id)
             except SandboxBusy:
                 if attempt + 1 == _BUSY_ATTEMPTS:
                     raise

@@ -4,6 +4,7 @@ Kinds of records::
 
     worker.start      a worker began; environment, worker id
     work.claim     in an item was claimed: work id, session id
+    skill.fetch    in a skill was downloaded, before it is unpacked: size, digest
     tool.call      in a call is about to run: tool, rule, size and digest of its input
     tool.result   out an outcome is about to be posted: size, digest, how many secrets were masked
     tool.refused      the control plane did not take a result

@@ -16,6 +16,7 @@ from intramuros.execution.client import (
     LeaseLost,
     Raced,
     Refused,
+    Session,
     Work,
 )
 from intramuros.execution.dispatch import Dispatch
@@ -162,10 +163,13 @@ class Item:
         async with anyio.create_task_group() as group:
             scope = group.cancel_scope
             group.start_soon(self._watch_lease, scope)
-            if await self._terminated():
+            session = await self._look()
+            if session is None:
                 self._outcome = Outcome.ENDED
                 scope.cancel()
                 return
+            mounts = await self._bench.skills.lay_out(self._client, session.skills)
+            self._bench.hands.equip(self._work.session_id, mounts)
             group.start_soon(self._watch_idle, scope)
             group.start_soon(self._watch_stop)
             group.start_soon(self._follow, scope)
@@ -174,19 +178,21 @@ class Item:
                 self._outcome = Outcome.DRAINED
             scope.cancel()
 
-    async def _terminated(self) -> bool:
-        """Tell whether the session takes no more input (contract 9.44)."""
+    async def _look(self) -> Session | None:
+        """Return the session, or None when it takes no more input (contract 9.44)."""
         attempt = 0
         while True:
             try:
-                return await self._client.session_status() == "terminated"
+                session = await self._client.session()
             except Refused as error:
                 log.error("session_refused", status=error.status)
-                return True
+                return None
             except Away as error:
                 log.info("session_away", error=str(error))
                 await anyio.sleep(backoff_s(attempt, 0.5, 10.0, self._bench.rand()))
                 attempt += 1
+            else:
+                return None if session.status == "terminated" else session
 
     async def _follow(self, scope: anyio.CancelScope) -> None:
         clock, rand = self._bench.clock, self._bench.rand
@@ -243,6 +249,8 @@ class Item:
             await hands.rest(session_id)
         else:
             await hands.drop(session_id)
+        hands.equip(session_id, ())
+        await self._bench.skills.tidy(session_id, hands.rests)
         await to_thread.run_sync(self._bench.journal.tidy, session_id)
 
     async def _give_back(self) -> None:

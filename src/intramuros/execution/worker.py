@@ -22,6 +22,7 @@ from intramuros.execution.record import Record, RecordFailed
 from intramuros.execution.sandbox.base import Provider
 from intramuros.execution.session import Item, Terms
 from intramuros.execution.settings import WorkerSettings
+from intramuros.execution.skills import Skills
 from intramuros.execution.status import Board
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.service import Stop, Task, run_service, settle
@@ -84,7 +85,10 @@ async def serve_worker(
             )
         except RecordFailed as error:
             raise OperatorError(str(error), "free space on the disk of the audit file") from error
-        bench = Bench(hands, journal, record, custom, settings.call_timeout_s, clock, random.random)
+        skills = Skills(settings.state_dir / "skills", record, random.random)
+        bench = Bench(
+            hands, journal, record, custom, settings.call_timeout_s, clock, random.random, skills
+        )
         terms = Terms(settings.max_idle_s, key, settings.lease_ttl_s)
         await _run(settings, control, bench, terms, ready, stop)
 

@@ -13,6 +13,7 @@ from intramuros.execution.heartbeat import Lease
 from intramuros.execution.journal import Journal, Progress, Result
 from intramuros.execution.record import Record
 from intramuros.execution.sandbox.base import SandboxError, SandboxSpec, ToolOutcome
+from intramuros.execution.skills import Skills
 from intramuros.kernel.appendlog import read_lines
 from intramuros.kernel.redact import Redactor
 from intramuros.kernel.timing import ManualClock
@@ -52,7 +53,8 @@ class Rig:
         self.dispatch = Dispatch(frozenset({"bash", "read", "write", "edit", "glob", "grep"}))
         self.lease = Lease()
         hands = Hands(self.provider, SandboxSpec(), lambda: 0.0)
-        bench = Bench(hands, self.journal, self.record, {}, 5.0, self.clock, lambda: 0.0)
+        skills = Skills(folder / "skills", self.record, lambda: 0.0)
+        bench = Bench(hands, self.journal, self.record, {}, 5.0, self.clock, lambda: 0.0, skills)
         self.calls = Calls(bench, self.client, self.dispatch, self.lease, Redactor())  # type: ignore[arg-type]  structurally one
 
     async def serve(self, *uses: ToolUse) -> None:

@@ -17,8 +17,11 @@ from intramuros.execution.client import (
     LeaseLost,
     Raced,
     Refused,
+    Session,
+    Skill,
     Work,
     read_beat,
+    read_session,
     read_work,
     result_event,
     sessions_token,
@@ -178,3 +181,16 @@ def test_networks_and_garbage_are_transient(error: Exception) -> None:
 def test_our_own_mistakes_are_not_renamed() -> None:
     with pytest.raises(KeyError), client._mapped():
         raise KeyError("bug")
+
+
+def test_a_session_is_read_and_odd_skills_are_left_out() -> None:
+    skills = [
+        SimpleNamespace(skill_id="skill_1", version="skver_1"),
+        SimpleNamespace(skill_id="skill_2", version=None),
+        SimpleNamespace(skill_id=7, version="x"),
+        "nonsense",
+    ]
+    raw = SimpleNamespace(status="idle", agent=SimpleNamespace(skills=skills))
+    assert read_session(raw) == Session("idle", (Skill("skill_1", "skver_1"),))
+    assert read_session(SimpleNamespace(status="idle", agent=None)) == Session("idle")
+    assert read_session(7) == Session("")

@@ -1,11 +1,12 @@
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
 from intramuros.execution.hands import Hands
-from intramuros.execution.sandbox.base import SandboxBusy, SandboxError, SandboxSpec
+from intramuros.execution.sandbox.base import Mount, SandboxBusy, SandboxError, SandboxSpec
 from tests.fakes.sandbox import FakeProvider, FakeSandbox
 
 pytestmark = pytest.mark.anyio
@@ -149,3 +150,19 @@ async def test_a_failing_destroy_does_not_stop_the_others(monkeypatch: pytest.Mo
     monkeypatch.setattr(FakeSandbox, "destroy", broken)
     await pool.aclose()
     assert tried == ["a", "b"]
+
+
+async def test_a_session_is_shown_what_it_was_equipped_with() -> None:
+    provider = FakeProvider(pause=True)
+    pool = hands(provider, keep=1)
+    mount = Mount(Path("/srv/skills"), "/workspace/skills")
+    pool.equip("a", (mount,))
+    await pool.take("a")
+    await pool.take("b")
+    assert [spec.mounts for spec, _ in provider.created] == [(mount,), ()]
+    await pool.rest("a")
+    assert (pool.rests("a"), pool.rests("b")) == (True, False)
+    pool.equip("a", ())
+    await pool.drop("a")
+    await pool.take("a")
+    assert provider.created[-1][0].mounts == ()

@@ -6,13 +6,14 @@ import anyio
 import pytest
 
 from intramuros.execution.calls import Bench
-from intramuros.execution.client import Away, Beat, LeaseLost, Raced, Refused, Work
+from intramuros.execution.client import Away, Beat, LeaseLost, Raced, Refused, Session, Work
 from intramuros.execution.dispatch import Event, Idle, Running, ToolUse
 from intramuros.execution.hands import Hands
 from intramuros.execution.journal import Journal, Result
 from intramuros.execution.record import Record, RecordFailed
 from intramuros.execution.sandbox.base import SandboxSpec
 from intramuros.execution.session import HANDOVER_TTL_S, Item, Outcome, Terms
+from intramuros.execution.skills import Skills
 from intramuros.kernel.service import Stop
 from intramuros.kernel.timing import SystemClock
 from tests.fakes.sandbox import FakeProvider
@@ -51,9 +52,9 @@ class ScriptedControl:
     async def stop(self) -> None:
         await self._did("stop")
 
-    async def session_status(self) -> str:
+    async def session(self) -> Session:
         await self._did("session")
-        return "idle"
+        return Session("idle")
 
     @asynccontextmanager
     async def stream(self) -> AsyncIterator[AsyncIterator[Event]]:
@@ -81,7 +82,8 @@ class Rig:
         hands = Hands(self.provider, SandboxSpec(), lambda: 0.0)
         self.record = Record(folder / "audit.jsonl", clock)
         journal = Journal(folder / "journal")
-        self.bench = Bench(hands, journal, self.record, {}, 5.0, clock, lambda: 0.0)
+        skills = Skills(folder / "skills", self.record, lambda: 0.0)
+        self.bench = Bench(hands, journal, self.record, {}, 5.0, clock, lambda: 0.0, skills)
         self.stop = Stop()
 
     async def serve(self, max_idle_s: float = 0.01) -> Outcome:

@@ -1,0 +1,63 @@
+"""Both workers over a site's environment: the SDK's own, and ours with real sandboxes."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+import pytest
+from anthropic import AsyncAnthropic
+
+from intramuros.execution.sandbox import bwrap
+from intramuros.execution.sandbox.base import Level
+from intramuros.execution.sandbox.bubblewrap import BubblewrapProvider
+from intramuros.execution.settings import WorkerSettings
+from intramuros.execution.worker import serve_worker
+from intramuros.kernel.appendlog import read_lines
+from intramuros.kernel.service import Stop
+from intramuros.protocol.audit import verify
+from tests.wire.site import Site
+
+
+@contextlib.asynccontextmanager
+async def official(site: Site, folder: Path) -> AsyncIterator[Path]:
+    """The SDK's own worker, unsandboxed; gives its working directory."""
+    workdir = folder / "official"
+    workdir.mkdir()
+    async with AsyncAnthropic(base_url=site.server.base_url, auth_token=site.key) as sdk:
+        worker = sdk.beta.environments.work.worker(
+            environment_id=site.environment_id,
+            environment_key=site.key,
+            workdir=str(workdir),
+            max_idle=1.0,
+        )
+        async with anyio.create_task_group() as group:
+            group.start_soon(worker.run)
+            yield workdir
+            group.cancel_scope.cancel()
+
+
+@contextlib.asynccontextmanager
+async def ours(site: Site, folder: Path) -> AsyncIterator[Path]:
+    """Our worker with real sandboxes; gives its state directory."""
+    for finding in bwrap.probe():
+        if finding.level is Level.FAILURE:
+            pytest.skip(f"no sandbox on this host: {finding.what}: {finding.fix}")
+    key = folder / "key"
+    key.write_text(site.key)
+    key.chmod(0o600)
+    state = folder / "state"
+    settings = WorkerSettings(site.server.base_url, site.environment_id, key, state, max_idle_s=1.0)
+    stop, ready = Stop(), anyio.Event()
+
+    async def run() -> None:
+        provider = BubblewrapProvider(state / "sandboxes")
+        await serve_worker(settings, provider=provider, ready=lambda _: ready.set(), stop=stop)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(run)
+        with anyio.fail_after(20):
+            await ready.wait()
+        yield state
+        stop.request()
+    verify(read_lines(settings.audit_path()))
