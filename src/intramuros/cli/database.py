@@ -66,6 +66,20 @@ def upgrade(data_dir: DataDir = Path("intramuros-data")) -> None:
     say(f"schema {revision}")
 
 
+@app.command("rotate-key")
+def rotate_key(data_dir: DataDir = Path("intramuros-data")) -> None:
+    """Seal every secret by a new master key; stop the server first, run again if it was killed.
+
+    Example: intramuros db rotate-key --data-dir ./data
+    """
+    rotate = imported("intramuros.control.identity.rotation", "server", "rotate_master_key")
+    done = anyio.run(rotate, data_dir)
+    if done.finished:
+        say("a rotation that was broken off is finished")
+    else:
+        say(f"{done.resealed} values sealed by a new master key")
+
+
 def control_audit(data_dir: Path) -> list[str] | None:
     """Return the lines of the control plane's audit chain, or None if there is no database."""
     if not Layout(data_dir).database.exists():

@@ -277,7 +277,7 @@ async def serve(settings: ServerSettings, *, stop: Stop | None = None) -> None:
             settle()
             await run_service(tasks, drain_s=DRAIN_S, stop=stop)
         finally:
-            opened.db.close()
+            opened.close()
 
 
 def background(services: Services, settings: ServerSettings) -> Mapping[str, Task]:

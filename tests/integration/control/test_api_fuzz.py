@@ -113,7 +113,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
         try:
             yield Api(portal, create_app(portal.call(build_services, opened, options)))
         finally:
-            opened.db.close()
+            opened.close()
 
 
 def shaped(schema: Any) -> st.SearchStrategy[bytes]:

@@ -1,5 +1,8 @@
 from pathlib import Path
 
+import anyio
+
+from intramuros.control.identity.installation import open_installation
 from tests.unit.cli.conftest import Run, Served
 
 
@@ -22,3 +25,19 @@ def test_a_file_that_is_no_database(run: Run, tmp_path: Path) -> None:
     ran = run("db", "check", "--data-dir", tmp_path)
     assert ran.status == 2
     assert ran.err.count("\n") == 1
+
+
+async def make(data_dir: Path) -> None:
+    (await open_installation(data_dir)).close()
+
+
+def test_a_new_master_key_while_no_server_runs(run: Run, served: Served, tmp_path: Path) -> None:
+    refused = run("db", "rotate-key", "--data-dir", served.data_dir)
+    assert refused.status == 2
+    assert "stop the server" in refused.err
+    assert run("db", "rotate-key", "--data-dir", tmp_path / "absent").status == 2
+    fresh = tmp_path / "data"
+    anyio.run(make, fresh)
+    done = run("db", "rotate-key", "--data-dir", fresh)
+    assert done.status == 0, done.err
+    assert done.out == "0 values sealed by a new master key\n"

@@ -41,7 +41,7 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
     try:
         yield Api(create_app(await build_services(opened, settings)))
     finally:
-        opened.db.close()
+        opened.close()
 
 
 async def test_every_route_but_health_wants_a_credential(api: Api) -> None:

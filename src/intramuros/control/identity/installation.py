@@ -9,14 +9,11 @@ import anyio.to_thread
 
 from intramuros.control.identity import bootstrap
 from intramuros.control.identity.actor import Actor
+from intramuros.control.store import rekey
 from intramuros.control.store.db import Database
 from intramuros.control.store.migrate import upgrade
-from intramuros.control.store.secrets import (
-    Sealer,
-    load_master_key,
-    read_secret_file,
-    write_secret_file,
-)
+from intramuros.control.store.rekey import KeyFiles
+from intramuros.control.store.secrets import Sealer, read_secret_file, write_secret_file
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.telemetry import logger
@@ -25,8 +22,27 @@ from intramuros.kernel.timing import Clock, SystemClock
 log = logger("server")
 
 _API_KEY_FILE: Final = "api-key"
-_DATABASE_FILE: Final = "intramuros.db"
+_MASTER_KEY_FILE: Final = "master-key"
+DATABASE_FILE: Final = "intramuros.db"
 _FIRST_KEY_PREFIX: Final = "sk-intramuros-api01-"
+
+
+@dataclass(frozen=True)
+class Store:
+    """An open database and the key that seals what is secret in it.
+
+    ``finished`` tells that a rotation of the key was broken off and has been ended now.
+    """
+
+    db: Database
+    files: KeyFiles
+    sealer: Sealer
+    finished: bool
+
+    def close(self) -> None:
+        """Finish what is being written and release the files."""
+        self.db.close()
+        self.files.release()
 
 
 @dataclass(frozen=True)
@@ -39,6 +55,11 @@ class Installation:
     sealer: Sealer
     organization_id: str
     workspace_id: str
+    store: Store
+
+    def close(self) -> None:
+        """Finish what is being written and release the files."""
+        self.store.close()
 
     def operator(self, by: str) -> Actor:
         """Return the operator as an actor; ``by`` names the command."""
@@ -60,17 +81,46 @@ async def open_installation(
     """
     _make_directory(data_dir)
     clock, ids = SystemClock(), IdFactory(SystemClock(), os.urandom)
-    sealer = Sealer(load_master_key(data_dir / "master-key", os.urandom), os.urandom)
-    db = Database.open(database_url or f"sqlite:///{_private(data_dir / _DATABASE_FILE)}")
+    store = await open_store(data_dir, database_url)
+    db = store.db
     try:
-        await anyio.to_thread.run_sync(upgrade, db.engine)
         names = await db.write(lambda tx: bootstrap.ensure_workspace(tx, clock, ids))
-        opened = Installation(db, clock, ids, sealer, names.organization_id, names.workspace_id)
+        opened = Installation(
+            db, clock, ids, store.sealer, names.organization_id, names.workspace_id, store
+        )
         await _ensure_first_key(opened, data_dir / _API_KEY_FILE, bootstrap_api_key)
     except BaseException:
-        db.close()
+        store.close()
         raise
     return opened
+
+
+async def open_store(data_dir: Path, database_url: str | None, *, alone: bool = False) -> Store:
+    """Open and migrate the database of a data directory, and find the key it is sealed by.
+
+    Args:
+        alone: only if no other process uses the key.
+
+    Raises:
+        OperatorError: the database or the key is unusable.
+    """
+    files = KeyFiles(data_dir / _MASTER_KEY_FILE, alone=alone)
+    try:
+        current, successor = files.current(), files.successor()
+        db = Database.open(database_url or f"sqlite:///{_private(data_dir / DATABASE_FILE)}")
+    except BaseException:
+        files.release()
+        raise
+    try:
+        await anyio.to_thread.run_sync(upgrade, db.engine)
+        sealer = await db.read(lambda tx: rekey.in_force(tx, current, successor))
+        if sealer is successor:
+            files.promote()
+    except BaseException:
+        db.close()
+        files.release()
+        raise
+    return Store(db, files, sealer, finished=sealer is successor)
 
 
 async def _ensure_first_key(opened: Installation, path: Path, chosen: str | None) -> None:

@@ -221,6 +221,8 @@ def _sqlite_engine(path: Path, *, readers: bool) -> Engine:
             "journal_mode=WAL",
             "synchronous=FULL",
             "foreign_keys=ON",
+            # Deleted secrets, sealed as they are, do not linger in the pages.
+            "secure_delete=FAST",
             f"busy_timeout={BUSY_TIMEOUT_MS}",
             f"query_only={'ON' if readers else 'OFF'}",
         ):

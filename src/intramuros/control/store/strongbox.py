@@ -74,7 +74,7 @@ class Strongbox:
             OperatorError: it was sealed by another master key, or is damaged.
         """
         name = _name(row.credential_id)
-        data_key = self._sealer.open(f"{name}/key", row.sealed_key)
+        data_key = self._sealer.open(key_name(row.credential_id), row.sealed_key)
         opened: dict[str, str] = json.loads(
             Sealer(data_key, self._randbytes).open(name, row.sealed)
         )
@@ -84,9 +84,14 @@ class Strongbox:
         name, data_key = _name(credential_id), self._randbytes(KEY_BYTES)
         text = json.dumps(dict(secret)).encode()
         return {
-            "sealed_key": self._sealer.seal(f"{name}/key", data_key),
+            "sealed_key": self._sealer.seal(key_name(credential_id), data_key),
             "sealed": Sealer(data_key, self._randbytes).seal(name, text),
         }
+
+
+def key_name(credential_id: str) -> str:
+    """Return the name that a record's data key is sealed under."""
+    return f"{_name(credential_id)}/key"
 
 
 def find(tx: Tx, credential_id: str) -> Row[Any] | None:

@@ -19,7 +19,7 @@ async def works(data_dir: Path, secret: str, **more: str) -> bool:
         who = await opened.db.read(lambda tx: credentials.authenticate(tx, secret, now_us))
         return who.workspace_id == opened.workspace_id
     finally:
-        opened.db.close()
+        opened.close()
 
 
 def everything_in(directory: Path) -> bytes:
@@ -28,7 +28,7 @@ def everything_in(directory: Path) -> bytes:
 
 async def open_and_close(data_dir: Path) -> tuple[str, str]:
     opened = await open_installation(data_dir)
-    opened.db.close()
+    opened.close()
     return opened.organization_id, opened.workspace_id
 
 
