@@ -35,7 +35,7 @@ def log_file(data_dir: Path) -> Path:
 
 @contextmanager
 def running(data_dir: Path, **settings: object) -> Iterator[Server]:
-    """Run a server until the block ends. Settings are fields of ``ServerSettings``."""
+    """Run a server until the block ends. Settings: ``ServerSettings`` and ``log_level``."""
     data_dir.mkdir(parents=True, exist_ok=True)
     flags = {"data_dir": str(data_dir), "port": 0, **settings}
     env = {**environment(), "PYTHONPATH": str(ROOT / "src")}

@@ -13,8 +13,8 @@ from intramuros.kernel.errors import OperatorError
 
 
 def main() -> None:
-    telemetry.configure(json=True)
     flags = json.loads(sys.argv[1])
+    telemetry.configure(json=True, level=flags.pop("log_level", "info"))
     settings = load(ServerSettings, env={}, flags=flags).settings
     try:
         anyio.run(serve, settings, backend_options={"use_uvloop": True})
