@@ -77,6 +77,21 @@ def frames(content: Sequence[dict[str, Any]], model: str) -> list[bytes]:
     return [f"event: {e['type']}\ndata: {json.dumps(e)}\n\n".encode() for e in events]
 
 
+def message(content: Sequence[dict[str, Any]], model: str) -> dict[str, Any]:
+    """Return a whole reply, as the API answers without streaming."""
+    calls = any(block["type"] == "tool_use" for block in content)
+    return {
+        "id": "msg_fake",
+        "type": "message",
+        "role": "assistant",
+        "model": model,
+        "content": list(content),
+        "stop_reason": "tool_use" if calls else "end_turn",
+        "stop_sequence": None,
+        "usage": {**USAGE, "output_tokens": 7},
+    }
+
+
 def _split(block: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     if block["type"] == "text":
         half = len(block["text"]) // 2
@@ -106,6 +121,7 @@ class FakeMessages:
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.arrivals_ns: list[int] = []
+        self.on_left: Callable[[], None] = lambda: None
 
     @classmethod
     def saying(cls, *replies: Blocks) -> "FakeMessages":
@@ -173,7 +189,11 @@ class FakeMessages:
             self.arrivals_ns.append(arrived)
             self.bodies.append(body)
             self.headers.append({k.decode(): v.decode() for k, v in scope["headers"]})
-            await self._answer(body, send)
+            await self._answer(body, receive, send)
+        elif scope["path"] == "/v1/messages/count_tokens":
+            self.bodies.append(json.loads(await _body(receive)))
+            self.headers.append({k.decode(): v.decode() for k, v in scope["headers"]})
+            await _json(send, 200, {"input_tokens": 42})
         elif scope["path"] == "/_faults":
             self.faults += [Fault(**fault) for fault in json.loads(await _body(receive))]
             await _json(send, 200, {})
@@ -182,7 +202,7 @@ class FakeMessages:
         else:
             await _json(send, 404, _error("not_found_error", "no such path"))
 
-    async def _answer(self, body: dict[str, Any], send: Any) -> None:
+    async def _answer(self, body: dict[str, Any], receive: Any, send: Any) -> None:
         fault = self.faults.pop(0) if self.faults else None
         if fault and fault.kind == "status":
             await _json(send, fault.status, _error(fault.type, fault.message), fault.headers)
@@ -190,6 +210,9 @@ class FakeMessages:
         content = self.policy(body)
         if not isinstance(content, list):
             content = await content
+        if not body.get("stream"):
+            await _json(send, 200, message(content, body["model"]))
+            return
         await _start(send, 200, "text/event-stream")
         whole = frames(content, body["model"])
         kept = whole if fault is None else whole[: fault.at]
@@ -198,11 +221,14 @@ class FakeMessages:
             return
         for frame in kept:
             await send({"type": "http.response.body", "body": frame, "more_body": True})
-        await self._break(fault, send)
+        await self._break(fault, receive, send)
 
-    async def _break(self, fault: Fault, send: Any) -> None:
+    async def _break(self, fault: Fault, receive: Any, send: Any) -> None:
         if fault.kind == "silence":
-            await anyio.sleep_forever()
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            self.on_left()
+            return
         if fault.kind == "cut":
             raise ConnectionAbortedError("as ordered")
         data = json.dumps(_error(fault.type, "as ordered")) if fault.kind == "error" else "{no"

@@ -31,6 +31,7 @@ from intramuros.control.api import (
     keys,
     memories,
     memory_stores,
+    messages,
     models,
     oauth,
     organization,
@@ -58,9 +59,13 @@ from intramuros.control.catalog.vaults import Credentials
 from intramuros.control.catalog.wallet import Wallet
 from intramuros.control.identity.installation import Installation, open_installation
 from intramuros.control.identity.throttle import FailureThrottle
+from intramuros.control.inference.service import Inference
 from intramuros.control.jobs import Reaper
+from intramuros.control.model.anthropic import DEFAULT_BASE_URL
 from intramuros.control.model.catalogue import load_catalogue
 from intramuros.control.model.registry import Models
+from intramuros.control.model.scripted import ScriptedModel
+from intramuros.control.model.upstream import Upstream
 from intramuros.control.session.journal import Journal
 from intramuros.control.session.sessions import Sessions
 from intramuros.control.session.work import WorkQueue
@@ -171,6 +176,7 @@ async def build_services(opened: Installation, settings: ServerSettings) -> Serv
     credentials = Credentials(Strongbox(opened.sealer, ids.random))
     wallet = Wallet(db, clock, ids, credentials, reach)
     known = load_catalogue(settings.models_file, settings.model_scripts)
+    scripts = ScriptedModel(settings.model_scripts)
     return Services(
         db=db,
         blobs=Blobs.open(settings.blob_url, settings.data_dir),
@@ -191,6 +197,8 @@ async def build_services(opened: Installation, settings: ServerSettings) -> Serv
         credentials=credentials,
         wallet=wallet,
         validator=Validator(db, clock, reach, wallet),
+        upstream=Upstream(_provider(settings), settings.model_api_key),
+        inference=Inference(db, clock, ids, reach, scripts),
         organization_id=opened.organization_id,
         exchange=Exchange(
             db,
@@ -225,6 +233,7 @@ def create_app(services: Services) -> FastAPI:
         models.router,
         federation.router,
         oauth.router,
+        messages.router,
         sessions.router,
         events.router,
         threads.router,
@@ -303,9 +312,17 @@ def background(services: Services, settings: ServerSettings) -> Mapping[str, Tas
         await stop.wait()
         services.hub.close()
 
+    async def relay(stop: Stop) -> None:
+        """Serve the Messages API's tunnelled servers; let go of the provider at the end."""
+        try:
+            await services.inference.run(stop)
+        finally:
+            await services.upstream.aclose()
+
     sweeper = Sweeper(services.db, services.blobs, services.clock, services.ids)
     return {
         "hub": close,
+        "messages": relay,
         "reaper": reaper.run,
         "sweeper": sweeper.run,
         **think(body, brains, services.wallet.transport_for),
@@ -394,6 +411,11 @@ def _listen(host: str, port: int) -> socket.socket:
             "stop what uses it or choose another --port" if taken else "check --host and --port",
         ) from error
     return listener
+
+
+def _provider(settings: ServerSettings) -> str | None:
+    """Return the provider's address: Anthropic's own when only a key is given."""
+    return settings.model_base_url or (DEFAULT_BASE_URL if settings.model_api_key else None)
 
 
 def _read_pem(path: Path | None) -> str | None:

@@ -43,7 +43,7 @@ class Body(Generic[M]):
         Raises:
             InvalidRequest: naming what is wrong and where.
         """
-        data = await _read(request)
+        data = await read_body(request)
         if not self._nul and _NUL.search(data):
             raise InvalidRequest("request body: text must not contain U+0000")
         lenient = (await services(request)).lenient
@@ -94,7 +94,12 @@ def describe(problems: list[Any], value: object) -> str:
     return "; ".join(lines)
 
 
-async def _read(request: Request) -> bytes:
+async def read_body(request: Request) -> bytes:
+    """Return a JSON body as it came.
+
+    Raises:
+        InvalidRequest: it is encoded or typed as something else, or did not arrive in time.
+    """
     encoding = request.headers.get("content-encoding", "identity").lower()
     if encoding != "identity":
         raise InvalidRequest(

@@ -10,7 +10,9 @@ from intramuros.control.catalog.validation import Validator
 from intramuros.control.catalog.vaults import Credentials
 from intramuros.control.catalog.wallet import Wallet
 from intramuros.control.identity.throttle import FailureThrottle
+from intramuros.control.inference.service import Inference
 from intramuros.control.model.catalogue import Catalogue
+from intramuros.control.model.upstream import Upstream
 from intramuros.control.session.journal import Journal
 from intramuros.control.session.sessions import Sessions
 from intramuros.control.session.work import WorkQueue
@@ -58,6 +60,10 @@ class Services:
     validator: Validator
     exchange: Exchange
     """Makes tokens out of identity providers' assertions."""
+    upstream: Upstream
+    """The model provider as it is."""
+    inference: Inference
+    """The Messages API's own part."""
     organization_id: str
     """A UUID; this installation is one organization."""
     lenient: bool = False

@@ -71,9 +71,9 @@ class Reach:
         Raises:
             McpError: the host is under the tunnel suffix and no tunnel of this workspace owns it.
         """
-        host = httpx2.URL(server.url).host.lower()
-        if not self._is_tunnelled(host):
+        if not self.is_tunnel(server.url):
             return GuardedTransport(self._exceptions)
+        host = httpx2.URL(server.url).host.lower()
         if await self._route(caller, host) is None:
             raise McpError(server.name, McpFailure.CONNECTION, f"no tunnel serves {host}")
         return TunnelTransport(self._dialer(caller))
@@ -85,7 +85,7 @@ class Reach:
         address of the operator's own networks, never to a name, which might resolve elsewhere.
         """
         parts = httpx2.URL(url)
-        if parts.scheme == "https" or self._is_tunnelled(parts.host):
+        if parts.scheme == "https" or self.is_tunnel(url):
             return True
         try:
             address = ipaddress.ip_address(parts.host)
@@ -94,8 +94,13 @@ class Reach:
         networks = (n for n in self._exceptions if n.version == address.version)
         return any(address in network for network in networks)
 
-    def _is_tunnelled(self, host: str) -> bool:
-        return host.lower().endswith(f".tunnel.{self._issuer.base_domain}")
+    def is_tunnel(self, url: str) -> bool:
+        """Tell whether a URL's host is under the tunnel suffix, whoever's tunnel it is."""
+        try:
+            host = httpx2.URL(url).host.lower()
+        except httpx2.InvalidURL:
+            return False
+        return host.endswith(f".tunnel.{self._issuer.base_domain}")
 
     async def fence(self, tunnel_id: str, version: int, *, sever: bool) -> None:
         """Tell every edge that tokens below ``version`` open no new links; best effort.

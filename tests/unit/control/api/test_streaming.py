@@ -4,7 +4,7 @@ from typing import Any
 import anyio
 import pytest
 
-from intramuros.control.api import streaming
+from intramuros.control.api import live
 from intramuros.control.api.streaming import EventStream, Serve
 from intramuros.kernel.errors import NotFound
 from intramuros.protocol.sse import OPENED
@@ -81,7 +81,7 @@ async def test_batches_are_sent_whole_and_the_end_is_said() -> None:
 
 
 async def test_a_client_that_takes_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "STALL_S", 0.02)
+    monkeypatch.setattr(live, "STALL_S", 0.02)
     client = Client(takes=1)
     await run(client, Script([b"a"], [b"b"], ends=False))
     assert client.bodies == [OPENED]

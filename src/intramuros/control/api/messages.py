@@ -1,0 +1,166 @@
+"""``/v1/messages``: to the configured provider as it came, or a message of our own making."""
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Annotated, Any, Final
+
+import httpx2
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+from starlette.types import Send
+
+from intramuros.control.api.access import Gate, ServicesDep
+from intramuros.control.api.bodies import read_body
+from intramuros.control.api.boundary import context_of, encode
+from intramuros.control.api.live import HEADERS as SSE_HEADERS
+from intramuros.control.api.live import Live, begin, send_part
+from intramuros.control.api.replies import reply
+from intramuros.control.api.services import Services
+from intramuros.control.identity.principal import Principal, Scope
+from intramuros.control.inference.service import Ask, digest
+from intramuros.kernel.errors import DomainError, InvalidRequest, Unavailable
+from intramuros.kernel.telemetry import logger
+from intramuros.protocol.envelope import BETA_HEADER, VERSION_HEADER, error_body, parse_betas
+from intramuros.protocol.sse import frame
+
+log = logger("messages")
+
+router = APIRouter(prefix="/v1/messages", tags=["messages"])
+
+# The official SDK's plain messages carry no beta header.
+Inference = Annotated[Principal, Depends(Gate(scope=Scope.INFERENCE, beta=None))]
+
+_KEPT_HEADERS: Final = ("content-type", "content-length", "content-encoding")
+
+
+async def _ask(request: Request, caller: Inference) -> Ask:
+    """Read a request.
+
+    Raises:
+        InvalidRequest: no JSON object with a model.
+    """
+    data = await read_body(request)
+    try:
+        body = json.loads(data)
+    except (ValueError, RecursionError):
+        raise InvalidRequest("request body: expected a JSON object") from None
+    if not isinstance(body, dict):
+        raise InvalidRequest("request body: expected a JSON object")
+    if not isinstance(body.get("model"), str) or not body["model"]:
+        raise InvalidRequest("model: expected the id of a model")
+    return Ask(
+        caller.workspace_id,
+        caller.credential_id,
+        context_of(request.scope).request_id,
+        data,
+        body,
+        request.headers.get(VERSION_HEADER),
+        parse_betas(",".join(request.headers.getlist(BETA_HEADER))),
+    )
+
+
+AskDep = Annotated[Ask, Depends(_ask)]
+
+
+@router.post("")
+async def create(svc: ServicesDep, ask: AskDep) -> Response:
+    """Create a message, streamed if the request says so."""
+    servers = svc.inference.servers(ask)
+    hosts = [httpx2.URL(one.server.url).host for one in servers]
+    await svc.inference.note(
+        ask, "messages.create", model=ask.body["model"], tunnels=hosts, **digest(ask.data)
+    )
+    if not servers and not ask.scripted:
+        return Live(lambda send: _relay(send, _open(svc, ask, "/v1/messages"), ask))
+
+    async def serve(send: Send) -> None:
+        stream = _Stream(send)
+        emit = stream.emit if ask.body.get("stream") is True else _unheard
+        try:
+            prepared = await svc.inference.prepare(ask, servers)
+            message = await svc.inference.message(ask, svc.upstream, prepared, emit)
+        except DomainError as error:
+            if not stream.begun:
+                raise
+            await stream.fail(error, ask.request_id)
+            return
+        if stream.begun:
+            await send_part(send, b"", more=False)
+        else:
+            await begin(send, {"content-type": "application/json"})
+            await send_part(send, encode(message), more=False)
+
+    return Live(serve)
+
+
+@router.post("/count_tokens")
+async def count_tokens(svc: ServicesDep, ask: AskDep) -> Response:
+    """Count the tokens of a message; a script has none."""
+    servers = svc.inference.servers(ask)
+    await svc.inference.note(
+        ask, "messages.count_tokens", model=ask.body["model"], **digest(ask.data)
+    )
+    if ask.scripted:
+        return reply({"input_tokens": 0})
+    path = "/v1/messages/count_tokens"
+    if not servers:
+        return Live(lambda send: _relay(send, _open(svc, ask, path), ask))
+    body, _ = await svc.inference.prepare(ask, servers)
+    data, mcp = encode(body), "mcp_servers" in body
+    return Live(lambda send: _relay(send, svc.upstream.send(path, data, ask.headers(mcp=mcp)), ask))
+
+
+@asynccontextmanager
+async def _open(svc: Services, ask: Ask, path: str) -> AsyncIterator[httpx2.Response]:
+    async with svc.upstream.send(path, ask.data, ask.headers()) as response:
+        yield response
+
+
+async def _relay(
+    send: Send, opening: AbstractAsyncContextManager[httpx2.Response], ask: Ask
+) -> None:
+    """Pass an answer on as it arrives, byte by byte."""
+    async with opening as response:
+        kept = {n: response.headers[n] for n in _KEPT_HEADERS if n in response.headers}
+        streamed = kept.get("content-type", "").startswith("text/event-stream")
+        await begin(send, {**kept, **SSE_HEADERS} if streamed else kept)
+        try:
+            async for chunk in response.aiter_raw():
+                if not await send_part(send, chunk):
+                    log.info("client_stalled", request=ask.request_id)
+                    return
+        except httpx2.HTTPError as error:
+            log.info("provider_broke_off", why=str(error)[:200])
+            if not streamed:
+                raise  # the connection is cut: half an answer must not look whole
+            cut = Unavailable("the model provider's answer broke off")
+            # Ends what the provider may have left half said, so that the error stands alone.
+            await send_part(send, b"\n\n" + _error_frame(cut, ask.request_id), more=False)
+            return
+        await send_part(send, b"", more=False)
+
+
+class _Stream:
+    """Events of a message as server-sent events; the headers go out with the first."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.begun = False
+
+    async def emit(self, event: Mapping[str, Any]) -> None:
+        if not self.begun:
+            self.begun = True
+            await begin(self._send, SSE_HEADERS)
+        await send_part(self._send, frame(str(event["type"]), encode(event).decode()))
+
+    async def fail(self, error: DomainError, request_id: str) -> None:
+        await send_part(self._send, _error_frame(error, request_id), more=False)
+
+
+def _error_frame(error: DomainError, request_id: str) -> bytes:
+    return frame("error", encode(error_body(error, request_id)).decode())
+
+
+async def _unheard(_event: Mapping[str, Any]) -> None:
+    """Take an event that nobody waits for: the message is answered whole."""

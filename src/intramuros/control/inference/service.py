@@ -1,0 +1,205 @@
+"""Messages on behalf of a caller: what goes to the provider as it is, and what is ours to do."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any, Final
+
+import anyio
+import httpx2
+
+from intramuros.control.catalog.reach import Reach
+from intramuros.control.identity import audit
+from intramuros.control.inference.rounds import Emit, Json, Rounds, Source
+from intramuros.control.inference.servers import Offered, TokenServer, Wanted, rewritten, wanted
+from intramuros.control.inference.sources import ProviderSource, ScriptedSource
+from intramuros.control.mcp.base import Caller, McpError, McpResult, McpServer
+from intramuros.control.mcp.client import McpPool
+from intramuros.control.model.base import Block
+from intramuros.control.model.scripted import PREFIX, ScriptedModel
+from intramuros.control.model.upstream import Upstream
+from intramuros.control.store.db import Database
+from intramuros.kernel.errors import InvalidRequest
+from intramuros.kernel.ids import IdFactory
+from intramuros.kernel.service import Stop
+from intramuros.kernel.timing import Clock
+
+_MCP_BETAS: Final = "mcp-client-"
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request of a caller.
+
+    Args:
+        data: the body as it came; ``body`` is the same, parsed.
+        betas: what the caller opted into.
+    """
+
+    workspace_id: str
+    credential_id: str
+    request_id: str
+    data: bytes = field(repr=False)
+    body: Json = field(repr=False)
+    version: str | None = None
+    betas: frozenset[str] = frozenset()
+
+    @property
+    def scripted(self) -> bool:
+        """Whether a script answers."""
+        return str(self.body["model"]).startswith(PREFIX)
+
+    def headers(self, *, mcp: bool = True) -> dict[str, str]:
+        """Return the headers that the provider gets; never the caller's credential."""
+        # The token exchange is between the caller and us.
+        betas = sorted(self.betas - {"oauth-2025-04-20"})
+        betas = [b for b in betas if mcp or not b.startswith(_MCP_BETAS)]
+        headers = {"anthropic-version": self.version or "2023-06-01"}
+        return {**headers, "anthropic-beta": ",".join(betas)} if betas else headers
+
+
+class Inference:
+    """The Messages API. :meth:`run` must be running while tunnelled servers are used."""
+
+    def __init__(
+        self, db: Database, clock: Clock, ids: IdFactory, reach: Reach, scripts: ScriptedModel
+    ) -> None:
+        self._db = db
+        self._clock = clock
+        self._ids = ids
+        self._reach = reach
+        self._scripts = scripts
+        self._pool = McpPool(self._transport)
+
+    async def run(self, stop: Stop) -> None:
+        """Hold the sessions with tunnelled servers until a stop is asked for."""
+        await self._pool.run(stop)
+
+    def servers(self, ask: Ask) -> list[Wanted]:
+        """Return the servers behind tunnels that a request names.
+
+        Raises:
+            InvalidRequest: an entry is wrong, or a script is to use servers that are not ours.
+        """
+        found = wanted(ask.body, self._reach.is_tunnel, ask.betas)
+        if ask.scripted and len(found) < len(ask.body.get("mcp_servers") or ()):
+            raise InvalidRequest("mcp_servers: scripted models reach servers behind tunnels only")
+        return found
+
+    async def note(self, ask: Ask, kind: str, **fields: object) -> None:
+        """Record what is about to happen, before it does.
+
+        Args:
+            kind: such as ``messages.create``.
+        """
+        body = {"request": ask.request_id, "credential": ask.credential_id, **fields}
+        await self._db.write(
+            lambda tx: audit.record(
+                tx, self._clock, kind, workspace_id=ask.workspace_id, fields=body
+            )
+        )
+
+    async def prepare(
+        self, ask: Ask, servers: Sequence[Wanted]
+    ) -> tuple[dict[str, Any], dict[str, Offered]]:
+        """Return the request with plain tools for the servers, and those tools by name.
+
+        Raises:
+            InvalidRequest: a server is away or refuses the caller's token.
+        """
+        if not servers:
+            return dict(ask.body), {}
+        found: dict[str, list[Offered]] = {}
+        failed: list[McpError] = []
+        caller = Caller(ask.workspace_id, ask.credential_id)
+
+        async def look(one: Wanted) -> None:
+            try:
+                found[one.server.name] = one.offer(await self._pool.tools(caller, one.server))
+            except McpError as error:
+                failed.append(error)
+
+        async with anyio.create_task_group() as group:
+            for one in servers:
+                group.start_soon(look, one)
+        if failed:
+            raise InvalidRequest(f"mcp_servers: {failed[0].server_name}: {failed[0].message}")
+        offered = [tool for one in servers for tool in found[one.server.name]]
+        return rewritten(ask.body, servers, offered), {tool.name: tool for tool in offered}
+
+    async def message(
+        self,
+        ask: Ask,
+        upstream: Upstream,
+        prepared: tuple[Json, Mapping[str, Offered]],
+        emit: Emit,
+    ) -> dict[str, Any]:
+        """Return one whole message, telling its events on the way.
+
+        Raises:
+            DomainError: the model cannot be reached, refused or failed.
+        """
+        body, tools = prepared
+        source: Source = (
+            ScriptedSource(self._scripts, self._ids)
+            if ask.scripted
+            else ProviderSource(upstream, ask.headers(mcp="mcp_servers" in body))
+        )
+
+        async def perform(calls: Sequence[tuple[Offered, Block]]) -> list[McpResult]:
+            results: list[McpResult | None] = [None] * len(calls)
+
+            async def call(index: int, tool: Offered, block: Block) -> None:
+                results[index] = await self._call(ask, tool, block)
+
+            async with anyio.create_task_group() as group:
+                for index, (tool, block) in enumerate(calls):
+                    group.start_soon(call, index, tool, block)
+            return [result for result in results if result is not None]
+
+        return await Rounds(source, tools, perform, emit).run(body)
+
+    async def _call(self, ask: Ask, tool: Offered, block: Block) -> McpResult:
+        arguments = block.get("input")
+        named = {"call": block["id"], "server": tool.server.name, "tool": tool.tool}
+        await self.note(ask, "messages.mcp_call", **named, **digest(arguments))
+        caller = Caller(ask.workspace_id, ask.credential_id)
+        try:
+            result = await self._pool.call(
+                caller, tool.server, tool.tool, arguments if isinstance(arguments, Mapping) else {}
+            )
+        except McpError as error:
+            text = f"The MCP server {tool.server.name} could not be used: {error.message}"
+            result = McpResult([{"type": "text", "text": text}], is_error=True)
+        content = [dict(part) for part in result.content]
+        await self.note(
+            ask, "messages.mcp_result", **named, is_error=result.is_error, **digest(content)
+        )
+        return result
+
+    async def _transport(self, caller: Caller, server: McpServer) -> httpx2.AsyncBaseTransport:
+        transport = await self._reach.transport_for(caller, server)
+        token = server.token if isinstance(server, TokenServer) else None
+        return _Bearing(transport, token) if token else transport
+
+
+def digest(value: object) -> dict[str, object]:
+    """Return the size and digest of JSON, for the audit record."""
+    data = value if isinstance(value, bytes) else json.dumps(value, ensure_ascii=False).encode()
+    return {"bytes": len(data), "sha256": sha256(data).hexdigest()}
+
+
+class _Bearing(httpx2.AsyncBaseTransport):
+    """Adds the caller's token for the MCP server; only the tunnel's far end can read it."""
+
+    def __init__(self, inner: httpx2.AsyncBaseTransport, token: str) -> None:
+        self._inner = inner
+        self._token = token
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        request.headers["authorization"] = f"Bearer {self._token}"
+        return await self._inner.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
