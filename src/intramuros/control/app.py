@@ -222,7 +222,11 @@ def create_app(services: Services) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.services = services
+    # Matching tries one router after the other: what every turn calls comes first.
     routers = (
+        events.router,
+        sessions.router,
+        work.router,
         agents.router,
         environments.router,
         environments.keys_router,
@@ -234,14 +238,11 @@ def create_app(services: Services) -> FastAPI:
         federation.router,
         oauth.router,
         messages.router,
-        sessions.router,
-        events.router,
         threads.router,
         resources.router,
         memory_stores.router,
         memories.router,
         memories.versions_router,
-        work.router,
         files.router,
         skills.router,
     )

@@ -1,11 +1,12 @@
 """Anthropic's Messages API, or any server that speaks it, through the official SDK."""
 
+import json
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final
 
 import anthropic
 import httpx2
-from anthropic import AsyncAnthropic
+from anthropic import AsyncAnthropic, AsyncStream
 
 from intramuros.control.model.assemble import Assembler, BadStream
 from intramuros.control.model.base import Delta, Failure, ModelError, ModelReply, ModelRequest
@@ -79,10 +80,18 @@ class AnthropicModel:
         """
         assembler = Assembler()
         try:
-            stream = await self._client.messages.create(**_parameters(request))
+            # The SDK's own door for plain data: its typed one walks the whole conversation once
+            # more, and makes objects of events that the assembler checks anyhow.
+            stream = await self._client.post(
+                "/v1/messages",
+                cast_to=object,
+                content=_body(request),
+                stream=True,
+                stream_cls=AsyncStream[object],
+            )
             async with stream:
                 async for event in stream:
-                    delta = assembler.feed(event.to_dict())
+                    delta = assembler.feed(_members(event))
                     if delta is not None:
                         on_delta(delta)
             return assembler.reply
@@ -106,7 +115,13 @@ class AnthropicModel:
         await self._client.close()
 
 
-def _parameters(request: ModelRequest) -> Any:  # noqa: ANN401  the SDK types each member apart
+def _members(event: object) -> Mapping[str, object]:
+    if not isinstance(event, dict):
+        raise BadStream("an event is no JSON object")
+    return event
+
+
+def _body(request: ModelRequest) -> bytes:
     parameters: dict[str, object] = {
         "model": request.model,
         "messages": request.messages,
@@ -119,7 +134,9 @@ def _parameters(request: ModelRequest) -> Any:  # noqa: ANN401  the SDK types ea
         parameters["tools"] = request.tools
     if request.effort:
         parameters["output_config"] = {"effort": request.effort}
-    return parameters
+    return json.dumps(
+        parameters, ensure_ascii=False, separators=(",", ":"), allow_nan=False
+    ).encode()
 
 
 def _refused(error: anthropic.APIStatusError, clean: Callable[[str], str]) -> ModelError:

@@ -4,6 +4,7 @@ from contextlib import asynccontextmanager
 import anyio
 import httpx2
 import pytest
+from anthropic import AsyncAnthropic
 
 from intramuros.control.model import anthropic as adapter
 from intramuros.control.model.anthropic import AnthropicModel
@@ -257,3 +258,15 @@ def test_a_key_that_cannot_be_one_is_refused_without_showing_it(key: str) -> Non
     with pytest.raises(OperatorError) as caught:
         AnthropicModel.connect("http://127.0.0.1:1", key)
     assert key[-3:] not in str(caught.value)
+
+
+async def test_an_event_that_is_no_object_breaks_the_request_off() -> None:
+    def answer(_: httpx2.Request) -> httpx2.Response:
+        headers = {"content-type": "text/event-stream"}
+        return httpx2.Response(200, headers=headers, content=b"event: message_start\ndata: []\n\n")
+
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as http:
+        client = AsyncAnthropic(api_key=KEY, base_url="http://model", http_client=http)
+        with pytest.raises(ModelError, match="broke off") as failed:
+            await AnthropicModel(client, KEY).run(request(), lambda _: None)
+    assert failed.value.retryable
