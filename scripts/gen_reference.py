@@ -11,6 +11,8 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from intramuros.protocol import not_served
+
 ROOT: Final = Path(__file__).parents[1]
 SOURCE: Final = ROOT / "src"
 REFERENCE: Final = ROOT / "docs" / "reference"
@@ -144,7 +146,11 @@ def _cell(text: str) -> str:
 def pages() -> dict[Path, str]:
     """Return each page of docs/reference with its text."""
     app = importlib.import_module("intramuros.cli.main").app
-    return {REFERENCE / "cli.md": cli_page(app), REFERENCE / "settings.md": settings_page()}
+    return {
+        REFERENCE / "cli.md": cli_page(app),
+        REFERENCE / "settings.md": settings_page(),
+        REFERENCE / "not-served.md": not_served.page(),
+    }
 
 
 if __name__ == "__main__":

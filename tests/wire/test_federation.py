@@ -1,30 +1,25 @@
 """Workloads without keys: a real identity provider, the SDK's own exchange, tokens in use."""
 
-import itertools
 import json
 import sqlite3
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import anthropic
-import httpx2
 import pytest
 from anthropic import Anthropic, AsyncAnthropic
-from anthropic.lib.credentials import WorkloadIdentityCredentials, WorkloadIdentityError
+from anthropic.lib.credentials import WorkloadIdentityError
 from joserfc import jwt
 from joserfc.jwk import OctKey, RSAKey
 
 from tests.wire.host import Server, running
 from tests.wire.provider import AUDIENCE, Provider, running_provider
 from tests.wire.structure import check
+from tests.wire.trust import SUBJECT, Trust, default_workspace
 
 pytestmark = pytest.mark.anyio
-
-SUBJECT = "system:serviceaccount:jobs:runner"
-_NUMBERS = itertools.count()
 
 
 @pytest.fixture(scope="module")
@@ -41,71 +36,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         audience=[AUDIENCE],
     ) as started:
         yield started
-
-
-@dataclass
-class Trust:
-    """One issuer, service account and rule, and exchanges through them."""
-
-    client: Anthropic
-    server: Server
-    provider: Provider
-    settings: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        org = self.client.beta.organization
-        self.organization_id = org.retrieve().id
-        self.number = next(_NUMBERS)
-        self.issuer = org.federation.issuers.create(
-            name=f"issuer-{self.number}",
-            issuer_url=self.provider.url,
-            jwks={"type": "discovery", "ca_cert_pem": self.provider.ca_pem},
-            **self.settings.get("issuer", {}),
-        )
-        self.account = org.service_accounts.create(
-            name=f"runner-{self.number}", **self.settings.get("account", {})
-        )
-        rule: dict[str, Any] = {
-            "name": f"rule-{self.number}",
-            "issuer_id": self.issuer.id,
-            "match": {"subject_prefix": SUBJECT},
-            "oauth_scope": "workspace:developer",
-            "target": {"type": "service_account", "service_account_id": self.account.id},
-            "workspace_id": default_workspace(self.client),
-            **self.settings.get("rule", {}),
-        }
-        self.rule = org.federation.rules.create(**rule)
-
-    def credentials(self, assertion: str, **more: Any) -> WorkloadIdentityCredentials:
-        return WorkloadIdentityCredentials(
-            identity_token_provider=lambda: assertion,
-            federation_rule_id=self.rule.id,
-            organization_id=self.organization_id,
-            http_client=self.provider.http,
-            **more,
-        )
-
-    def as_workload(self, assertion: str, **more: Any) -> Anthropic:
-        return Anthropic(
-            base_url=self.server.base_url,
-            credentials=self.credentials(assertion, **more),
-            max_retries=0,
-        )
-
-    def post(self, assertion: str, /, **more: Any) -> httpx2.Response:
-        body = {
-            "grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer",
-            "assertion": assertion,
-            "federation_rule_id": self.rule.id,
-            "organization_id": self.organization_id,
-            **more,
-        }
-        return self.provider.http.post(f"{self.server.base_url}/v1/oauth/token", json=body)
-
-
-def default_workspace(client: Anthropic) -> str:
-    """Return the oldest one."""
-    return list(client.beta.organization.workspaces.list(include_default=True))[-1].id
 
 
 @pytest.fixture
@@ -312,6 +242,9 @@ def test_R357_a_federated_administrator_manages_plain_rules_only(
             org.federation.rules.create(
                 name=f"wide-{admin.number}", oauth_scope="workspace:manage_tunnels", **plain
             )
+        inside.post("/x/keys", cast_to=object, body={"scopes": ["workspace:developer"]})
+        with pytest.raises(anthropic.PermissionDeniedError, match="API key"):
+            inside.post("/x/keys", cast_to=object, body={"scopes": ["org:admin"]})
         with pytest.raises(anthropic.PermissionDeniedError, match="API key"):
             org.federation.issuers.update(admin.issuer.id, check_jti=False)
         with pytest.raises(anthropic.PermissionDeniedError, match="API key"):

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from intramuros.control.api.bodies import describe
 from intramuros.control.api.boundary import context_of, encode, refusal
 from intramuros.kernel.errors import InvalidRequest
+from intramuros.protocol.not_served import left_out
 
 
 def install(app: FastAPI) -> None:
@@ -18,8 +19,10 @@ def install(app: FastAPI) -> None:
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    left = left_out(request.url.path)
+    missing = f"no endpoint {request.method} {request.url.path}"
     message = {
-        404: f"no endpoint {request.method} {request.url.path}",
+        404: missing if left is None else f"{left.path} is not served here: {left.why}",
         405: f"{request.url.path} does not take {request.method}",
     }.get(error.status_code, str(error.detail))
     body = encode(refusal(error.status_code, message, context_of(request.scope).request_id))

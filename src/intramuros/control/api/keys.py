@@ -11,6 +11,7 @@ from intramuros.control.api.bodies import Body
 from intramuros.control.api.pages import page
 from intramuros.control.api.replies import reply
 from intramuros.control.catalog import workspaces
+from intramuros.control.catalog.issuers import check_manages
 from intramuros.control.identity import keys
 from intramuros.control.identity.principal import Scope
 from intramuros.control.store.db import Tx
@@ -34,6 +35,7 @@ async def create(
     actor = actor_of(svc, caller)
     if workspace_id is not None:
         actor = replace(actor, workspace_id=workspace_id)
+    check_manages(actor, " ".join(body.scopes))
     scopes = [Scope(scope) for scope in body.scopes]
 
     def make(tx: Tx) -> tuple[dict[str, object], str]:

@@ -100,16 +100,14 @@ def archive(tx: Tx, actor: Actor, issuer_id: str) -> Resource:
 
 
 def check_manages(actor: Actor, oauth_scope: str) -> None:
-    """Refuse a federated caller that meddles with rules of wider scopes (contract-2 R357).
+    """Refuse a federated caller that gives out, or changes who gets, wider scopes (R357).
 
     Raises:
         PermissionDenied: it takes an API key.
     """
     if actor.service_account_id is not None and set(oauth_scope.split()) - PLAIN_SCOPES:
         raise PermissionDenied(
-            "a federated token manages only rules of "
-            + " and ".join(sorted(PLAIN_SCOPES))
-            + ": use an API key"
+            f"a federated token gives out only {' and '.join(sorted(PLAIN_SCOPES))}: use an API key"
         )
 
 
