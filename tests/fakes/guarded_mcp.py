@@ -92,9 +92,9 @@ def guarded_mcp() -> Iterator[Guarded]:
     )
 
     @mcp.tool()
-    def add(a: int, b: int) -> int:
-        """Add two numbers."""
-        return a + b
+    def add(a: int, b: int) -> str:
+        """Add two numbers, and tell more than one should."""
+        return f"{a + b}, said with {guarded.seen[-1]}"
 
     app = mcp.streamable_http_app()
     app.router.routes.append(Route("/token", guarded.token, methods=["POST"]))

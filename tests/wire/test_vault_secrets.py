@@ -114,6 +114,8 @@ def play(site: Site, mcp: Guarded, answers: list[bytes]) -> None:
     post(paths[0], {"auth": {"type": "static_bearer", "token": planted("token-2")}})
     say(site, session)
     assert planted("token-2") in mcp.seen
+    echoed = [e for e in site.events(session) if e.type == "agent.mcp_tool_result"]
+    assert echoed[-1].content[0].text == "42, said with [masked credential]"
     post(f"{paths[1]}/mcp_oauth_validate")
     mcp.status = 500  # echoes what it was sent
     post(f"{paths[2]}/mcp_oauth_validate")

@@ -42,6 +42,8 @@ class BearerTransport(httpx2.AsyncBaseTransport):
         self._inner = inner
         self._origin = _origin(httpx2.URL(url))
         self._lookup = lookup
+        self.sent: set[str] = set()
+        """Every token that was sent, which the server may echo."""
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send the request, with the credential if it goes where that belongs."""
@@ -51,6 +53,7 @@ class BearerTransport(httpx2.AsyncBaseTransport):
         if bearer is None:
             return await self._inner.handle_async_request(request)
         content = await request.aread()
+        self.sent.add(bearer.token)
         response = await self._inner.handle_async_request(_with(request, content, bearer))
         if response.status_code != _UNAUTHORIZED or not bearer.renewable:
             return response
@@ -58,6 +61,7 @@ class BearerTransport(httpx2.AsyncBaseTransport):
         if fresh is None:
             return response
         await response.aclose()
+        self.sent.add(fresh.token)
         return await self._inner.handle_async_request(_with(request, content, fresh))
 
     async def _renewed(self, refused: int, response: httpx2.Response) -> Bearer | None:

@@ -8,7 +8,7 @@ callers only borrow it. Streamable HTTP comes first and the older SSE transport 
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 import anyio
@@ -27,7 +27,7 @@ from intramuros.control.mcp.base import (
     McpServer,
     McpTool,
 )
-from intramuros.control.mcp.content import to_result, to_tool
+from intramuros.control.mcp.content import mask, to_result, to_tool
 from intramuros.control.mcp.witness import Witness
 from intramuros.kernel.service import Stop
 from intramuros.kernel.telemetry import logger
@@ -73,14 +73,18 @@ class _Link:
         """Return the error that callers of this link get."""
         refused = status in _REFUSED
         kind = McpFailure.AUTHENTICATION if refused else McpFailure.CONNECTION
-        return McpError(self.server.name, kind, message)
+        return McpError(self.server.name, kind, self.masked(message))
+
+    def masked(self, value: T) -> T:
+        """Return what the server said without the credential, should it have echoed that."""
+        return mask(value, self.witness.secrets if self.witness else ())
 
 
 class _Answered(McpError):
     """The server itself answered with an error."""
 
     def __init__(self, link: _Link, message: str) -> None:
-        super().__init__(link.server.name, McpFailure.CONNECTION, message)
+        super().__init__(link.server.name, McpFailure.CONNECTION, link.masked(message))
 
 
 class McpPool:
@@ -111,7 +115,15 @@ class McpPool:
             McpError: the server is away or refuses us.
         """
         async with self._borrow(caller, server) as link:
-            return await self._guarded(link, self._limits.list_s, _list_tools)
+            tools = await self._guarded(link, self._limits.list_s, _list_tools)
+            return [
+                replace(
+                    tool,
+                    description=link.masked(tool.description),
+                    input_schema=link.masked(tool.input_schema),
+                )
+                for tool in tools
+            ]
 
     async def call(
         self,
@@ -131,7 +143,8 @@ class McpPool:
 
         async with self._borrow(caller, server) as link:
             try:
-                return await self._guarded(link, self._limits.call_s, call_tool)
+                result = await self._guarded(link, self._limits.call_s, call_tool)
+                return replace(result, content=link.masked(result.content))
             except _Answered as answer:
                 return McpResult([{"type": "text", "text": str(answer)}], is_error=True)
 
@@ -188,7 +201,7 @@ class McpPool:
             cause = _innermost(error)
             message = (witness and witness.error) or str(cause) or type(cause).__name__
             link.error = link.failed(message, witness.status if witness else None)
-            log.info("mcp_session_failed", server=link.server.name, error=message)
+            log.info("mcp_session_failed", server=link.server.name, error=link.error.message)
         finally:
             link.client = None
             link.closing.set()

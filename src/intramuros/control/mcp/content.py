@@ -7,8 +7,8 @@ resources and links, which become documents or a line of text that says what was
 import base64
 import binascii
 import json
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Collection, Mapping
+from typing import Any, Final, TypeVar, cast
 
 from mcp_types import (
     AudioContent,
@@ -24,10 +24,14 @@ from mcp_types import (
 
 from intramuros.control.mcp.base import McpResult, McpTool
 
+T = TypeVar("T")
+
 # Bare tool names are 1-128 characters (R096).
 MAX_NAME: Final = 128
 # A description is read by the model on every turn; longer ones are cut.
 MAX_DESCRIPTION: Final = 8_192
+# A shorter value would mask ordinary words.
+_MIN_SECRET: Final = 8
 IMAGE_TYPES: Final = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
 
 Block = Mapping[str, object]
@@ -95,3 +99,28 @@ def _is_base64(data: str) -> bool:
     except binascii.Error:
         return False
     return True
+
+
+def mask(value: T, secrets: Collection[str]) -> T:
+    """Return a JSON value in which no text holds one of the secrets."""
+    shapes = {
+        shape
+        for secret in secrets
+        if len(secret) >= _MIN_SECRET
+        for shape in (secret, json.dumps(secret)[1:-1])
+    }
+    if not shapes:
+        return value
+    return cast("T", _masked(value, sorted(shapes, key=len, reverse=True)))
+
+
+def _masked(value: Any, shapes: Collection[str]) -> Any:  # noqa: ANN401  any JSON
+    if isinstance(value, str):
+        for shape in shapes:
+            value = value.replace(shape, "[masked credential]")
+        return value
+    if isinstance(value, Mapping):
+        return {_masked(name, shapes): _masked(child, shapes) for name, child in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_masked(child, shapes) for child in value]
+    return value

@@ -4,12 +4,12 @@ The MCP SDK folds every HTTP failure into one JSON-RPC error; what we tell the s
 older transport, the credential was refused, the server is away) depends on the status it hides.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from typing import Final
 
 import httpx2
 
-from intramuros.control.mcp.bearer import CredentialRefused
+from intramuros.control.mcp.bearer import BearerTransport, CredentialRefused
 
 # A tool result of this size is a mistake of the server; larger outputs belong into files.
 MAX_REPLY_BYTES: Final = 32 * 1024 * 1024
@@ -24,6 +24,11 @@ class Witness(httpx2.AsyncBaseTransport):
         self.failures = 0
         self.status: int | None = None
         self.error: str | None = None
+
+    @property
+    def secrets(self) -> Collection[str]:
+        """Return the tokens that were sent, which must not be repeated to anybody."""
+        return self._inner.sent if isinstance(self._inner, BearerTransport) else ()
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send the request and note a failure; GET is the optional event stream, so it is not."""

@@ -14,7 +14,7 @@ from mcp_types import (
     ToolAnnotations,
 )
 
-from intramuros.control.mcp.content import MAX_DESCRIPTION, to_result, to_tool
+from intramuros.control.mcp.content import MAX_DESCRIPTION, mask, to_result, to_tool
 
 DATA = base64.b64encode(b"bytes").decode()
 
@@ -96,3 +96,11 @@ def test_hints_of_a_tool_decide_what_recovery_may_repeat() -> None:
 )
 def test_a_tool_no_model_could_be_offered_is_left_out(name: str, schema: dict) -> None:
     assert to_tool(Tool(name=name, input_schema=schema)) is None
+
+
+def test_R048_what_a_server_echoes_of_a_credential_is_masked() -> None:
+    content = [{"type": "text", "text": 'I saw to"ken-1234, {"a": "to\\"ken-1234"}'}]
+    shown = mask({"k": content, "n": 1}, ['to"ken-1234'])
+    assert "ken-1234" not in str(shown)
+    assert str(shown).count("[masked credential]") == 2
+    assert mask(content, ["short"]) is content
