@@ -1,0 +1,197 @@
+"""One of everything, and a credential of every kind, for the authorization table."""
+
+import io
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import httpx2
+from anthropic import Anthropic
+
+from tests.authorities import authority
+from tests.wire.host import Server
+from tests.wire.site import Site
+from tests.wire.test_work import token_of
+
+SCOPES: Final = (
+    "workspace:developer",
+    "workspace:inference",
+    "workspace:manage_tunnels",
+    "org:admin",
+)
+AGENTS, TUNNELS = "managed-agents-2026-04-01", "mcp-tunnels-2026-06-22"
+SKILL = b"---\nname: calc\ndescription: Adds.\n---\nAdd.\n"
+
+
+class Callers:
+    """The secrets of every kind of caller, made once for a server."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.http = httpx2.Client(base_url=server.base_url, headers={"x-api-key": server.api_key})
+        self.clients = [self.http]
+        self._asked = 0
+        other = self.post("/v1/organizations/workspaces", {"name": "Elsewhere"})["id"]
+        self.elsewhere = self.key(SCOPES, {"anthropic-workspace-id": other})["key"]
+        self.lacking = {
+            scope: self.key([s for s in SCOPES if s != scope])["key"] for scope in SCOPES
+        }
+        revoked = self.key(SCOPES)
+        self.http.delete(f"/x/keys/{revoked['id']}").raise_for_status()
+        self.revoked = revoked["key"]
+
+    def anonymous(self) -> httpx2.Client:
+        """Return a client without a credential, now and then from another address.
+
+        Bad credentials are slowed down by address, and the table sends many.
+        """
+        self._asked += 1
+        if self._asked % 40 == 1:
+            self.clients.append(self._client(f"127.0.1.{len(self.clients) + 1}"))
+        return self.clients[-1]
+
+    def _client(self, address: str) -> httpx2.Client:
+        transport = httpx2.HTTPTransport(local_address=address, verify=False)
+        return httpx2.Client(base_url=self.server.base_url, transport=transport, timeout=10)
+
+    def post(self, path: str, body: Any, headers: dict[str, str] | None = None) -> Any:
+        answer = self.http.post(path, json=body, headers=headers or {})
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def key(self, scopes: Any, headers: dict[str, str] | None = None) -> Any:
+        return self.post("/x/keys", {"name": "matrix", "scopes": list(scopes)}, headers)
+
+
+class World:
+    """What routes are tried on: a thing for each placeholder in ``path``."""
+
+    def __init__(self, callers: Callers, site: Site, path: str) -> None:
+        self.callers, self.site, self.api = callers, site, site.api
+        self.store: Any = None
+        if "{memory_store_id}" in path:
+            self.store = self.api.beta.memory_stores.create(name="s")
+        self.skill: Any = None
+        if "{skill_id}" in path:
+            self.skill = self.api.beta.skills.create(
+                files=[("calc/SKILL.md", io.BytesIO(SKILL), "text/markdown")]
+            )
+        self.session, self.other = self._session(bound=True), self._session(bound=False)
+        poll = site.worker.beta.environments.work.poll
+        first, second = poll(site.environment_id), poll(site.environment_id)
+        assert first is not None
+        assert second is not None
+        self.work_id = first.id
+        self.token, self.token_other = token_of(first.secret or ""), token_of(second.secret or "")
+        self.key_other = site.environment_key(site.environment())
+        self.path = path
+        self.made = dict(self._ids())
+
+    def _session(self, *, bound: bool) -> Any:
+        more: dict[str, Any] = {}
+        if bound and self.store is not None:
+            more["resources"] = [{"type": "memory_store", "memory_store_id": self.store.id}]
+        agent: Any = {"name": "A", "model": "scripted/answer"}
+        if bound and self.skill is not None:
+            agent["skills"] = [{"type": "custom", "skill_id": self.skill.id}]
+            agent["tools"] = [{"type": "agent_toolset_20260401"}]
+        made = self.api.beta.agents.create(**agent)
+        return self.site.session(agent=made.id, **more)
+
+    def _ids(self) -> Iterator[tuple[str, str]]:
+        """Yield an id for each placeholder of the path that we know how to make."""
+        beta, path = self.api.beta, self.path
+        yield "agent_id", self.session.agent.id
+        yield "environment_id", self.site.environment_id
+        yield "session_id", self.session.id
+        yield "work_id", self.work_id
+        yield "model_id", next(iter(beta.models.list())).id
+        if "{thread_id}" in path:
+            yield "thread_id", next(iter(beta.sessions.threads.list(self.session.id))).id
+        if "{tunnel_id}" in path:
+            tunnel = beta.tunnels.create()
+            yield "tunnel_id", tunnel.id
+            pem = authority()
+            made = beta.tunnels.certificates.create(tunnel.id, ca_certificate_pem=pem)
+            yield "certificate_id", made.id
+        if self.store is not None:
+            yield "memory_store_id", self.store.id
+            memory = beta.memory_stores.memories.create(self.store.id, path="/a", content="x")
+            yield "memory_id", memory.id
+            versions = beta.memory_stores.memory_versions.list(self.store.id)
+            yield "version_id", next(iter(versions)).id
+        if self.skill is not None:
+            yield "skill_id", self.skill.id
+            yield "version", self.skill.latest_version_id
+        if "{vault_id}" in path:
+            vault = beta.vaults.create(display_name="v")
+            yield "vault_id", vault.id
+            auth: Any = {"type": "static_bearer", "token": "t", "mcp_server_url": "https://x.test"}
+            yield "credential_id", beta.vaults.credentials.create(vault.id, auth=auth).id
+        if "{file_id}" in path:
+            yield "file_id", beta.files.upload(file=("a.txt", b"a")).id
+        if "{workspace_id}" in path:
+            body = {"name": "W"}
+            yield "workspace_id", self.callers.post("/v1/organizations/workspaces", body)["id"]
+        if "{key_id}" in path:
+            yield "key_id", self._key_id()
+
+    def _key_id(self) -> str:
+        if self.path.startswith("DELETE /x/environments"):
+            path = f"/x/environments/{self.site.environment_id}/keys"
+            found: str = self.callers.post(path, {})["id"]
+        else:
+            found = self.callers.key(SCOPES)["id"]
+        return found
+
+    def secret(self, kind: str, scope: str) -> str | None:
+        """Return the secret of a kind of caller."""
+        return {
+            "none": None,
+            "unknown": "sk-nobody-has-this",
+            "revoked": self.callers.revoked,
+            "api_key": self.callers.server.api_key,
+            "api_key_lacking": self.callers.lacking.get(scope, self.callers.server.api_key),
+            "api_key_elsewhere": self.callers.elsewhere,
+            "environment_key": self.site.key,
+            "environment_key_other": self.key_other,
+            "token": self.token,
+            "token_other": self.token_other,
+        }[kind]
+
+    def ask(self, route: str, kind: str, scope: str, body: object) -> int:
+        """Return the status of the route for a kind of caller."""
+        secret = self.secret(kind, scope)
+        headers = {"anthropic-beta": f"{AGENTS},{TUNNELS}", "content-type": "application/json"}
+        if secret is not None:
+            headers["authorization"] = f"Bearer {secret}"
+        method, path = route.split(" ")
+        for name, value in self.made.items():
+            path = path.replace("{" + name + "}", value)
+        assert "{" not in path, f"say in tests/wire/matrix.py how to make one for {path}"
+        content = json.dumps(body) if method == "POST" else None
+        with self.callers.anonymous().stream(
+            method, path, headers=headers, content=content
+        ) as answer:
+            return answer.status_code
+
+    def close(self) -> None:
+        """Leave no tunnel behind: an organization has only ten."""
+        if "tunnel_id" in self.made:
+            self.api.beta.tunnels.archive(self.made["tunnel_id"])
+
+
+@contextmanager
+def world(callers: Callers, path: str) -> Iterator[World]:
+    """Make what a route needs, and put away what is counted."""
+    server = callers.server
+    with (
+        Anthropic(base_url=server.base_url, api_key=server.api_key, max_retries=0) as api,
+        Site(server, api) as site,
+    ):
+        made = World(callers, site, path)
+        try:
+            yield made
+        finally:
+            made.close()
