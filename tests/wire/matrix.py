@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any, Final
 
 import httpx2
@@ -21,6 +22,7 @@ SCOPES: Final = (
     "org:admin",
 )
 AGENTS, TUNNELS = "managed-agents-2026-04-01", "mcp-tunnels-2026-06-22"
+_numbers = count(1)
 SKILL = b"---\nname: calc\ndescription: Adds.\n---\nAdd.\n"
 
 
@@ -131,11 +133,33 @@ class World:
             yield "credential_id", beta.vaults.credentials.create(vault.id, auth=auth).id
         if "{file_id}" in path:
             yield "file_id", beta.files.upload(file=("a.txt", b"a")).id
-        if "{workspace_id}" in path:
-            body = {"name": "W"}
-            yield "workspace_id", self.callers.post("/v1/organizations/workspaces", body)["id"]
+        if "/organizations/" in path:
+            yield from self._organization()
         if "{key_id}" in path:
             yield "key_id", self._key_id()
+
+    def _organization(self) -> Iterator[tuple[str, str]]:
+        """Yield a workspace, and an account and a rule that reach it."""
+        org, number = self.api.beta.organization, next(_numbers)
+        workspace = org.workspaces.create(name="W").id
+        yield "workspace_id", workspace
+        account = org.service_accounts.create(name=f"account-{number}").id
+        yield "account_id", account
+        member = {"service_account_id": account, "workspace_role": "workspace_developer"}
+        self.callers.post(f"/v1/organizations/workspaces/{workspace}/service_accounts", member)
+        issuer = org.federation.issuers.create(
+            name=f"issuer-{number}", issuer_url=f"https://issuer-{number}.test"
+        ).id
+        yield "issuer_id", issuer
+        rule = org.federation.rules.create(
+            name=f"rule-{number}",
+            issuer_id=issuer,
+            match={"subject_prefix": "repo:x"},
+            oauth_scope="workspace:developer",
+            target={"type": "service_account", "service_account_id": account},
+            workspace_id=workspace,
+        )
+        yield "rule_id", rule.id
 
     def _key_id(self) -> str:
         if self.path.startswith("DELETE /x/environments"):
