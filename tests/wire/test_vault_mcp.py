@@ -310,6 +310,8 @@ def test_R087_R089_R091_validation_without_a_verdict(client: Anthropic, mcp: Gua
     check(found)
     assert found.mcp_probe is not None
     assert (found.status, found.refresh, found.mcp_probe.http_response) == ("unknown", None, None)
+    held, credential = vault(client, {**oauth(mcp), "mcp_server_url": "https://\u2603.example/mcp"})
+    assert validate(credential, vault_id=held).status == "unknown"
 
 
 def test_Q07_Q08_what_cannot_be_validated(client: Anthropic, mcp: Guarded) -> None:

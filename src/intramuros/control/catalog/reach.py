@@ -84,7 +84,10 @@ class Reach:
         TLS protects it, or the tunnel does (which is TLS inside); in the clear it goes only to an
         address of the operator's own networks, never to a name, which might resolve elsewhere.
         """
-        parts = httpx2.URL(url)
+        try:
+            parts = httpx2.URL(url)
+        except httpx2.InvalidURL:
+            return False
         if parts.scheme == "https" or self.is_tunnel(url):
             return True
         try:

@@ -159,6 +159,7 @@ async def test_an_edge_that_is_away_does_not_hold_up_a_rotation(house: House) ->
         ("http://10.2.2.3/mcp", False),
         ("http://[::1]/mcp", False),
         ("http://localhost/mcp", False),
+        ("https://\u2603.example/mcp", False),
     ],
 )
 async def test_R076_credentials_go_over_tls_or_into_the_operators_networks(
