@@ -191,6 +191,12 @@ def test_refused_uploads_leave_no_bytes(open_server: Server, open_client: Anthro
     assert {path for path in folder.rglob("*") if path.is_file()} == before
 
 
+def test_self_hosted_sessions_take_no_files(site) -> None:
+    made = site.api.beta.files.upload(file=b"x")
+    with pytest.raises(anthropic.BadRequestError, match=r"resources\[0\]"):
+        site.session(resources=[{"type": "file", "file_id": made.id}])
+
+
 def test_files_are_the_workspaces_own_and_need_an_api_key(site) -> None:
     made = site.api.beta.files.upload(file=b"x")
     with pytest.raises(anthropic.PermissionDeniedError):

@@ -73,8 +73,9 @@ class Sweeper:
 
     async def remove_orphans(self) -> int:
         """Remove blobs older than a day that nobody holds; returns how many."""
-        removed = 0
-        async for keys in self._blobs.older_than(self._clock.now() - ORPHAN_AGE):
+        before = self._clock.now() - ORPHAN_AGE
+        removed = await self._blobs.remove_partial(before)
+        async for keys in self._blobs.older_than(before):
             orphans = await self._db.read(partial(holdings.unknown, keys=keys))
             await self._blobs.remove(orphans)
             removed += len(orphans)

@@ -6,7 +6,9 @@ never used before, is durable before anybody refers to it, and is read back agai
 
 import hashlib
 import os
+import re
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +28,8 @@ log = logger("blobs")
 CHUNK_BYTES: Final = 1024 * 1024
 _PARALLEL: Final = 2
 _LIST_PAGE: Final = 500
+# How the library names a file of a directory that is still being written; it never lists them.
+_PARTIAL: Final = re.compile(r"#\d+\Z")
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,15 @@ class Blobs:
             except (BaseError, OSError) as error:
                 raise Unavailable("the blob store refused a removal") from error
 
+    async def remove_partial(self, before: datetime) -> int:
+        """Remove what uploads cut off by a crash before a time left in a directory; how many.
+
+        Other stores drop such leftovers by a rule of their own, where the operator set one.
+        """
+        if self._root is None:
+            return 0
+        return await to_thread.run_sync(_remove_partial, self._root, before)
+
     async def older_than(self, before: datetime) -> AsyncIterator[list[str]]:
         """Yield the names of the blobs written before a time, some at once."""
         try:
@@ -146,6 +159,16 @@ class Blobs:
                 yield [meta["path"] for meta in batch if meta["last_modified"] < before]
         except (BaseError, OSError) as error:
             raise Unavailable("the blob store cannot be listed") from error
+
+
+def _remove_partial(root: Path, before: datetime) -> int:
+    removed = 0
+    for path in root.rglob("*#*"):
+        with suppress(FileNotFoundError):
+            if _PARTIAL.search(path.name) and path.stat().st_mtime < before.timestamp():
+                path.unlink()
+                removed += 1
+    return removed
 
 
 async def _check(chunks: AsyncIterable[bytes], blob: Blob, *, whole: bool) -> AsyncIterator[bytes]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from intramuros.control.store.blobs import Blob, Blobs
+from intramuros.control.store.blobs import CHUNK_BYTES, Blob, Blobs
 from intramuros.kernel.errors import OperatorError, TooLarge, Unavailable
 from intramuros.kernel.timing import SystemClock
 
@@ -61,6 +61,29 @@ async def test_a_blob_cut_short_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(Unavailable):
         await store.put("a/cut", broken(), 10**9)
     assert [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()] == []
+
+
+async def test_what_a_crash_cut_off_is_found_by_its_name(tmp_path: Path) -> None:
+    store = Blobs.open(None, tmp_path)
+    seen: set[str] = set()
+
+    async def watched() -> AsyncIterator[bytes]:
+        for _ in range(8):
+            yield b"x" * CHUNK_BYTES
+            seen.update(p.name for p in (tmp_path / "blobs").rglob("*") if p.is_file())
+
+    await store.put("a/b", watched(), 10**9)
+    now = SystemClock().now()
+    # The name while it is written; a killed server leaves it, and no listing shows it.
+    assert len(seen) == 1
+    left = tmp_path / "blobs/a" / seen.pop()
+    assert left.name != "b"
+    left.write_bytes(b"half")
+    assert [k async for keys in store.older_than(now + timedelta(hours=1)) for k in keys] == ["a/b"]
+    assert await store.remove_partial(now - timedelta(hours=1)) == 0
+    assert await store.remove_partial(now + timedelta(hours=1)) == 1
+    assert not left.exists()
+    assert await Blobs.open("memory:///", tmp_path).remove_partial(now) == 0
 
 
 async def test_a_damaged_blob_never_looks_complete(tmp_path: Path) -> None:
