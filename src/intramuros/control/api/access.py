@@ -41,6 +41,7 @@ _KNOWN_BETAS: Final = frozenset(
         "files-api-2025-04-14",
         "oauth-2025-04-20",
         "skills-2025-10-02",
+        "user-profiles-2026-08-18",
         "oidc-federation-2026-04-01",
     }
 )

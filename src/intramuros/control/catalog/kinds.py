@@ -33,6 +33,7 @@ MEMORY_STORE: Final = Kind("memory_store", "memstore", "memory store")
 FILE: Final = Kind("file", "file", "file", max_page=1000)
 SKILL: Final = Kind("skill", "skill", "skill", max_page=1000)
 SKILL_VERSION: Final = Kind("skill_version", "skver", "skill version", max_page=1000)
+USER_PROFILE: Final = Kind("user_profile", "uprof", "user profile")
 VAULT: Final = Kind("vault", "vlt", "vault")
 VAULT_CREDENTIAL: Final = Kind("vault_credential", "vcrd", "credential")
 # These belong to the organization: they are kept in the default workspace.
