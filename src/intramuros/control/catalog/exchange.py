@@ -74,7 +74,8 @@ class Exchange:
             raise AuthenticationFailed(FAILED) from None
         try:
             claims = await self._verify(request, parties.issuer)
-            return await self.db.write(lambda tx: self._grant(tx, request, claims))
+            version = parties.issuer.version
+            return await self.db.write(lambda tx: self._grant(tx, request, claims, version))
         except (Refused, NotFound) as error:
             reason = error.reason if isinstance(error, Refused) else "gone"
             refused()
@@ -93,10 +94,18 @@ class Exchange:
             raise Refused("issuer")
         return claims
 
-    def _grant(self, tx: Tx, request: TokenRequest, claims: Mapping[str, Any]) -> dict[str, Any]:
-        """Judge the verified claims by what is configured now, and make the token."""
+    def _grant(
+        self, tx: Tx, request: TokenRequest, claims: Mapping[str, Any], version: int
+    ) -> dict[str, Any]:
+        """Judge the verified claims by what is configured now, and make the token.
+
+        Args:
+            version: the issuer's, whose keys vouched for the claims; another may have other keys.
+        """
         now_s = self.clock.now().timestamp()
         parties = _parties(tx, request)
+        if parties.issuer.version != version:
+            raise Refused("issuer_changed")
         self._judge(request, parties, claims, now_s)
         workspace_id = _workspace(tx, request, parties)
         if parties.issuer.body["check_jti"]:
