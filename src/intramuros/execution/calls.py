@@ -86,6 +86,8 @@ class Calls:
         self._running: tuple[str, anyio.CancelScope] | None = None
         self.doing = "waiting"
         """What this loop does now, for the status."""
+        self.after_call: Callable[[], Awaitable[None]] | None = None
+        """Awaited between two calls, when nothing runs in the sandbox that we know of."""
 
     def poke(self) -> None:
         """The dispatch changed: look again, and stop a call that nobody waits for any more."""
@@ -109,6 +111,8 @@ class Calls:
             else:
                 self.doing = call.name
                 await self._once(call)
+                if self.after_call is not None:
+                    await self.after_call()
 
     async def _once(self, call: ToolUse) -> None:
         result = await self._result(call)

@@ -16,7 +16,7 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,11 +116,21 @@ class SkillVersion:
 
 
 @dataclass(frozen=True)
+class Attached:
+    """A memory store of a session."""
+
+    store_id: str
+    mount_path: str
+    read_only: bool
+
+
+@dataclass(frozen=True)
 class Session:
     """What the worker wants to know of a session."""
 
     status: str
     skills: tuple[Skill, ...] = ()
+    stores: tuple[Attached, ...] = ()
 
 
 class ControlPlane:
@@ -140,7 +150,7 @@ class ControlPlane:
 
     async def poll(self, reclaim_older_than_ms: int | None) -> Work | None:
         """Claim the next item, waiting on the server for up to a second."""
-        with _mapped():
+        with mapped():
             item = await self._sdk.beta.environments.work.poll(
                 self.environment_id,
                 block_ms=POLL_BLOCK_MS,
@@ -154,7 +164,7 @@ class ControlPlane:
 
     async def ack(self, work: Work) -> None:
         """Take an item off the queue; :class:`Raced` when another worker has it."""
-        with _mapped():
+        with mapped():
             await self._sdk.beta.environments.work.ack(
                 work.work_id, environment_id=work.environment_id
             )
@@ -178,6 +188,11 @@ class ItemClient:
         self._sdk = sdk
         self.work = work
 
+    @property
+    def sdk(self) -> AsyncAnthropic:
+        """The official client, with the item's own credential when it has one."""
+        return self._sdk
+
     async def heartbeat(self, expected: str, *, ttl_s: int | None = None) -> Beat:
         """Extend the lease.
 
@@ -185,7 +200,7 @@ class ItemClient:
             expected: what the last heartbeat returned, or ``NO_HEARTBEAT``.
             ttl_s: how long the lease should be, in seconds; None leaves it to the server.
         """
-        with _mapped(heartbeat=True):
+        with mapped(heartbeat=True):
             answer = await self._sdk.beta.environments.work.heartbeat(
                 self.work.work_id,
                 environment_id=self.work.environment_id,
@@ -197,7 +212,7 @@ class ItemClient:
     async def stop(self) -> None:
         """End the item; one that has already stopped is fine (contract 9.35)."""
         try:
-            with _mapped():
+            with mapped():
                 await self._sdk.beta.environments.work.stop(
                     self.work.work_id, environment_id=self.work.environment_id, force=True
                 )
@@ -205,14 +220,14 @@ class ItemClient:
             return
 
     async def session(self) -> Session:
-        """Return the session's status and what its agent is to have."""
-        with _mapped():
+        """Return the session's status, what its agent is to have and what it has mounted."""
+        with mapped():
             session = await self._sdk.beta.sessions.retrieve(self.work.session_id)
         return read_session(session)
 
     async def skill_version(self, skill: Skill) -> SkillVersion:
         """Return the version that a session names (contract 24.1, 24.3)."""
-        with _mapped():
+        with mapped():
             raw = await self._sdk.beta.skills.versions.retrieve(
                 skill.version, skill_id=skill.skill_id
             )
@@ -231,7 +246,7 @@ class ItemClient:
         """
         digest, size = hashlib.sha256(), 0
         versions = self._sdk.beta.skills.versions.with_streaming_response
-        with _mapped():
+        with mapped():
             async with (
                 versions.download(version.id, skill_id=skill.skill_id) as answer,
                 await anyio.open_file(target, "wb") as file,
@@ -247,7 +262,7 @@ class ItemClient:
     @asynccontextmanager
     async def stream(self) -> AsyncIterator[AsyncIterator[Event]]:
         """Open the event stream; inside, it is live. Iterating raises :class:`Away` when cut."""
-        with _mapped():
+        with mapped():
             stream = await self._sdk.beta.sessions.events.stream(
                 self.work.session_id,
                 timeout=httpx2.Timeout(_REQUEST_S, connect=_CONNECT_S, read=_STREAM_SILENCE_S),
@@ -261,7 +276,7 @@ class ItemClient:
         """Return all events so far, without their content."""
         pages = self._sdk.beta.sessions.events.list(self.work.session_id, limit=HISTORY_PAGE)
         try:
-            with _mapped():
+            with mapped():
                 return [read_event(raw) async for raw in pages]
         except (TypeError, AttributeError) as error:
             # The SDK walks pages without checking their form.
@@ -269,7 +284,7 @@ class ItemClient:
 
     async def post(self, call: ToolUse, result: Result) -> None:
         """Send the result of a call (contract 22.14)."""
-        with _mapped():
+        with mapped():
             await self._sdk.beta.sessions.events.send(
                 self.work.session_id,
                 events=[result_event(call, result)],
@@ -314,13 +329,31 @@ def read_work(item: Any, environment_id: str) -> Work:  # noqa: ANN401  foreign 
 
 
 def read_session(raw: object) -> Session:
-    """Read a session; skills of another form are left out."""
+    """Read a session; skills of another form are left out.
+
+    Raises:
+        Away: a memory store of it has another form.
+    """
     skills = []
     for item in getattr(getattr(raw, "agent", None), "skills", None) or ():
         skill_id, version = getattr(item, "skill_id", None), getattr(item, "version", None)
         if isinstance(skill_id, str) and skill_id and isinstance(version, str) and version:
             skills.append(Skill(skill_id, version))
-    return Session(str(getattr(raw, "status", "")), tuple(skills))
+    status = str(getattr(raw, "status", ""))
+    return Session(status, tuple(skills), tuple(_stores(getattr(raw, "resources", None) or ())))
+
+
+def _stores(resources: Iterable[object]) -> Iterator[Attached]:
+    for resource in resources:
+        if getattr(resource, "type", None) != "memory_store":
+            continue
+        store_id = getattr(resource, "memory_store_id", None)
+        mount_path = getattr(resource, "mount_path", None)
+        if not isinstance(store_id, str) or not isinstance(mount_path, str):
+            raise Away("malformed memory store of a session")
+        # Exactly this word, as contract 25.23 has it.
+        read_only = getattr(resource, "access", None) == "read_only"
+        yield Attached(store_id, mount_path, read_only)
 
 
 def read_beat(answer: object) -> Beat:
@@ -352,13 +385,13 @@ def sessions_token(secret: object) -> str | None:
 
 
 async def _events(stream: Any) -> AsyncIterator[Event]:  # noqa: ANN401  the SDK's stream type
-    with _mapped():
+    with mapped():
         async for raw in stream:
             yield read_event(raw)
 
 
 @contextmanager
-def _mapped(*, heartbeat: bool = False) -> Iterator[None]:
+def mapped(*, heartbeat: bool = False) -> Iterator[None]:
     """Rename the SDK's errors; the message keeps no body, which could echo content."""
     try:
         yield

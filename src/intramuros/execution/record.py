@@ -7,6 +7,9 @@ Kinds of records::
     skill.fetch    in a skill was downloaded, before it is unpacked: size, digest
     tool.call      in a call is about to run: tool, rule, size and digest of its input
     tool.result   out an outcome is about to be posted: size, digest, how many secrets were masked
+    memory.read    in memories are about to reach a sandbox: how many, size, digest
+    memory.write  out a file is about to become a memory: size, digest, how many secrets were masked
+    memory.delete out a memory is about to be deleted, because its file is gone
     tool.refused      the control plane did not take a result
     work.end          the item was given back, and why
 

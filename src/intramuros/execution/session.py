@@ -21,7 +21,11 @@ from intramuros.execution.client import (
 )
 from intramuros.execution.dispatch import Dispatch
 from intramuros.execution.heartbeat import End, Lease, heartbeat_loop
+from intramuros.execution.memory import Memories, MemoryTerms
+from intramuros.execution.memory_client import MemoryClient
+from intramuros.execution.memory_store import Line
 from intramuros.execution.record import INWARD, RecordFailed, weigh
+from intramuros.execution.sandbox.base import Mount
 from intramuros.execution.tail import Tail
 from intramuros.kernel.redact import MIN_EXACT_CHARS, Redactor
 from intramuros.kernel.service import Stop
@@ -57,6 +61,8 @@ class Terms:
     max_idle_s: float
     environment_key: str
     lease_ttl_s: int | None = None
+    memory: MemoryTerms | None = None
+    """None leaves memory stores out of sandboxes."""
 
 
 class Item:
@@ -79,9 +85,13 @@ class Item:
         secrets = [
             s for s in (terms.environment_key, work.token) if s and len(s) >= MIN_EXACT_CHARS
         ]
-        self._calls = Calls(
-            bench, self._client, self._dispatch, self._lease, Redactor(exact=secrets)
-        )
+        redactor = Redactor(exact=secrets)
+        self._calls = Calls(bench, self._client, self._dispatch, self._lease, redactor)
+        self._memories: Memories | None = None
+        if terms.memory is not None:
+            line = Line(MemoryClient(self._client), bench.record, redactor, bench.clock)
+            self._memories = Memories(terms.memory, line, bench.rand)
+            self._calls.after_call = self._memories.sync_if_due
 
     @property
     def doing(self) -> str:
@@ -156,6 +166,8 @@ class Item:
                     finally:
                         with anyio.CancelScope(shield=True), anyio.move_on_after(_CLEANUP_S):
                             await self._clean_up()
+                        with anyio.CancelScope(shield=True):
+                            await self._put_memory_away()
             finally:
                 self._lease.finish(End.DONE)
 
@@ -169,6 +181,7 @@ class Item:
                 scope.cancel()
                 return
             mounts = await self._bench.skills.lay_out(self._client, session.skills)
+            mounts += await self._remember(session)
             self._bench.hands.equip(self._work.session_id, mounts)
             group.start_soon(self._watch_idle, scope)
             group.start_soon(self._watch_stop)
@@ -193,6 +206,28 @@ class Item:
                 attempt += 1
             else:
                 return None if session.status == "terminated" else session
+
+    async def _remember(self, session: Session) -> tuple[Mount, ...]:
+        """Fetch the session's memory before the first call.
+
+        Raises:
+            MemoryFailed: it cannot be had; the item must not be served without it.
+        """
+        if self._memories is not None:
+            return await self._memories.open(session.stores)
+        if session.stores:
+            log.warning("memory_left_out", session_id=self._work.session_id)
+        return ()
+
+    async def _put_memory_away(self) -> None:
+        if self._memories is None:
+            return
+        if self._dispatch.ended is not None and self._dispatch.ended.deleted:
+            await self._memories.forget()
+            return
+        clean = self._outcome in (Outcome.IDLE, Outcome.ENDED, Outcome.DRAINED)
+        keep = self._bench.hands.rests(self._work.session_id)
+        await self._memories.close(clean=clean, keep=keep)
 
     async def _follow(self, scope: anyio.CancelScope) -> None:
         clock, rand = self._bench.clock, self._bench.rand

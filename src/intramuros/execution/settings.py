@@ -15,6 +15,8 @@ from intramuros.kernel.telemetry import logger
 log = logger("worker")
 
 MAX_CONCURRENCY: Final = 256
+# Each sync lists every store of a session (contract 25.17).
+MIN_MEMORY_SYNC_S: Final = 5.0
 _LIMITS: Final = Limits()
 _KEY_BYTES: Final = 8192
 _TARGET: Final = re.compile(r"/[^\0:]+")
@@ -58,6 +60,8 @@ class WorkerSettings:
     """Seconds after the end of a turn until the work item is given back (contract 22.15)."""
     keep_idle_sandboxes: int = 0
     """Sandboxes kept paused after their item ended; 0 destroys each (its workspace stays)."""
+    memory_sync_s: float = 15.0
+    """Seconds between two syncs of a session's memory stores; 0 leaves memory out of sandboxes."""
     call_timeout_s: float = 150.0
     """Of one tool call, in seconds (contract 22.10); above the tools' own 120 s."""
     lease_ttl_s: int = 20
@@ -95,6 +99,11 @@ class WorkerSettings:
         ):
             if getattr(self, name) <= 0:
                 raise OperatorError(f"setting {name!r} is not positive", "use a number above 0")
+        if self.memory_sync_s != 0 and not self.memory_sync_s >= MIN_MEMORY_SYNC_S:
+            raise OperatorError(
+                f"memory_sync_s {self.memory_sync_s:g} would hammer the control plane",
+                f"use {MIN_MEMORY_SYNC_S:g} or more, or 0 for no memory",
+            )
         if self.keep_idle_sandboxes < 0:
             raise OperatorError("keep_idle_sandboxes is negative", "use 0 or more")
         self.spec()

@@ -17,6 +17,7 @@ from intramuros.execution.calls import Bench, CustomTool
 from intramuros.execution.client import ControlPlane, Work
 from intramuros.execution.hands import Hands
 from intramuros.execution.journal import Journal
+from intramuros.execution.memory import MemoryTerms
 from intramuros.execution.poll import Poller
 from intramuros.execution.record import Record, RecordFailed
 from intramuros.execution.sandbox.base import Provider
@@ -89,8 +90,14 @@ async def serve_worker(
         bench = Bench(
             hands, journal, record, custom, settings.call_timeout_s, clock, random.random, skills
         )
-        terms = Terms(settings.max_idle_s, key, settings.lease_ttl_s)
+        terms = Terms(settings.max_idle_s, key, settings.lease_ttl_s, _memory_terms(settings))
         await _run(settings, control, bench, terms, ready, stop)
+
+
+def _memory_terms(settings: WorkerSettings) -> MemoryTerms | None:
+    if settings.memory_sync_s == 0:
+        return None
+    return MemoryTerms(settings.state_dir / "memory", settings.memory_sync_s)
 
 
 async def _run(

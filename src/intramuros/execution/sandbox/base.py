@@ -60,12 +60,14 @@ class Mount:
     """A host file or directory shown inside.
 
     ``source`` is a host path, ``target`` an absolute path inside. The file tools may reach it, and
-    refuse to write below it when it is read-only.
+    refuse to write below it when it is read-only. ``owned`` means that it belongs to this sandbox
+    alone: its user gets it, and what it writes there counts against the disk limit.
     """
 
     source: Path
     target: str
     read_only: bool = True
+    owned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class Limits:
     memory_bytes: int = 1 * GIB
     pids: int = 256
     disk_bytes: int = 4 * GIB
-    """Of the workspace; a call is refused once it is over."""
+    """Of the workspace and owned mounts; a call is refused once it is over."""
     tmp_bytes: int = 256 * MIB
     """Of each tmpfs (/tmp, the home directory, /dev/shm); counts as memory too."""
     open_files: int = 1024

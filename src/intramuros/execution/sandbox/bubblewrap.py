@@ -149,6 +149,9 @@ class BubblewrapProvider:
         group: Group | None = None
         try:
             workspace = await self._workspaces.open(sandbox_id, uid)
+            for mount in spec.mounts:
+                if mount.owned:
+                    await self._workspaces.give(mount.source, uid)
             group = self._make_group(host.groups, sandbox_id, spec)
             record = Record(
                 sandbox_id,

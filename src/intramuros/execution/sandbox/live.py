@@ -63,7 +63,8 @@ class LiveSandbox:
         self._spec = spec
         self._handles = handles
         self._ended = ended
-        self._quota = Quota(handles.workspace, spec.limits.disk_bytes, self._pids)
+        owned = [mount.source for mount in spec.mounts if mount.owned and not mount.read_only]
+        self._quota = Quota(handles.workspace, spec.limits.disk_bytes, self._pids, owned)
         self._shell = anyio.Lock(fast_acquire=True)
         self._paused = False
         self._destroyed = False

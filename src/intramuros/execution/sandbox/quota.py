@@ -6,7 +6,7 @@ commands run, more often the closer it is, and a command still running past the 
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
@@ -26,14 +26,19 @@ _FRESH_S = 2.0
 
 
 class Quota:
-    """Measures one workspace against its limit."""
+    """Measures what one sandbox wrote, in all its directories, against its limit."""
 
     def __init__(
-        self, workspace: Path, limit_bytes: int, pids: Callable[[], Iterable[int]] = tuple
+        self,
+        workspace: Path,
+        limit_bytes: int,
+        pids: Callable[[], Iterable[int]] = tuple,
+        more: Sequence[Path] = (),
     ) -> None:
-        """Take the workspace and what tells the host pids of the processes that use it."""
+        """Take the workspace, what tells the host pids of its processes, and other directories."""
         self._pids = pids
         self._workspace = workspace
+        self._more = more
         self._limit = limit_bytes
         self._used = 0
         self._measured_at = float("-inf")
@@ -65,7 +70,8 @@ class Quota:
         self._cost_s = self._measured_at - began
 
     def _usage(self) -> int:
-        return usage_bytes(self._workspace, self._pids())
+        used = usage_bytes(self._workspace, self._pids())
+        return used + sum(usage_bytes(directory) for directory in self._more)
 
     async def grew_over(self) -> bool:
         """Measure, and return whether the workspace is over and larger than at the last look."""

@@ -28,9 +28,13 @@ class Workspaces:
         """Return the workspace, made if need be, owned by ``uid`` throughout."""
         path = self.path(sandbox_id)
         path.mkdir(mode=0o700, exist_ok=True)
-        if uid is not None and path.lstat().st_uid != uid:
-            await to_thread.run_sync(_give, path, uid)
+        await self.give(path, uid)
         return path
+
+    async def give(self, path: Path, uid: int | None) -> None:
+        """Make ``uid`` the owner of a tree; None leaves it to us."""
+        if uid is not None:
+            await to_thread.run_sync(_give, path, uid)
 
     async def remove(self, sandbox_id: str) -> None:
         """Remove a workspace and all in it; harmless when there is none."""
@@ -41,6 +45,8 @@ class Workspaces:
 
 def _give(path: Path, uid: int) -> None:
     """Make ``uid`` the owner of a tree; the top last, so that a half-given tree is given again."""
+    if path.lstat().st_uid == uid:
+        return
     for _, names, files, fd in os.fwalk(path, topdown=False, follow_symlinks=False):
         for name in (*names, *files):
             os.chown(name, uid, uid, dir_fd=fd, follow_symlinks=False)
