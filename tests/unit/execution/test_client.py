@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from intramuros.execution import client
 from intramuros.execution.client import (
+    Attached,
     Away,
     Beat,
     ControlPlaneError,
@@ -125,7 +126,7 @@ def status_error(status: int, **headers: str) -> anthropic.APIStatusError:
 
 
 def mapped(error: Exception, *, heartbeat: bool = False) -> ControlPlaneError:
-    with pytest.raises(ControlPlaneError) as caught, client._mapped(heartbeat=heartbeat):
+    with pytest.raises(ControlPlaneError) as caught, client.mapped(heartbeat=heartbeat):
         raise error
     return caught.value
 
@@ -179,7 +180,7 @@ def test_networks_and_garbage_are_transient(error: Exception) -> None:
 
 
 def test_our_own_mistakes_are_not_renamed() -> None:
-    with pytest.raises(KeyError), client._mapped():
+    with pytest.raises(KeyError), client.mapped():
         raise KeyError("bug")
 
 
@@ -194,3 +195,34 @@ def test_a_session_is_read_and_odd_skills_are_left_out() -> None:
     assert read_session(raw) == Session("idle", (Skill("skill_1", "skver_1"),))
     assert read_session(SimpleNamespace(status="idle", agent=None)) == Session("idle")
     assert read_session(7) == Session("")
+
+
+def store(**members: Any) -> SimpleNamespace:
+    return SimpleNamespace(
+        **{
+            "type": "memory_store",
+            "memory_store_id": "memstore_1",
+            "mount_path": "/mnt/memory/n",
+            "access": "read_write",
+            **members,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("access", "read_only"),
+    [("read_only", True), ("read_write", False), (None, False), ("READ_ONLY", False)],
+)
+def test_c25_23_a_store_is_read_only_by_exactly_that_word(access: Any, read_only: bool) -> None:
+    raw = SimpleNamespace(
+        status="idle", resources=[SimpleNamespace(type="file"), store(access=access)]
+    )
+    attached = Attached("memstore_1", "/mnt/memory/n", read_only)
+    assert read_session(raw) == Session("idle", stores=(attached,))
+
+
+@pytest.mark.parametrize("members", [{"memory_store_id": None}, {"mount_path": 7}])
+def test_a_malformed_store_is_no_store(members: dict[str, Any]) -> None:
+    with pytest.raises(Away):
+        read_session(SimpleNamespace(status="idle", resources=[store(**members)]))
+    assert read_session(SimpleNamespace(status="idle", resources=None)) == Session("idle")

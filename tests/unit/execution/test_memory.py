@@ -1,11 +1,10 @@
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 from intramuros.execution.client import Attached, Away, Refused
 from intramuros.execution.memory import Memories, MemoryFailed, MemoryTerms
-from intramuros.execution.memory_client import MemoryClient
 from intramuros.execution.memory_store import Line
 from intramuros.execution.record import Record
 from intramuros.kernel.redact import Redactor
@@ -26,7 +25,7 @@ class Rig:
             self.remote.put(store.store_id, "/a", "1")
         self.clock = ManualClock()
         record = Record(folder / "audit.jsonl", self.clock)
-        line = Line(cast("MemoryClient", self.remote), record, Redactor(), self.clock)
+        line = Line(cast("Any", self.remote), record, Redactor(), self.clock)
         self.memories = Memories(MemoryTerms(folder / "memory", 15.0), line, lambda: 0.0)
 
     def left(self) -> bool:

@@ -1,15 +1,27 @@
+import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import anyio
 import pytest
 
 from intramuros.execution.calls import Bench
-from intramuros.execution.client import Away, Beat, LeaseLost, Raced, Refused, Session, Work
+from intramuros.execution.client import (
+    Attached,
+    Away,
+    Beat,
+    LeaseLost,
+    Raced,
+    Refused,
+    Session,
+    Work,
+)
 from intramuros.execution.dispatch import Event, Idle, Running, ToolUse
 from intramuros.execution.hands import Hands
 from intramuros.execution.journal import Journal, Result
+from intramuros.execution.memory import MemoryTerms
 from intramuros.execution.record import Record, RecordFailed
 from intramuros.execution.sandbox.base import SandboxSpec
 from intramuros.execution.session import HANDOVER_TTL_S, Item, Outcome, Terms
@@ -31,6 +43,7 @@ class ScriptedControl:
         self.log: list[str] = []
         self.failures: dict[str, list[Exception]] = {}
         self.ttls: list[int | None] = []
+        self.stores: tuple[Attached, ...] = ()
 
     def item(self, _work: Work) -> "ScriptedControl":
         return self
@@ -54,7 +67,25 @@ class ScriptedControl:
 
     async def session(self) -> Session:
         await self._did("session")
-        return Session("idle")
+        return Session("idle", stores=self.stores)
+
+    @property
+    def sdk(self) -> object:
+        memories = SimpleNamespace(list=self._memories)
+        return SimpleNamespace(
+            beta=SimpleNamespace(memory_stores=SimpleNamespace(memories=memories))
+        )
+
+    async def _memories(self, _store_id: str, *, view: str, limit: int) -> AsyncIterator[object]:
+        assert limit == {"full": 20, "basic": 100}[view]
+        await self._did(view)
+        yield SimpleNamespace(
+            type="memory",
+            id="mem_1",
+            path="/a",
+            content_sha256=hashlib.sha256(b"x").hexdigest(),
+            content="x" if view == "full" else None,
+        )
 
     @asynccontextmanager
     async def stream(self) -> AsyncIterator[AsyncIterator[Event]]:
@@ -86,8 +117,8 @@ class Rig:
         self.bench = Bench(hands, journal, self.record, {}, 5.0, clock, lambda: 0.0, skills)
         self.stop = Stop()
 
-    async def serve(self, max_idle_s: float = 0.01) -> Outcome:
-        terms = Terms(max_idle_s, "sk-ant-oat01-key-of-this-test")
+    async def serve(self, max_idle_s: float = 0.01, memory: MemoryTerms | None = None) -> Outcome:
+        terms = Terms(max_idle_s, "sk-ant-oat01-key-of-this-test", memory=memory)
         item = Item(self.control, self.control.work, self.bench, terms, self.stop)  # type: ignore[arg-type]  structurally one
         with anyio.fail_after(8):
             return await item.serve()
@@ -214,3 +245,40 @@ async def test_cancelling_cleans_up_before_it_leaves(tmp_path: Path) -> None:
         await rig.serve()
     assert rig.provider.destroyed == ["sesn_1"]
     assert rig.control.ttls[-1] == HANDOVER_TTL_S
+
+
+NOTES = Attached("memstore_1", "/mnt/memory/notes", read_only=False)
+
+
+async def test_c25_14_c25_17_memory_is_there_before_the_first_call_and_synced_at_the_end(
+    tmp_path: Path,
+) -> None:
+    rig = Rig(tmp_path, IDLE)
+    rig.control.stores = (NOTES,)
+    rig.control.work = Work("work_1", "env_1", "session", "sesn_1", "token-of-this-item")
+    terms = MemoryTerms(tmp_path / "memory", 15.0)
+    assert await rig.serve(memory=terms) is Outcome.IDLE
+    log = rig.control.log
+    assert log.index("full") < log.index("stream")
+    assert log[-2:] == ["basic", "stop"]
+    assert not (tmp_path / "memory" / "sesn_1").exists()
+
+
+@pytest.mark.parametrize("token", [None, "token-of-this-item"])
+async def test_c9_42_c25_15_an_item_whose_memory_cannot_be_had_is_stopped(
+    tmp_path: Path, token: str | None
+) -> None:
+    rig = Rig(tmp_path, IDLE)
+    rig.control.stores = (NOTES,)
+    rig.control.work = Work("work_1", "env_1", "session", "sesn_1", token)
+    rig.control.failures["full"] = [Refused("HTTP 403", 403)]
+    assert await rig.serve(memory=MemoryTerms(tmp_path / "memory", 15.0)) is Outcome.FAILED
+    assert "stream" not in rig.control.log
+    assert rig.control.log[-1] == "stop"
+
+
+async def test_c25_15_an_operator_may_leave_memory_out(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, IDLE)
+    rig.control.stores = (NOTES,)
+    assert await rig.serve() is Outcome.IDLE
+    assert "full" not in rig.control.log

@@ -46,6 +46,8 @@ def test_the_key_is_not_sent_in_the_clear_unless_asked_for(
         ({"max_idle_s": 0}, "max_idle_s"),
         ({"call_timeout_s": -1}, "call_timeout_s"),
         ({"keep_idle_sandboxes": -1}, "keep_idle"),
+        ({"memory_sync_s": 4.9}, "memory_sync_s"),
+        ({"memory_sync_s": float("nan")}, "memory_sync_s"),
         ({"lease_ttl_s": 0}, "lease_ttl_s"),
         ({"mounts": ("nonsense",)}, "malformed"),
     ],

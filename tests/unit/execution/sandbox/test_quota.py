@@ -55,3 +55,12 @@ async def test_the_watch_ends_what_grows_too_large(
     assert scope.cancelled_caught
     assert await watched.is_over()
     assert "1 of 1 MiB used" in watched.message("bash")
+
+
+async def test_what_is_written_to_other_directories_counts_too(tmp_path: Path) -> None:
+    workspace, other = tmp_path / "w", tmp_path / "o"
+    for directory in (workspace, other):
+        directory.mkdir()
+    (other / "f").write_bytes(b"x" * (2 << 20))
+    assert not await Quota(workspace, 1 << 20).is_over()
+    assert await Quota(workspace, 1 << 20, more=[other]).is_over()
