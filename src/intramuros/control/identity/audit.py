@@ -37,15 +37,16 @@ def record(
         body["session_id"] = session_id
     line, head = seal(read_head(tx), AuditRecord(rfc3339(now), kind, body))
     tx.execute(
-        insert(audit).values(
-            seq=head.seq,
-            at_us=to_micros(now),
-            kind=kind,
-            workspace_id=workspace_id,
-            session_id=session_id,
-            line=line,
-            hash=head.hash,
-        )
+        _APPEND,
+        {
+            "seq": head.seq,
+            "at_us": to_micros(now),
+            "kind": kind,
+            "workspace_id": workspace_id,
+            "session_id": session_id,
+            "line": line,
+            "hash": head.hash,
+        },
     )
     return head
 
@@ -61,4 +62,5 @@ def read_lines(tx: Tx) -> Iterator[str]:
     return iter(tx.execute(select(audit.c.line).order_by(audit.c.seq)).scalars())
 
 
+_APPEND = insert(audit)
 _LAST = select(audit.c.seq, audit.c.hash).order_by(audit.c.seq.desc()).limit(1)

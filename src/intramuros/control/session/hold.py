@@ -9,10 +9,10 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Final, cast
 
 import anyio
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 
 from intramuros.control.identity import audit
 from intramuros.control.session.journal import Journal
@@ -25,6 +25,15 @@ from intramuros.control.store.leases import Lease, LostLease
 from intramuros.control.store.records import Draft, Record
 from intramuros.control.store.tables import sessions
 from intramuros.kernel.timing import Clock, to_micros
+
+# Built once: it runs in every turn.
+_SUBJECT: Final = select(
+    sessions.c.workspace_id,
+    sessions.c.agent,
+    sessions.c.resources,
+    sessions.c.state,
+    sessions.c.last_seq,
+).where(sessions.c.id == bindparam("session_id"))
 
 
 @dataclass(frozen=True)
@@ -157,15 +166,7 @@ def load_view(tx: Tx, session_id: str, known: View | None) -> View:
     Raises:
         LostLease: the session was deleted.
     """
-    row = tx.execute(
-        select(
-            sessions.c.workspace_id,
-            sessions.c.agent,
-            sessions.c.resources,
-            sessions.c.state,
-            sessions.c.last_seq,
-        ).where(sessions.c.id == session_id)
-    ).first()
+    row = tx.execute(_SUBJECT, {"session_id": session_id}).first()
     if row is None:
         raise LostLease(f"session {session_id} is gone")
     if known is not None:

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, cast
 
 import anyio
 import anyio.to_thread
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, QueuePool
 
 from intramuros.kernel.errors import OperatorError, Unavailable
@@ -92,9 +92,9 @@ class Database:
         try:
             with engine.connect() as probe:
                 probe.exec_driver_sql("SELECT count(*) FROM sqlite_master")
-        except (OperationalError, DBAPIError) as error:
+        except (DBAPIError, sqlite3.Error) as error:
             raise OperatorError(
-                f"cannot open the database {path} ({error.orig})",
+                f"cannot open the database {path} ({getattr(error, 'orig', error)})",
                 "check the directory, its owner and free space",
             ) from error
         return cls(engine, _sqlite_engine(path, readers=True))
@@ -175,17 +175,22 @@ class _LostTransaction(Exception):
 
 @contextmanager
 def _savepoint(connection: Connection) -> Iterator[None]:
-    connection.exec_driver_sql("SAVEPOINT one")
+    raw = _raw(connection)
+    raw.execute("SAVEPOINT one")
     try:
         yield
     except BaseException as error:
-        raw = connection.connection.dbapi_connection
-        if isinstance(raw, sqlite3.Connection) and not raw.in_transaction:
+        if not raw.in_transaction:
             raise _LostTransaction from error
-        connection.exec_driver_sql("ROLLBACK TO one")
-        connection.exec_driver_sql("RELEASE one")
+        raw.execute("ROLLBACK TO one")
+        raw.execute("RELEASE one")
         raise
-    connection.exec_driver_sql("RELEASE one")
+    raw.execute("RELEASE one")
+
+
+def _raw(connection: Connection) -> sqlite3.Connection:
+    """Return the driver's connection: what frames transactions needs nothing of SQLAlchemy."""
+    return cast("sqlite3.Connection", connection.connection.dbapi_connection)
 
 
 async def _wait(future: "Future[T]") -> T:
@@ -230,6 +235,6 @@ def _sqlite_engine(path: Path, *, readers: bool) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN" if readers else "BEGIN IMMEDIATE")
+        _raw(connection).execute("BEGIN" if readers else "BEGIN IMMEDIATE")
 
     return engine

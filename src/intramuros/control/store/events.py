@@ -60,7 +60,7 @@ def append(
         for offset, draft in enumerate(drafts)
     ]
     if records:
-        tx.execute(insert(events), [_values(record) for record in records])
+        tx.execute(_INSERT, [_values(record) for record in records])
     return records
 
 
@@ -76,10 +76,9 @@ def read(
     tx: Tx, session_id: str, *, after_seq: int = 0, upto_seq: int | None = None
 ) -> list[Record]:
     """Return every row behind ``after_seq``, through ``upto_seq`` when given, in order."""
-    query = _OF_SESSION.where(events.c.session_id == session_id, events.c.seq > after_seq)
-    if upto_seq is not None:
-        query = query.where(events.c.seq <= upto_seq)
-    return [_record(row) for row in tx.execute(query.order_by(events.c.seq))]
+    end = _NO_END if upto_seq is None else upto_seq
+    bounds = {"of_session": session_id, "after_seq": after_seq, "upto_seq": end}
+    return [_record(row) for row in tx.execute(_BEHIND, bounds)]
 
 
 def last_seq(tx: Tx, session_id: str) -> int | None:
@@ -180,6 +179,15 @@ _ANSWERS: Final = (
 
 _OF_SESSION: Final = select(events)
 # Built once: these run several times in every turn.
+_INSERT: Final = insert(events)
+_BEHIND: Final = (
+    _OF_SESSION.where(
+        events.c.session_id == bindparam("of_session"), events.c.seq > bindparam("after_seq")
+    )
+    .where(events.c.seq <= bindparam("upto_seq"))
+    .order_by(events.c.seq)
+)
+_NO_END: Final = 2**63 - 1
 _LAST_SEQ: Final = select(sessions.c.last_seq).where(sessions.c.id == bindparam("session_id"))
 
 

@@ -56,25 +56,7 @@ def offer(tx: Tx, queue: str, key: str, now_us: int, *, at_us: int | None = None
         at_us: not before this time. A row that is ready earlier stays so.
     """
     available_us = now_us if at_us is None else at_us
-    changed = tx.execute(
-        update(leases)
-        .where(leases.c.queue == queue, leases.c.key == key)
-        .values(
-            state=case(
-                (leases.c.state == IDLE, READY),
-                (leases.c.state == HELD, AGAIN),
-                else_=leases.c.state,
-            ),
-            available_us=case(
-                (leases.c.state == IDLE, available_us),
-                (
-                    (leases.c.state == READY) & (leases.c.available_us > available_us),
-                    available_us,
-                ),
-                else_=leases.c.available_us,
-            ),
-        )
-    )
+    changed = tx.execute(_OFFER, {"of_queue": queue, "of_key": key, "at_us": available_us})
     if changed.rowcount:
         return
     tx.execute(
@@ -103,9 +85,13 @@ def claim(tx: Tx, queue: str, holder: str, now_us: int, ttl_us: int) -> Lease | 
         return None
     lease = Lease(queue, row.key, row.epoch + 1, now_us + ttl_us)
     tx.execute(
-        update(leases)
-        .where(leases.c.id == row.id)
-        .values(state=HELD, epoch=lease.epoch, holder=holder, expires_us=lease.expires_us)
+        _TAKE,
+        {
+            "of_id": row.id,
+            "new_epoch": lease.epoch,
+            "new_holder": holder,
+            "until_us": lease.expires_us,
+        },
     )
     return lease
 
@@ -219,6 +205,33 @@ _FIRST_READY: Final = (
     .limit(1)
     # PostgreSQL: rows that another replica is claiming are passed over; SQLite has one writer.
     .with_for_update(skip_locked=True)
+)
+_TAKE: Final = (
+    update(leases)
+    .where(leases.c.id == bindparam("of_id"))
+    .values(
+        state=HELD,
+        epoch=bindparam("new_epoch"),
+        holder=bindparam("new_holder"),
+        expires_us=bindparam("until_us"),
+    )
+)
+_AT_US: Final = bindparam("at_us", type_=leases.c.available_us.type)
+_OFFER: Final = (
+    update(leases)
+    .where(leases.c.queue == bindparam("of_queue"), leases.c.key == bindparam("of_key"))
+    .values(
+        state=case(
+            (leases.c.state == IDLE, READY),
+            (leases.c.state == HELD, AGAIN),
+            else_=leases.c.state,
+        ),
+        available_us=case(
+            (leases.c.state == IDLE, _AT_US),
+            ((leases.c.state == READY) & (leases.c.available_us > _AT_US), _AT_US),
+            else_=leases.c.available_us,
+        ),
+    )
 )
 _NEXT_READY: Final = select(func.min(leases.c.available_us)).where(
     leases.c.queue == bindparam("of_queue"), leases.c.state == READY

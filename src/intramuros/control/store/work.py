@@ -8,7 +8,19 @@ times that it was.
 from dataclasses import asdict
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, and_, delete, exists, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from intramuros.control.store.db import Tx
 from intramuros.control.store.notify import work_topic
@@ -20,6 +32,16 @@ _COLUMNS: Final = frozenset(
     {"id", "environment_id", "session_id", "created_us", "state", "expires_us"}
 )
 _PREFIX: Final = work_topic("")
+# Built once: it runs in every turn.
+_OF_SESSION: Final = (
+    select(leases)
+    .where(
+        leases.c.queue == bindparam("of_queue"),
+        leases.c.key == bindparam("of_key"),
+        leases.c.state != WorkState.STOPPED.value,
+    )
+    .order_by(leases.c.created_us, leases.c.id)
+)
 
 
 def add(tx: Tx, item: Item) -> None:
@@ -63,16 +85,8 @@ def get(tx: Tx, environment_id: str, work_id: str, *, hold: bool = False) -> Ite
 
 def of_session(tx: Tx, environment_id: str, session_id: str) -> list[Item]:
     """Return a session's items that are not stopped, oldest first."""
-    rows = tx.execute(
-        select(leases)
-        .where(
-            leases.c.queue == work_topic(environment_id),
-            leases.c.key == session_id,
-            leases.c.state != WorkState.STOPPED.value,
-        )
-        .order_by(leases.c.created_us, leases.c.id)
-    )
-    return [_item(row) for row in rows]
+    named = {"of_queue": work_topic(environment_id), "of_key": session_id}
+    return [_item(row) for row in tx.execute(_OF_SESSION, named)]
 
 
 def claim(tx: Tx, environment_id: str, holder: str, now_us: int, reclaim_us: int) -> Item | None:
