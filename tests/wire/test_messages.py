@@ -26,6 +26,7 @@ SAY_HELLO: Any = {
     "max_tokens": 64,
     "messages": [{"role": "user", "content": "hello"}],
 }
+SCRIPTED = b'{"model": "scripted/answer", "mcp_servers": 5, "messages": []}'
 REPLY = [
     {"type": "thinking", "thinking": "A greeting.", "signature": "c2ln"},
     {"type": "text", "text": "Good morning to you."},
@@ -206,7 +207,7 @@ def test_a_script_answers_whole_and_streamed(api: Anthropic, fake: FakeMessages)
 
 def test_wrong_requests_are_refused_here(api: Anthropic, relay: Server) -> None:
     headers = {"x-api-key": relay.api_key, "content-type": "application/json"}
-    for content in (b"", b"[]", b"{", b"{}", b'{"model": 1}', b"[" * 100_000):
+    for content in (b"", b"[]", b"{", b"{}", b'{"model": 1}', SCRIPTED, b"[" * 100_000):
         answer = httpx2.post(f"{relay.base_url}/v1/messages", content=content, headers=headers)
         assert answer.status_code == 400, content[:20]
     made = httpx2.post(

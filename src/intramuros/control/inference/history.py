@@ -91,21 +91,24 @@ def _pieces(
     content: Sequence[Any], served: Collection[str]
 ) -> Iterator[tuple[list[Any], list[Block]]]:
     """Yield what was said up to a result, and the results; the last piece may lack either."""
+    # Ids are compared as text: callers may send anything.
     ids = {
-        block.get("id")
+        str(block.get("id"))
         for block in content
-        if _is(block, "mcp_tool_use") and block.get("server_name") in served
+        if _is(block, "mcp_tool_use") and str(block.get("server_name")) in served
     }
     said: list[Any] = []
     results: list[Block] = []
     for block in content:
-        if _is(block, "mcp_tool_result") and block.get("tool_use_id") in ids:
+        if _is(block, "mcp_tool_result") and str(block.get("tool_use_id")) in ids:
             results.append(_result(block))
             continue
         if results:
             yield said, results
             said, results = [], []
-        said.append(_use(block) if _is(block, "mcp_tool_use") and block.get("id") in ids else block)
+        said.append(
+            _use(block) if _is(block, "mcp_tool_use") and str(block.get("id")) in ids else block
+        )
     yield said, results
 
 

@@ -112,6 +112,8 @@ def wanted(body: Json, tunnels: Tunnels, betas: frozenset[str]) -> list[Wanted]:
         InvalidRequest: an entry for such a server is not as the API wants it.
     """
     entries = body.get("mcp_servers")
+    if not isinstance(body.get("tools") or [], list):
+        raise InvalidRequest("tools: expected a list")
     found = []
     for index, entry in enumerate(entries if isinstance(entries, list) else ()):
         url = entry.get("url") if isinstance(entry, Mapping) else None

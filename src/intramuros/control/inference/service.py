@@ -83,7 +83,8 @@ class Inference:
             InvalidRequest: an entry is wrong, or a script is to use servers that are not ours.
         """
         found = wanted(ask.body, self._reach.is_tunnel, ask.betas)
-        if ask.scripted and len(found) < len(ask.body.get("mcp_servers") or ()):
+        listed = ask.body.get("mcp_servers") or []
+        if ask.scripted and not (isinstance(listed, list) and len(found) == len(listed)):
             raise InvalidRequest("mcp_servers: scripted models reach servers behind tunnels only")
         return found
 

@@ -72,3 +72,10 @@ JSON: Any = st.recursive(
 def test_whatever_callers_send_nothing_breaks_and_strangers_stay(messages: list[Any]) -> None:
     to_provider(messages, {"docs"})
     assert to_provider(messages, ()) == messages
+
+
+def test_ids_and_names_of_any_shape_are_taken() -> None:
+    odd = [{**USE, "id": ["x"], "server_name": ["docs"]}, {**RESULT, "tool_use_id": {}}]
+    assert to_provider([said(*odd)], {"docs"}) == [said(*odd)]
+    listed = [{**USE, "id": ["x"]}, {**RESULT, "tool_use_id": ["x"]}]
+    assert [m["role"] for m in to_provider([said(*listed)], {"docs"})] == ["assistant", "user"]

@@ -62,6 +62,7 @@ def test_the_provider_gets_plain_tools_in_place_and_other_servers_as_they_are() 
         (body(authorization_token="a\r\nb"), r"mcp_servers\[1\]\.authorization_token"),
         (body({**TOOLSET, "configs": {"look": {"x": 1}}}), r"tools\[0\]\.configs"),
         ({**body(), "mcp_servers": [OURS, OURS]}, "same name"),
+        ({**body(), "tools": 5}, "tools: expected"),
     ],
 )
 def test_wrong_entries_are_named(wrong: dict[str, Any], named: str) -> None:
