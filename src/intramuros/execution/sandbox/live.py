@@ -145,6 +145,7 @@ class LiveSandbox:
                 answer = await self._handles.channel.request(request.op, request.fields)
             except SandboxError as error:
                 failure = error  # raised below: a task group would wrap it
+            self._quota.changed()
             tasks.cancel_scope.cancel()
         if failure is not None:
             raise failure

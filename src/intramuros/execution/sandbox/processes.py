@@ -2,8 +2,11 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+
+from intramuros.execution.sandbox.trees import Hidden
 
 _PROC = Path("/proc")
 
@@ -59,3 +62,36 @@ def signal_tree(root: int, number: signal.Signals) -> None:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, number)
         done.update(fresh)
+
+
+def opened(pid: int, proc: Path = _PROC) -> Iterator[os.stat_result]:
+    """Yield the status of every file that a sandbox's process holds open.
+
+    A process can close itself to others of its uid, and then only root sees what it holds. Our own
+    processes inside do so and hold no files; the model's are told apart by a limit that only ours
+    still have, since nobody in there may raise one (``inside/spawn.py``).
+
+    Raises:
+        Hidden: the process is not ours and may not be looked at.
+    """
+    try:
+        for entry in (proc / str(pid) / "fd").iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):
+                yield entry.stat()
+    except (FileNotFoundError, ProcessLookupError):
+        return
+    except PermissionError as error:
+        if not _is_ours(pid, proc):
+            raise Hidden from error
+
+
+def _is_ours(pid: int, proc: Path) -> bool:
+    """Return whether a process may still have message queues; of one that is gone, True."""
+    try:
+        limits = (proc / str(pid) / "limits").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    except OSError:
+        return False
+    rows = [line.split() for line in limits.splitlines() if line.startswith("Max msgqueue size ")]
+    return any(row[4] != "0" for row in rows)

@@ -6,15 +6,14 @@ commands run, more often the closer it is, and a command still running past the 
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from time import monotonic
 
 import anyio
 from anyio import to_thread
 
-from intramuros.execution.sandbox import trees
+from intramuros.execution.sandbox import processes, trees
 from intramuros.execution.sandbox.base import MIB
 
 UNCOUNTABLE = 1 << 62
@@ -23,6 +22,8 @@ MAX_COUNTED = 500_000
 _FIRST_LOOK_S = 0.5
 _LONGEST_WAIT_S = 5.0
 _FRESH_S = 2.0
+_LOOKS = 3
+"""How often a tree is looked at before what hides counts as too much: one look may be unlucky."""
 
 
 class Quota:
@@ -42,11 +43,17 @@ class Quota:
         self._limit = limit_bytes
         self._used = 0
         self._measured_at = float("-inf")
+        self._changed_at = float("-inf")
         self._cost_s = 0.0
+
+    def changed(self) -> None:
+        """Take note that a command ran: what was measured before it ended says nothing."""
+        self._changed_at = monotonic()
 
     async def is_over(self) -> bool:
         """Return whether the workspace is over; measures when the last look is stale."""
-        if monotonic() - self._measured_at > max(_FRESH_S, 20 * self._cost_s):
+        stale = monotonic() - self._measured_at > max(_FRESH_S, 20 * self._cost_s)
+        if stale or self._measured_at <= self._changed_at:
             await self._measure()
         return self._used > self._limit
 
@@ -66,8 +73,8 @@ class Quota:
     async def _measure(self) -> None:
         began = monotonic()
         self._used = await to_thread.run_sync(self._usage, abandon_on_cancel=True)
-        self._measured_at = monotonic()
-        self._cost_s = self._measured_at - began
+        self._measured_at = began
+        self._cost_s = monotonic() - began
 
     def _usage(self) -> int:
         used = usage_bytes(self._workspace, self._pids())
@@ -85,7 +92,8 @@ class Quota:
         if self._used >= UNCOUNTABLE:
             return (
                 f"{tool}: the workspace has more than {MAX_COUNTED} files or more than"
-                f" {trees.MAX_DEPTH} nested directories; remove some first"
+                f" {trees.MAX_DEPTH} nested directories, or a process hides the files it holds"
+                " open; remove some first, or end it"
             )
         return (
             f"{tool}: the workspace is over its disk quota"
@@ -96,26 +104,42 @@ class Quota:
 def usage_bytes(path: Path, pids: Iterable[int] = ()) -> int:
     """Return the disk space a tree takes, in bytes; links are not followed.
 
+    Whatever cannot be counted counts as :data:`UNCOUNTABLE`.
+
     Args:
         pids: host pids of processes that may hold files of it open that have no name any more.
     """
+    pids = tuple(pids)
+    for _ in range(_LOOKS):
+        try:
+            return _count(path, pids)
+        except FileNotFoundError:
+            return 0
+        except trees.TooDeep:
+            return UNCOUNTABLE
+        except (trees.Hidden, OSError):
+            continue
+    return UNCOUNTABLE
+
+
+def _count(path: Path, pids: Iterable[int]) -> int:
+    """Measure once.
+
+    Raises:
+        trees.Hidden: some of it could not be seen.
+        FileNotFoundError: there is no such tree.
+    """
     seen: set[tuple[int, int]] = set()
-    total = counted = 0
-    try:
-        for info in trees.walk(os.fspath(path)):
-            counted += 1
-            if counted > MAX_COUNTED:
-                return UNCOUNTABLE
-            total += _blocks(info, seen)
-        device = path.stat().st_dev
-    except trees.TooDeep:
-        return UNCOUNTABLE
-    except OSError:
-        return total
+    total = 0
+    device = path.stat().st_dev
+    for counted, info in enumerate(trees.walk(os.fspath(path)), 1):
+        if counted > MAX_COUNTED:
+            return UNCOUNTABLE
+        total += _blocks(info, seen)
     return total + sum(
         _blocks(info, seen)
         for pid in pids
-        for info in _opened(pid)
+        for info in processes.opened(pid)
         if stat.S_ISREG(info.st_mode) and info.st_nlink == 0 and info.st_dev == device
     )
 
@@ -127,10 +151,3 @@ def _blocks(info: os.stat_result, seen: set[tuple[int, int]]) -> int:
             return 0
         seen.add((info.st_dev, info.st_ino))
     return info.st_blocks * 512
-
-
-def _opened(pid: int) -> Iterator[os.stat_result]:
-    with suppress(OSError):
-        for opened in Path(f"/proc/{pid}/fd").iterdir():
-            with suppress(OSError):
-                yield opened.stat()

@@ -17,7 +17,14 @@ MAX_DEPTH = 100
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class TooDeep(Exception):
+_LEFT_MEANWHILE = (FileNotFoundError, NotADirectoryError)
+
+
+class Hidden(Exception):
+    """Some of the tree was not reached; whoever counts it must take it for too large."""
+
+
+class TooDeep(Hidden):
     """The tree is nested more deeply than :data:`MAX_DEPTH`."""
 
 
@@ -43,11 +50,11 @@ def walk(path: str) -> Iterator[os.stat_result]:
     What disappears meanwhile is passed over.
 
     Raises:
-        TooDeep: some of it was not reached.
+        Hidden: some of it was not reached.
     """
     levels: list[_Level] = []
     try:
-        with suppress(OSError):
+        with suppress(*_LEFT_MEANWHILE):
             levels.append(_enter(path, None))
             yield from _look(levels[-1])
         while levels:
@@ -59,9 +66,12 @@ def walk(path: str) -> Iterator[os.stat_result]:
                 raise TooDeep
             try:
                 levels.append(_enter(name, levels[-1].fd))
-            except OSError:
+            except _LEFT_MEANWHILE:
                 continue
             yield from _look(levels[-1])
+    except OSError as error:
+        # Out of descriptors, or closed again by somebody between two steps: not the same as empty.
+        raise Hidden from error
     finally:
         for level in reversed(levels):
             level.leave()
@@ -90,7 +100,7 @@ def _enter(name: str, parent: int | None) -> _Level:
 def _look(level: _Level) -> Iterator[os.stat_result]:
     with os.scandir(level.fd) as entries:
         for entry in entries:
-            with suppress(OSError):
+            with suppress(*_LEFT_MEANWHILE):
                 info = entry.stat(follow_symlinks=False)
                 if stat.S_ISDIR(info.st_mode):
                     level.below.append(entry.name)

@@ -117,3 +117,30 @@ def test_missing_shell_filter_and_groups_are_told(monkeypatch: pytest.MonkeyPatc
     finding = bwrap._probe_groups()
     assert finding.level is Level.WARNING
     assert "Delegate=yes" in finding.fix
+
+
+@pytest.mark.parametrize(
+    ("uid", "capabilities", "queues", "level", "said"),
+    [
+        (0, "000001ffffffffff", 0, Level.OK, "are counted"),
+        (0, "00000000a80425fb", 819200, Level.FAILURE, "CAP_SYS_PTRACE"),
+        (0, "", 819200, Level.FAILURE, "CAP_SYS_PTRACE"),
+        (1000, "0000000000000000", 819200, Level.OK, "are counted"),
+        (1000, "0000000000000000", 0, Level.FAILURE, "message queues"),
+    ],
+)
+def test_a_worker_that_cannot_count_open_files_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+    uid: int,
+    capabilities: str,
+    queues: int,
+    level: Level,
+    said: str,
+) -> None:
+    status = f"Name:\tx\nCapEff:\t{capabilities}\nCapBnd:\t0\n" if capabilities else ""
+    monkeypatch.setattr(bwrap, "_read", lambda _path: status)
+    monkeypatch.setattr(bwrap.os, "geteuid", lambda: uid)
+    monkeypatch.setattr(bwrap.resource, "getrlimit", lambda _which: (queues, queues))
+    finding = bwrap._probe_sight()
+    assert finding.level is level
+    assert said in finding.what

@@ -6,6 +6,7 @@ import pytest
 
 from intramuros.execution.sandbox import quota
 from intramuros.execution.sandbox.quota import Quota, usage_bytes
+from intramuros.execution.sandbox.trees import Hidden
 
 pytestmark = pytest.mark.anyio
 
@@ -64,3 +65,35 @@ async def test_what_is_written_to_other_directories_counts_too(tmp_path: Path) -
     (other / "f").write_bytes(b"x" * (2 << 20))
     assert not await Quota(workspace, 1 << 20).is_over()
     assert await Quota(workspace, 1 << 20, more=[other]).is_over()
+
+
+async def test_what_was_measured_before_a_command_ended_is_stale(tmp_path: Path) -> None:
+    watched = Quota(tmp_path, 1 << 20)
+    assert not await watched.is_over()
+    (tmp_path / "f").write_bytes(os.urandom(2 << 20))
+    assert not await watched.is_over()
+    watched.changed()
+    assert await watched.is_over()
+
+
+@pytest.mark.parametrize("failing", [Hidden(), OSError(24, "too many open files")])
+def test_what_cannot_be_counted_is_over_any_quota(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: Exception
+) -> None:
+    def walk(_path: str) -> None:
+        raise failing
+
+    monkeypatch.setattr(quota.trees, "walk", walk)
+    assert usage_bytes(tmp_path) == quota.UNCOUNTABLE
+
+
+def test_one_unlucky_look_is_not_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failures = [Hidden(), Hidden()]
+
+    def opened(_pid: int) -> list[os.stat_result]:
+        if failures:
+            raise failures.pop()
+        return []
+
+    monkeypatch.setattr(quota.processes, "opened", opened)
+    assert usage_bytes(tmp_path, [1]) == 0

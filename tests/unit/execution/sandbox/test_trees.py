@@ -69,3 +69,19 @@ def test_removing_spares_what_links_lead_to(tmp_path: Path) -> None:
     trees.remove(str(tmp_path / "top"))
     assert (tmp_path / "kept/f").exists()
     assert not (tmp_path / "top").exists()
+
+
+def test_running_out_of_descriptors_is_not_an_empty_tree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "d").mkdir()
+    real = trees._enter
+
+    def enter(name: str, parent: int | None) -> trees._Level:
+        if parent is not None:
+            raise OSError(24, "too many open files")
+        return real(name, parent)
+
+    monkeypatch.setattr(trees, "_enter", enter)
+    with pytest.raises(trees.Hidden):
+        list(trees.walk(str(tmp_path)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]  # signal, without its enums
 import fcntl
 import os
+import resource
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ class Spawner:
 
         def run() -> int:
             try:
+                # Kernel memory that no quota counts; and by this limit, which cannot be raised
+                # again, the host tells programs from our own processes (sandbox/processes.py).
+                resource.setrlimit(resource.RLIMIT_MSGQUEUE, (0, 0))
                 os.chdir(cwd)
                 os.execvpe(argv[0], argv, env)  # noqa: S606 - no shell is wanted
             except OSError as error:

@@ -74,3 +74,8 @@ def no_leaks():
     before = len(list(Path("/proc/self/fd").iterdir()))
     yield
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_programs_lose_what_tells_our_own_processes_apart(spawner: Spawner) -> None:
+    assert run(spawner, ["bash", "-c", "ulimit -Hq; ulimit -q 1"])[1].startswith("0\n")
+    assert run(spawner, ["bash", "-c", "ulimit -Hq 1"])[0] != 0 or os.geteuid() == 0
