@@ -7,6 +7,8 @@ from pathlib import Path
 from threading import Event
 from time import monotonic
 
+import pytest
+
 from intramuros.cli import tether
 from tests.unit.cli.conftest import child_environment
 
@@ -57,12 +59,15 @@ def test_without_its_parent_it_does_not_start() -> None:
     assert done.stdout == b""
 
 
-def test_a_program_that_is_not_there() -> None:
+def test_a_program_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # A search path with places closed to this user would give another error.
+    monkeypatch.setenv("PATH", str(tmp_path))
     child = os.fork()
     if child == 0:
         try:
             tether.main([str(os.getppid()), "no-such-program"])
         except FileNotFoundError:
             os._exit(7)
-        os._exit(8)
+        finally:  # whatever else is raised may not leave a second pytest behind
+            os._exit(8)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
