@@ -9,20 +9,22 @@ SHELL := /bin/bash
 VENV := .venv
 UPSTREAM := .venv-upstream
 LOCKER := .venv-lock
+OLD_SDK := .venv-old-sdk
+NODE := tests/wire/node
 BIN := $(VENV)/bin
 PIP_FLAGS := -qq --disable-pip-version-check --no-input
 HASHED := install $(PIP_FLAGS) --require-hashes
 export PYTHON
 ARGS ?=
 
-.PHONY: help setup dev upstream demo test lint format reference bench lock clean
+.PHONY: help setup dev node upstream demo test lint format reference bench lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.runtime.stamp ## Make .venv with the intramuros command in it
 	@:
-dev: $(VENV)/.dev.stamp ## The same, with the tools for tests and checks
+dev: $(VENV)/.dev.stamp $(OLD_SDK)/.stamp node ## The same, with the tools for tests and checks
 	@:
 upstream: $(UPSTREAM)/.stamp $(VENV)/.demo-data.stamp ## The demo's private system and its data
 	@:
@@ -53,7 +55,7 @@ bench: dev upstream ## Run the benchmarks side by side and print the ratios
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## Remove the environments and caches that these targets made
-	rm -rf $(VENV) $(UPSTREAM) $(LOCKER) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(UPSTREAM) $(LOCKER) $(OLD_SDK) $(NODE)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.venv.stamp: scripts/make-venv scripts/find-python
@@ -82,6 +84,23 @@ $(UPSTREAM)/.stamp: scripts/make-venv scripts/find-python requirements/upstream.
 	@scripts/make-venv $(UPSTREAM)
 	@echo "==> $(UPSTREAM): the private system's own software"
 	@$(UPSTREAM)/bin/python -m pip $(HASHED) -r requirements/upstream.txt
+	@touch $@
+
+# The oldest SDK that knows the API: what still calls us from machines nobody updates.
+$(OLD_SDK)/.stamp: scripts/make-venv scripts/find-python requirements/old-sdk.txt
+	@scripts/make-venv $(OLD_SDK)
+	@echo "==> $(OLD_SDK): the oldest SDK that knows the API"
+	@$(OLD_SDK)/bin/python -m pip $(HASHED) -r requirements/old-sdk.txt
+	@touch $@
+
+# Without node and npm the tests with the TypeScript SDK are skipped, and say so.
+node:
+	@if command -v node >/dev/null && command -v npm >/dev/null; then $(MAKE) --no-print-directory $(NODE)/node_modules/.stamp; \
+	else echo "==> no node or npm: the tests with the TypeScript SDK will be skipped"; fi
+
+$(NODE)/node_modules/.stamp: $(NODE)/package.json $(NODE)/package-lock.json
+	@echo "==> $(NODE): the official TypeScript SDK"
+	@cd $(NODE) && npm ci --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
 
 $(LOCKER)/.stamp: scripts/make-venv scripts/find-python requirements/lock.txt

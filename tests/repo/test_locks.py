@@ -1,5 +1,6 @@
 """Lock files: hashed, complete, in step with pyproject.toml, and silent about where and who."""
 
+import json
 import re
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def test_dev_lock_covers_the_dev_group_and_agrees_with_runtime() -> None:
         assert requirement.specifier.contains(dev[canonicalize_name(requirement.name)])
 
 
-@pytest.mark.parametrize("name", ["build", "lock", "upstream", "demo-data"])
+@pytest.mark.parametrize("name", ["build", "lock", "upstream", "demo-data", "old-sdk"])
 def test_hand_written_inputs_are_locked(name: str) -> None:
     locked = pins(ROOT / "requirements" / f"{name}.txt")
     for line in (ROOT / "requirements" / f"{name}.in").read_text().splitlines():
@@ -72,3 +73,13 @@ def test_the_build_backend_is_locked() -> None:
     locked = pins(ROOT / "requirements" / "build.txt")
     for requirement in map(Requirement, project()["build-system"]["requires"]):
         assert requirement.specifier.contains(locked[canonicalize_name(requirement.name)])
+
+
+def test_the_node_lock_is_hashed_and_names_no_place() -> None:
+    folder = ROOT / "tests" / "wire" / "node"
+    packages = json.loads((folder / "package-lock.json").read_text())["packages"]
+    wanted = json.loads((folder / "package.json").read_text())["dependencies"]
+    assert packages[""]["dependencies"] == wanted
+    for name, entry in packages.items():
+        assert "resolved" not in entry, name
+        assert not name or entry["integrity"].startswith("sha512-"), name

@@ -67,7 +67,7 @@ def test_17_3_what_happens_after_the_headers_is_seen(site: Site) -> None:
             assert response.status_code == 200
             site.api.beta.sessions.update(made.id, title="new")
             name, data, number = next(frames(response))
-            assert (name, data["title"], number) == ("session.updated", "new", None)
+            assert (name, data["title"], number) == ("message", "new", None)
 
 
 @pytest.mark.rule("c13_4")

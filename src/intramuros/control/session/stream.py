@@ -38,6 +38,10 @@ _SPANS: Final = frozenset({"span.model_request_start", "span.model_request_end"}
 
 PREVIEWS: Final = ("agent.message", "agent.thinking")
 
+# The name of every frame: the only one that each official SDK lets through, the oldest included.
+# What it holds is said in its JSON (contract 17.6).
+EVENT: Final = "message"
+
 
 class Mixer:
     """Merges records with the whispers of the request that is open on this connection. No I/O.
@@ -79,11 +83,7 @@ class Mixer:
         """Return what waits for the open request, leaving out deltas without their start."""
         ready = [w for w in self._waiting if w.request_seq == self._open]
         self._waiting = [w for w in self._waiting if w.request_seq != self._open]
-        return [
-            frame(str(whisper.event["type"]), _json(whisper.event))
-            for whisper in ready
-            if self._has_start(whisper)
-        ]
+        return [frame(EVENT, _json(whisper.event)) for whisper in ready if self._has_start(whisper)]
 
     def _has_start(self, whisper: Whisper) -> bool:
         begun = whisper.event.get("event")
@@ -94,7 +94,7 @@ class Mixer:
 
     def _show(self, record: Record) -> bytes:
         number = str(record.seq) if self._numbered else None
-        return frame(record.type, record.text, id=number)
+        return frame(EVENT, record.text, id=number)
 
 
 class Follower:
