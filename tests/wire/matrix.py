@@ -133,6 +133,9 @@ class World:
             yield "credential_id", beta.vaults.credentials.create(vault.id, auth=auth).id
         if "{file_id}" in path:
             yield "file_id", beta.files.upload(file=("a.txt", b"a")).id
+        if "{user_profile_id}" in path:
+            made = self.callers.post("/v1/user_profiles", {"access_type": "passthrough"})
+            yield "user_profile_id", made["id"]
         if "/organizations/" in path:
             yield from self._organization()
         if "{key_id}" in path:
