@@ -221,15 +221,18 @@ async def test_calls_overlap(sandbox: LiveSandbox) -> None:
     async with anyio.create_task_group() as tasks:
 
         async def slow() -> None:
-            found.append(said(await sandbox.call("bash", {"command": "sleep 0.5; echo slow"})))
+            command = "until test -e go; do sleep 0.05; done; echo slow"
+            found.append(said(await sandbox.call("bash", {"command": command})))
 
         async def fast(number: int) -> None:
             await sandbox.call("write", {"file_path": f"f{number}", "content": str(number)})
             found.append(said(await sandbox.call("read", {"file_path": f"f{number}"})))
 
         tasks.start_soon(slow)
-        for number in range(10):
-            tasks.start_soon(fast, number)
+        async with anyio.create_task_group() as others:
+            for number in range(10):
+                others.start_soon(fast, number)
+        await sandbox.call("write", {"file_path": "go", "content": ""})
     assert sorted(found[:10]) == sorted(map(str, range(10)))
     assert found[10] == "slow"
 
