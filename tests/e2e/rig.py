@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -49,13 +49,16 @@ def eventually(condition: Callable[[], object], within_s: float, what: str) -> N
 
 
 class Command:
-    """``intramuros ARGUMENTS…`` as a process whose output is read while it runs."""
+    """``intramuros ARGUMENTS…`` as a process whose output is read while it runs.
 
-    def __init__(self, *arguments: object, **env: str) -> None:
+    ``under`` is a program and its arguments that run it.
+    """
+
+    def __init__(self, *arguments: object, under: Sequence[object] = (), **env: str) -> None:
         self.lines: list[str] = []
         self.errors: list[str] = []
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "intramuros.cli.main", *map(str, arguments)],
+            [*map(str, (*under, sys.executable, "-m", "intramuros.cli.main", *arguments))],
             env=child_environment(**env),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -97,9 +100,9 @@ class Command:
 
 
 @contextmanager
-def running(*arguments: object, **env: str) -> Iterator[Command]:
+def running(*arguments: object, under: Sequence[object] = (), **env: str) -> Iterator[Command]:
     """Run a command for a block; it is gone afterwards in any case."""
-    command = Command(*arguments, **env)
+    command = Command(*arguments, under=under, **env)
     try:
         yield command
     finally:
