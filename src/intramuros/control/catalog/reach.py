@@ -64,6 +64,7 @@ class Reach:
         self._issuer = issuer
         self._edges = edges
         self._exceptions = exceptions
+        self._reached: set[str] = set()
 
     async def transport_for(self, caller: Caller, server: McpServer) -> httpx2.AsyncBaseTransport:
         """Return a new transport to the server.
@@ -144,7 +145,9 @@ class Reach:
         async def cas(host: str) -> Sequence[str]:
             return (await self._need(caller, host)).ca_pems
 
-        return TunnelDialer(self._edges.addresses, self._edges.context, mint, vouch, cas)
+        return TunnelDialer(
+            self._edges.addresses, self._edges.context, mint, vouch, cas, self._reached
+        )
 
     async def _need(self, caller: Caller | None, host: str) -> Route:
         route = await self._route(caller, host) if caller else None

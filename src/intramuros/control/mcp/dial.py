@@ -7,7 +7,7 @@ nothing else, the host name included, and the certificate must be signed directl
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import anyio
 from anyio.abc import ByteStream
@@ -32,12 +32,16 @@ from intramuros.protocol.hostname import BadHost, check_host
 
 log = logger("dial")
 
+T = TypeVar("T")
+
 CONNECT_S: Final = 5.0
 REPLY_S: Final = 10.0
 # How long to wait for an edge or a gateway that was there before, and between two tries.
 PATIENCE_S: Final = 8.0
 RETRY_S: Final = 0.25
 HANDSHAKE_S: Final = 10.0
+# Hosts remembered as reached; forgetting them all only costs some their wait.
+MAX_REACHED: Final = 10_000
 
 Mint = Callable[[str], Awaitable[str]]
 """Host → a fresh ticket; raises DomainError when the host is no tunnel host of the caller."""
@@ -80,6 +84,7 @@ class TunnelDialer:
         mint: makes the dial ticket for a host.
         vouch: makes the call ticket for a host, which the gateway asks for.
         cas: names the CAs to trust for a host.
+        reached: hosts that answered lately; dialers of one process share it.
     """
 
     def __init__(
@@ -89,13 +94,14 @@ class TunnelDialer:
         mint: Mint,
         vouch: Mint,
         cas: RegisteredCas,
+        reached: set[str] | None = None,
     ) -> None:
         self._edges = tuple(edges)
         self._context = context
         self._mint = mint
         self.vouch = vouch
         self._cas = cas
-        self._reached: set[str] = set()
+        self._reached = set() if reached is None else reached
 
     async def connect(self, host: str) -> Wire:
         """Return a connection that ends at the host's gateway, before the inner TLS.
@@ -106,6 +112,17 @@ class TunnelDialer:
             Unavailable: no edge answers, or no gateway is connected (``tunnel_disconnected``).
             Overloaded: the tunnel is at a limit.
         """
+        return await self._patiently(host, self._connect_once)
+
+    async def open(self, host: str) -> tuple[Wire, TLSStream]:
+        """Return a connection to the host's gateway and its inner TLS stream, ready for requests.
+
+        Raises:
+            DomainError: as :meth:`connect` and :meth:`start_inner_tls`.
+        """
+        return await self._patiently(host, self._open_once)
+
+    async def _patiently(self, host: str, attempt: Callable[[str], Awaitable[T]]) -> T:
         try:
             check_host(host)
         except BadHost as error:
@@ -114,21 +131,33 @@ class TunnelDialer:
             raise NoTrustedCa(
                 "the tunnel has no active certificate; register a CA", code="no_certificate"
             )
-        # Nothing was sent yet, so waiting is safe. Only where somebody was before: an edge or a
+        # No request was sent yet, so waiting is safe. Only where somebody was before: an edge or a
         # gateway that starts again is soon back, one that never was would cost every turn the wait.
         patience_s = PATIENCE_S if host in self._reached else 0.0
         began_s = anyio.current_time()
         while True:
             try:
-                wire = await self._connect_once(host)
+                opened = await attempt(host)
             except Unavailable:
                 if anyio.current_time() - began_s >= patience_s:
                     self._reached.discard(host)
                     raise
                 await anyio.sleep(RETRY_S)
             else:
+                if len(self._reached) >= MAX_REACHED:
+                    self._reached.clear()
                 self._reached.add(host)
-                return wire
+                return opened
+
+    async def _open_once(self, host: str) -> tuple[Wire, TLSStream]:
+        # An edge that has not yet noticed the end of its gateway still takes the dial, so the
+        # handshake belongs to what is tried again.
+        wire = await self._connect_once(host)
+        try:
+            return wire, await self.start_inner_tls(wire, host)
+        except BaseException:
+            wire.abort()
+            raise
 
     async def _connect_once(self, host: str) -> Wire:
         failure: DomainError = Unavailable("no edge is configured", code="edge_unreachable")

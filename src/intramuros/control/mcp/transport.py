@@ -118,12 +118,12 @@ class TunnelNetworkBackend(httpcore2.AsyncNetworkBackend):
         """Connect to the host's gateway; port, address and options have no meaning here."""
         try:
             with anyio.fail_after(timeout):
-                wire = await self._dialer.connect(host)
+                wire, tls = await self._dialer.open(host)
         except DomainError as error:
             raise _TunnelRefused(error) from error
         except TimeoutError as error:
             raise httpcore2.ConnectTimeout("the tunnel did not answer in time") from error
-        return TunnelNetworkStream(self._dialer, wire, wire)
+        return TunnelNetworkStream(host, wire, tls)
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""
@@ -131,10 +131,10 @@ class TunnelNetworkBackend(httpcore2.AsyncNetworkBackend):
 
 
 class TunnelNetworkStream(httpcore2.AsyncNetworkStream):
-    """A connection through the tunnel, before or after its inner TLS handshake."""
+    """A connection through the tunnel to a host, its inner TLS done."""
 
-    def __init__(self, dialer: TunnelDialer, wire: Wire, stream: ByteStream) -> None:
-        self._dialer = dialer
+    def __init__(self, host: str, wire: Wire, stream: ByteStream) -> None:
+        self._host = host
         self._wire = wire
         self._stream = stream
         self._head = b""
@@ -188,20 +188,10 @@ class TunnelNetworkStream(httpcore2.AsyncNetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109  the signature is httpcore's
     ) -> httpcore2.AsyncNetworkStream:
-        """Do the inner handshake with the tunnel's CAs; the given context is not used."""
-        try:
-            with anyio.fail_after(timeout):
-                tls = await self._dialer.start_inner_tls(self._stream, server_hostname or "")
-        except DomainError as error:
-            await self.aclose()
-            raise _TunnelRefused(error) from error
-        except TimeoutError as error:
-            await self.aclose()
-            raise httpcore2.ConnectTimeout("the gateway did not answer in time") from error
-        except BaseException:
-            self._wire.abort()
-            raise
-        return TunnelNetworkStream(self._dialer, self._wire, tls)
+        """Return this stream: the handshake with the tunnel's CAs belonged to connecting."""
+        if (server_hostname or "").lower() != self._host:
+            raise httpcore2.ConnectError("the certificate was checked for another host")
+        return self
 
     def get_extra_info(self, info: str) -> object:
         """Answer what the pool asks: whether an idle connection was closed by the other end."""

@@ -28,14 +28,16 @@ HOST = "docs.t.example"
 CA = make_ca("registered", NOW)
 
 
-def dialer(*pems: bytes, edges: tuple[Edge, ...] = ()) -> TunnelDialer:
+def dialer(
+    *pems: bytes, edges: tuple[Edge, ...] = (), reached: set[str] | None = None
+) -> TunnelDialer:
     async def mint(_host: str) -> str:
         return "ticket"
 
     async def cas(_host: str) -> list[str]:
         return [pem.decode() for pem in pems]
 
-    return TunnelDialer(edges, outer_context(), mint, mint, cas)
+    return TunnelDialer(edges, outer_context(), mint, mint, cas, reached)
 
 
 async def handshake(
@@ -188,3 +190,35 @@ async def test_a_gateway_that_was_there_is_waited_for(monkeypatch: pytest.Monkey
     with pytest.raises(Unavailable):
         await dialling.connect(HOST)
     assert len(list(asked)) == 1
+
+
+async def test_a_gateway_lost_before_its_handshake_is_tried_again_by_any_dialer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dial, "RETRY_S", 0.001)
+    lost = Unavailable("the gateway hung up", code="inner_tls_failed")
+    outcomes: list[object] = ["tls", lost, lost, "tls", lost]
+    aborted: list[str] = []
+
+    class Dialled:
+        def abort(self) -> None:
+            aborted.append("wire")
+
+    async def connect_once(_self: object, _host: str) -> object:
+        return Dialled()
+
+    async def start_inner_tls(_self: object, _wire: object, _host: str) -> object:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(dial.TunnelDialer, "_connect_once", connect_once)
+    monkeypatch.setattr(dial.TunnelDialer, "start_inner_tls", start_inner_tls)
+    reached: set[str] = set()
+    first, second = (dialer(CA.cert_pem, reached=reached) for _ in range(2))
+    assert (await first.open(HOST))[1] == "tls"
+    assert (await second.open(HOST))[1] == "tls"
+    assert aborted == ["wire", "wire"]
+    with pytest.raises(Unavailable):
+        await dialer(CA.cert_pem).open(HOST)

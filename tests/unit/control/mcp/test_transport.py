@@ -33,7 +33,7 @@ class CountingStream(MemoryBytes):
 
 async def test_a_head_waits_for_its_body_and_is_never_lost() -> None:
     stream = CountingStream()
-    network = TunnelNetworkStream(dialer(), cast("Wire", None), stream)
+    network = TunnelNetworkStream(HOST, cast("Wire", None), stream)
     head = b"POST / HTTP/1.1\r\nhost: a\r\n\r\n"
     await network.write(head)
     assert stream.sends == []
@@ -54,7 +54,7 @@ async def test_failures_keep_httpcores_names() -> None:
     with pytest.raises(httpcore2.ConnectError, match="no edge"):
         await backend.connect_tcp(HOST, 443)
     near, far = connection()
-    network = TunnelNetworkStream(dialer(), cast("Wire", None), near)
+    network = TunnelNetworkStream(HOST, cast("Wire", None), near)
     with pytest.raises(httpcore2.ReadTimeout):
         await network.read(1, timeout=0.01)
     await far.send_eof()
