@@ -70,6 +70,8 @@ def init(
 
     Example: intramuros gateway init tnl_… --edge edge.example:443 --route docs=http://10.0.0.5:80
     """
+    if edge_ca_file is not None and not edge_ca_file.is_file():
+        raise OperatorError(f"there is no file {edge_ca_file}", "pass the edge's CA in PEM")
     routes = dict(_route(text) for text in route)
     prepare, options = (imported(SETUP, "tunnel", name) for name in ("init", "InitOptions"))
     with asking(client_of(url, api_key_file, data_dir)) as client:

@@ -81,3 +81,13 @@ def test_the_file_keeps_no_secret(run: Run, served: Served, tunnel_id: str, tmp_
     text = (tmp_path / "gw" / "gateway.yaml").read_text()
     assert token not in text
     assert yaml.safe_load(text)["token_file"] == "tunnel-token"
+
+
+def test_a_missing_edge_ca_is_told_before_anything_is_made(
+    run: Run, served: Served, tunnel_id: str, tmp_path: Path
+) -> None:
+    made = init(run, served, tunnel_id, "--edge-ca-file", "nowhere.pem")
+    assert (made.status, made.err.count("\n")) == (2, 1)
+    assert "nowhere.pem" in made.err
+    assert not (tmp_path / "gw").exists()
+    assert run("tunnel", "certificate", tunnel_id, *served.options).out == ""
