@@ -3,8 +3,10 @@
 import json
 import random
 import shutil
+import signal
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -70,12 +72,30 @@ def run_demo(wishes: Wishes) -> None:
     telemetry.configure(json=False, level="error")
     source = load_source()
     find_software()
-    directory = _directory(wishes.data_dir)
     failures: list[DomainError] = []
     interrupted: list[str] = []
+    with _noting_interrupts(interrupted):
+        _play(wishes, _directory(wishes.data_dir), source, screen, failures, interrupted)
+    if interrupted:
+        raise KeyboardInterrupt
+    if failures:
+        raise failures[0]
+
+
+def _play(
+    wishes: Wishes,
+    directory: Path,
+    source: Source,
+    screen: Screen,
+    failures: list[DomainError],
+    interrupted: list[str],
+) -> None:
+    """Run the job, and take the directory away again unless it is to be kept."""
     try:
 
         async def task(stop: Stop) -> None:
+            if interrupted:
+                stop.request()
             async with anyio.create_task_group() as group:
 
                 async def watch() -> None:
@@ -99,10 +119,19 @@ def run_demo(wishes: Wishes) -> None:
             screen.say(f"kept: {directory}")
         else:
             shutil.rmtree(directory, ignore_errors=True)
-    if interrupted:
-        raise KeyboardInterrupt
-    if failures:
-        raise failures[0]
+
+
+@contextmanager
+def _noting_interrupts(interrupted: list[str]) -> Iterator[None]:
+    """Note Ctrl-C until the service listens for it itself.
+
+    Raised as an exception it could come while a library loads, in a place that drops it.
+    """
+    before = signal.signal(signal.SIGINT, lambda *_: interrupted.append("before the start"))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 async def run_service_of(task: Any) -> None:  # noqa: ANN401  a service task
