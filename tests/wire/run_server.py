@@ -6,7 +6,8 @@ from pathlib import Path
 
 import anyio
 
-from intramuros.control.app import ServerSettings, serve
+from intramuros.control.app import serve
+from intramuros.control.settings import ServerSettings
 from intramuros.kernel import telemetry
 from intramuros.kernel.config import load
 from intramuros.kernel.errors import OperatorError

@@ -10,7 +10,7 @@ from intramuros.cli.output import say
 from intramuros.kernel.service import Stop, Task, run_service
 
 if TYPE_CHECKING:
-    from intramuros.control.app import ServerSettings
+    from intramuros.control.settings import ServerSettings
     from intramuros.execution.settings import WorkerSettings
     from intramuros.tunnel.edge_app import EdgeSettings, Listening
     from intramuros.tunnel.gateway_app import GatewaySettings
@@ -23,7 +23,7 @@ def add_planes(app: typer.Typer) -> None:
     """Add a command for each plane."""
     app.command("server")(
         settings_command(
-            "intramuros.control.app",
+            "intramuros.control.settings",
             "ServerSettings",
             _server,
             extra="server",

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from intramuros.control.app import ServerSettings, build_services, create_app
+from intramuros.control.app import build_services
 from intramuros.control.identity.installation import open_installation
+from intramuros.control.routes import create_app
+from intramuros.control.settings import ServerSettings
 from tests.unit.control.api.asgi import Answer, call
 
 KEY = "an-operators-own-secret"

@@ -50,7 +50,7 @@ def test_flags_win_over_environment_over_file(tmp_path: Path) -> None:
 
 
 def test_booleans_and_lists() -> None:
-    flags = {f.name: f for f in declared_flags("intramuros.control.app", "ServerSettings")}
+    flags = {f.name: f for f in declared_flags("intramuros.control.settings", "ServerSettings")}
     assert flags["lenient"].annotation == "bool"
     assert flags["edge"].annotation.startswith("tuple")
     assert flags["model_api_key"].env == (
@@ -64,7 +64,11 @@ def test_a_switched_off_boolean_counts(tmp_path: Path) -> None:
     app = typer.Typer()
     app.command()(
         settings_command(
-            "intramuros.control.app", "ServerSettings", seen.append, extra="server", doc="Help."
+            "intramuros.control.settings",
+            "ServerSettings",
+            seen.append,
+            extra="server",
+            doc="Help.",
         )
     )
     result = CliRunner().invoke(app, ["--no-lenient"], env={"INTRAMUROS_LENIENT": "1"})

@@ -23,7 +23,7 @@ from anthropic import AsyncAnthropic
 from mcp.server.mcpserver import MCPServer
 from starlette.types import Receive, Scope, Send
 
-from intramuros.control.app import ServerSettings, build_services, create_app
+from intramuros.control.app import build_services
 from intramuros.control.identity import audit
 from intramuros.control.identity.installation import open_installation
 from intramuros.control.inference.rounds import MAX_ROUNDS
@@ -31,6 +31,8 @@ from intramuros.control.inference.service import Inference
 from intramuros.control.mcp.base import Caller, McpError, McpFailure, McpServer
 from intramuros.control.mcp.guard import GuardedTransport
 from intramuros.control.model.scripted import ScriptedModel
+from intramuros.control.routes import create_app
+from intramuros.control.settings import ServerSettings
 from intramuros.kernel.service import Stop
 from tests.fakes.messages_server import FakeMessages
 from tests.wire.structure import check

@@ -1,0 +1,102 @@
+"""Every route of the API on one application, behind one boundary."""
+
+import re
+
+from fastapi import FastAPI
+from sqlalchemy import text
+from starlette.requests import Request
+from starlette.responses import Response
+
+from intramuros.control.api import (
+    agents,
+    document,
+    environments,
+    errors,
+    events,
+    federation,
+    files,
+    keys,
+    memories,
+    memory_stores,
+    messages,
+    models,
+    oauth,
+    organization,
+    profiles,
+    resources,
+    sessions,
+    skills,
+    threads,
+    tunnels,
+    vaults,
+    work,
+)
+from intramuros.control.api.boundary import Boundary
+from intramuros.control.api.replies import reply
+from intramuros.control.api.services import Services
+from intramuros.protocol.resources.skills import MAX_SKILL_BYTES
+
+
+def create_app(services: Services) -> FastAPI:
+    """Return the API as an ASGI application."""
+    app = FastAPI(
+        title="Intramuros",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/x/openapi.json",
+        redirect_slashes=False,
+    )
+    app.state.services = services
+    # Matching tries one router after the other: what every turn calls comes first.
+    routers = (
+        events.router,
+        sessions.router,
+        work.router,
+        agents.router,
+        environments.router,
+        environments.keys_router,
+        tunnels.router,
+        vaults.router,
+        keys.router,
+        organization.router,
+        profiles.router,
+        models.router,
+        federation.router,
+        oauth.router,
+        messages.router,
+        threads.router,
+        resources.router,
+        memory_stores.router,
+        memories.router,
+        memories.versions_router,
+        files.router,
+        skills.router,
+    )
+    for router in routers:
+        app.include_router(router)
+    app.add_api_route("/healthz", _healthz, include_in_schema=False)
+    app.add_api_route("/readyz", _readyz, include_in_schema=False)
+    errors.install(app)
+    document.install(app, routers)
+    app.add_middleware(
+        Boundary,
+        ids=services.ids,
+        organization_id=services.organization_id,
+        uploads=(
+            (re.compile(r"/v1/files"), services.storage.max_file_bytes + files.ENVELOPE_BYTES),
+            (re.compile(r"/v1/skills(/[^/]+/versions)?"), MAX_SKILL_BYTES + skills.ENVELOPE_BYTES),
+        ),
+    )
+    return app
+
+
+async def _healthz() -> Response:
+    """Answer that the process lives."""
+    return reply({"status": "ok"})
+
+
+async def _readyz(request: Request) -> Response:
+    """Answer whether requests can be served: the database answers."""
+    services: Services = request.app.state.services
+    await services.db.read(lambda tx: tx.scalar(text("SELECT 1")))
+    return reply({"status": "ready"})

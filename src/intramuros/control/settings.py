@@ -1,0 +1,60 @@
+"""What ``intramuros server`` can be told: one dataclass, read by flags, environment and file."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """Settings of ``intramuros server``."""
+
+    data_dir: Path = Path("intramuros-data")
+    """Directory of everything the server keeps; it alone restores the server."""
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = 7700
+    """Port to listen on; 0 takes a free one."""
+    database_url: str | None = None
+    """Database, as sqlite:///PATH; a file in the data directory by default."""
+    bootstrap_api_key: str | None = field(default=None, repr=False)
+    """The first API key; generated into DATA_DIR/api-key by default."""
+    base_domain: str = "intramuros.internal"
+    """Tunnels get domains under tunnel.BASE_DOMAIN."""
+    edge: tuple[str, ...] = ()
+    """Edges to dial, as HOST:PORT."""
+    edge_ca_file: Path | None = None
+    """PEM of the CA that signs the edges' certificates; the system's CAs by default."""
+    model_base_url: str | None = field(
+        default=None,
+        metadata={"env": ("INTRAMUROS_MODEL_BASE_URL", "ANTHROPIC_UPSTREAM_BASE_URL")},
+    )
+    """Base URL of a Messages-compatible model provider."""
+    model_api_key: str | None = field(
+        default=None,
+        repr=False,
+        metadata={"env": ("INTRAMUROS_MODEL_API_KEY", "ANTHROPIC_UPSTREAM_API_KEY")},
+    )
+    """The model provider's key."""
+    model_scripts: Path | None = None
+    """Directory of scripts for models named scripted/NAME."""
+    models_file: Path | None = None
+    """YAML file of models that adds to the list of known ones, and wins over it."""
+    mcp_networks: tuple[str, ...] = ()
+    """Private networks whose MCP servers may be reached directly, as 10.1.0.0/16."""
+    issuer_networks: tuple[str, ...] = ()
+    """Private networks whose identity providers may be asked for their keys, as 10.1.0.0/16."""
+    audience: tuple[str, ...] = ()
+    """What identity tokens may be made out for (aud): the server's public URL, say."""
+    dormancy_s: float = 300.0
+    """Seconds without an event after which an idle session lets go of its worker; 0 for never."""
+    blob_url: str | None = None
+    """Where files and skills are kept, as s3://BUCKET/PREFIX, gs://, az:// or file:///PATH; a
+    directory in the data directory by default."""
+    max_file_bytes: int = 500 * 1024 * 1024
+    """The largest file that may be uploaded."""
+    storage_quota_bytes: int = 10**12
+    """What all files and skills may take together."""
+    uploads_downloadable: bool = False
+    """Let files that clients upload be downloaded again; the official service refuses that."""
+    lenient: bool = False
+    """Ignore unknown body fields, with a log line, instead of refusing them."""
