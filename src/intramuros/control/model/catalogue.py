@@ -61,14 +61,18 @@ class Efforts(_Part):
     levels: tuple[Level, ...]
 
 
+# Eight decimals are what costs are exact to (cost.py).
+Dollars = Annotated[Decimal, Field(ge=0, le=1_000_000, max_digits=15, decimal_places=8)]
+
+
 class Price(_Part):
     """US dollars per million tokens."""
 
-    input: Decimal
-    output: Decimal
-    cache_read: Decimal
-    cache_write_5m: Decimal
-    cache_write_1h: Decimal
+    input: Dollars
+    output: Dollars
+    cache_read: Dollars
+    cache_write_5m: Dollars
+    cache_write_1h: Dollars
 
 
 class Prices(_Part):
@@ -235,8 +239,8 @@ def load_catalogue(extra: Path | None = None, scripts: Path | None = None) -> Ca
     """
     own = _read(extra) if extra is not None else ()
     replaced = {name for entry in own for name in (entry.id, *entry.aliases)}
-    shipped = [entry for entry in _read(_SHIPPED) if entry.id not in replaced]
-    return Catalogue([*own, *shipped, *_scripted(scripts)])
+    others = [*_read(_SHIPPED), *_scripted(scripts)]
+    return Catalogue([*own, *(entry for entry in others if entry.id not in replaced)])
 
 
 @cache

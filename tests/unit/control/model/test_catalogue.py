@@ -79,6 +79,14 @@ def test_scripts_are_listed_last_and_said_to_be_scripts(tmp_path: Path) -> None:
     assert last.info()["created_at"] == UNKNOWN_DATE
 
 
+def test_the_operators_entry_for_a_script_wins(tmp_path: Path) -> None:
+    (tmp_path / "audit.yaml").write_text("steps: [{text: hello}]")
+    own = tmp_path / "own"
+    own.write_text(OWN.replace("claude-opus-5", "scripted/audit"))
+    found = [e for e in load_catalogue(own, tmp_path).entries if e.id == "scripted/audit"]
+    assert [entry.display_name for entry in found] == ["Opus behind our proxy"]
+
+
 def test_what_is_not_known_is_null_and_effort_is_spelled_out() -> None:
     known = shipped_catalogue()
     stranger, opus = known.find("claude-opus-5-5"), known.find("claude-opus-4-6")
