@@ -3,7 +3,8 @@
 import itertools
 from collections.abc import Sequence
 
-from intramuros.control.session.state import State, fold, initial
+from intramuros.control.session.fold import fold
+from intramuros.control.session.state import State, initial
 from intramuros.control.store.records import Draft, Record
 
 START_US = 1_767_225_600_000_000

@@ -12,7 +12,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from intramuros.control.session.state import fold, initial, load
+from intramuros.control.session.fold import fold
+from intramuros.control.session.state import initial, load
 from intramuros.control.store.db import Database
 from intramuros.control.store.records import Draft, Record, primary_thread_id
 from intramuros.kernel.config import environment

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
-from intramuros.control.session.state import RESULTS
+from intramuros.control.session.calls import RESULTS
 from intramuros.control.store.records import Record
 from intramuros.kernel.errors import IntramurosError
 

@@ -8,7 +8,7 @@ for the thread, then usage, then the session (contract 15.5), an error before wh
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from intramuros.control.session.state import Call, CallKind
+from intramuros.control.session.calls import Call, CallKind
 from intramuros.control.session.view import View
 from intramuros.control.store.records import Draft, Record
 

@@ -17,9 +17,10 @@ from sqlalchemy import Row, bindparam, select, update
 from intramuros.control.identity import audit
 from intramuros.control.identity.principal import Principal
 from intramuros.control.session import legality
+from intramuros.control.session.fold import fold
 from intramuros.control.session.legality import Past
 from intramuros.control.session.phase import Status
-from intramuros.control.session.state import State, fold, load
+from intramuros.control.session.state import State, load
 from intramuros.control.session.work import WorkQueue
 from intramuros.control.store import events, leases
 from intramuros.control.store.db import Tx

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, assert_never
 
+from intramuros.control.session.calls import Call, CallKind, Permission
 from intramuros.control.session.phase import Status
-from intramuros.control.session.state import Call, CallKind, Permission, State
+from intramuros.control.session.state import State
 from intramuros.control.store.records import Draft, Record
 from intramuros.kernel.errors import InvalidRequest, NotFound, RateLimited
 from intramuros.protocol.events import (

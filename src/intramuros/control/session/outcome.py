@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from intramuros.control.mcp.base import McpError, McpFailure, McpResult, McpTool
 from intramuros.control.model.base import ModelError, ModelReply
+from intramuros.control.session.calls import Call, CallKind, Permission
 from intramuros.control.session.drafts import (
     error_result,
     exhausted,
@@ -14,7 +15,6 @@ from intramuros.control.session.drafts import (
     rescheduled,
     result,
 )
-from intramuros.control.session.state import Call, CallKind, Permission
 from intramuros.control.session.toolset import Tool, judge
 from intramuros.control.session.turn import CallModel, Context
 from intramuros.control.session.view import View, dump_tool

@@ -13,8 +13,8 @@ import anyio
 from intramuros.control.mcp.base import Connector, McpError, McpResult, McpServer, McpTool
 from intramuros.control.model.base import Delta, Model, ModelError
 from intramuros.control.session import outcome
+from intramuros.control.session.calls import Call
 from intramuros.control.session.preview import Preview
-from intramuros.control.session.state import Call
 from intramuros.control.session.turn import CallMcp, CallModel, Context, ListTools
 from intramuros.control.session.view import View
 from intramuros.control.store.notify import Hub

@@ -1,6 +1,6 @@
 """The phases of a session and the legal moves between them. Pure.
 
-One table; :func:`intramuros.control.session.state.fold` keeps to it and the diagram in the
+One table; :func:`intramuros.control.session.fold.fold` keeps to it and the diagram in the
 documentation is drawn from it, so the picture cannot disagree with the code.
 """
 

@@ -18,10 +18,11 @@ from intramuros.control.identity.actor import Actor
 from intramuros.control.identity.principal import Principal
 from intramuros.control.model.catalogue import Catalogue
 from intramuros.control.session import attachments
+from intramuros.control.session.calls import CallKind
 from intramuros.control.session.drafts import failure
 from intramuros.control.session.journal import Held, Journal
 from intramuros.control.session.phase import Status
-from intramuros.control.session.state import CallKind, initial
+from intramuros.control.session.state import initial
 from intramuros.control.session.work import WorkQueue
 from intramuros.control.store import events, leases, session_skills
 from intramuros.control.store.db import Tx

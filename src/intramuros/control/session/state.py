@@ -1,72 +1,16 @@
 """What a session's log adds up to. Pure.
 
-Rules that keep this file honest: everything about a session that can change and that the loop or
-the API must know without reading the whole log lives in :class:`State`; a record changes it in
-:func:`fold` and nowhere else; no clock, no I/O. Folding a log from the start gives the same state
-as folding its tail onto a stored one. The size is bounded by what is open: settled calls and
-consumed inputs leave the state.
-
-The legal moves are the table of ``phase.py``. A record that it does not allow raises
-:class:`IllegalRecord`: that is a mistake of ours, never of a client, whose inputs are judged before
-they become records.
+Everything about a session that can change and that the loop or the API must know without reading
+the whole log lives in :class:`State`; ``fold.py`` says how a record changes it. The size is bounded
+by what is open: settled calls and consumed inputs leave the state.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final, cast
 
-from intramuros.control.session.phase import (
-    AFTERLIFE,
-    AWAIT,
-    END,
-    QUEUEABLE,
-    RETRY,
-    RUN,
-    STATUS_OF,
-    STEADY,
-    STOP,
-    TRANSITIONS,
-    Phase,
-    Status,
-)
-from intramuros.control.store.records import Record
-from intramuros.kernel.errors import IntramurosError
-
-
-class IllegalRecord(IntramurosError):
-    """A record that cannot follow the log so far: find who wrote it."""
-
-
-class CallKind(StrEnum):
-    """Who performs a tool call."""
-
-    SANDBOX = "sandbox"  # a worker, in the session's sandbox
-    MCP = "mcp"  # this server, at an MCP server
-    CUSTOM = "custom"  # the client's own program
-
-
-class Permission(StrEnum):
-    """What the policy said of a call (contract 6.10)."""
-
-    ALLOW = "allow"
-    ASK = "ask"
-    DENY = "deny"
-
-
-USES: Final[Mapping[str, CallKind]] = {
-    "agent.tool_use": CallKind.SANDBOX,
-    "agent.mcp_tool_use": CallKind.MCP,
-    "agent.custom_tool_use": CallKind.CUSTOM,
-}
-
-# result type → (kind it answers, member that names the call)
-RESULTS: Final[Mapping[str, tuple[CallKind, str]]] = {
-    "user.tool_result": (CallKind.SANDBOX, "tool_use_id"),
-    "agent.tool_result": (CallKind.SANDBOX, "tool_use_id"),
-    "user.custom_tool_result": (CallKind.CUSTOM, "custom_tool_use_id"),
-    "agent.mcp_tool_result": (CallKind.MCP, "mcp_tool_use_id"),
-}
+from intramuros.control.session.calls import Call, CallKind, dump_call, load_call
+from intramuros.control.session.phase import STATUS_OF, Phase, Status
 
 
 @dataclass(frozen=True)
@@ -75,42 +19,6 @@ class Queued:
 
     id: str
     type: str
-
-
-@dataclass(frozen=True)
-class Call:
-    """A tool call without a result.
-
-    Args:
-        id: the event id of the tool use.
-        kind: who performs it.
-        permission: what the policy said.
-        confirmation_id: the confirmation that has arrived, consumed or not.
-        decision: what the consumed confirmation said.
-        started_epoch: the lease epoch under which this server began the call (MCP only).
-    """
-
-    id: str
-    kind: CallKind
-    permission: Permission = Permission.ALLOW
-    confirmation_id: str | None = None
-    decision: Permission | None = None
-    started_epoch: int | None = None
-
-    @property
-    def held(self) -> bool:
-        """True while the call waits for a confirmation."""
-        return self.permission is Permission.ASK and self.decision is None
-
-    @property
-    def permitted(self) -> bool:
-        """True if the call may be performed."""
-        return Permission.ALLOW in (self.permission, self.decision)
-
-    @property
-    def refused(self) -> bool:
-        """True if the call must never be performed."""
-        return Permission.DENY in (self.permission, self.decision)
 
 
 @dataclass(frozen=True)
@@ -217,7 +125,7 @@ class State:
             **{name: getattr(self, name) for name in _PLAIN},
             "phase": self.phase.value,
             "queued": [[item.id, item.type] for item in self.queued],
-            "calls": [_dump_call(call) for call in self.calls],
+            "calls": [dump_call(call) for call in self.calls],
             "request": self.request
             and [self.request.start_id, self.request.seq, self.request.epoch],
             "announced": list(self.announced),
@@ -251,26 +159,11 @@ def load(dumped: Mapping[str, object]) -> State:
         **{name: dumped[name] for name in _PLAIN},  # type: ignore[arg-type]  # dump wrote them
         phase=Phase(cast("str", dumped["phase"])),
         queued=tuple(Queued(*item) for item in values["queued"]),
-        calls=tuple(_load_call(item) for item in cast("list[dict[str, object]]", dumped["calls"])),
+        calls=tuple(load_call(item) for item in cast("list[dict[str, object]]", dumped["calls"])),
         request=OpenRequest(*request) if request else None,  # type: ignore[arg-type]  # as above
         announced=tuple(cast("list[str]", dumped["announced"])),
         usage=UsageTotals(**cast("dict[str, int]", dumped["usage"])),
     )
-
-
-def fold(state: State, record: Record) -> State:
-    """Return the state after one more record.
-
-    Raises:
-        IllegalRecord: the record cannot follow this log.
-    """
-    if record.seq != state.last_seq + 1:
-        raise IllegalRecord(f"record {record.seq} cannot follow {state.last_seq}")
-    state = replace(state, phase=_move(state, record), last_seq=record.seq)
-    if record.queued:
-        return _enqueue(state, record)
-    change = _CHANGES.get(record.type)
-    return state if change is None else change(state, record)
 
 
 _PLAIN: Final = (
@@ -288,201 +181,3 @@ _PLAIN: Final = (
     "active_us",
     "running_since_us",
 )
-
-
-def _move(state: State, record: Record) -> Phase:
-    symbol = record.type
-    if record.queued and symbol not in QUEUEABLE:
-        raise IllegalRecord(f"{symbol} cannot wait for a turn")
-    if symbol == END and _stop_type(record) == "requires_action":
-        symbol = AWAIT
-    if (target := TRANSITIONS[state.phase].get(symbol)) is not None:
-        return target
-    allowed = AFTERLIFE if state.phase is Phase.TERMINATED else STEADY | AFTERLIFE
-    if symbol not in allowed:
-        raise IllegalRecord(f"{symbol} cannot happen while {state.phase}")
-    return state.phase
-
-
-def _stop_type(record: Record) -> str:
-    return cast("str", cast("Mapping[str, object]", record.body["stop_reason"])["type"])
-
-
-def _enqueue(state: State, record: Record) -> State:
-    if record.type == "user.tool_confirmation":
-        call = _open_call(state, record, "tool_use_id")
-        if call.permission is not Permission.ASK or call.confirmation_id is not None:
-            raise IllegalRecord(f"{call.id} does not wait for a confirmation")
-        state = _with_call(state, replace(call, confirmation_id=record.id))
-    return replace(state, queued=(*state.queued, Queued(record.id, record.type)))
-
-
-def _consume(state: State, record: Record) -> State:
-    rest = tuple(item for item in state.queued if item.id != record.id)
-    if len(rest) == len(state.queued):
-        raise IllegalRecord(f"{record.type} {record.id} did not wait")
-    if state.phase is Phase.SAMPLING:
-        raise IllegalRecord(f"{record.type} cannot be consumed while sampling")
-    return replace(state, queued=rest)
-
-
-def _confirm(state: State, record: Record) -> State:
-    state = _consume(state, record)
-    call = state.call(cast("str", record.body["tool_use_id"]))
-    if call is None:
-        return state  # its result came before the loop looked at the confirmation
-    decision = Permission(cast("str", record.body["result"]))
-    if decision is Permission.DENY and call.kind is CallKind.SANDBOX and state.self_hosted:
-        # The denial itself settles the call: no result will come (contract 15.11).
-        return _without_call(state, call.id)
-    return _with_call(state, replace(call, decision=decision))
-
-
-def _use(state: State, record: Record) -> State:
-    permission = Permission(cast("str", record.body.get("evaluated_permission", "allow")))
-    call = Call(record.id, USES[record.type], permission)
-    return replace(state, calls=(*state.calls, call))
-
-
-def _answer(state: State, record: Record) -> State:
-    kind, member = RESULTS[record.type]
-    call = _open_call(state, record, member)
-    if call.kind is not kind:
-        raise IllegalRecord(f"{record.type} cannot answer the {call.kind} call {call.id}")
-    return _without_call(state, call.id)
-
-
-def _run(state: State, record: Record) -> State:
-    opens = state.stop != "requires_action" and state.retry_at_us is None
-    return replace(
-        state,
-        turn=state.turn + opens,
-        rounds=0 if opens else state.rounds,
-        failures=0 if opens else state.failures,
-        retry_at_us=None,
-        stop=None,
-        ending=None,
-        announced=(),
-        running_since_us=record.at_us,
-    )
-
-
-def _rest(state: State, record: Record) -> State:
-    stop = _stop_type(record)
-    reason = cast("Mapping[str, object]", record.body["stop_reason"])
-    announced = tuple(cast("list[str]", reason.get("event_ids", [])))
-    if stop == "requires_action":
-        if not announced or announced != state.blocking:
-            raise IllegalRecord("an idle asks for exactly the calls that block")
-    elif state.calls:
-        raise IllegalRecord("a turn cannot end with open calls")
-    return replace(_clocked(state, record), stop=stop, announced=announced, retry_at_us=None)
-
-
-def _reschedule(state: State, record: Record) -> State:
-    private = record.private or {}
-    return replace(_clocked(state, record), retry_at_us=cast("int", private["retry_at_us"]))
-
-
-def _terminate(state: State, record: Record) -> State:
-    return replace(_clocked(state, record), queued=(), calls=(), announced=(), retry_at_us=None)
-
-
-def _clocked(state: State, record: Record) -> State:
-    if state.running_since_us is None:
-        return state
-    active_us = state.active_us + max(0, record.at_us - state.running_since_us)
-    return replace(state, active_us=active_us, running_since_us=None)
-
-
-def _ask_model(state: State, record: Record) -> State:
-    if state.calls:
-        raise IllegalRecord("a model request needs every call answered")
-    epoch = cast("int", (record.private or {})["epoch"])
-    request = OpenRequest(record.id, record.seq, epoch)
-    return replace(state, request=request)
-
-
-def _hear_model(state: State, record: Record) -> State:
-    if state.request is None or record.body["model_request_start_id"] != state.request.start_id:
-        raise IllegalRecord(f"{record.id} ends a request that is not open")
-    spent = cast("Mapping[str, int]", record.body["model_usage"])
-    totals = {name: count + spent[name] for name, count in vars(state.usage).items()}
-    failed = bool(record.body.get("is_error"))
-    return replace(
-        state,
-        request=None,
-        ending=cast("str | None", (record.private or {}).get("ending")),
-        usage=UsageTotals(**totals),
-        rounds=state.rounds + (not failed),
-        failures=state.failures + 1 if failed else 0,
-    )
-
-
-def _announce(state: State, record: Record) -> State:
-    if record.body["session_thread_id"] != state.thread_id:
-        raise IllegalRecord(f"unknown thread {record.body['session_thread_id']}")
-    return replace(state, thread_announced=True)
-
-
-def _know_tools(state: State, record: Record) -> State:
-    return replace(state, mcp_turn=cast("int", record.body["turn"]))
-
-
-def _start_call(state: State, record: Record) -> State:
-    call = _open_call(state, record, "mcp_tool_use_id")
-    if call.kind is not CallKind.MCP or not call.permitted:
-        raise IllegalRecord(f"{call.id} may not be performed")
-    return _with_call(state, replace(call, started_epoch=cast("int", record.body["epoch"])))
-
-
-def _open_call(state: State, record: Record, member: str) -> Call:
-    use_id = cast("str", record.body[member])
-    if (call := state.call(use_id)) is None:
-        raise IllegalRecord(f"{record.type} names {use_id}, which is not open")
-    return call
-
-
-def _with_call(state: State, changed: Call) -> State:
-    calls = tuple(changed if call.id == changed.id else call for call in state.calls)
-    return replace(state, calls=calls)
-
-
-def _without_call(state: State, use_id: str) -> State:
-    return replace(state, calls=tuple(call for call in state.calls if call.id != use_id))
-
-
-def _dump_call(call: Call) -> dict[str, object]:
-    """Leave out what is None, as most of a call is."""
-    return {name: value for name, value in vars(call).items() if value is not None}
-
-
-def _load_call(dumped: Mapping[str, object]) -> Call:
-    values = dict(dumped)
-    values["kind"] = CallKind(cast("str", values["kind"]))
-    values["permission"] = Permission(cast("str", values["permission"]))
-    if "decision" in values:
-        values["decision"] = Permission(cast("str", values["decision"]))
-    return Call(**values)  # type: ignore[arg-type]  # dump wrote them
-
-
-_CHANGES: Final[Mapping[str, Callable[[State, Record], State]]] = {
-    "user.message": _consume,
-    "user.interrupt": _consume,
-    "system.message": _consume,
-    "user.tool_confirmation": _confirm,
-    **dict.fromkeys(USES, _use),
-    **dict.fromkeys(RESULTS, _answer),
-    RUN: _run,
-    END: _rest,
-    RETRY: _reschedule,
-    STOP: _terminate,
-    "span.model_request_start": _ask_model,
-    "span.model_request_end": _hear_model,
-    "session.thread_status_running": _announce,
-    "session.thread_status_idle": _announce,
-    "session.thread_status_rescheduled": _announce,
-    "session.thread_status_terminated": _announce,
-    "internal.mcp_listed": _know_tools,
-    "internal.mcp_call_started": _start_call,
-}

@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 
 from intramuros.control.mcp.base import McpTool
 from intramuros.control.session.builtin import DEFINITIONS
-from intramuros.control.session.state import CallKind, Permission
+from intramuros.control.session.calls import CallKind, Permission
 
 # The Messages API's limit on tool names.
 NAME_LIMIT: Final = 128

@@ -16,6 +16,7 @@ from typing import Final
 from intramuros.control.mcp.base import McpServer
 from intramuros.control.model.base import ModelRequest
 from intramuros.control.session import transcript
+from intramuros.control.session.calls import Call, CallKind, Permission
 from intramuros.control.session.conversation import denial
 from intramuros.control.session.drafts import (
     INTERRUPTED,
@@ -28,7 +29,7 @@ from intramuros.control.session.drafts import (
     running,
 )
 from intramuros.control.session.phase import Phase
-from intramuros.control.session.state import Call, CallKind, OpenRequest, Permission
+from intramuros.control.session.state import OpenRequest
 from intramuros.control.session.view import View, identified
 from intramuros.control.store.records import Draft, Record
 

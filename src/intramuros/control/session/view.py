@@ -10,7 +10,8 @@ from typing import Any, cast
 
 from intramuros.control.mcp.base import Caller, McpServer, McpTool
 from intramuros.control.session.conversation import Conversation, hear
-from intramuros.control.session.state import State, fold
+from intramuros.control.session.fold import fold
+from intramuros.control.session.state import State
 from intramuros.control.session.toolset import Tool, toolset, used_servers
 from intramuros.control.store.records import Draft, Record
 from intramuros.protocol.resources.skills import Manifest

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from intramuros.control.mcp.base import McpResult
 from intramuros.control.model.base import ModelReply
+from intramuros.control.session.calls import RESULTS, USES, CallKind
+from intramuros.control.session.fold import fold
 from intramuros.control.session.phase import Phase
-from intramuros.control.session.state import RESULTS, USES, CallKind, fold, initial, load
+from intramuros.control.session.state import initial, load
 from intramuros.control.session.turn import CallMcp, CallModel, Effect, Limits, Wait, plan
 from intramuros.control.session.view import View
 from intramuros.control.store.records import Draft

@@ -1,7 +1,7 @@
 import pytest
 
 from intramuros.control.session import drafts
-from intramuros.control.session.state import Call, CallKind
+from intramuros.control.session.calls import Call, CallKind
 from intramuros.control.store.records import Draft
 from tests.fakes.loop import Loop, agent
 

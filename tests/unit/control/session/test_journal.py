@@ -5,7 +5,8 @@ import pytest
 from sqlalchemy import select
 
 from intramuros.control.session import journal as journal_module
-from intramuros.control.session.state import fold, initial
+from intramuros.control.session.fold import fold
+from intramuros.control.session.state import initial
 from intramuros.control.store import events, leases
 from intramuros.control.store.leases import LostLease
 from intramuros.control.store.notify import TURN_TOPIC, session_topic, work_topic

@@ -3,7 +3,7 @@ import pytest
 from intramuros.control.mcp.base import McpError, McpFailure, McpResult
 from intramuros.control.model.base import ModelReply
 from intramuros.control.session import outcome
-from intramuros.control.session.state import Call, CallKind
+from intramuros.control.session.calls import Call, CallKind
 from intramuros.control.session.turn import CallModel
 from tests.fakes.loop import CUSTOM, INSERT, QUERY, Loop, agent, away, mcp_toolset, text, use
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from intramuros.control.mcp.base import McpTool
-from intramuros.control.session.state import CallKind, Permission
+from intramuros.control.session.calls import CallKind, Permission
 from intramuros.control.session.toolset import (
     NAME_LIMIT,
     Tool,

@@ -1,0 +1,88 @@
+"""Tool calls that have no result yet. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, cast
+
+
+class CallKind(StrEnum):
+    """Who performs a tool call."""
+
+    SANDBOX = "sandbox"  # a worker, in the session's sandbox
+    MCP = "mcp"  # this server, at an MCP server
+    CUSTOM = "custom"  # the client's own program
+
+
+class Permission(StrEnum):
+    """What the policy said of a call (contract 6.10)."""
+
+    ALLOW = "allow"
+    ASK = "ask"
+    DENY = "deny"
+
+
+USES: Final[Mapping[str, CallKind]] = {
+    "agent.tool_use": CallKind.SANDBOX,
+    "agent.mcp_tool_use": CallKind.MCP,
+    "agent.custom_tool_use": CallKind.CUSTOM,
+}
+
+# result type → (kind it answers, member that names the call)
+RESULTS: Final[Mapping[str, tuple[CallKind, str]]] = {
+    "user.tool_result": (CallKind.SANDBOX, "tool_use_id"),
+    "agent.tool_result": (CallKind.SANDBOX, "tool_use_id"),
+    "user.custom_tool_result": (CallKind.CUSTOM, "custom_tool_use_id"),
+    "agent.mcp_tool_result": (CallKind.MCP, "mcp_tool_use_id"),
+}
+
+
+@dataclass(frozen=True)
+class Call:
+    """A tool call without a result.
+
+    Args:
+        id: the event id of the tool use.
+        kind: who performs it.
+        permission: what the policy said.
+        confirmation_id: the confirmation that has arrived, consumed or not.
+        decision: what the consumed confirmation said.
+        started_epoch: the lease epoch under which this server began the call (MCP only).
+    """
+
+    id: str
+    kind: CallKind
+    permission: Permission = Permission.ALLOW
+    confirmation_id: str | None = None
+    decision: Permission | None = None
+    started_epoch: int | None = None
+
+    @property
+    def held(self) -> bool:
+        """True while the call waits for a confirmation."""
+        return self.permission is Permission.ASK and self.decision is None
+
+    @property
+    def permitted(self) -> bool:
+        """True if the call may be performed."""
+        return Permission.ALLOW in (self.permission, self.decision)
+
+    @property
+    def refused(self) -> bool:
+        """True if the call must never be performed."""
+        return Permission.DENY in (self.permission, self.decision)
+
+
+def dump_call(call: Call) -> dict[str, object]:
+    """Return a call as JSON values, without what is None, as most of a call is."""
+    return {name: value for name, value in vars(call).items() if value is not None}
+
+
+def load_call(dumped: Mapping[str, object]) -> Call:
+    """Return the call that :func:`dump_call` wrote."""
+    values = dict(dumped)
+    values["kind"] = CallKind(cast("str", values["kind"]))
+    values["permission"] = Permission(cast("str", values["permission"]))
+    if "decision" in values:
+        values["decision"] = Permission(cast("str", values["decision"]))
+    return Call(**values)  # type: ignore[arg-type]  # dump wrote them

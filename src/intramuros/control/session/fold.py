@@ -1,0 +1,234 @@
+"""How a record changes what a session's log adds up to. Pure.
+
+Rules that keep this file honest: a record changes a :class:`State` in :func:`fold` and nowhere
+else; no clock, no I/O. Folding a log from the start gives the same state as folding its tail onto a
+stored one.
+
+The legal moves are the table of ``phase.py``. A record that it does not allow raises
+:class:`IllegalRecord`: that is a mistake of ours, never of a client, whose inputs are judged before
+they become records.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Final, cast
+
+from intramuros.control.session.calls import RESULTS, USES, Call, CallKind, Permission
+from intramuros.control.session.phase import (
+    AFTERLIFE,
+    AWAIT,
+    END,
+    QUEUEABLE,
+    RETRY,
+    RUN,
+    STEADY,
+    STOP,
+    TRANSITIONS,
+    Phase,
+)
+from intramuros.control.session.state import OpenRequest, Queued, State, UsageTotals
+from intramuros.control.store.records import Record
+from intramuros.kernel.errors import IntramurosError
+
+
+class IllegalRecord(IntramurosError):
+    """A record that cannot follow the log so far: find who wrote it."""
+
+
+def fold(state: State, record: Record) -> State:
+    """Return the state after one more record.
+
+    Raises:
+        IllegalRecord: the record cannot follow this log.
+    """
+    if record.seq != state.last_seq + 1:
+        raise IllegalRecord(f"record {record.seq} cannot follow {state.last_seq}")
+    state = replace(state, phase=_move(state, record), last_seq=record.seq)
+    if record.queued:
+        return _enqueue(state, record)
+    change = _CHANGES.get(record.type)
+    return state if change is None else change(state, record)
+
+
+def _move(state: State, record: Record) -> Phase:
+    symbol = record.type
+    if record.queued and symbol not in QUEUEABLE:
+        raise IllegalRecord(f"{symbol} cannot wait for a turn")
+    if symbol == END and _stop_type(record) == "requires_action":
+        symbol = AWAIT
+    if (target := TRANSITIONS[state.phase].get(symbol)) is not None:
+        return target
+    allowed = AFTERLIFE if state.phase is Phase.TERMINATED else STEADY | AFTERLIFE
+    if symbol not in allowed:
+        raise IllegalRecord(f"{symbol} cannot happen while {state.phase}")
+    return state.phase
+
+
+def _stop_type(record: Record) -> str:
+    return cast("str", cast("Mapping[str, object]", record.body["stop_reason"])["type"])
+
+
+def _enqueue(state: State, record: Record) -> State:
+    if record.type == "user.tool_confirmation":
+        call = _open_call(state, record, "tool_use_id")
+        if call.permission is not Permission.ASK or call.confirmation_id is not None:
+            raise IllegalRecord(f"{call.id} does not wait for a confirmation")
+        state = _with_call(state, replace(call, confirmation_id=record.id))
+    return replace(state, queued=(*state.queued, Queued(record.id, record.type)))
+
+
+def _consume(state: State, record: Record) -> State:
+    rest = tuple(item for item in state.queued if item.id != record.id)
+    if len(rest) == len(state.queued):
+        raise IllegalRecord(f"{record.type} {record.id} did not wait")
+    if state.phase is Phase.SAMPLING:
+        raise IllegalRecord(f"{record.type} cannot be consumed while sampling")
+    return replace(state, queued=rest)
+
+
+def _confirm(state: State, record: Record) -> State:
+    state = _consume(state, record)
+    call = state.call(cast("str", record.body["tool_use_id"]))
+    if call is None:
+        return state  # its result came before the loop looked at the confirmation
+    decision = Permission(cast("str", record.body["result"]))
+    if decision is Permission.DENY and call.kind is CallKind.SANDBOX and state.self_hosted:
+        # The denial itself settles the call: no result will come (contract 15.11).
+        return _without_call(state, call.id)
+    return _with_call(state, replace(call, decision=decision))
+
+
+def _use(state: State, record: Record) -> State:
+    permission = Permission(cast("str", record.body.get("evaluated_permission", "allow")))
+    call = Call(record.id, USES[record.type], permission)
+    return replace(state, calls=(*state.calls, call))
+
+
+def _answer(state: State, record: Record) -> State:
+    kind, member = RESULTS[record.type]
+    call = _open_call(state, record, member)
+    if call.kind is not kind:
+        raise IllegalRecord(f"{record.type} cannot answer the {call.kind} call {call.id}")
+    return _without_call(state, call.id)
+
+
+def _run(state: State, record: Record) -> State:
+    opens = state.stop != "requires_action" and state.retry_at_us is None
+    return replace(
+        state,
+        turn=state.turn + opens,
+        rounds=0 if opens else state.rounds,
+        failures=0 if opens else state.failures,
+        retry_at_us=None,
+        stop=None,
+        ending=None,
+        announced=(),
+        running_since_us=record.at_us,
+    )
+
+
+def _rest(state: State, record: Record) -> State:
+    stop = _stop_type(record)
+    reason = cast("Mapping[str, object]", record.body["stop_reason"])
+    announced = tuple(cast("list[str]", reason.get("event_ids", [])))
+    if stop == "requires_action":
+        if not announced or announced != state.blocking:
+            raise IllegalRecord("an idle asks for exactly the calls that block")
+    elif state.calls:
+        raise IllegalRecord("a turn cannot end with open calls")
+    return replace(_clocked(state, record), stop=stop, announced=announced, retry_at_us=None)
+
+
+def _reschedule(state: State, record: Record) -> State:
+    private = record.private or {}
+    return replace(_clocked(state, record), retry_at_us=cast("int", private["retry_at_us"]))
+
+
+def _terminate(state: State, record: Record) -> State:
+    return replace(_clocked(state, record), queued=(), calls=(), announced=(), retry_at_us=None)
+
+
+def _clocked(state: State, record: Record) -> State:
+    if state.running_since_us is None:
+        return state
+    active_us = state.active_us + max(0, record.at_us - state.running_since_us)
+    return replace(state, active_us=active_us, running_since_us=None)
+
+
+def _ask_model(state: State, record: Record) -> State:
+    if state.calls:
+        raise IllegalRecord("a model request needs every call answered")
+    epoch = cast("int", (record.private or {})["epoch"])
+    request = OpenRequest(record.id, record.seq, epoch)
+    return replace(state, request=request)
+
+
+def _hear_model(state: State, record: Record) -> State:
+    if state.request is None or record.body["model_request_start_id"] != state.request.start_id:
+        raise IllegalRecord(f"{record.id} ends a request that is not open")
+    spent = cast("Mapping[str, int]", record.body["model_usage"])
+    totals = {name: count + spent[name] for name, count in vars(state.usage).items()}
+    failed = bool(record.body.get("is_error"))
+    return replace(
+        state,
+        request=None,
+        ending=cast("str | None", (record.private or {}).get("ending")),
+        usage=UsageTotals(**totals),
+        rounds=state.rounds + (not failed),
+        failures=state.failures + 1 if failed else 0,
+    )
+
+
+def _announce(state: State, record: Record) -> State:
+    if record.body["session_thread_id"] != state.thread_id:
+        raise IllegalRecord(f"unknown thread {record.body['session_thread_id']}")
+    return replace(state, thread_announced=True)
+
+
+def _know_tools(state: State, record: Record) -> State:
+    return replace(state, mcp_turn=cast("int", record.body["turn"]))
+
+
+def _start_call(state: State, record: Record) -> State:
+    call = _open_call(state, record, "mcp_tool_use_id")
+    if call.kind is not CallKind.MCP or not call.permitted:
+        raise IllegalRecord(f"{call.id} may not be performed")
+    return _with_call(state, replace(call, started_epoch=cast("int", record.body["epoch"])))
+
+
+def _open_call(state: State, record: Record, member: str) -> Call:
+    use_id = cast("str", record.body[member])
+    if (call := state.call(use_id)) is None:
+        raise IllegalRecord(f"{record.type} names {use_id}, which is not open")
+    return call
+
+
+def _with_call(state: State, changed: Call) -> State:
+    calls = tuple(changed if call.id == changed.id else call for call in state.calls)
+    return replace(state, calls=calls)
+
+
+def _without_call(state: State, use_id: str) -> State:
+    return replace(state, calls=tuple(call for call in state.calls if call.id != use_id))
+
+
+_CHANGES: Final[Mapping[str, Callable[[State, Record], State]]] = {
+    "user.message": _consume,
+    "user.interrupt": _consume,
+    "system.message": _consume,
+    "user.tool_confirmation": _confirm,
+    **dict.fromkeys(USES, _use),
+    **dict.fromkeys(RESULTS, _answer),
+    RUN: _run,
+    END: _rest,
+    RETRY: _reschedule,
+    STOP: _terminate,
+    "span.model_request_start": _ask_model,
+    "span.model_request_end": _hear_model,
+    "session.thread_status_running": _announce,
+    "session.thread_status_idle": _announce,
+    "session.thread_status_rescheduled": _announce,
+    "session.thread_status_terminated": _announce,
+    "internal.mcp_listed": _know_tools,
+    "internal.mcp_call_started": _start_call,
+}
