@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from sqlalchemy import insert, select
 
+from intramuros.control.identity import notices
 from intramuros.control.store.db import Tx
 from intramuros.control.store.tables import audit
 from intramuros.kernel.timing import Clock, rfc3339, to_micros
@@ -24,6 +25,8 @@ def record(
     fields: Mapping[str, object],
 ) -> Head:
     """Append one record and return the new end of the chain.
+
+    Webhooks are told of the act in the same transaction, if they tell of acts of its kind.
 
     Args:
         kind: a dotted constant, such as ``agent.create``.
@@ -48,6 +51,7 @@ def record(
             "hash": head.hash,
         },
     )
+    notices.pass_on(tx, clock, kind, workspace_id=workspace_id, fields=body, source=head.hash)
     return head
 
 

@@ -1,9 +1,9 @@
 """The only writer of events.
 
 Every door does the same inside the caller's transaction: hold the session's row, append, fold,
-project the result onto the row, offer what has become due, record what crosses the wall, and hint
-once it is durable. :meth:`Journal.accept` is for callers, :meth:`Journal.record` for whoever holds
-the turn's lease, :meth:`Journal.append` for acts of the API itself.
+project the result onto the row, offer what has become due, tell webhooks, record what crosses the
+wall, and hint once it is durable. :meth:`Journal.accept` is for callers, :meth:`Journal.record` for
+whoever holds the turn's lease, :meth:`Journal.append` for acts of the API itself.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from sqlalchemy import Row, bindparam, select, update
 
 from intramuros.control.identity import audit
 from intramuros.control.identity.principal import Principal
-from intramuros.control.session import legality
+from intramuros.control.session import legality, notices
 from intramuros.control.session.fold import fold
 from intramuros.control.session.legality import Past
 from intramuros.control.session.phase import Status
@@ -25,7 +25,7 @@ from intramuros.control.session.work import WorkQueue
 from intramuros.control.store import events, leases
 from intramuros.control.store.db import Tx
 from intramuros.control.store.events import End, Stamp
-from intramuros.control.store.notify import TURN_TOPIC, Hub, News, session_topic
+from intramuros.control.store.notify import TURN_TOPIC, WEBHOOK_TOPIC, Hub, News, session_topic
 from intramuros.control.store.records import Draft, Record
 from intramuros.control.store.tables import sessions
 from intramuros.kernel.errors import NotFound, TooLarge
@@ -169,6 +169,8 @@ class Journal:
         tx.execute(_PROJECT, projection)
         if row.environment_kind == "self_hosted":
             self._staff(tx, row, state, written)
+        if notices.pass_on(tx, self._clock, row, written):
+            tx.after_commit(lambda: self._hub.hint(WEBHOOK_TOPIC))
         tx.after_commit(lambda: self._tell(row.id, row.last_seq, written))
         return written, state
 

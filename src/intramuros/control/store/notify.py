@@ -26,6 +26,7 @@ NEWS_LIMIT: Final = 100
 WHISPER_LIMIT: Final = 256
 
 TURN_TOPIC: Final = "turn"
+WEBHOOK_TOPIC: Final = "webhook"
 
 
 def session_topic(session_id: str) -> str:

@@ -21,7 +21,7 @@ from sqlalchemy import Column, Table, select, update
 from intramuros.control.store import strongbox
 from intramuros.control.store.db import Tx
 from intramuros.control.store.secrets import Sealer, load_master_key
-from intramuros.control.store.tables import secrets, vault_secrets
+from intramuros.control.store.tables import secrets, vault_secrets, webhook_endpoints
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.telemetry import logger
 
@@ -49,6 +49,9 @@ SEALED: Final = (
         vault_secrets.c.credential_id,
         vault_secrets.c.sealed_key,
         strongbox.key_name,
+    ),
+    Sealed(
+        webhook_endpoints, webhook_endpoints.c.id, webhook_endpoints.c.secret, "webhook/{}".format
     ),
 )
 

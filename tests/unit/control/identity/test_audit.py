@@ -25,7 +25,7 @@ def test_records_chain_in_the_callers_transaction(tx: Tx, clock: ManualClock) ->
 
 def test_a_rolled_back_act_leaves_no_record(tx: Tx, clock: ManualClock) -> None:
     savepoint = tx.connection.begin_nested()
-    audit.record(tx, clock, "agent.create", workspace_id=None, fields={})
+    audit.record(tx, clock, "agent.create", workspace_id=None, fields={"id": "agent_1"})
     savepoint.rollback()
     assert list(audit.read_lines(tx)) == []
 
