@@ -6,8 +6,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from intramuros.control.catalog import models, service, skills
+from intramuros.control.catalog import models, rosters, service, skills
 from intramuros.control.catalog.kinds import AGENT
+from intramuros.control.catalog.rosters import Owner
 from intramuros.control.catalog.service import Resource
 from intramuros.control.catalog.toolsets import (
     check_servers,
@@ -56,6 +57,8 @@ def create(tx: Tx, actor: Actor, request: AgentCreate, known: Catalogue | None =
     """
     config = configure(request, known)
     skills.check_references(tx, actor.workspace_id, config["skills"])
+    owner = Owner(actor.workspace_id, None, config)
+    config["multiagent"] = rosters.settle(tx, owner, request.multiagent, None)
     return service.create(tx, actor, AGENT, config)
 
 
@@ -75,6 +78,12 @@ def update(
     config = amend(current.body, request, known)
     if request.sent("skills"):
         skills.check_references(tx, actor.workspace_id, config["skills"])
+    owner = Owner(actor.workspace_id, agent_id, config)
+    if request.sent("multiagent"):
+        stored = current.body["multiagent"]
+        config["multiagent"] = rosters.settle(tx, owner, request.multiagent, stored)
+    else:
+        rosters.check(tx, owner, config["multiagent"])
     return service.change(tx, actor, AGENT, current, config)
 
 
@@ -103,12 +112,15 @@ def resolve(
     body = found.body
     if isinstance(reference, AgentOverrides):
         body = override(body, reference, known)
-    return {
+        owner = Owner(workspace_id, found.id, body)
+        rosters.check(tx, owner, body["multiagent"])
+    taken: Config = {
         "id": found.id,
         "type": "agent",
         "version": found.version,
         **{name: body[name] for name in _SNAPSHOT},
     }
+    return {**taken, "multiagent": rosters.snapshot(tx, workspace_id, taken)}
 
 
 def present(agent: Resource) -> Config:
@@ -118,6 +130,7 @@ def present(agent: Resource) -> Config:
         "type": "agent",
         "version": agent.version,
         **agent.body,
+        "multiagent": rosters.present(agent.body["multiagent"], agent.id, agent.version),
         "created_at": rfc3339(from_micros(agent.created_us)),
         "updated_at": rfc3339(from_micros(agent.updated_us)),
         "archived_at": None
@@ -132,7 +145,6 @@ def configure(request: AgentCreate, known: Catalogue | None = None) -> Config:
     Raises:
         InvalidRequest: it contradicts itself.
     """
-    _check_multiagent(request.multiagent)
     config: Config = {
         "name": request.name,
         "description": request.description or None,
@@ -173,7 +185,6 @@ def amend(
         config["mcp_servers"] = resolve_servers(request.mcp_servers or ())
     if request.sent("skills"):
         config["skills"] = _skills(request.skills)
-    _check_multiagent(request.multiagent)
     if request.sent("execution_identity"):
         config["execution_identity"] = _identity(request.execution_identity)
     config["metadata"] = _merge(stored["metadata"], request.metadata)
@@ -228,11 +239,6 @@ def _skills(sent: Sequence[Skill] | None) -> list[Config]:
         {"type": skill.type, "skill_id": skill.skill_id, "version": skill.version or LATEST}
         for skill in sent or ()
     ]
-
-
-def _check_multiagent(multiagent: Mapping[str, Any] | None) -> None:
-    if multiagent:
-        raise InvalidRequest("multiagent: this server runs single agents only; send null")
 
 
 def _identity(identity: ExecutionIdentity | None) -> dict[str, str]:

@@ -102,6 +102,8 @@ class Sessions:
         if found.archived_us is not None:
             raise InvalidRequest(f"environment {found.id!r} is archived")
         agent = agents.resolve(tx, principal.workspace_id, request.agent, self._models)
+        if agent["multiagent"] is not None:
+            raise InvalidRequest("agent: this server does not run multiagent sessions yet")
         mounted = attachments.mount(tx, principal.workspace_id, request.resources or ())
         agent["skills"], told = skills.pin(tx, principal.workspace_id, agent["skills"])
         session_id, kind = self._ids.new("sesn"), str(found.body["config"]["type"])

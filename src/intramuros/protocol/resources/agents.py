@@ -14,6 +14,7 @@ from intramuros.protocol.resources.base import (
     Response,
     Timestamp,
 )
+from intramuros.protocol.resources.multiagent import MultiagentParam
 from intramuros.protocol.resources.skills import MAX_SKILLS
 from intramuros.protocol.resources.tools import Tool
 
@@ -138,7 +139,7 @@ class AgentCreate(Request):
     mcp_servers: McpServers | None = None
     skills: Skills | None = None
     metadata: Metadata | None = None
-    multiagent: dict[str, Any] | None = None
+    multiagent: MultiagentParam | None = None
     execution_identity: ExecutionIdentity | None = None
 
     _servers = field_validator("mcp_servers")(distinct_servers)
@@ -156,7 +157,7 @@ class AgentUpdate(Request):
     mcp_servers: McpServers | None = None
     skills: Skills | None = None
     metadata: MetadataPatch | None = None
-    multiagent: dict[str, Any] | None = None
+    multiagent: MultiagentParam | None = None
     execution_identity: ExecutionIdentity | None = None
 
     _servers = field_validator("mcp_servers")(distinct_servers)

@@ -106,14 +106,6 @@ def test_metadata_limits_hold_for_the_merged_bag() -> None:
         agents.amend(STORED, updating(metadata={f"k{i}": "v" for i in range(16)}))
 
 
-def test_what_this_server_lacks_is_refused_clearly() -> None:
-    more = {"multiagent": {"type": "coordinator", "agents": ["agent_1"]}}
-    with pytest.raises(InvalidRequest, match="this server"):
-        agents.configure(creating(**more))
-    with pytest.raises(InvalidRequest, match="this server"):
-        agents.amend(STORED, updating(**more))
-
-
 def test_c5_25_c5_27_skills_default_to_latest_and_need_read() -> None:
     skill = {"type": "custom", "skill_id": "skill_1"}
     reading = [{"type": "agent_toolset_20260401"}]
