@@ -168,6 +168,8 @@ class World:
         if self.path.startswith("DELETE /x/environments"):
             path = f"/x/environments/{self.site.environment_id}/keys"
             found: str = self.callers.post(path, {})["id"]
+        elif self.path.startswith("DELETE /x/pool"):
+            found = self.callers.post("/x/pool/keys", {})["id"]
         else:
             found = self.callers.key(SCOPES)["id"]
         return found

@@ -38,16 +38,27 @@ async def official(site: Site, folder: Path) -> AsyncIterator[Path]:
 
 
 @contextlib.asynccontextmanager
-async def ours(site: Site, folder: Path) -> AsyncIterator[Path]:
-    """Our worker with real sandboxes; gives its state directory."""
+async def ours(site: Site, folder: Path, pool_key: str | None = None) -> AsyncIterator[Path]:
+    """Our worker with real sandboxes; gives its state directory.
+
+    Args:
+        pool_key: to serve the cloud environments instead of the site's own.
+    """
     for finding in bwrap.probe():
         if finding.level is Level.FAILURE:
             pytest.skip(f"no sandbox on this host: {finding.what}: {finding.fix}")
     key = folder / "key"
-    key.write_text(site.key)
+    key.write_text(pool_key or site.key)
     key.chmod(0o600)
     state = folder / "state"
-    settings = WorkerSettings(site.server.base_url, site.environment_id, key, state, max_idle_s=1.0)
+    settings = WorkerSettings(
+        site.server.base_url,
+        key,
+        state,
+        None if pool_key else site.environment_id,
+        pool=pool_key is not None,
+        max_idle_s=1.0,
+    )
     stop, ready = Stop(), anyio.Event()
 
     async def run() -> None:

@@ -1,4 +1,4 @@
-"""``intramuros key`` and ``intramuros environment-key``: a new key, alone on standard output."""
+"""``intramuros key``, ``environment-key`` and ``pool-key``: a new key, alone on standard output."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 key_app = typer.Typer(help="API keys.", no_args_is_help=True)
 environment_key_app = typer.Typer(help="Keys for workers.", no_args_is_help=True)
+pool_key_app = typer.Typer(help="Keys for workers of cloud environments.", no_args_is_help=True)
 
 
 @key_app.callback()
@@ -68,6 +69,26 @@ def create_environment_key(
     path = f"/x/environments/{environment_id}/keys"
     with asking(client_of(url, api_key_file, data_dir)) as client:
         say(_made(client, path, {"name": name}, {}))
+
+
+@pool_key_app.callback()
+def pool_keys() -> None:
+    """Keys for workers of cloud environments."""
+
+
+@pool_key_app.command("create")
+def create_pool_key(
+    name: Annotated[str, typer.Option(help="What people call it.")] = "pool",
+    url: UrlOption = None,
+    api_key_file: KeyFileOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Make a key for the workers that serve all cloud environments and print it, alone.
+
+    Example: (umask 077; intramuros pool-key create > pool-key)
+    """
+    with asking(client_of(url, api_key_file, data_dir)) as client:
+        say(_made(client, "/x/pool/keys", {"name": name}, {}))
 
 
 def _made(client: "Anthropic", path: str, body: dict[str, object], headers: dict[str, str]) -> str:

@@ -50,6 +50,7 @@ app.add_typer(sessions.app, name="session")
 app.add_typer(audit.app, name="audit")
 app.add_typer(keys.key_app, name="key")
 app.add_typer(keys.environment_key_app, name="environment-key")
+app.add_typer(keys.pool_key_app, name="pool-key")
 app.add_typer(database.app, name="db")
 app.command("doctor")(doctor)
 

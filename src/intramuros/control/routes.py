@@ -22,6 +22,7 @@ from intramuros.control.api import (
     models,
     oauth,
     organization,
+    pool,
     profiles,
     resources,
     sessions,
@@ -71,6 +72,7 @@ def create_app(services: Services) -> FastAPI:
         memories.versions_router,
         files.router,
         skills.router,
+        pool.router,
     )
     for router in routers:
         app.include_router(router)

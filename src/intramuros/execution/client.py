@@ -18,18 +18,20 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 import anthropic
 import anyio
 import httpx2
 from anthropic import AsyncAnthropic, omit
+from anthropic.types.beta.environments import BetaSelfHostedWork
 
 from intramuros.execution.dispatch import Event, ToolUse, is_id, read_event
 from intramuros.execution.journal import Result
 from intramuros.kernel.telemetry import logger
+from intramuros.protocol.envelope import WORKER_HEADER
 
 log = logger("client")
 
@@ -37,6 +39,7 @@ log = logger("client")
 POLL_BLOCK_MS: Final = 999
 HISTORY_PAGE: Final = 1000
 NO_HEARTBEAT: Final = "NO_HEARTBEAT"
+POOL_PATH: Final = "/x/pool/poll"
 
 _CONNECT_S: Final = 10.0
 _REQUEST_S: Final = 30.0
@@ -87,6 +90,8 @@ class Work:
     session_id: str
     token: str | None = field(default=None, repr=False)
     """The item's own credential, from its secret (contract 2.5); None: use the key."""
+    hosted: bool = False
+    """Whether it is a cloud environment's, whose sandbox the control plane counts as its own."""
 
 
 @dataclass(frozen=True)
@@ -134,9 +139,14 @@ class Session:
 
 
 class ControlPlane:
-    """One environment's queue, with the environment key."""
+    """One environment's queue, with the environment key; or with a pool key, all cloud ones'.
 
-    def __init__(self, base_url: str, environment_id: str, key: str, worker_id: str) -> None:
+    Args:
+        environment_id: whose work to claim; None for that of all cloud environments, which only
+            an Intramuros server hands out.
+    """
+
+    def __init__(self, base_url: str, environment_id: str | None, key: str, worker_id: str) -> None:
         self.environment_id = environment_id
         self._worker_id = worker_id
         self._sdk = AsyncAnthropic(
@@ -150,6 +160,8 @@ class ControlPlane:
 
     async def poll(self, reclaim_older_than_ms: int | None) -> Work | None:
         """Claim the next item, waiting on the server for up to a second."""
+        if self.environment_id is None:
+            return await self._poll_pool(reclaim_older_than_ms)
         with mapped():
             item = await self._sdk.beta.environments.work.poll(
                 self.environment_id,
@@ -162,12 +174,29 @@ class ControlPlane:
             )
         return None if item is None else read_work(item, self.environment_id)
 
+    async def _poll_pool(self, reclaim_older_than_ms: int | None) -> Work | None:
+        query: dict[str, object] = {"block_ms": POLL_BLOCK_MS}
+        if reclaim_older_than_ms is not None:
+            query["reclaim_older_than_ms"] = reclaim_older_than_ms
+        with mapped():
+            item = await self._sdk.get(
+                POOL_PATH,
+                cast_to=BetaSelfHostedWork,
+                options={
+                    "params": query,
+                    "headers": {WORKER_HEADER: self._worker_id},
+                    "timeout": _POLL_S,
+                },
+            )
+        # An empty poll is the literal null, whatever the SDK's types say.
+        return read_hosted(item) if cast("object", item) is not None else None
+
     async def ack(self, work: Work) -> None:
         """Take an item off the queue; :class:`Raced` when another worker has it."""
+        # A pool key claims and does nothing else.
+        sdk = self._sdk if self.environment_id is not None else self.item(work).sdk
         with mapped():
-            await self._sdk.beta.environments.work.ack(
-                work.work_id, environment_id=work.environment_id
-            )
+            await sdk.beta.environments.work.ack(work.work_id, environment_id=work.environment_id)
 
     def item(self, work: Work) -> "ItemClient":
         """Return the client for one item, with its own credential when it has one."""
@@ -326,6 +355,21 @@ def read_work(item: Any, environment_id: str) -> Work:  # noqa: ANN401  foreign 
         session_id if isinstance(session_id, str) and is_id(session_id) else "",
         sessions_token(getattr(item, "secret", None)),
     )
+
+
+def read_hosted(item: object) -> Work:
+    """Read a polled item of a cloud environment, which it names.
+
+    Raises:
+        Away: it has no id, or names no environment, or came without a token of its own.
+    """
+    environment_id = getattr(item, "environment_id", None)
+    if not isinstance(environment_id, str) or not is_id(environment_id):
+        raise Away("the control plane sent a work item without an environment")
+    work = read_work(item, environment_id)
+    if work.token is None:
+        raise Away("the control plane sent a cloud environment's item without a token")
+    return replace(work, hosted=True)
 
 
 def read_session(raw: object) -> Session:

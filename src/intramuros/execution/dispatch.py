@@ -123,9 +123,12 @@ class Dispatch:
     """What one worker knows about one session's calls.
 
     ``tools`` are the names it serves; all others are left to their owners (contract 22.7).
+    ``hosted`` says that this is a cloud environment, where every result of a sandbox call is an
+    ``agent.tool_result``: ours, and those that the server gives in our stead.
     """
 
     tools: frozenset[str]
+    hosted: bool = False
     ended: Ended | None = None
     _open: dict[str, ToolUse] = field(default_factory=dict)
     _answered: set[str] = field(default_factory=set)
@@ -216,7 +219,8 @@ class Dispatch:
             case Answered(call_id=call_id, by_server=by_server):
                 call = self._open.get(call_id)
                 # The server's own result settles only what is not ours (contract 22.4).
-                if not by_server or (call is not None and call.name not in self.tools):
+                foreign = call is not None and call.name not in self.tools
+                if not by_server or self.hosted or foreign:
                     self._answered.add(call_id)
             case Verdict(call_id=call_id, allow=allow):
                 # The first denial stands: any sign of a denial wins.

@@ -28,7 +28,7 @@ PAUSE_S: Final = 0.5
 class Queue(Protocol):
     """Where work comes from."""
 
-    environment_id: str
+    environment_id: str | None
 
     async def poll(self, reclaim_older_than_ms: int | None) -> Work | None:
         """Claim the next item, or return None after a while."""
@@ -140,7 +140,17 @@ async def _pause(seconds: float, stop: Stop) -> None:
         await stop.wait()
 
 
-def _fatal(error: Refused, environment_id: str) -> OperatorError:
+def _fatal(error: Refused, environment_id: str | None) -> OperatorError:
+    if environment_id is None and error.status in (401, 403):
+        return OperatorError(
+            f"the control plane does not take this key for a pool key ({error.status})",
+            "make one with `intramuros pool-key create` and put it into the key file",
+        )
+    if environment_id is None:
+        return OperatorError(
+            f"the control plane refused to hand out work (HTTP {error.status})",
+            "only an Intramuros server has a pool: check the base URL and its version",
+        )
     if error.status == 401:
         return OperatorError(
             "the control plane does not know the environment key (401)",

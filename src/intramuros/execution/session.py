@@ -79,7 +79,7 @@ class Item:
         self._client: ItemClient = control.item(work)
         self._lease = Lease()
         tools = frozenset(SANDBOX_TOOLS) | frozenset(bench.custom)
-        self._dispatch = Dispatch(tools)
+        self._dispatch = Dispatch(tools, work.hosted)
         self._outcome = Outcome.FAILED
         self._moved = anyio.Event()
         secrets = [

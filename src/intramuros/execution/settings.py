@@ -28,14 +28,16 @@ class WorkerSettings:
 
     base_url: str = field(metadata={"env": ("INTRAMUROS_URL", "ANTHROPIC_BASE_URL")})
     """Control plane, https except on this machine."""
-    environment_id: str = field(
-        metadata={"env": ("INTRAMUROS_ENVIRONMENT_ID", "ANTHROPIC_ENVIRONMENT_ID")}
-    )
-    """Whose work to claim, env_…."""
     environment_key_file: Path
-    """File that holds the environment key and nothing else."""
+    """File that holds the environment key, or with ``pool`` the pool key, and nothing else."""
     state_dir: Path
     """Journal, audit file and workspaces; one living worker per directory."""
+    environment_id: str | None = field(
+        default=None, metadata={"env": ("INTRAMUROS_ENVIRONMENT_ID", "ANTHROPIC_ENVIRONMENT_ID")}
+    )
+    """Whose work to claim, env_…."""
+    pool: bool = False
+    """Serve all cloud environments of an Intramuros server instead, with a pool key."""
     audit_file: Path | None = None
     """Hash-chained record; ``<state_dir>/audit.jsonl`` when not set."""
     status_file: Path | None = None
@@ -84,6 +86,12 @@ class WorkerSettings:
             OperatorError: the first one that cannot, with what to write instead.
         """
         self._check_url()
+        if (self.environment_id is None) != self.pool:
+            raise OperatorError(
+                "name one environment with --environment-id, or serve the cloud environments "
+                "with --pool",
+                "give exactly one of the two",
+            )
         if not 1 <= self.concurrency <= MAX_CONCURRENCY:
             raise OperatorError(
                 f"concurrency {self.concurrency} is out of range", f"use 1 to {MAX_CONCURRENCY}"

@@ -50,7 +50,7 @@ async def serve_worker(
     Args:
         settings: what the operator decided.
         provider: makes the sandboxes; started, swept and closed here.
-        ready: told the environment's id once polling works.
+        ready: told the environment's id, or ``pool``, once polling works.
         clock: the system's when None.
         stop: for callers that stop the worker themselves; signals always do.
 
@@ -126,7 +126,7 @@ async def _run(
 
     def tell() -> None:
         log.info("worker_ready", environment_id=settings.environment_id)
-        ready(settings.environment_id)
+        ready(settings.environment_id or "pool")
 
     async def poll(stop: Stop) -> None:
         await poller.loop(

@@ -27,3 +27,11 @@ def test_an_environment_key_needs_its_environment(run: Run, served: Served) -> N
     ran = run("environment-key", "create", "env_absent", *served.options)
     assert (ran.status, ran.out) == (1, "")
     assert "env_absent" in ran.err
+
+
+def test_a_pool_key_is_alone_on_standard_output(run: Run, served: Served) -> None:
+    made = run("pool-key", "create", *served.options)
+    assert (made.status, made.err) == (0, "")
+    (key,) = made.out.split()
+    refused = run("session", "list", "--url", served.url, INTRAMUROS_API_KEY=key)
+    assert "not a pool key" in refused.err

@@ -104,6 +104,15 @@ def test_the_servers_own_result_settles_only_what_is_not_ours() -> None:
     assert not state.wanted("b")
 
 
+def test_in_the_cloud_every_result_is_the_agents() -> None:
+    state = Dispatch(TOOLS, hosted=True)
+    state.history([use("a"), Answered("x", "a", by_server=True), use("b")], 0.0)
+    assert state.wanted("b")
+    assert not state.wanted("a")
+    state.live(Answered("y", "b", by_server=True), 1.0)
+    assert served(state) == []
+
+
 def test_an_ended_thread_takes_its_calls_with_it() -> None:
     state = dispatch(use("a", thread_id="t1"), use("b", thread_id="t2"), use("c"))
     state.live(ThreadEnded("e", "t1"), 1.0)

@@ -17,7 +17,7 @@ def settings(tmp_path: Path) -> WorkerSettings:
     key.parent.mkdir()
     key.write_text("sk-ant-oat01-key\n")
     key.chmod(0o600)
-    return WorkerSettings("https://control.example", "env_1", key, tmp_path / "state")
+    return WorkerSettings("https://control.example", key, tmp_path / "state", "env_1")
 
 
 @pytest.mark.parametrize(

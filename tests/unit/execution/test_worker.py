@@ -46,7 +46,7 @@ def settings(tmp_path: Path) -> WorkerSettings:
     key = tmp_path / "key"
     key.write_text("sk-ant-oat01-key-of-this-test")
     key.chmod(0o600)
-    return WorkerSettings("http://127.0.0.1:1", "env_1", key, tmp_path / "state")
+    return WorkerSettings("http://127.0.0.1:1", key, tmp_path / "state", "env_1")
 
 
 async def fails(settings: WorkerSettings, provider: FakeProvider, says: str) -> None:

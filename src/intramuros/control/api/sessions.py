@@ -11,7 +11,7 @@ from intramuros.control.api.bounds import Bounds, BoundsDep
 from intramuros.control.api.pages import check_limit
 from intramuros.control.api.replies import reply
 from intramuros.control.api.services import Services
-from intramuros.control.identity.principal import CredentialKind, Principal
+from intramuros.control.identity.principal import OF_WORKSPACES, Principal
 from intramuros.control.session import present, sessions
 from intramuros.control.session.sessions import DEFAULT_PAGE, MAX_PAGE, SessionRow
 from intramuros.kernel.errors import InvalidRequest
@@ -21,7 +21,7 @@ from intramuros.protocol.resources.sessions import SessionCreate, SessionStatus,
 router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
 
 # Who may look at a session: its workspace, its environment's worker, its work item (contract 2.8).
-Reader = Annotated[Principal, Depends(Gate(kinds=tuple(CredentialKind)))]
+Reader = Annotated[Principal, Depends(Gate(kinds=OF_WORKSPACES))]
 
 CreateBody = Annotated[SessionCreate, Depends(Body(SessionCreate))]
 UpdateBody = Annotated[SessionUpdate, Depends(Body(SessionUpdate))]

@@ -21,7 +21,7 @@ from intramuros.control.api.services import Services
 from intramuros.control.catalog import bundles, service, skills
 from intramuros.control.catalog.bundles import Entry
 from intramuros.control.catalog.kinds import SKILL, SKILL_VERSION
-from intramuros.control.identity.principal import CredentialKind, Principal
+from intramuros.control.identity.principal import OF_WORKSPACES, Principal
 from intramuros.control.store import session_skills
 from intramuros.control.store.blobs import CHUNK_BYTES, Blob
 from intramuros.control.store.db import Tx
@@ -35,7 +35,7 @@ T = TypeVar("T")
 # Heads of parts, and what a zip adds to what it holds.
 ENVELOPE_BYTES: Final = 4 * 1024 * 1024
 # Workers read the skills of their sessions (contract-1 2.7, 2.8).
-Reader = Annotated[Principal, Depends(Gate(kinds=tuple(CredentialKind), beta=None))]
+Reader = Annotated[Principal, Depends(Gate(kinds=OF_WORKSPACES, beta=None))]
 RangeHeader = Annotated[str | None, Header(alias="range")]
 
 

@@ -11,7 +11,7 @@ from intramuros.control.api.pages import check_limit, page
 from intramuros.control.api.replies import reply
 from intramuros.control.catalog import service
 from intramuros.control.catalog.kinds import ENVIRONMENT
-from intramuros.control.identity.principal import CredentialKind, Principal
+from intramuros.control.identity.principal import OF_WORKSPACES, CredentialKind, Principal
 from intramuros.control.session import present
 from intramuros.control.session.work import POLLING_US, Poll
 from intramuros.control.store import work as rows
@@ -37,7 +37,7 @@ _KEY, _TOKEN = CredentialKind.ENVIRONMENT_KEY, CredentialKind.SESSIONS_TOKEN
 Poller = Annotated[Principal, Depends(Gate(kinds=(_KEY,)))]
 Holder = Annotated[Principal, Depends(Gate(kinds=(_KEY, _TOKEN)))]
 Watcher = Annotated[Principal, Depends(Gate(kinds=(CredentialKind.API_KEY, _KEY)))]
-Stopper = Annotated[Principal, Depends(Gate(kinds=tuple(CredentialKind)))]
+Stopper = Annotated[Principal, Depends(Gate(kinds=OF_WORKSPACES))]
 
 StopBody = Annotated[WorkStop, Depends(Body(WorkStop))]
 UpdateBody = Annotated[WorkUpdate, Depends(Body(WorkUpdate))]
@@ -45,7 +45,6 @@ UpdateBody = Annotated[WorkUpdate, Depends(Body(WorkUpdate))]
 
 async def _poll(
     request: Request,
-    environment_id: str,
     block_ms: Annotated[int | None, Query(ge=1, le=MAX_BLOCK_MS)] = None,
     reclaim_older_than_ms: Annotated[int | None, Query(ge=0, le=MAX_RECLAIM_MS)] = None,
     wait_ms: Annotated[int | None, Query(ge=1, le=MAX_WAIT_MS)] = None,
@@ -54,7 +53,7 @@ async def _poll(
     await request.body()  # else the end of the request hides the end of the connection
     reclaim_ms = DEFAULT_RECLAIM_MS if reclaim_older_than_ms is None else reclaim_older_than_ms
     return Poll(
-        environment_id=environment_id,
+        environment_id=request.path_params.get("environment_id"),
         worker_id=worker_id[:MAX_WORKER_CHARS] if worker_id else None,
         wait_s=(wait_ms or block_ms or 0) / 1000,
         reclaim_us=reclaim_ms * 1000,
@@ -62,15 +61,16 @@ async def _poll(
     )
 
 
+PollDep = Annotated[Poll, Depends(_poll)]
+
+
 @router.get("/poll")
-async def poll(
-    caller: Poller, svc: ServicesDep, wanted: Annotated[Poll, Depends(_poll)]
-) -> Response:
+async def poll(caller: Poller, svc: ServicesDep, environment_id: str, wanted: PollDep) -> Response:
     """Hand out the next item, or the JSON literal null (contract 9.9-9.14).
 
     ``wait_ms`` is our own addition: it holds an empty poll open for longer than block_ms may.
     """
-    caller.require_environment(wanted.environment_id)
+    caller.require_environment(environment_id)
     found = await svc.work.poll(caller, wanted)
     return reply(None if found is None else present.work(*found))
 

@@ -30,6 +30,7 @@ _FORMS: Final = {
     CredentialKind.API_KEY: ("apikey", "sk-intramuros-api01-"),
     CredentialKind.ENVIRONMENT_KEY: ("envkey", "sk-ant-oat01-"),
     CredentialKind.SESSIONS_TOKEN: ("sestok", "sk-intramuros-ses01-"),
+    CredentialKind.POOL_KEY: ("poolkey", "sk-intramuros-pool01-"),
     CredentialKind.FEDERATED_TOKEN: ("fedtok", "sk-ant-oat01-"),
 }
 

@@ -13,6 +13,7 @@ class CredentialKind(StrEnum):
     API_KEY = "api_key"
     ENVIRONMENT_KEY = "environment_key"
     SESSIONS_TOKEN = "sessions_token"  # noqa: S105  a kind, not a secret
+    POOL_KEY = "pool_key"
     FEDERATED_TOKEN = "federated_token"  # noqa: S105  a kind, not a secret
 
 
@@ -32,10 +33,14 @@ _NAMES: Final = {
     CredentialKind.API_KEY: "an API key",
     CredentialKind.ENVIRONMENT_KEY: "an environment key",
     CredentialKind.SESSIONS_TOKEN: "a sessions token",
+    CredentialKind.POOL_KEY: "a pool key",
     CredentialKind.FEDERATED_TOKEN: "a federated token",
 }
 
 
+# Who reads and writes what a workspace has, each within its own bounds. A pool key only claims
+# work: what its holder then does for a session, it does with that item's token.
+OF_WORKSPACES: Final = tuple(kind for kind in CredentialKind if kind is not CredentialKind.POOL_KEY)
 # Federated tokens do whatever API keys do, within their scopes (contract-2 R357, R362).
 SCOPED: Final = frozenset({CredentialKind.API_KEY, CredentialKind.FEDERATED_TOKEN})
 

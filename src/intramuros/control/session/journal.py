@@ -15,7 +15,7 @@ from typing import Any, Final
 from sqlalchemy import Row, bindparam, select, update
 
 from intramuros.control.identity import audit
-from intramuros.control.identity.principal import Principal
+from intramuros.control.identity.principal import CredentialKind, Principal
 from intramuros.control.session import legality, notices
 from intramuros.control.session.fold import fold
 from intramuros.control.session.legality import Past
@@ -109,7 +109,8 @@ class Journal:
             )
             for use_id in legality.wanted_past(held.state, inbound)
         }
-        outcomes = legality.check(held.state, past, inbound)
+        hosted = principal.kind is CredentialKind.SESSIONS_TOKEN and not held.state.self_hosted
+        outcomes = legality.check(held.state, past, inbound, hosted=hosted)
         drafts = [outcome for outcome in outcomes if isinstance(outcome, Draft)]
         written = self.append(tx, held, drafts)
         if written:
@@ -167,8 +168,7 @@ class Journal:
             "end_us": written[-1].at_us,
         }
         tx.execute(_PROJECT, projection)
-        if row.environment_kind == "self_hosted":
-            self._staff(tx, row, state, written)
+        self._staff(tx, row, state, written)
         if notices.pass_on(tx, self._clock, row, written):
             tx.after_commit(lambda: self._hub.hint(WEBHOOK_TOPIC))
         tx.after_commit(lambda: self._tell(row.id, row.last_seq, written))
@@ -185,7 +185,7 @@ class Journal:
         """See to it that a worker serves the session as long as it needs one."""
         if state.status is Status.TERMINATED:
             self._work.release(tx, row.environment_id, row.id, force=False)
-        elif any(map(_needs_worker, written)):
+        elif any(map(_needs_worker if state.self_hosted else _needs_host, written)):
             self._work.ensure(tx, row.environment_id, row.id)
 
     def _audit(self, tx: Tx, kind: str, held: Held, fields: dict[str, object]) -> None:
@@ -206,6 +206,13 @@ def shown_status(state: State) -> Status:
     though no process has begun: otherwise a client could archive what it has just asked for.
     """
     return Status.RUNNING if state.status is Status.IDLE and state.due else state.status
+
+
+def _needs_host(record: Record) -> bool:
+    """Tell the same of a cloud environment, where sessions without sandbox calls get no worker."""
+    return record.type == "agent.tool_use" or (
+        record.type == "user.tool_confirmation" and not record.queued
+    )
 
 
 def _needs_worker(record: Record) -> bool:

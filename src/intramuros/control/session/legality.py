@@ -52,6 +52,7 @@ class _Request:
 
     state: State
     past: Mapping[str, Past]
+    hosted: bool = False
     results: dict[str, int] = field(default_factory=dict)  # call id → index of its result
     verdicts: dict[str, tuple[Verdict, int]] = field(default_factory=dict)
 
@@ -70,11 +71,14 @@ def wanted_past(state: State, inbound: Sequence[Inbound]) -> list[str]:
     )
 
 
-def check(state: State, past: Mapping[str, Past], inbound: Sequence[Inbound]) -> list[Outcome]:
+def check(
+    state: State, past: Mapping[str, Past], inbound: Sequence[Inbound], *, hosted: bool = False
+) -> list[Outcome]:
     """Return what each event of a request becomes.
 
     Args:
         past: an entry for each id of :func:`wanted_past`.
+        hosted: whether the sender performs the sandbox calls of a cloud environment.
 
     Raises:
         InvalidRequest: an event is not legal now; the message says which and why.
@@ -84,7 +88,7 @@ def check(state: State, past: Mapping[str, Past], inbound: Sequence[Inbound]) ->
     if state.status is Status.TERMINATED:
         raise InvalidRequest("the session is terminated and takes no further input")
     _check_system_message(state, inbound)
-    request = _Request(state, past)
+    request = _Request(state, past, hosted)
     outcomes = [_one(request, index, event) for index, event in enumerate(inbound)]
     new = sum(isinstance(outcome, Draft) and outcome.queued for outcome in outcomes)
     if new and len(state.queued) + new > MAX_WAITING:
@@ -106,7 +110,7 @@ def _one(request: _Request, index: int, event: Inbound) -> Outcome:
         case UserToolConfirmation():
             return _confirmation(request, index, event)
         case UserToolResult():
-            if not request.state.self_hosted:
+            if not (request.state.self_hosted or request.hosted):
                 raise _illegal(index, "user.tool_result needs a self_hosted environment")
             _refuse_files(index, event)
             return _result(request, index, event)
@@ -152,11 +156,12 @@ def _result(
     event: UserToolResult | UserCustomToolResult,
 ) -> Outcome:
     use_id = _call_id(event) or ""
+    draft = _answer(event, hosted=request.hosted)
     if use_id in request.results:
         return request.results[use_id]
     call, past = request.state.call(use_id), request.past.get(use_id, Past())
     if call is None:
-        stored = past.find(event.type)
+        stored = past.find(draft.type)
         if stored is not None:
             return stored
         known = "takes no such result" if past.use else "is no tool use of this session"
@@ -167,7 +172,16 @@ def _result(
     if not _allowed(request, call):
         raise _illegal(index, f"{use_id} has not been allowed, so it cannot have a result")
     request.results[use_id] = index
-    return _draft(event)
+    return draft
+
+
+def _answer(event: UserToolResult | UserCustomToolResult, *, hosted: bool) -> Draft:
+    """Return the record of a result; what a cloud sandbox answers is the agent's (AMB 18)."""
+    draft = _draft(event)
+    if not (hosted and isinstance(event, UserToolResult)):
+        return draft
+    body = {"content": [], "is_error": False, **draft.body}
+    return Draft("agent.tool_result", body)
 
 
 def _allowed(request: _Request, call: Call) -> bool:

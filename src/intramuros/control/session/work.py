@@ -1,4 +1,4 @@
-"""The work queue of self-hosted environments: who serves a session's sandbox calls, and since when.
+"""The work queues of environments: who serves a session's sandbox calls, and since when.
 
 The moves are protocol/work.py's; here they meet the rows, the sessions tokens and the waiting
 pollers. Whoever changes an item does it in one transaction with what follows from it.
@@ -7,7 +7,7 @@ pollers. Whoever changes an item does it in one transaction with what follows fr
 import base64
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from intramuros.control.identity import audit, credentials
@@ -29,6 +29,8 @@ GRACE_US: Final = 60 * 1_000_000
 POLLING_US: Final = 30 * 1_000_000
 NOTE_EVERY_S: Final = 10.0
 _MAX_NOTED: Final = 10_000
+# No environment's id: who serves all cloud environments waits for this.
+POOL: Final = "pool"
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,13 @@ class Poll:
     """A worker's request for work.
 
     Args:
+        environment_id: whose queue; None for those of all cloud environments.
         wait_s: how long an empty poll is held open, in seconds.
         reclaim_us: contract 9.14, in microseconds.
         gone: tells whether the worker has hung up, so that nothing is handed to nobody.
     """
 
-    environment_id: str
+    environment_id: str | None
     worker_id: str | None
     wait_s: float
     reclaim_us: int
@@ -104,7 +107,7 @@ class WorkQueue:
         """
         await self._note(poll)
         end_s = self._clock.monotonic() + poll.wait_s
-        with self._hub.subscribe(work_topic(poll.environment_id)) as subscription:
+        with self._hub.subscribe(work_topic(poll.environment_id or POOL)) as subscription:
             while True:
                 subscription.clear()
                 found = await self._poll_once(principal, poll)
@@ -122,32 +125,38 @@ class WorkQueue:
 
     async def _poll_once(self, principal: Principal, poll: Poll) -> tuple[Item, str] | None:
         now_us = self._now_us()
-        if not await self._db.read(
-            lambda tx: rows.has_claimable(tx, poll.environment_id, now_us, poll.reclaim_us)
-        ):
+
+        def waits(tx: Tx) -> bool:
+            if poll.environment_id is None:
+                return rows.has_hosted(tx, now_us, poll.reclaim_us)
+            return rows.has_claimable(tx, poll.environment_id, now_us, poll.reclaim_us)
+
+        if not await self._db.read(waits):
             return None
         return await self._db.write(lambda tx: self._claim(tx, principal, poll))
 
     def _claim(self, tx: Tx, principal: Principal, poll: Poll) -> tuple[Item, str] | None:
         now_us = self._now_us()
         holder = poll.worker_id or principal.credential_id
-        found = rows.claim(tx, poll.environment_id, holder, now_us, poll.reclaim_us)
+        found = _next(tx, principal, poll, holder, now_us)
         if found is None:
             return None
-        item = work.hand_out(found, now_us)
+        item, workspace_id = found
+        item = work.hand_out(item, now_us)
         rows.save(tx, item)
         credential_id, token = credentials.mint(
             tx,
             self._ids,
             self._clock,
             kind=CredentialKind.SESSIONS_TOKEN,
-            workspace_id=principal.workspace_id,
+            workspace_id=workspace_id,
             name=item.id,
             environment_id=item.environment_id,
             session_id=item.session_id,
             work_id=item.id,
         )
-        self._audit(tx, "work.claim", principal, item, {"holder": holder, "token": credential_id})
+        fields: dict[str, object] = {"holder": holder, "token": credential_id}
+        self._audit(tx, "work.claim", replace(principal, workspace_id=workspace_id), item, fields)
         return item, _secret(token)
 
     def acknowledge(self, tx: Tx, principal: Principal, environment_id: str, work_id: str) -> Item:
@@ -225,7 +234,7 @@ class WorkQueue:
         return _found(item, environment_id, work_id)
 
     async def _note(self, poll: Poll) -> None:
-        if poll.worker_id is None:
+        if poll.worker_id is None or poll.environment_id is None:
             return
         key, now_s = (poll.environment_id, poll.worker_id), self._clock.monotonic()
         if now_s - self._noted.get(key, float("-inf")) < NOTE_EVERY_S:
@@ -243,7 +252,11 @@ class WorkQueue:
             self._hint(tx, item.environment_id)  # a successor may have waited for this
 
     def _hint(self, tx: Tx, environment_id: str) -> None:
-        tx.after_commit(lambda: self._hub.hint(work_topic(environment_id)))
+        def hint() -> None:
+            self._hub.hint(work_topic(environment_id))
+            self._hub.hint(work_topic(POOL))
+
+        tx.after_commit(hint)
 
     def _audit(
         self, tx: Tx, kind: str, principal: Principal, item: Item, fields: dict[str, object]
@@ -259,6 +272,16 @@ class WorkQueue:
 
     def _now_us(self) -> int:
         return to_micros(self._clock.now())
+
+
+def _next(
+    tx: Tx, principal: Principal, poll: Poll, holder: str, now_us: int
+) -> tuple[Item, str] | None:
+    """Return the item that a poll gets, and the workspace it is for."""
+    if poll.environment_id is None:
+        return rows.claim_hosted(tx, holder, now_us, poll.reclaim_us)
+    found = rows.claim(tx, poll.environment_id, holder, now_us, poll.reclaim_us)
+    return None if found is None else (found, principal.workspace_id)
 
 
 def _found(item: Item | None, environment_id: str, work_id: str) -> Item:

@@ -16,6 +16,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    text,
     true,
 )
 
@@ -227,6 +228,13 @@ leases = Table(
     Column("created_us", BigInteger, nullable=False),
     Index("ix_leases_claim", "queue", "state", "available_us"),
     Index("ix_leases_key", "queue", "key", "state"),
+    Index(
+        "ix_leases_waiting",
+        "available_us",
+        "id",
+        sqlite_where=text("state = 'queued'"),
+        postgresql_where=text("state = 'queued'"),
+    ),
 )
 
 # When each worker last asked an environment for work (contract 9.38).

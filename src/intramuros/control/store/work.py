@@ -11,6 +11,7 @@ from typing import Any, Final
 from sqlalchemy import (
     ColumnElement,
     Row,
+    Select,
     and_,
     bindparam,
     delete,
@@ -19,12 +20,13 @@ from sqlalchemy import (
     insert,
     or_,
     select,
+    text,
     update,
 )
 
 from intramuros.control.store.db import Tx
 from intramuros.control.store.notify import work_topic
-from intramuros.control.store.tables import leases, pollers
+from intramuros.control.store.tables import leases, pollers, sessions
 from intramuros.protocol.work import LEASED, LIVE, Item, WorkState
 
 # Kept in columns of their own; the rest of an item is the row's payload.
@@ -105,17 +107,36 @@ def claim(tx: Tx, environment_id: str, holder: str, now_us: int, reclaim_us: int
     ).first()
     if row is None:
         return None
-    tx.execute(
-        update(leases)
-        .where(leases.c.id == row.id)
-        .values(holder=holder, available_us=now_us, epoch=row.epoch + 1)
-    )
+    _hand_out(tx, row, holder, now_us)
     return _item(row)
 
 
 def has_claimable(tx: Tx, environment_id: str, now_us: int, reclaim_us: int) -> bool:
     """Tell whether a poll would get something; cheap, for use before :func:`claim`."""
     return bool(tx.scalar(select(exists().where(_claimable(environment_id, now_us, reclaim_us)))))
+
+
+def claim_hosted(tx: Tx, holder: str, now_us: int, reclaim_us: int) -> tuple[Item, str] | None:
+    """Return the next item of any cloud environment and its workspace, marked handed out, or None.
+
+    Args:
+        reclaim_us: as for :func:`claim`.
+    """
+    row = tx.execute(
+        hosted(now_us, reclaim_us)
+        .order_by(leases.c.available_us, leases.c.id)
+        .limit(1)
+        .with_for_update(of=leases, skip_locked=True)
+    ).first()
+    if row is None:
+        return None
+    _hand_out(tx, row, holder, now_us)
+    return _item(row), row.workspace_id
+
+
+def has_hosted(tx: Tx, now_us: int, reclaim_us: int) -> bool:
+    """Tell whether :func:`claim_hosted` would find something; cheap."""
+    return tx.execute(hosted(now_us, reclaim_us).limit(1)).first() is not None
 
 
 def requeue(tx: Tx, item: Item, now_us: int) -> None:
@@ -215,16 +236,44 @@ def count_pollers(tx: Tx, environment_id: str, since_us: int) -> int:
 _FORGET_US: Final = 24 * 3600 * 1_000_000
 
 
+def _hand_out(tx: Tx, row: Row[Any], holder: str, now_us: int) -> None:
+    tx.execute(
+        update(leases)
+        .where(leases.c.id == row.id)
+        .values(holder=holder, available_us=now_us, epoch=row.epoch + 1)
+    )
+
+
 def _claimable(environment_id: str, now_us: int, reclaim_us: int) -> ColumnElement[bool]:
+    return and_(
+        leases.c.queue == work_topic(environment_id),
+        leases.c.state == WorkState.QUEUED.value,
+        _free(now_us, reclaim_us),
+    )
+
+
+def hosted(now_us: int, reclaim_us: int) -> Select[Any]:
+    """Return the query for what the pool may claim: items, each with its workspace."""
+    return (
+        select(leases, sessions.c.workspace_id)
+        .join(sessions, sessions.c.id == leases.c.key)
+        .where(
+            # Spelled out, for the index over what waits.
+            text("leases.state = 'queued'"),
+            leases.c.queue.startswith(_PREFIX, autoescape=True),
+            sessions.c.environment_kind == "cloud",
+            _free(now_us, reclaim_us),
+        )
+    )
+
+
+def _free(now_us: int, reclaim_us: int) -> ColumnElement[bool]:
     # A session that an earlier holder is still leaving is not handed to a second one.
     leaving = leases.alias("leaving")
-    queue = work_topic(environment_id)
     return and_(
-        leases.c.queue == queue,
-        leases.c.state == WorkState.QUEUED.value,
         or_(leases.c.holder.is_(None), leases.c.available_us <= now_us - reclaim_us),
         ~exists().where(
-            leaving.c.queue == queue,
+            leaving.c.queue == leases.c.queue,
             leaving.c.key == leases.c.key,
             leaving.c.state == WorkState.STOPPING.value,
         ),

@@ -54,9 +54,9 @@ class Calls(MemoryLog):
     def use(self, type: str, **body: object) -> str:
         return self.append(Draft(type, {"name": "bash", "input": {}, **body}))[0].id
 
-    def judge(self, *inbound: Inbound) -> list[legality.Outcome]:
+    def judge(self, *inbound: Inbound, hosted: bool = False) -> list[legality.Outcome]:
         past = {use_id: self.past(use_id) for use_id in wanted_past(self.state, inbound)}
-        return check(self.state, past, inbound)
+        return check(self.state, past, inbound, hosted=hosted)
 
     def past(self, use_id: str) -> Past:
         use = next((r for r in self.records if r.id == use_id), None)
@@ -101,6 +101,20 @@ def test_13_7_tool_results_belong_to_self_hosted_sessions() -> None:
     log = Calls(self_hosted=False)
     refused(log, result(log.free), match="self_hosted")
     assert isinstance(log.judge(custom(log.custom))[0], Draft)
+
+
+def test_in_the_cloud_the_pools_worker_answers_for_the_agent() -> None:
+    log = Calls(self_hosted=False)
+    (draft,) = log.judge(result(log.free), hosted=True)
+    assert isinstance(draft, Draft)
+    assert (draft.type, draft.queued) == ("agent.tool_result", False)
+    assert draft.body == {"tool_use_id": log.free, "content": TEXT, "is_error": False}
+    log.append(draft)
+    (stored,) = log.judge(result(log.free), hosted=True)
+    assert stored == log.records[-1]
+    for use_id, why in ((log.ask, "not been allowed"), (log.never, "not been allowed")):
+        with pytest.raises(InvalidRequest, match=why):
+            log.judge(result(use_id), hosted=True)
 
 
 def test_amb_21_unknown_and_mismatched_ids_are_refused(log: Calls) -> None:

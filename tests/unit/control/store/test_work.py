@@ -1,10 +1,12 @@
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import insert, text
+from sqlalchemy.dialects import sqlite
 
 from intramuros.control.store import work as rows
 from intramuros.control.store.db import Tx
-from intramuros.control.store.tables import pollers
+from intramuros.control.store.tables import pollers, sessions
 from intramuros.protocol.work import Item, WorkState
 
 E = "env_1"
@@ -68,6 +70,67 @@ def test_environments_have_queues_of_their_own(tx: Tx) -> None:
     added(tx, item(1), replace(item(2), environment_id="env_2"))
     assert rows.claim(tx, "env_2", "w", 10, 5).id == "work_2"
     assert rows.claim(tx, "env_2", "w", 10, 5) is None
+
+
+def in_store(tx: Tx, session_id: str, kind: str) -> None:
+    # Its agent and environment do not matter here.
+    tx.execute(text("PRAGMA defer_foreign_keys = ON"))
+    tx.execute(
+        insert(sessions).values(
+            id=session_id,
+            workspace_id="wrkspc_test",
+            environment_id=E,
+            environment_kind=kind,
+            agent_id="agent_1",
+            agent_version=1,
+            agent={},
+            metadata={},
+            resources=[],
+            vault_ids=[],
+            status="idle",
+            state={},
+            last_seq=0,
+            created_us=0,
+            updated_us=0,
+        )
+    )
+
+
+def test_the_pool_gets_the_items_of_cloud_sessions_alone(tx: Tx) -> None:
+    for number, kind in ((1, "self_hosted"), (2, "cloud"), (3, "cloud")):
+        in_store(tx, f"sesn_{number}", kind)
+    added(tx, item(1), item(3), replace(item(2), environment_id="env_2"))
+    assert rows.has_hosted(tx, 10, 5)
+    claimed = [rows.claim_hosted(tx, "w", 10, 5) for _ in range(3)]
+    assert [found and (found[0].id, found[1]) for found in claimed] == [
+        ("work_2", "wrkspc_test"),
+        ("work_3", "wrkspc_test"),
+        None,
+    ]
+    assert not rows.has_hosted(tx, 14, 5)
+    again = rows.claim_hosted(tx, "w", 15, 5)
+    assert again is not None
+    assert again[0].id == "work_2"
+
+
+def test_a_cloud_session_that_is_being_left_waits(tx: Tx) -> None:
+    in_store(tx, "sesn_1", "cloud")
+    added(tx, item(1, state=WorkState.STOPPING), replace(item(2), session_id="sesn_1"))
+    assert rows.claim_hosted(tx, "w", 10, 5) is None
+    rows.save(tx, item(1, state=WorkState.STOPPED))
+    assert rows.claim_hosted(tx, "w", 10, 5) is not None
+
+
+def test_the_pool_looks_at_what_waits_and_not_at_what_was(tx: Tx) -> None:
+    # What is planned for is the statement that a poll runs most: whether there is anything.
+    query = rows.hosted(10, 5).limit(1).compile(dialect=sqlite.dialect())
+    places = tuple(query.params[name] for name in query.positiontup or ())
+    plan = tx.execute(
+        text(f"EXPLAIN QUERY PLAN {query}".replace("?", "{}").format(*map(repr, places)))
+    )
+    told = " ".join(str(row) for row in plan)
+    assert "SEARCH sessions" in told, told
+    assert "ix_leases_waiting" in told, told
 
 
 def test_only_items_that_are_not_stopped_serve_a_session(tx: Tx) -> None:
