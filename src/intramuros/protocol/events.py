@@ -168,6 +168,14 @@ INBOUND: Final[TypeAdapter[Inbound]] = TypeAdapter(Inbound)
 # Results are facts when they arrive; everything else waits for the loop (contract 13.4).
 PROCESSED_ON_RECEIPT: Final = frozenset({"user.tool_result", "user.custom_tool_result"})
 
+# What settles work in progress, so that a session takes it even at its budget (contract 12.7).
+SETTLING: Final = (
+    "user.tool_confirmation",
+    "user.tool_result",
+    "user.custom_tool_result",
+    "user.interrupt",
+)
+
 # The event that answers each kind of tool use, and the member that names the call.
 ANSWERS: Final[Mapping[str, tuple[str, str]]] = {
     "agent.tool_use": ("user.tool_result", "tool_use_id"),

@@ -51,7 +51,7 @@ class Life(RuleBasedStateMachine):
         state = self.loop.log.state
         past = {use_id: self.past(use_id) for use_id in wanted_past(state, inbound)}
         with suppress(DomainError):
-            outcomes = check(state, past, inbound)
+            outcomes = check(state, past, inbound, 0)
             self.loop.log.append(*(o for o in outcomes if isinstance(o, Draft)))
 
     def past(self, use_id: str) -> Past:

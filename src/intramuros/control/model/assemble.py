@@ -6,7 +6,7 @@ its block is complete, so that a long input costs linear time.
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, TypeGuard, cast
 
 from intramuros.control.model.base import Delta, ModelReply, TextDelta, ThinkingStarted, Usage
 from intramuros.protocol.resources.base import check_json
@@ -148,8 +148,15 @@ class Assembler:
         for name in _COUNTERS:
             value = usage.get(name)
             # Counts in a message_delta are totals so far, not increments.
-            if isinstance(value, int) and not isinstance(value, bool):
+            if _count(value):
                 self._counts[name] = value
+        hour = _mapping(usage.get("cache_creation")).get("ephemeral_1h_input_tokens")
+        if _count(hour):
+            self._counts["cache_creation_1h_input_tokens"] = hour
+
+
+def _count(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
 
 
 def _mapping(value: object) -> Mapping[str, object]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from intramuros.control.model.cost import Tokens
 from intramuros.kernel.errors import IntramurosError
 
 Block = Mapping[str, object]
@@ -12,12 +13,37 @@ Block = Mapping[str, object]
 
 @dataclass(frozen=True)
 class Usage:
-    """Token counts of one request, as the provider reported them."""
+    """Token counts of one request, as the provider reported them.
+
+    Args:
+        cache_creation_input_tokens: tokens written to the cache, of both lifetimes.
+        cache_creation_1h_input_tokens: those of them that live for an hour.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
     cache_creation_input_tokens: int = 0
     cache_read_input_tokens: int = 0
+    cache_creation_1h_input_tokens: int = 0
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """The four counters that events show (contract 14)."""
+        shown = dict(vars(self))
+        del shown["cache_creation_1h_input_tokens"]
+        return shown
+
+    @property
+    def tokens(self) -> Tokens:
+        """The counts as prices see them."""
+        hour = min(self.cache_creation_1h_input_tokens, self.cache_creation_input_tokens)
+        return Tokens(
+            input=self.input_tokens,
+            output=self.output_tokens,
+            cache_read=self.cache_read_input_tokens,
+            cache_write_5m=self.cache_creation_input_tokens - hour,
+            cache_write_1h=hour,
+        )
 
 
 @dataclass(frozen=True)
@@ -43,11 +69,16 @@ class ModelRequest:
 
 @dataclass(frozen=True)
 class ModelReply:
-    """A finished reply: Messages API content blocks in order."""
+    """A finished reply: Messages API content blocks in order.
+
+    Args:
+        cost: the list price in units of ``cost.py``; None where none is known.
+    """
 
     content: Sequence[Block]
     stop_reason: str
     usage: Usage = field(default_factory=Usage)
+    cost: int | None = None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from intramuros.control.model.anthropic import DEFAULT_BASE_URL, AnthropicModel
 from intramuros.control.model.base import Delta, Failure, ModelError, ModelReply, ModelRequest
 from intramuros.control.model.catalogue import Catalogue, shipped_catalogue
+from intramuros.control.model.cost import tokens_cost
 from intramuros.control.model.scripted import PREFIX, ScriptedModel
 
 
@@ -35,11 +36,18 @@ class Models:
             self._anthropic = AnthropicModel.connect(base_url or DEFAULT_BASE_URL, api_key)
 
     async def run(self, request: ModelRequest, on_delta: Callable[[Delta], None]) -> ModelReply:
-        """Send the request to the model's adapter.
+        """Send the request to the model's adapter, and price the reply.
 
         Raises:
             ModelError: no adapter serves this model, or the adapter's own.
         """
+        reply = await self._run(request, on_delta)
+        price = self._known.price(request.model)
+        if price is None:
+            return reply
+        return replace(reply, cost=tokens_cost(price, reply.usage.tokens))
+
+    async def _run(self, request: ModelRequest, on_delta: Callable[[Delta], None]) -> ModelReply:
         if request.model.startswith(PREFIX):
             return await self._scripted.run(request, on_delta)
         if self._anthropic is None:

@@ -65,13 +65,23 @@ class Value(_Part):
         return self
 
 
+class Used(_Part):
+    """Tokens that a reply says it used, so that prices, budgets and reports can be tried."""
+
+    input_tokens: int = Field(default=0, ge=0, le=10**9)
+    output_tokens: int = Field(default=0, ge=0, le=10**9)
+    cache_creation_input_tokens: int = Field(default=0, ge=0, le=10**9)
+    cache_read_input_tokens: int = Field(default=0, ge=0, le=10**9)
+
+
 class Step(_Part):
-    """One reply."""
+    """One reply; it says that it used no tokens, unless ``usage`` counts them."""
 
     id: Name | None = None
     text: str = ""
     tools: tuple[ToolCall, ...] = ()
     values: dict[Name, Value] = Field(default_factory=dict)
+    usage: Used = Field(default_factory=Used)
 
 
 class Script(_Part):

@@ -21,6 +21,7 @@ from intramuros.control.model.base import (
     ModelReply,
     ModelRequest,
     TextDelta,
+    Usage,
 )
 from intramuros.control.model.script import (
     Progress,
@@ -75,8 +76,10 @@ class ScriptedModel:
         progress = Progress(script, request.messages)
         try:
             text, calls = _reply(progress, request)
+            used = Usage(**dict(progress.step().usage))
         except ScriptStuck as stuck:
             text, calls = f"The script {request.model} cannot go on: {stuck}.", []
+            used = Usage()
         content: list[Block] = []
         if text:
             for word in re.findall(r"\S+\s*|\s+", text):
@@ -85,7 +88,7 @@ class ScriptedModel:
                     await anyio.sleep(script.pace_s)
             content.append({"type": "text", "text": text})
         content.extend(calls)
-        return ModelReply(content, "tool_use" if calls else "end_turn")
+        return ModelReply(content, "tool_use" if calls else "end_turn", used)
 
     def _script(self, model: str) -> Script:
         name = model.removeprefix(PREFIX)

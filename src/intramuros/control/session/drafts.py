@@ -8,7 +8,9 @@ for the thread, then usage, then the session (contract 15.5), an error before wh
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from intramuros.control.session.budget import shown
 from intramuros.control.session.calls import Call, CallKind
+from intramuros.control.session.usage import snapshot
 from intramuros.control.session.view import View
 from intramuros.control.store.records import Draft, Record
 
@@ -34,19 +36,29 @@ def resting(
 ) -> list[Draft]:
     """Go idle.
 
+    At the budget's cap the session says so, whatever the thread says (contract 15.24), unless it
+    waits for an answer (contract 10.26).
+
     Args:
         view: as it will be just before the idle; for ``requires_action`` it says which calls block.
-        stop: the stop reason's type.
+        stop: the stop reason's type; ``budget_reached`` pauses in the middle of the turn.
         stop_details: what there is to say of a refusal.
     """
     reason: dict[str, object] = {"type": stop}
     if stop == "requires_action":
         reason["event_ids"] = list(view.state.blocking)
     body = {"stop_reason": reason, "stop_details": stop_details}
+    whole = body
+    if stop != "requires_action" and view.state.capped(now_us):
+        whole = {"stop_reason": {"type": "budget_reached"}, "stop_details": None}
     return [
         Draft("session.thread_status_idle", {**_thread(view), **body}),
-        Draft("session.usage", {"usage": usage(view, now_us)}),
-        Draft("session.status_idle", body),
+        Draft("session.usage", usage(view, now_us)),
+        Draft(
+            "session.status_idle",
+            whole,
+            private={"paused": True} if stop == "budget_reached" else None,
+        ),
     ]
 
 
@@ -116,18 +128,11 @@ def request_lost(start_id: str) -> Draft:
 
 
 def usage(view: View, now_us: int) -> dict[str, object]:
-    """Return the session's usage as the API shows it (contract 10.27, 10.29)."""
-    totals = view.state.usage
+    """Return what ``session.usage`` tells: the use so far and the budget, if any (R287)."""
+    state = view.state
     return {
-        "input_tokens": totals.input_tokens,
-        "output_tokens": totals.output_tokens,
-        # All cache breakpoints are of the five-minute kind.
-        "cache_creation": {
-            "ephemeral_5m_input_tokens": totals.cache_creation_input_tokens,
-            "ephemeral_1h_input_tokens": 0,
-        },
-        "cache_read_input_tokens": totals.cache_read_input_tokens,
-        "active_seconds": round(view.state.active_s(now_us), 3),
+        "usage": snapshot(state.usage, state.active_us_at(now_us)),
+        "budget": shown(state.budget_cents),
     }
 
 

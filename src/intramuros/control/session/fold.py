@@ -18,6 +18,7 @@ from intramuros.control.session.phase import (
     AFTERLIFE,
     AWAIT,
     END,
+    PAUSE,
     QUEUEABLE,
     RETRY,
     RUN,
@@ -26,7 +27,8 @@ from intramuros.control.session.phase import (
     TRANSITIONS,
     Phase,
 )
-from intramuros.control.session.state import OpenRequest, Queued, State, UsageTotals
+from intramuros.control.session.state import OpenRequest, Queued, State
+from intramuros.control.session.usage import add, searched
 from intramuros.control.store.records import Record
 from intramuros.kernel.errors import IntramurosError
 
@@ -56,6 +58,8 @@ def _move(state: State, record: Record) -> Phase:
         raise IllegalRecord(f"{symbol} cannot wait for a turn")
     if symbol == END and _stop_type(record) == "requires_action":
         symbol = AWAIT
+    elif symbol == END and (record.private or {}).get("paused"):
+        symbol = PAUSE
     if (target := TRANSITIONS[state.phase].get(symbol)) is not None:
         return target
     allowed = AFTERLIFE if state.phase is Phase.TERMINATED else STEADY | AFTERLIFE
@@ -109,11 +113,11 @@ def _answer(state: State, record: Record) -> State:
     call = _open_call(state, record, member)
     if call.kind is not kind:
         raise IllegalRecord(f"{record.type} cannot answer the {call.kind} call {call.id}")
-    return _without_call(state, call.id)
+    return replace(_without_call(state, call.id), usage=searched(state.usage, record))
 
 
 def _run(state: State, record: Record) -> State:
-    opens = state.stop != "requires_action" and state.retry_at_us is None
+    opens = state.stop not in ("requires_action", "budget_reached") and state.retry_at_us is None
     return replace(
         state,
         turn=state.turn + opens,
@@ -136,6 +140,8 @@ def _rest(state: State, record: Record) -> State:
             raise IllegalRecord("an idle asks for exactly the calls that block")
     elif state.calls:
         raise IllegalRecord("a turn cannot end with open calls")
+    elif stop == "budget_reached" and state.phase is not Phase.PAUSED:
+        stop = "end_turn"  # the cap stops what comes next; this turn is over
     return replace(_clocked(state, record), stop=stop, announced=announced, retry_at_us=None)
 
 
@@ -166,14 +172,13 @@ def _ask_model(state: State, record: Record) -> State:
 def _hear_model(state: State, record: Record) -> State:
     if state.request is None or record.body["model_request_start_id"] != state.request.start_id:
         raise IllegalRecord(f"{record.id} ends a request that is not open")
-    spent = cast("Mapping[str, int]", record.body["model_usage"])
-    totals = {name: count + spent[name] for name, count in vars(state.usage).items()}
+    counts = cast("Mapping[str, int]", record.body["model_usage"])
     failed = bool(record.body.get("is_error"))
     return replace(
         state,
         request=None,
         ending=cast("str | None", (record.private or {}).get("ending")),
-        usage=UsageTotals(**totals),
+        usage=add(state.usage, counts, record.private or {}),
         rounds=state.rounds + (not failed),
         failures=state.failures + 1 if failed else 0,
     )
@@ -183,6 +188,14 @@ def _announce(state: State, record: Record) -> State:
     if record.body["session_thread_id"] != state.thread_id:
         raise IllegalRecord(f"unknown thread {record.body['session_thread_id']}")
     return replace(state, thread_announced=True)
+
+
+def _limit(state: State, record: Record) -> State:
+    if "budget" not in record.body:
+        return state
+    budget = cast("Mapping[str, Mapping[str, str]] | None", record.body["budget"])
+    cents = None if budget is None else int(budget["max_list_cost"]["amount"])
+    return replace(state, budget_cents=cents)
 
 
 def _know_tools(state: State, record: Record) -> State:
@@ -229,6 +242,8 @@ _CHANGES: Final[Mapping[str, Callable[[State, Record], State]]] = {
     "session.thread_status_idle": _announce,
     "session.thread_status_rescheduled": _announce,
     "session.thread_status_terminated": _announce,
+    "internal.budget": _limit,
+    "session.updated": _limit,
     "internal.mcp_listed": _know_tools,
     "internal.mcp_call_started": _start_call,
 }

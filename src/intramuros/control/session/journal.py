@@ -110,7 +110,8 @@ class Journal:
             for use_id in legality.wanted_past(held.state, inbound)
         }
         hosted = principal.kind is CredentialKind.SESSIONS_TOKEN and not held.state.self_hosted
-        outcomes = legality.check(held.state, past, inbound, hosted=hosted)
+        now_us = to_micros(self._clock.now())
+        outcomes = legality.check(held.state, past, inbound, now_us, hosted=hosted)
         drafts = [outcome for outcome in outcomes if isinstance(outcome, Draft)]
         written = self.append(tx, held, drafts)
         if written:
@@ -119,7 +120,12 @@ class Journal:
                 "events": [_digest(record) for record in written],
             }
             self._audit(tx, "session.input", held, fields)
-        return legality.resolve(outcomes, iter(written))
+
+        def unwritten(draft: Draft) -> Record:
+            id = self._ids.new("sevt")
+            return Record(session_id, 0, id, draft.type, now_us, draft.body, queued=True)
+
+        return legality.resolve(outcomes, iter(written), unwritten)
 
     def record(self, tx: Tx, session_id: str, epoch: int, drafts: Sequence[Draft]) -> list[Record]:
         """Append what the loop did, if its turn lease is still the newest.

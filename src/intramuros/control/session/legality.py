@@ -5,12 +5,13 @@ repeats an answer that the log already holds, the stored event itself (contract 
 client that lost our reply may simply send again.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, assert_never
 
+from intramuros.control.session.budget import refuse_work
 from intramuros.control.session.calls import Call, CallKind, Permission
-from intramuros.control.session.phase import Status
+from intramuros.control.session.phase import Phase, Status
 from intramuros.control.session.state import State
 from intramuros.control.store.records import Draft, Record
 from intramuros.kernel.errors import InvalidRequest, NotFound, RateLimited
@@ -57,8 +58,16 @@ class _Request:
     verdicts: dict[str, tuple[Verdict, int]] = field(default_factory=dict)
 
 
-# A new row, the stored event that this one repeats, or the place in this request it repeats.
-Outcome = Draft | Record | int
+@dataclass(frozen=True)
+class Ignored:
+    """An event that is taken, echoed and forgotten (contract 12.9)."""
+
+    draft: Draft
+
+
+# A new row, nothing, the stored event that this one repeats, or the place in this request it
+# repeats.
+Outcome = Draft | Ignored | Record | int
 
 
 def wanted_past(state: State, inbound: Sequence[Inbound]) -> list[str]:
@@ -72,12 +81,18 @@ def wanted_past(state: State, inbound: Sequence[Inbound]) -> list[str]:
 
 
 def check(
-    state: State, past: Mapping[str, Past], inbound: Sequence[Inbound], *, hosted: bool = False
+    state: State,
+    past: Mapping[str, Past],
+    inbound: Sequence[Inbound],
+    now_us: int,
+    *,
+    hosted: bool = False,
 ) -> list[Outcome]:
     """Return what each event of a request becomes.
 
     Args:
         past: an entry for each id of :func:`wanted_past`.
+        now_us: the time, on which the costs of running depend.
         hosted: whether the sender performs the sandbox calls of a cloud environment.
 
     Raises:
@@ -87,13 +102,24 @@ def check(
     """
     if state.status is Status.TERMINATED:
         raise InvalidRequest("the session is terminated and takes no further input")
+    if capped := state.capped(now_us):
+        refuse_work(inbound)
     _check_system_message(state, inbound)
     request = _Request(state, past, hosted)
     outcomes = [_one(request, index, event) for index, event in enumerate(inbound)]
+    if capped and state.phase in (Phase.IDLE, Phase.PAUSED):
+        outcomes = [_deaf(outcome) for outcome in outcomes]
     new = sum(isinstance(outcome, Draft) and outcome.queued for outcome in outcomes)
     if new and len(state.queued) + new > MAX_WAITING:
         raise RateLimited(f"{MAX_WAITING} inputs are waiting already", retry_after_s=5)
     return outcomes
+
+
+def _deaf(outcome: Outcome) -> Outcome:
+    """Nothing runs and nothing may: an interrupt changes nothing (contract 12.9)."""
+    if isinstance(outcome, Draft) and outcome.type == "user.interrupt":
+        return Ignored(outcome)
+    return outcome
 
 
 def _one(request: _Request, index: int, event: Inbound) -> Outcome:
@@ -237,14 +263,23 @@ def _illegal(index: int, why: str) -> InvalidRequest:
     return InvalidRequest(f"events[{index}]: {why}")
 
 
-def resolve(outcomes: Sequence[Outcome], written: Iterator[Record]) -> list[Record]:
-    """Return the event that each outcome stands for, given the rows written for the drafts."""
+def resolve(
+    outcomes: Sequence[Outcome], written: Iterator[Record], unwritten: Callable[[Draft], Record]
+) -> list[Record]:
+    """Return the event that each outcome stands for.
+
+    Args:
+        written: the rows of the drafts, in order.
+        unwritten: makes the echo of an event that is not stored.
+    """
     echoed: list[Record] = []
     for outcome in outcomes:
         if isinstance(outcome, Draft):
             echoed.append(next(written))
         elif isinstance(outcome, Record):
             echoed.append(outcome)
+        elif isinstance(outcome, Ignored):
+            echoed.append(unwritten(outcome.draft))
         else:
             echoed.append(echoed[outcome])
     return echoed

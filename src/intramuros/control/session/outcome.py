@@ -17,6 +17,7 @@ from intramuros.control.session.drafts import (
 )
 from intramuros.control.session.toolset import Tool, judge
 from intramuros.control.session.turn import CallModel, Context
+from intramuros.control.session.usage import priced
 from intramuros.control.session.view import View, dump_tool
 from intramuros.control.store.records import Draft
 from intramuros.kernel.timing import backoff_s
@@ -71,7 +72,7 @@ def replied(
     ending = None if uses else "refusal" if refusal else "end_turn"
     body = {
         "model_request_start_id": command.opened.start_id,
-        "model_usage": dict(vars(reply.usage)),
+        "model_usage": reply.usage.counters,
         "is_error": False,
     }
     private = {
@@ -79,6 +80,7 @@ def replied(
         "calls": calls,
         "ending": ending,
         "stop_reason": reply.stop_reason,
+        **priced(reply),
     }
     return [*drafts, Draft("span.model_request_end", body, private=private)]
 

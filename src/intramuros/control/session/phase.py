@@ -26,6 +26,7 @@ class Phase(StrEnum):
     RUNNING = "running"  # between model requests
     SAMPLING = "sampling"  # a model request is open
     RESCHEDULING = "rescheduling"  # waits for the time of a retry
+    PAUSED = "paused"  # in the middle of a turn, until the budget is raised or removed
     TERMINATED = "terminated"
 
 
@@ -35,28 +36,32 @@ STATUS_OF: Final[Mapping[Phase, Status]] = {
     Phase.RUNNING: Status.RUNNING,
     Phase.SAMPLING: Status.RUNNING,
     Phase.RESCHEDULING: Status.RESCHEDULING,
+    Phase.PAUSED: Status.IDLE,
     Phase.TERMINATED: Status.TERMINATED,
 }
 
-# An idle that waits for answers is another move than one that ends the turn.
+# An idle that waits for answers or for a larger budget is another move than one that ends the turn.
 AWAIT: Final = "session.status_idle requires_action"
+PAUSE: Final = "session.status_idle budget_reached"
 END: Final = "session.status_idle"
 RUN: Final = "session.status_running"
 RETRY: Final = "session.status_rescheduled"
 STOP: Final = "session.status_terminated"
 
-# phase → symbol → phase. A symbol is an event type, or AWAIT.
+# phase → symbol → phase. A symbol is an event type, AWAIT or PAUSE.
 TRANSITIONS: Final[Mapping[Phase, Mapping[str, Phase]]] = {
     Phase.IDLE: {RUN: Phase.RUNNING, STOP: Phase.TERMINATED},
     Phase.REQUIRES_ACTION: {
         RUN: Phase.RUNNING,
         AWAIT: Phase.REQUIRES_ACTION,
+        PAUSE: Phase.PAUSED,
         END: Phase.IDLE,
         STOP: Phase.TERMINATED,
     },
     Phase.RUNNING: {
         "span.model_request_start": Phase.SAMPLING,
         AWAIT: Phase.REQUIRES_ACTION,
+        PAUSE: Phase.PAUSED,
         END: Phase.IDLE,
         RETRY: Phase.RESCHEDULING,
         STOP: Phase.TERMINATED,
@@ -70,6 +75,7 @@ TRANSITIONS: Final[Mapping[Phase, Mapping[str, Phase]]] = {
         "span.model_request_end": Phase.RUNNING,
     },
     Phase.RESCHEDULING: {RUN: Phase.RUNNING, END: Phase.IDLE, STOP: Phase.TERMINATED},
+    Phase.PAUSED: {RUN: Phase.RUNNING, END: Phase.IDLE, STOP: Phase.TERMINATED},
     Phase.TERMINATED: {},
 }
 
@@ -91,6 +97,7 @@ STEADY: Final = frozenset(
         "session.error",
         "session.usage",
         "session.updated",
+        "internal.budget",
         "internal.mcp_tools",
         "internal.mcp_listed",
         "internal.mcp_call_started",

@@ -1,17 +1,17 @@
 """Sessions, threads and work items as answers show them. No clock, no waiting."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import Row
 
+from intramuros.control.session import budget
 from intramuros.control.session.state import State, load
+from intramuros.control.session.usage import SECOND_US, snapshot
 from intramuros.kernel.timing import from_micros, rfc3339
 from intramuros.protocol.work import Item
 
 Shown = dict[str, Any]
-
-_SECOND_US: Final = 1_000_000
 
 
 def session(row: Row[Any], now_us: int) -> Shown:
@@ -27,11 +27,11 @@ def session(row: Row[Any], now_us: int) -> Shown:
         "metadata": row.metadata,
         "resources": row.resources,
         "vault_ids": row.vault_ids,
-        "budget": None,
+        "budget": budget.shown(state.budget_cents),
         "deployment_id": None,
         "outcome_evaluations": [],
         "stats": _stats(row, state, now_us),
-        "usage": _usage(state, now_us),
+        "usage": snapshot(state.usage, state.active_us_at(now_us)),
         **_times(row),
     }
 
@@ -43,6 +43,7 @@ def thread(row: Row[Any], now_us: int) -> Shown:
     agent = {name: value for name, value in row.agent.items() if name != "multiagent"}
     idled = state.stop is not None or row.status == "terminated"
     stats = {**_stats(row, state, now_us), "startup_seconds": 0.0}
+    used = snapshot(state.usage, state.active_us_at(now_us), runtime=False)
     return {
         "id": state.thread_id,
         "type": "session_thread",
@@ -52,7 +53,7 @@ def thread(row: Row[Any], now_us: int) -> Shown:
         "agent": agent,
         "status": row.status,
         "stats": stats if state.thread_announced else None,
-        "usage": _usage(state, now_us) if idled or state.turn > 1 else None,
+        "usage": used if idled or state.turn > 1 else None,
         **_times(row),
     }
 
@@ -100,21 +101,7 @@ def _stats(row: Row[Any], state: State, now_us: int) -> Shown:
     until_us = row.updated_us if row.status == "terminated" else now_us
     return {
         "active_seconds": state.active_s(now_us),
-        "duration_seconds": max(0, until_us - row.created_us) / _SECOND_US,
-    }
-
-
-def _usage(state: State, now_us: int) -> Shown:
-    return {
-        "input_tokens": state.usage.input_tokens,
-        "output_tokens": state.usage.output_tokens,
-        "cache_read_input_tokens": state.usage.cache_read_input_tokens,
-        "cache_creation": {
-            # Providers report one figure, of the default lifetime.
-            "ephemeral_5m_input_tokens": state.usage.cache_creation_input_tokens,
-            "ephemeral_1h_input_tokens": 0,
-        },
-        "active_seconds": state.active_s(now_us),
+        "duration_seconds": max(0, until_us - row.created_us) / SECOND_US,
     }
 
 

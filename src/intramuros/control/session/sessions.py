@@ -16,8 +16,8 @@ from intramuros.control.catalog.service import Resource
 from intramuros.control.identity import audit
 from intramuros.control.identity.actor import Actor
 from intramuros.control.identity.principal import Principal
-from intramuros.control.model.catalogue import Catalogue
-from intramuros.control.session import attachments
+from intramuros.control.model.catalogue import Catalogue, shipped_catalogue
+from intramuros.control.session import attachments, budget
 from intramuros.control.session.calls import CallKind
 from intramuros.control.session.drafts import failure
 from intramuros.control.session.journal import Held, Journal
@@ -34,6 +34,7 @@ from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.timing import Clock, to_micros
 from intramuros.protocol.resources.agents import AgentOverrides
 from intramuros.protocol.resources.base import merge_metadata
+from intramuros.protocol.resources.budgets import BudgetLimit
 from intramuros.protocol.resources.sessions import SessionCreate, SessionUpdate
 from intramuros.protocol.work import Item
 
@@ -96,7 +97,6 @@ class Sessions:
             InvalidRequest: one of them is archived, or something is asked for that this server
                 does not have.
         """
-        _refuse_unavailable(request)
         vault_ids = vaults.attach(tx, principal.workspace_id, request.vault_ids or ())
         found = service.get(tx, principal.workspace_id, ENVIRONMENT, request.environment_id)
         if found.archived_us is not None:
@@ -104,6 +104,8 @@ class Sessions:
         agent = agents.resolve(tx, principal.workspace_id, request.agent, self._models)
         if agent["multiagent"] is not None:
             raise InvalidRequest("agent: this server does not run multiagent sessions yet")
+        if request.budget is not None:
+            self._check_prices(agent)
         mounted = attachments.mount(tx, principal.workspace_id, request.resources or ())
         agent["skills"], told = skills.pin(tx, principal.workspace_id, agent["skills"])
         session_id, kind = self._ids.new("sesn"), str(found.body["config"]["type"])
@@ -138,12 +140,20 @@ class Sessions:
         )
         attachments.record(tx, session_id, mounted)
         session_skills.attach(tx, session_id, told)
+        if request.budget is not None:
+            held = self._journal.hold(tx, session_id)
+            self._journal.append(tx, held, [budget.opening(request.budget)])
         self._report_kept_out(tx, session_id, found)
         if kind == "self_hosted":
             self._work.ensure(tx, found.id, session_id)
         if request.initial_events:
             self._journal.accept(tx, principal, session_id, request.initial_events)
         return self.get(tx, principal, session_id)
+
+    def _check_prices(self, agent: dict[str, Any]) -> None:
+        known = self._models or shipped_catalogue()
+        for model, speed in budget.models_of(agent):
+            budget.check_model(model, known.price(model, speed))
 
     def _report_kept_out(self, tx: Tx, session_id: str, environment: Resource) -> None:
         """Say in the log which variables stay unset, or unused for some hosts (R074, Q12)."""
@@ -194,19 +204,29 @@ class Sessions:
             raise InvalidRequest(f"session {session_id!r} is archived and cannot change")
         if request.sent("vault_ids"):
             raise InvalidRequest("vault_ids: cannot change after creation")
-        if request.budget is not None:
-            raise InvalidRequest(
-                "budget: a session created without one cannot get one (budget_create_only)",
-                code="budget_create_only",
-            )
         changes = _changes(held.row, request, self._models)
-        if not changes:
-            return held.row
-        tx.execute(update(sessions).where(sessions.c.id == session_id).values(**changes))
         told = {name: value for name, value in changes.items() if name != "metadata" or value}
+        if request.sent("budget"):
+            told |= self._new_budget(held, request.budget)
+        if not changes and not told:
+            return held.row
+        if changes:
+            tx.execute(update(sessions).where(sessions.c.id == session_id).values(**changes))
         self._journal.append(tx, held, [Draft("session.updated", told)])
-        self._audit(tx, "session.update", principal, session_id, {"fields": sorted(changes)})
+        fields = sorted({*changes, *told})
+        self._audit(tx, "session.update", principal, session_id, {"fields": fields})
         return self.get(tx, principal, session_id)
+
+    def _new_budget(self, held: Held, wanted: BudgetLimit | None) -> dict[str, Any]:
+        """Return what a budget update changes (contract 12.2 to 12.5)."""
+        if held.state.status is Status.TERMINATED:
+            raise InvalidRequest("budget: the session is terminated, so its budget cannot change")
+        changed, shown = budget.change(held.state, wanted, to_micros(self._clock.now()))
+        if not changed:
+            return {}
+        if wanted is not None:
+            self._check_prices(held.row.agent)
+        return {"budget": shown}
 
     def archive(self, tx: Tx, principal: Principal, session_id: str) -> SessionRow:
         """End a session for good and keep its history (contract 10.22, AMB 33).
@@ -328,11 +348,6 @@ class Sessions:
             session_id=session_id,
             fields={"by": principal.credential_id, **fields},
         )
-
-
-def _refuse_unavailable(request: SessionCreate) -> None:
-    if request.budget is not None:
-        raise InvalidRequest("budget: budgets are not available on this server yet; leave it out")
 
 
 def _refuse_busy(row: SessionRow, what: str) -> None:

@@ -7,10 +7,11 @@ by what is open: settled calls and consumed inputs leave the state.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from intramuros.control.session.calls import Call, CallKind, dump_call, load_call
 from intramuros.control.session.phase import STATUS_OF, Phase, Status
+from intramuros.control.session.usage import SECOND_US, UsageTotals, capped
 
 
 @dataclass(frozen=True)
@@ -31,16 +32,6 @@ class OpenRequest:
 
 
 @dataclass(frozen=True)
-class UsageTotals:
-    """Tokens since the session began (contract 10.29)."""
-
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cache_creation_input_tokens: int = 0
-    cache_read_input_tokens: int = 0
-
-
-@dataclass(frozen=True)
 class State:
     """A session through ``last_seq``.
 
@@ -58,6 +49,7 @@ class State:
         announced: the call ids that the last idle asked for.
         mcp_turn: the turn whose MCP tools are known.
         active_us: time spent running up to ``running_since_us``.
+        budget_cents: the most that the session may cost, or None.
     """
 
     thread_id: str
@@ -79,6 +71,7 @@ class State:
     usage: UsageTotals = field(default_factory=UsageTotals)
     active_us: int = 0
     running_since_us: int | None = None
+    budget_cents: int | None = None
 
     @property
     def status(self) -> Status:
@@ -100,7 +93,9 @@ class State:
             return True
         match self.phase:
             case Phase.IDLE:
-                return "user.message" in waiting
+                return "user.message" in waiting and not self.capped()
+            case Phase.PAUSED:
+                return not self.capped()
             case Phase.REQUIRES_ACTION:
                 return self.blocking != self.announced
             case Phase.RUNNING:
@@ -114,10 +109,19 @@ class State:
         """Return the open call of that tool use, or None if it is settled or unknown."""
         return next((call for call in self.calls if call.id == use_id), None)
 
+    def active_us_at(self, now_us: int) -> int:
+        """Return the microseconds spent running until now."""
+        since = now_us if self.running_since_us is None else self.running_since_us
+        return self.active_us + max(0, now_us - since)
+
     def active_s(self, now_us: int) -> float:
         """Return the seconds spent running until now (contract 10.27)."""
-        since = now_us if self.running_since_us is None else self.running_since_us
-        return (self.active_us + max(0, now_us - since)) / 1_000_000
+        return self.active_us_at(now_us) / SECOND_US
+
+    def capped(self, now_us: int | None = None) -> bool:
+        """Tell whether the budget is reached (contract 12.6), now or at the last idle."""
+        active_us = self.active_us if now_us is None else self.active_us_at(now_us)
+        return capped(self.budget_cents, self.usage, active_us)
 
     def dump(self) -> dict[str, object]:
         """Return the state as JSON values; :func:`load` gives it back."""
@@ -156,13 +160,13 @@ def load(dumped: Mapping[str, object]) -> State:
     values = cast("Mapping[str, list[list[str]]]", dumped)
     request = cast("list[object] | None", dumped["request"])
     return State(
-        **{name: dumped[name] for name in _PLAIN},  # type: ignore[arg-type]  # dump wrote them
+        **{name: dumped[name] for name in _PLAIN if name in dumped},  # type: ignore[arg-type]  # dump wrote them
         phase=Phase(cast("str", dumped["phase"])),
         queued=tuple(Queued(*item) for item in values["queued"]),
         calls=tuple(load_call(item) for item in cast("list[dict[str, object]]", dumped["calls"])),
         request=OpenRequest(*request) if request else None,  # type: ignore[arg-type]  # as above
         announced=tuple(cast("list[str]", dumped["announced"])),
-        usage=UsageTotals(**cast("dict[str, int]", dumped["usage"])),
+        usage=UsageTotals(**cast("dict[str, Any]", dumped["usage"])),
     )
 
 
@@ -180,4 +184,5 @@ _PLAIN: Final = (
     "mcp_turn",
     "active_us",
     "running_since_us",
+    "budget_cents",
 )

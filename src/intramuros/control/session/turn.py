@@ -153,7 +153,9 @@ def decide(view: View, context: Context) -> Command:
         return _confirmed(view)
     match state.phase:
         case Phase.IDLE:
-            return _idle(view) if "user.message" in waiting else Wait()
+            return _idle(view) if state.due else Wait()
+        case Phase.PAUSED:
+            return Append(running(view)) if state.due else Wait()
         case Phase.REQUIRES_ACTION:
             return _requires_action(view, context)
         case Phase.RESCHEDULING:
@@ -222,6 +224,8 @@ def _idle(view: View) -> Command:
 
 def _requires_action(view: View, context: Context) -> Command:
     if not view.state.blocking:
+        if not view.state.calls and view.state.capped():
+            return Append(resting(view, context.now_us, "budget_reached"))
         return Append(running(view))
     if view.state.blocking != view.state.announced:
         return Append(resting(view, context.now_us, "requires_action"))
@@ -294,6 +298,8 @@ def _next_request(view: View, context: Context) -> Command:
         message = f"the turn reached its limit of {limits.rounds} rounds of tool use"
         error = failure("tool_use_limit_reached_error", message, "exhausted")
         return Append(exhausted(view, context.now_us, error))
+    if state.capped(context.now_us):
+        return Append(resting(view, context.now_us, "budget_reached"))
     servers = view.subject.servers
     if servers and state.mcp_turn != state.turn:
         return ListTools(servers)

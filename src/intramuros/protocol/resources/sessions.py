@@ -13,6 +13,7 @@ from intramuros.protocol.resources.base import (
     Response,
     Timestamp,
 )
+from intramuros.protocol.resources.budgets import BudgetLimit, Money
 from intramuros.protocol.resources.memory import MemoryStoreParam
 from intramuros.protocol.resources.tools import Tool
 
@@ -35,7 +36,7 @@ class SessionCreate(Request):
     initial_events: Annotated[list[UserMessage], Field(max_length=MAX_INITIAL_EVENTS)] | None = None
     resources: Annotated[list[MemoryStoreParam], Field(max_length=MAX_RESOURCES)] | None = None
     vault_ids: Annotated[list[Id], Field(max_length=MAX_VAULTS)] | None = None
-    budget: dict[str, Any] | None = None
+    budget: BudgetLimit | None = None
 
 
 class SessionAgentUpdate(Request):
@@ -53,7 +54,7 @@ class SessionUpdate(Request):
     title: Title | None = None
     metadata: MetadataPatch | None = None
     agent: SessionAgentUpdate | None = None
-    budget: dict[str, Any] | None = None
+    budget: BudgetLimit | None = None
     vault_ids: list[str] | None = None
 
 
@@ -64,14 +65,26 @@ class CacheCreation(Response):
     ephemeral_1h_input_tokens: int
 
 
+class ServerToolUse(Response):
+    """Calls of tools that the server runs itself."""
+
+    web_search_requests: int
+    web_fetch_requests: int
+
+
 class Usage(Response):
-    """What a session or thread has used since it began."""
+    """What a session or thread has used since it began.
+
+    Absent rather than null: ``list_cost``, where something had no list price (contract 10.28).
+    """
 
     input_tokens: int
     output_tokens: int
     cache_read_input_tokens: int
     cache_creation: CacheCreation
     active_seconds: float
+    server_tool_use: ServerToolUse
+    list_cost: Money | None = None
 
 
 class SessionStats(Response):
@@ -99,7 +112,7 @@ class Session(Response):
     metadata: dict[str, str]
     resources: list[dict[str, Any]]
     vault_ids: list[str]
-    budget: None = None
+    budget: BudgetLimit | None = None
     deployment_id: None = None
     outcome_evaluations: list[dict[str, Any]] = []
     stats: SessionStats

@@ -1,13 +1,16 @@
 """Any history, cut at any point by crashes, comes to a valid end (design invariants 2 and 3)."""
 
 from collections import Counter, deque
+from contextlib import suppress
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from intramuros.control.mcp.base import McpResult
-from intramuros.control.model.base import ModelReply
+from intramuros.control.model.base import ModelReply, Usage
+from intramuros.control.model.cost import UNITS_PER_CENT
+from intramuros.control.session.budget import change, shown
 from intramuros.control.session.calls import RESULTS, USES, CallKind
 from intramuros.control.session.fold import fold
 from intramuros.control.session.phase import Phase
@@ -15,6 +18,8 @@ from intramuros.control.session.state import initial, load
 from intramuros.control.session.turn import CallMcp, CallModel, Effect, Limits, Wait, plan
 from intramuros.control.session.view import View
 from intramuros.control.store.records import Draft
+from intramuros.kernel.errors import InvalidRequest
+from intramuros.protocol.resources.budgets import BudgetLimit
 from tests.fakes.loop import ALLOW, ASK, CUSTOM, Loop, agent, away, mcp_toolset, toolset, use
 from tests.fakes.messages_rules import check_messages
 
@@ -30,6 +35,8 @@ class History:
         self.draw = draw
         self.loop = Loop(DECLARED, self_hosted=self_hosted, limits=Limits(failures=3, rounds=6))
         self.toolu = 0
+        if (cap := draw(st.none() | st.integers(1, 30))) is not None:
+            self.loop.log.append(Draft("internal.budget", {"budget": shown(cap)}))
 
     def choose(self, *options: str) -> str:
         return self.draw(st.sampled_from(options))
@@ -54,6 +61,7 @@ class History:
             )
 
         assert twice() == twice()
+        before = loop.log.state
         effect = loop.next()
         state = loop.log.state
         if isinstance(effect, Wait):
@@ -61,6 +69,7 @@ class History:
             assert not state.due or effect.until_us is not None
         elif isinstance(effect, CallModel):
             assert effect.opened.epoch == loop.epoch
+            assert not before.capped(context.now_us), "no request begins at the cap"
         elif isinstance(effect, CallMcp):
             assert {call.started_epoch for call in effect.calls} == {loop.epoch}
         return effect
@@ -101,7 +110,8 @@ class History:
             self.toolu += 1
             blocks.append(use(self.draw(st.sampled_from(NAMES)), f"toolu_{self.toolu}"))
         stop = "tool_use" if count else self.choose("end_turn", "refusal", "max_tokens")
-        return ModelReply(blocks, stop)
+        cents = self.draw(st.integers(0, 4))
+        return ModelReply(blocks, stop, Usage(1, 1), cents * UNITS_PER_CENT)
 
     def client(self, wait: Wait) -> None:
         """Whatever a client, a worker or time may do while the loop waits."""
@@ -115,15 +125,30 @@ class History:
         loop = self.loop
         state = loop.log.state
         open_calls = [call for call in state.calls if not call.refused]
-        what = self.choose("message", "interrupt", "answer", "answer", "answer", "system")
+        acts = ["message", "interrupt", "answer", "answer", "answer", "system"]
+        what = self.choose(*acts, *(["budget"] if state.budget_cents else []))
         if what == "answer" and open_calls:
             self.answer(self.draw(st.sampled_from(open_calls)))
         elif what == "interrupt":
             loop.log.send("user.interrupt")
         elif what == "system" and state.phase is Phase.IDLE:
             loop.log.send("system.message", content=[{"type": "text", "text": "note"}])
+        elif what == "budget":
+            self.budget(self.draw(st.none() | st.integers(1, 100)))
         else:
             loop.log.say(self.choose("", "hello"))
+
+    def budget(self, cents: int | None) -> None:
+        """Change or remove the cap as the API would, if it lets us."""
+        log = self.loop.log
+        state, wanted = log.state, None
+        if cents is not None:
+            money = {"amount": str(cents), "currency": "USD"}
+            wanted = BudgetLimit.model_validate({"type": "limit", "max_list_cost": money})
+        with suppress(InvalidRequest):
+            changed, shown = change(state, wanted, log.now_us)
+            if changed:
+                log.append(Draft("session.updated", {"budget": shown}))
 
     def answer(self, call: Any, verdict: str | None = None) -> None:
         log = self.loop.log
@@ -157,6 +182,8 @@ class History:
             elif state.calls:
                 for call in state.calls:
                     self.answer(call, "allow")
+            elif state.capped() and (state.queued or state.phase is Phase.PAUSED):
+                self.budget(None)
             elif state.phase is Phase.IDLE:
                 return
         raise AssertionError("the session never comes to rest")

@@ -27,11 +27,16 @@ def test_each_kind_of_call_is_answered_in_its_own_type(
 def test_usage_has_every_counter_from_the_start() -> None:
     view = Loop(agent()).view
     assert drafts.usage(view, 0) == {
-        "input_tokens": 0,
-        "output_tokens": 0,
-        "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 0},
-        "cache_read_input_tokens": 0,
-        "active_seconds": 0.0,
+        "usage": {
+            "input_tokens": 0,
+            "output_tokens": 0,
+            "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 0},
+            "cache_read_input_tokens": 0,
+            "active_seconds": 0.0,
+            "server_tool_use": {"web_search_requests": 0, "web_fetch_requests": 0},
+            "list_cost": {"amount": "0", "currency": "USD"},
+        },
+        "budget": None,
     }
 
 

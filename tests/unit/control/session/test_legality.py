@@ -1,8 +1,11 @@
 import pytest
 
+from intramuros.control.model.cost import UNITS_PER_CENT
 from intramuros.control.session import legality
+from intramuros.control.session.budget import shown
 from intramuros.control.session.legality import Past, check, resolve, wanted_past
-from intramuros.control.store.records import Draft
+from intramuros.control.session.phase import Phase
+from intramuros.control.store.records import Draft, Record
 from intramuros.kernel.errors import InvalidRequest, NotFound, RateLimited
 from intramuros.protocol.events import INBOUND, Inbound
 from tests.fakes.log import MemoryLog
@@ -34,6 +37,10 @@ def verdict(use_id: str, value: str = "allow", **more: object) -> Inbound:
     return event("user.tool_confirmation", tool_use_id=use_id, result=value, **more)
 
 
+def unstored(draft: Draft) -> Record:
+    return Record("sesn_1", 0, "sevt_unstored", draft.type, 0, draft.body, queued=True)
+
+
 class Calls(MemoryLog):
     """A turn that waits for one call of each kind; their ids are the members."""
 
@@ -56,7 +63,7 @@ class Calls(MemoryLog):
 
     def judge(self, *inbound: Inbound, hosted: bool = False) -> list[legality.Outcome]:
         past = {use_id: self.past(use_id) for use_id in wanted_past(self.state, inbound)}
-        return check(self.state, past, inbound, hosted=hosted)
+        return check(self.state, past, inbound, self.now_us, hosted=hosted)
 
     def past(self, use_id: str) -> Past:
         use = next((r for r in self.records if r.id == use_id), None)
@@ -94,7 +101,7 @@ def test_13_20_a_terminated_session_takes_nothing() -> None:
     log = MemoryLog()
     log.append(Draft("session.status_terminated"))
     with pytest.raises(InvalidRequest, match="terminated"):
-        check(log.state, {}, [message()])
+        check(log.state, {}, [message()], 0)
 
 
 def test_13_7_tool_results_belong_to_self_hosted_sessions() -> None:
@@ -171,7 +178,7 @@ def test_repeats_within_a_request_are_one_event(log: Calls) -> None:
     assert [outcomes[1], outcomes[3]] == [0, 2]
     drafts = [o for o in outcomes if isinstance(o, Draft)]
     written = log.append(*drafts)
-    assert resolve(outcomes, iter(written)) == [written[0]] * 2 + [written[1]] * 2
+    assert resolve(outcomes, iter(written), unstored) == [written[0]] * 2 + [written[1]] * 2
     other = Calls()
     refused(other, verdict(other.ask), verdict(other.ask, "deny"), match="allow in this request")
 
@@ -191,13 +198,13 @@ def test_13_14_an_interrupt_names_this_sessions_thread(log: Calls) -> None:
 
 def test_13_15_amb_53_where_a_system_message_may_stand() -> None:
     idle = MemoryLog()
-    assert check(idle.state, {}, [system()])
-    assert check(idle.state, {}, [message(), system()])
+    assert check(idle.state, {}, [system()], 0)
+    assert check(idle.state, {}, [message(), system()], 0)
     for wrong in ([system(), message()], [message(), system(), system()]):
         with pytest.raises(InvalidRequest, match="once and last"):
-            check(idle.state, {}, wrong)
+            check(idle.state, {}, wrong, 0)
     with pytest.raises(InvalidRequest, match="follows"):
-        check(idle.state, {}, [event("user.interrupt"), system()])
+        check(idle.state, {}, [event("user.interrupt"), system()], 0)
 
 
 def test_13_16_while_calls_are_open_it_follows_a_result(log: Calls) -> None:
@@ -220,3 +227,54 @@ def test_waiting_inputs_are_bounded(log: Calls, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(RateLimited):
         log.judge(message())
     assert isinstance(log.judge(result(log.free))[0], Draft), "results are always taken"
+
+
+def capped() -> Calls:
+    log = Calls()
+    log.append(Draft("internal.budget", {"budget": shown(1)}))
+    used = {"input_tokens": 9, "output_tokens": 0, "cache_creation_input_tokens": 0}
+    end = {"model_request_start_id": log.state.request.start_id}
+    end["model_usage"] = {**used, "cache_read_input_tokens": 0}
+    log.append(Draft("span.model_request_end", end, private={"cost": UNITS_PER_CENT}))
+    return log
+
+
+@pytest.mark.rule("R285")
+def test_c12_7_at_the_cap_only_what_settles_is_taken() -> None:
+    log = capped()
+    allowed = "user.tool_confirmation, user.tool_result, user.custom_tool_result, user.interrupt"
+    for wrong in (
+        [message()],
+        [system()],
+        [result(log.free), message()],
+        [result(log.free), system()],
+    ):
+        with pytest.raises(InvalidRequest, match=allowed) as caught:
+            log.judge(*wrong)
+        assert caught.value.hints.code == "budget_reached"
+    taken = log.judge(
+        result(log.free), verdict(log.ask), custom(log.custom), event("user.interrupt")
+    )
+    assert all(isinstance(outcome, Draft) for outcome in taken)
+
+
+def test_c12_9_an_interrupt_of_a_paused_session_is_taken_and_forgotten() -> None:
+    log = capped()
+    for call in log.state.calls:
+        answered = {
+            "tool_use_id": call.id,
+            "custom_tool_use_id": call.id,
+            "mcp_tool_use_id": call.id,
+        }
+        kind = {"custom": "user.custom_tool_result", "mcp": "agent.mcp_tool_result"}
+        log.append(Draft(kind.get(call.kind, "user.tool_result"), answered))
+    pause = {"stop_reason": {"type": "budget_reached"}}
+    log.append(Draft("session.status_idle", pause, private={"paused": True}))
+    assert log.state.phase is Phase.PAUSED
+    interrupt = event("user.interrupt")
+    outcomes = log.judge(interrupt)
+    assert isinstance(outcomes[0], legality.Ignored)
+    (echo,) = resolve(outcomes, iter(()), unstored)
+    assert (echo.type, echo.public()["processed_at"]) == ("user.interrupt", None)
+    log.append(Draft("session.updated", {"budget": None}))
+    assert isinstance(log.judge(interrupt)[0], Draft), "it counts again once work goes on"

@@ -46,6 +46,7 @@ def test_a_reply_is_recorded_in_the_contracts_order() -> None:
         "calls": [["toolu_1", drafts[2].id]],
         "ending": None,
         "stop_reason": "tool_use",
+        "cost": None,
     }
 
 
