@@ -21,7 +21,7 @@ SCOPES: Final = (
     "workspace:manage_tunnels",
     "org:admin",
 )
-AGENTS, TUNNELS = "managed-agents-2026-04-01", "mcp-tunnels-2026-06-22"
+BETAS = "managed-agents-2026-04-01,mcp-tunnels-2026-06-22,admin-user-sign-out-2026-10-08"
 _numbers = count(1)
 SKILL = b"---\nname: calc\ndescription: Adds.\n---\nAdd.\n"
 
@@ -136,8 +136,16 @@ class World:
         if "{user_profile_id}" in path:
             made = self.callers.post("/v1/user_profiles", {"access_type": "passthrough"})
             yield "user_profile_id", made["id"]
+        yield from self._administered(path)
+
+    def _administered(self, path: str) -> Iterator[tuple[str, str]]:
+        """Yield an id for each placeholder of the organization's paths."""
         if "/organizations/" in path:
             yield from self._organization()
+        if "{user_id}" in path or "{invite_id}" in path or "{rbac_group_id}" in path:
+            yield from self._people(dict(self._organization()))
+        if "{rbac_role_id}" in path:
+            yield "rbac_role_id", next(iter(self.api.beta.organization.rbac_roles.list())).id
         if "{key_id}" in path:
             yield "key_id", self._key_id()
 
@@ -163,6 +171,21 @@ class World:
             workspace_id=workspace,
         )
         yield "rule_id", rule.id
+
+    def _people(self, made: dict[str, str]) -> Iterator[tuple[str, str]]:
+        """Yield a pending invite, a user, and a workspace and a group that the user is in."""
+        org, number = self.api.beta.organization, next(_numbers)
+        yield "invite_id", org.invites.create(email=f"i{number}@x.test", role="user").id
+        coming = org.invites.create(email=f"u{number}@x.test", role="user").id
+        user_id = self.callers.post(f"/x/invites/{coming}/accept", {"name": "U"})["id"]
+        yield "user_id", user_id
+        org.workspaces.members.add(
+            made["workspace_id"], user_id=user_id, workspace_role="workspace_user"
+        )
+        yield "workspace_id", made["workspace_id"]
+        group = org.rbac_groups.create(name="G").id
+        org.rbac_groups.members.add(group, user_id=user_id)
+        yield "rbac_group_id", group
 
     def _key_id(self) -> str:
         if self.path.startswith("DELETE /x/environments"):
@@ -192,7 +215,7 @@ class World:
     def ask(self, route: str, kind: str, scope: str, body: object) -> int:
         """Return the status of the route for a kind of caller."""
         secret = self.secret(kind, scope)
-        headers = {"anthropic-beta": f"{AGENTS},{TUNNELS}", "content-type": "application/json"}
+        headers = {"anthropic-beta": BETAS, "content-type": "application/json"}
         if secret is not None:
             headers["authorization"] = f"Bearer {secret}"
         method, path = route.split(" ")

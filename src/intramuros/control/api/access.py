@@ -23,6 +23,7 @@ from intramuros.protocol.envelope import (
     BETA_HEADER,
     MANAGED_AGENTS_BETA,
     MEMORY_BETA,
+    SIGN_OUT_BETA,
     TUNNELS_BETA,
     VERSION_HEADER,
     WORKSPACE_HEADER,
@@ -38,6 +39,7 @@ _KNOWN_BETAS: Final = frozenset(
         MANAGED_AGENTS_BETA,
         TUNNELS_BETA,
         MEMORY_BETA,
+        SIGN_OUT_BETA,
         "files-api-2025-04-14",
         "oauth-2025-04-20",
         "skills-2025-10-02",
@@ -136,6 +138,7 @@ def actor_of(svc: Services, caller: Principal) -> Actor:
         caller.workspace_id,
         caller.credential_id,
         service_account_id=caller.service_account_id,
+        user_id=caller.user_id,
     )
 
 

@@ -20,7 +20,6 @@ from intramuros.control.store import holdings
 from intramuros.control.store.blobs import Blob
 from intramuros.kernel.errors import DomainError, InvalidRequest, Unavailable
 from intramuros.kernel.telemetry import logger
-from intramuros.kernel.timing import to_micros
 from intramuros.protocol.resources.files import MAX_EXPIRY_S, MAX_IDS, MIN_EXPIRY_S
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
@@ -75,11 +74,10 @@ async def retrieve(caller: Operator, svc: ServicesDep, file_id: str) -> Response
 async def content(
     caller: Operator, svc: ServicesDep, file_id: str, wanted: RangeHeader = None
 ) -> Response:
-    """Return a file's bytes."""
-    now_us = to_micros(svc.clock.now())
-    file, blob = await svc.db.read(
-        lambda tx: files.content(tx, caller.workspace_id, file_id, now_us)
-    )
+    """Return a file's bytes, with an audit record."""
+    caller.require_content()
+    actor = actor_of(svc, caller)
+    file, blob = await svc.db.write(lambda tx: files.read(tx, actor, file_id))
     body = file.body
     return await download(svc.blobs, blob, body["filename"], body["mime_type"], wanted)
 

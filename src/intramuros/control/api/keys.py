@@ -12,7 +12,7 @@ from intramuros.control.api.pages import page
 from intramuros.control.api.replies import reply
 from intramuros.control.catalog import workspaces
 from intramuros.control.catalog.issuers import check_manages
-from intramuros.control.identity import keys
+from intramuros.control.identity import keys, people
 from intramuros.control.identity.principal import Scope
 from intramuros.control.store.db import Tx
 from intramuros.protocol.envelope import WORKSPACE_HEADER
@@ -40,7 +40,8 @@ async def create(
 
     def make(tx: Tx) -> tuple[dict[str, object], str]:
         workspaces.active_row(tx, actor.workspace_id)
-        return keys.create(tx, actor, body.name, scopes)
+        principal_id = None if body.user_id is None else people.row_of(tx, body.user_id).id
+        return keys.create(tx, actor, body.name, scopes, principal_id=principal_id)
 
     shown, secret = await svc.db.write(make)
     return reply({**shown, "key": secret})

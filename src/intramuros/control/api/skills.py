@@ -125,6 +125,7 @@ async def content(
     caller: Reader, svc: ServicesDep, skill_id: str, version: str, wanted: RangeHeader = None
 ) -> Response:
     """Return a version's archive, a zip."""
+    caller.require_content()
 
     def read(tx: Tx) -> tuple[str, Blob]:
         _check_reader(tx, caller, skill_id)

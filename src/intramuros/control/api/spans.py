@@ -26,11 +26,11 @@ async def _span(
 SpanDep = Annotated[Span, Depends(_span)]
 
 
-def span(data: Sequence[Mapping[str, Any]], *, more: bool) -> dict[str, object]:
-    """Return the list envelope (contract-2 R027)."""
+def span(data: Sequence[Mapping[str, Any]], *, more: bool, key: str = "id") -> dict[str, object]:
+    """Return the list envelope (contract-2 R027); ``key`` is the member that positions name."""
     return {
         "data": data,
         "has_more": more,
-        "first_id": data[0]["id"] if data else None,
-        "last_id": data[-1]["id"] if data else None,
+        "first_id": data[0][key] if data else None,
+        "last_id": data[-1][key] if data else None,
     }

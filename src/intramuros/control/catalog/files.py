@@ -11,6 +11,7 @@ from sqlalchemy import select
 from intramuros.control.catalog import service
 from intramuros.control.catalog.kinds import FILE
 from intramuros.control.catalog.service import Resource
+from intramuros.control.identity import audit
 from intramuros.control.identity.actor import Actor
 from intramuros.control.store import holdings
 from intramuros.control.store.blobs import Blob
@@ -118,6 +119,19 @@ def content(tx: Tx, workspace_id: str, file_id: str, now_us: int) -> tuple[Resou
             f"file {file_id!r} was uploaded by a client and cannot be downloaded",
             code="file_not_downloadable",
         )
+    return file, blob
+
+
+def read(tx: Tx, actor: Actor, file_id: str) -> tuple[Resource, Blob]:
+    """Return what :func:`content` does for somebody who is about to get it, with an audit record.
+
+    Raises:
+        NotFound: no such file, or it has expired (``file_expired``).
+        InvalidRequest: a client uploaded it (``file_not_downloadable``, contract-2 R178).
+    """
+    file, blob = content(tx, actor.workspace_id, file_id, to_micros(actor.clock.now()))
+    fields = {"id": file_id, "by": actor.by, "size": blob.size_bytes, "sha256": blob.sha256}
+    audit.record(tx, actor.clock, "file.download", workspace_id=actor.workspace_id, fields=fields)
     return file, blob
 
 

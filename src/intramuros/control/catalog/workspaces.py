@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Row, func, insert, select, update
 
-from intramuros.control.identity import audit, credentials
+from intramuros.control.identity import audit, credentials, lockout
 from intramuros.control.identity.actor import Actor
 from intramuros.control.identity.bootstrap import default_workspace
 from intramuros.control.store.db import Tx
@@ -128,13 +128,14 @@ def archive(tx: Tx, actor: Actor, workspace_id: str) -> Shown:
 
     Raises:
         NotFound: no such workspace.
-        InvalidRequest: the default one.
+        InvalidRequest: the default one, or no other key could administer the organization then.
     """
     row = _row(tx, workspace_id)
     if workspace_id == default_workspace(tx):
         raise InvalidRequest("the default workspace cannot be archived")
     if row.archived_us is None:
         now_us = to_micros(actor.clock.now())
+        lockout.check_workspace(tx, workspace_id, now_us)
         _audit(tx, actor, "workspace.archive", workspace_id)
         credentials.revoke_workspace(tx, workspace_id, now_us)
         archived = update(workspaces).where(workspaces.c.id == workspace_id)

@@ -6,9 +6,9 @@ Keys are made elsewhere (``keys.py``); here nobody ever sees a secret (contract-
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, false, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, or_, select, update
 
-from intramuros.control.identity import audit, credentials
+from intramuros.control.identity import audit, credentials, lockout, standing
 from intramuros.control.identity.actor import Actor
 from intramuros.control.identity.principal import CredentialKind
 from intramuros.control.store.db import Tx
@@ -45,7 +45,7 @@ def find(tx: Tx, wanted: Filter, span: Span, now_us: int) -> tuple[list[Shown], 
     if wanted.workspace_id is not None:
         which.append(table.c.workspace_id == wanted.workspace_id)
     if wanted.created_by_user_id is not None:
-        which.append(false())  # no user makes keys here: credentials do
+        which.append(table.c.created_by == wanted.created_by_user_id)
     if wanted.status is not None:
         which.append(_has_status(wanted.status, now_us))
     rows, more = fetch(tx, table, which, span)
@@ -57,7 +57,8 @@ def change(tx: Tx, actor: Actor, key_id: str, request: KeyUpdate) -> Shown:
 
     Raises:
         NotFound: no such key.
-        InvalidRequest: it is archived or has expired, so that it cannot be switched any more.
+        InvalidRequest: it is archived or has expired, so that it cannot be switched any more; or
+            no other key could administer the organization then.
     """
     now_us = to_micros(actor.clock.now())
     row = _row(tx, key_id)
@@ -68,7 +69,15 @@ def change(tx: Tx, actor: Actor, key_id: str, request: KeyUpdate) -> Shown:
     name = row.name if request.name is None else request.name
     if (name, wanted) == (row.name, status):
         return _shown(row, now_us)
-    fields = {"id": key_id, "by": actor.by, "status": wanted, "renamed": name != row.name}
+    if status == "active" and wanted != "active":
+        lockout.check_key(tx, key_id, now_us)
+    fields = {
+        "id": key_id,
+        "by": actor.by,
+        "status": wanted,
+        "previous_status": status,
+        "renamed": name != row.name,
+    }
     audit.record(tx, actor.clock, "api_key.update", workspace_id=row.workspace_id, fields=fields)
     disabled_us = None if wanted == "active" else row.disabled_us
     if wanted == "inactive" and disabled_us is None:
@@ -117,10 +126,25 @@ def _shown(row: Row[Any], now_us: int) -> Shown:
         "type": "api_key",
         "name": row.name,
         "created_at": rfc3339(from_micros(row.created_us)),
-        "created_by": None,
+        "created_by": _creator(row.created_by),
         "expires_at": None if expires_us is None else rfc3339(from_micros(expires_us)),
         "partial_key_hint": row.hint,
-        "principal": None,
+        "principal": _principal(row.principal_id),
         "scope": {"type": "workspace", "workspace_id": row.workspace_id},
         "status": _status(row, now_us),
     }
+
+
+def _creator(principal_id: str | None) -> Shown | None:
+    if principal_id is None:
+        return None
+    kind = "user" if standing.is_user(principal_id) else "service_account"
+    return {"id": principal_id, "type": kind}
+
+
+def _principal(principal_id: str | None) -> Shown | None:
+    if principal_id is None:
+        return None
+    if standing.is_user(principal_id):
+        return {"type": "user_actor", "user_id": principal_id}
+    return {"type": "service_account_actor", "service_account_id": principal_id}

@@ -4,11 +4,12 @@ import uuid
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import insert, select
+from sqlalchemy import func, insert, select
 
 from intramuros.control.identity import audit, credentials
 from intramuros.control.identity.actor import Actor
 from intramuros.control.identity.principal import ALL_SCOPES, CredentialKind
+from intramuros.control.identity.standing import OLDEST_WORKSPACE
 from intramuros.control.store.db import Tx
 from intramuros.control.store.tables import credentials as credentials_table
 from intramuros.control.store.tables import workspaces
@@ -34,7 +35,7 @@ class Names:
 
 def ensure_workspace(tx: Tx, clock: Clock, ids: IdFactory) -> Names:
     """Return the first workspace, made now if there is none."""
-    workspace_id = tx.scalar(_FIRST)
+    workspace_id = tx.scalar(OLDEST_WORKSPACE)
     if workspace_id is None:
         workspace_id = ids.new("wrkspc")
         audit.record(
@@ -55,7 +56,12 @@ def ensure_workspace(tx: Tx, clock: Clock, ids: IdFactory) -> Names:
 
 def default_workspace(tx: Tx) -> str:
     """Return the id of the workspace that the installation was made with: the oldest."""
-    return str(tx.scalar(_FIRST))
+    return str(tx.scalar(OLDEST_WORKSPACE))
+
+
+def made_us(tx: Tx) -> int:
+    """Return when the installation was made, in microseconds since the epoch."""
+    return tx.scalar(select(func.min(workspaces.c.created_us))) or 0
 
 
 def has_key(tx: Tx) -> bool:
@@ -104,6 +110,3 @@ def ensure_key(tx: Tx, actor: Actor, secret: str) -> None:
         workspace_id=actor.workspace_id,
         fields={"id": key_id, "by": actor.by, "scopes": sorted(ALL_SCOPES)},
     )
-
-
-_FIRST: Final = select(workspaces.c.id).order_by(workspaces.c.created_us, workspaces.c.id).limit(1)

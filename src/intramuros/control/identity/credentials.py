@@ -9,8 +9,9 @@ import hashlib
 from collections.abc import Iterable
 from typing import Final, Required, TypedDict, Unpack
 
-from sqlalchemy import ColumnElement, bindparam, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, insert, or_, select, update
 
+from intramuros.control.identity import standing
 from intramuros.control.identity.principal import CredentialKind, Principal
 from intramuros.control.store.db import Tx
 from intramuros.control.store.tables import credentials
@@ -52,7 +53,8 @@ class Grant(TypedDict, total=False):
     scopes: Iterable[str]  # what it may do (API keys)
     environment_id: str | None  # the one environment it reaches (environment keys, tokens)
     session_id: str | None  # the one session it reaches (sessions tokens)
-    principal_id: str | None  # the service account it acts as (federated tokens)
+    principal_id: str | None  # the service account or the user it acts as
+    created_by: str | None  # the service account or the user who makes it
     work_id: str | None  # the work item it dies with (sessions tokens)
     expires_us: int | None  # when it stops working, microseconds since the epoch; None for never
     secret: str | None  # a secret made elsewhere (the operator's first key)
@@ -87,6 +89,7 @@ def mint(tx: Tx, ids: IdFactory, clock: Clock, **grant: Unpack[Grant]) -> tuple[
             expires_us=grant.get("expires_us"),
             hint=hint,
             principal_id=grant.get("principal_id"),
+            created_by=grant.get("created_by"),
         )
     )
     return credential_id, secret
@@ -108,15 +111,23 @@ def authenticate(tx: Tx, token: str, now_us: int) -> Principal:
         or (row.expires_us is not None and row.expires_us <= now_us)
     ):
         raise AuthenticationFailed(_REFUSAL)
+    scopes, restricted, person = frozenset(row.scopes), False, standing.is_user(row.principal_id)
+    if person:
+        allowed = standing.narrow(tx, row.principal_id, row.workspace_id, scopes)
+        if allowed is None:
+            raise AuthenticationFailed(_REFUSAL)
+        scopes, restricted = allowed
     return Principal(
         kind=CredentialKind(row.kind),
         credential_id=row.id,
         workspace_id=row.workspace_id,
-        scopes=frozenset(row.scopes),
+        scopes=scopes,
         environment_id=row.environment_id,
         session_id=row.session_id,
         work_id=row.work_id,
-        service_account_id=row.principal_id,
+        service_account_id=None if person else row.principal_id,
+        user_id=row.principal_id if person else None,
+        restricted=restricted,
     )
 
 
@@ -146,9 +157,17 @@ def revoke_workspace(tx: Tx, workspace_id: str, at_us: int) -> None:
     _revoke_where(tx, credentials.c.workspace_id == workspace_id, at_us)
 
 
-def revoke_principal(tx: Tx, service_account_id: str, at_us: int) -> None:
-    """Make every credential that acts as a service account stop working at ``at_us``."""
-    _revoke_where(tx, credentials.c.principal_id == service_account_id, at_us)
+def revoke_principal(tx: Tx, principal_id: str, at_us: int) -> None:
+    """Make every credential that acts as a service account or a user stop working at ``at_us``."""
+    _revoke_where(tx, credentials.c.principal_id == principal_id, at_us)
+
+
+def revoke_sign_ins(tx: Tx, user_id: str, at_us: int) -> None:
+    """Make whatever a user signed in with stop working at ``at_us``; API keys stay."""
+    which = and_(
+        credentials.c.principal_id == user_id, credentials.c.kind != CredentialKind.API_KEY.value
+    )
+    _revoke_where(tx, which, at_us)
 
 
 def _revoke_where(tx: Tx, which: ColumnElement[bool], at_us: int) -> None:

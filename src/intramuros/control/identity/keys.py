@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import Row, Select, select
 
-from intramuros.control.identity import audit, credentials
+from intramuros.control.identity import audit, credentials, lockout
 from intramuros.control.identity.actor import Actor
 from intramuros.control.identity.principal import CredentialKind, Scope
 from intramuros.control.store.db import Tx
@@ -14,8 +14,19 @@ from intramuros.kernel.errors import NotFound
 from intramuros.kernel.timing import from_micros, rfc3339, to_micros
 
 
-def create(tx: Tx, actor: Actor, name: str, scopes: Sequence[Scope]) -> tuple[dict[str, Any], str]:
-    """Make an API key and return it as shown, and its secret, which is not kept."""
+def create(
+    tx: Tx,
+    actor: Actor,
+    name: str,
+    scopes: Sequence[Scope],
+    *,
+    principal_id: str | None = None,
+) -> tuple[dict[str, Any], str]:
+    """Make an API key and return it as shown, and its secret, which is not kept.
+
+    Args:
+        principal_id: the user or the service account that it acts as, who exists.
+    """
     key_id, secret = credentials.mint(
         tx,
         actor.ids,
@@ -24,8 +35,11 @@ def create(tx: Tx, actor: Actor, name: str, scopes: Sequence[Scope]) -> tuple[di
         workspace_id=actor.workspace_id,
         name=name,
         scopes=scopes,
+        principal_id=principal_id,
+        created_by=actor.principal_id,
     )
-    _audit(tx, actor, "api_key.create", key_id, scopes=sorted(scopes))
+    more = {} if principal_id is None else {"principal": principal_id}
+    _audit(tx, actor, "api_key.create", key_id, scopes=sorted(scopes), **more)
     return get(tx, actor.workspace_id, key_id), secret
 
 
@@ -52,8 +66,10 @@ def revoke(tx: Tx, actor: Actor, key_id: str) -> dict[str, Any]:
 
     Raises:
         NotFound: no such key here.
+        InvalidRequest: no other key could administer the organization then.
     """
     if get(tx, actor.workspace_id, key_id)["revoked_at"] is None:
+        lockout.check_key(tx, key_id, to_micros(actor.clock.now()))
         _audit(tx, actor, "api_key.revoke", key_id)
         credentials.revoke(tx, key_id, to_micros(actor.clock.now()))
     return get(tx, actor.workspace_id, key_id)

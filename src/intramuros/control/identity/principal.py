@@ -51,7 +51,8 @@ class Principal:
 
     ``environment_id`` is set for environment keys and sessions tokens; ``session_id`` and
     ``work_id`` only for sessions tokens, which act for one work item of one session;
-    ``service_account_id`` for federated tokens, which act as one.
+    ``service_account_id`` or ``user_id`` for credentials that act as one. ``scopes`` are what is
+    allowed now: a user's roles have narrowed them. ``restricted`` is a user who may not read files.
     """
 
     kind: CredentialKind
@@ -62,6 +63,8 @@ class Principal:
     session_id: str | None = None
     work_id: str | None = None
     service_account_id: str | None = None
+    user_id: str | None = None
+    restricted: bool = False
 
     @property
     def scoped(self) -> bool:
@@ -90,6 +93,15 @@ class Principal:
         if scope not in self.scopes:
             shown = _NAMES[self.kind].partition(" ")[2]
             raise PermissionDenied(f"this {shown} lacks the scope {scope.value}")
+
+    def require_content(self) -> None:
+        """Refuse a user whose role in the workspace does not let them read files.
+
+        Raises:
+            PermissionDenied: a restricted developer.
+        """
+        if self.restricted:
+            raise PermissionDenied("workspace_restricted_developer may not download content")
 
     def require_environment(self, environment_id: str) -> None:
         """Refuse an environment key or sessions token of another environment.

@@ -80,10 +80,84 @@ credentials = Table(
     Column("revoked_us", BigInteger),
     Column("disabled_us", BigInteger),  # switched off, and may be switched on again
     Column("hint", String),  # enough of the secret to tell keys apart, and no more
-    Column("principal_id", String),  # the service account it acts as
+    Column("principal_id", String),  # the service account or the user it acts as
+    Column("created_by", String),  # the service account or the user who made it, when there is one
     Index("ix_credentials_principal", "principal_id"),
+    Index("ix_credentials_creator", "created_by"),
     Index("ix_credentials_work", "work_id"),
     Index("ix_credentials_environment", "environment_id"),
+)
+
+# The people of the organization. Rows stay when somebody leaves, because records name them; an
+# address belongs to one person who is here.
+users = Table(
+    "users",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("email", String, nullable=False),  # as it was written
+    Column("email_key", String, nullable=False),  # as it is compared (identity/emails.py)
+    Column("name", String, nullable=False),
+    Column("role", String, nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+    Column("removed_us", BigInteger),
+    Column("signed_out_us", BigInteger),  # sign-in sessions from before this are over
+    Index("ix_users_list", "created_us", "id"),
+)
+Index(
+    "ix_users_email",
+    users.c.email_key,
+    unique=True,
+    sqlite_where=users.c.removed_us.is_(None),
+    postgresql_where=users.c.removed_us.is_(None),
+)
+
+invites = Table(
+    "invites",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("email", String, nullable=False),
+    Column("email_key", String, nullable=False),
+    Column("role", String, nullable=False),
+    Column("group_ids", JSON, nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+    Column("expires_us", BigInteger, nullable=False),
+    Column("accepted_us", BigInteger),
+    Column("deleted_us", BigInteger),
+    Index("ix_invites_list", "created_us", "id"),
+    Index("ix_invites_email", "email_key"),
+)
+
+# Whom somebody made a member of a workspace; what follows from a role of the organization is in no
+# row (identity/roles.py).
+user_workspaces = Table(
+    "user_workspaces",
+    metadata,
+    Column("workspace_id", String, ForeignKey("workspaces.id"), primary_key=True),
+    Column("user_id", String, ForeignKey("users.id"), primary_key=True),
+    Column("role", String, nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+    Index("ix_user_workspaces_user", "user_id"),
+)
+
+groups = Table(
+    "groups",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("role_ids", JSON, nullable=False),  # of built-in roles (identity/roles.py)
+    Column("created_us", BigInteger, nullable=False),
+    Column("updated_us", BigInteger, nullable=False),
+    Index("ix_groups_list", "created_us", "id"),
+)
+
+group_members = Table(
+    "group_members",
+    metadata,
+    Column("group_id", String, ForeignKey("groups.id", ondelete="CASCADE"), primary_key=True),
+    Column("user_id", String, ForeignKey("users.id"), primary_key=True),
+    Column("created_us", BigInteger, nullable=False),
+    Index("ix_group_members_list", "group_id", "created_us", "user_id"),
+    Index("ix_group_members_user", "user_id"),
 )
 
 # Configured resources of every kind; ``body`` is the newest version's.
@@ -258,6 +332,29 @@ audit = Table(
     Column("line", String, nullable=False),
     Column("hash", String, nullable=False),
     Index("ix_audit_session", "session_id", "seq"),
+)
+
+# One row when the organization was ever asked to capture activities, or to stop.
+compliance = Table(
+    "compliance",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("enabled", Boolean, nullable=False),
+    Column("changed_us", BigInteger, nullable=False),
+)
+
+# Which records of the chain are activities of the compliance feed: an index over them, written with
+# them while capturing is on. What an activity says is read from the record itself.
+activities = Table(
+    "activities",
+    metadata,
+    Column("seq", BigInteger, ForeignKey("audit.seq"), primary_key=True, autoincrement=False),
+    Column("at_us", BigInteger, nullable=False),
+    Column("type", String, nullable=False),
+    Column("actor_id", String),
+    Index("ix_activities_time", "at_us", "seq"),
+    Index("ix_activities_type", "type", "at_us", "seq"),
+    Index("ix_activities_actor", "actor_id", "at_us", "seq"),
 )
 
 # Keys that the server made for itself (ticket signing), sealed when a master key is configured.

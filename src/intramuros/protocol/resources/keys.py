@@ -12,13 +12,17 @@ KeyScope = Literal[
 
 
 class ApiKeyCreate(Request):
-    """``POST /x/keys``; without scopes a key may use agents and models, but administer nothing."""
+    """``POST /x/keys``; without scopes a key may use agents and models, but administer nothing.
+
+    A key that acts as a user does only what the user's roles allow, too.
+    """
 
     name: Name = "key"
     scopes: Annotated[list[KeyScope], Field(min_length=1)] = [
         "workspace:developer",
         "workspace:inference",
     ]
+    user_id: str | None = None
 
 
 class ApiKey(Response):

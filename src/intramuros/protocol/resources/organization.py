@@ -107,6 +107,27 @@ class KeyScope(Response):
     workspace_id: str
 
 
+class KeyCreator(Response):
+    """Who made an API key."""
+
+    id: str
+    type: Literal["service_account", "user"]
+
+
+class UserActor(Response):
+    """A key acts as a user, and does only what their roles allow."""
+
+    type: Literal["user_actor"]
+    user_id: str
+
+
+class ServiceAccountActor(Response):
+    """A key acts as a service account."""
+
+    type: Literal["service_account_actor"]
+    service_account_id: str
+
+
 class OrganizationKey(Response):
     """An API key as the organization's administrator sees it."""
 
@@ -114,9 +135,9 @@ class OrganizationKey(Response):
     type: Literal["api_key"]
     name: str
     created_at: Timestamp
-    created_by: None
+    created_by: KeyCreator | None
     expires_at: Timestamp | None
     partial_key_hint: str | None
-    principal: None
+    principal: UserActor | ServiceAccountActor | None
     scope: KeyScope
     status: KeyStatus
