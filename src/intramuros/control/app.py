@@ -22,8 +22,12 @@ from intramuros.control.catalog.wallet import Wallet
 from intramuros.control.http import HttpServer, listen
 from intramuros.control.identity.installation import Installation, open_installation
 from intramuros.control.identity.throttle import FailureThrottle
-from intramuros.control.inference.service import Inference
+from intramuros.control.inference.service import Inference, Voices
 from intramuros.control.jobs import Reaper
+from intramuros.control.metering.calls import Calls
+from intramuros.control.metering.groups import load_groups
+from intramuros.control.metering.meter import Meter
+from intramuros.control.metering.rates import Rates
 from intramuros.control.model.anthropic import DEFAULT_BASE_URL
 from intramuros.control.model.catalogue import load_catalogue
 from intramuros.control.model.registry import Models
@@ -80,6 +84,9 @@ async def build_services(opened: Installation, settings: ServerSettings) -> Serv
     wallet = Wallet(db, clock, ids, credentials, reach)
     known = load_catalogue(settings.models_file, settings.model_scripts)
     scripts = ScriptedModel(settings.model_scripts)
+    rates = Rates(clock, load_groups(known, opened.organization_id, settings.limits_file))
+    meter = Meter(db, clock, rates, known)
+    await meter.refresh()
     return Services(
         db=db,
         blobs=Blobs.open(settings.blob_url, settings.data_dir),
@@ -101,7 +108,7 @@ async def build_services(opened: Installation, settings: ServerSettings) -> Serv
         wallet=wallet,
         validator=Validator(db, clock, reach, wallet),
         upstream=Upstream(_provider(settings), settings.model_api_key),
-        inference=Inference(db, clock, ids, reach, scripts),
+        inference=Inference(db, clock, ids, reach, Voices(scripts, meter)),
         organization_id=opened.organization_id,
         exchange=Exchange(
             db,
@@ -111,6 +118,8 @@ async def build_services(opened: Installation, settings: ServerSettings) -> Serv
             opened.organization_id,
             settings.audience,
         ),
+        meter=meter,
+        calls=Calls(clock, rates, settings.creates_per_minute, settings.reads_per_minute),
         lenient=settings.lenient,
     )
 
@@ -151,7 +160,14 @@ def background(services: Services, settings: ServerSettings) -> Mapping[str, Tas
         dormancy_s=settings.dormancy_s,
         rand=random.random,
     )
-    body = Body(services.db, services.clock, services.ids, services.hub, services.journal)
+    body = Body(
+        services.db,
+        services.clock,
+        services.ids,
+        services.hub,
+        services.journal,
+        services.meter,
+    )
     brains = Models(
         base_url=settings.model_base_url,
         api_key=settings.model_api_key,
@@ -177,6 +193,7 @@ def background(services: Services, settings: ServerSettings) -> Mapping[str, Tas
         "messages": relay,
         "reaper": reaper.run,
         "sweeper": sweeper.run,
+        "limits": services.meter.run,
         **think(body, brains, services.wallet.transport_for),
     }
 

@@ -11,13 +11,17 @@ from intramuros.control.catalog.reach import Edges
 from intramuros.control.mcp.client import McpPool, TransportFor
 from intramuros.control.mcp.dial import Edge, outer_context
 from intramuros.control.mcp.guard import Network
+from intramuros.control.metering import loop
+from intramuros.control.metering.meter import Meter
 from intramuros.control.model.registry import Models
 from intramuros.control.session.hold import Desk
 from intramuros.control.session.journal import Journal
 from intramuros.control.session.perform import Performer
 from intramuros.control.session.runner import Runner
-from intramuros.control.store.db import Database
+from intramuros.control.session.view import View
+from intramuros.control.store.db import Database, Tx
 from intramuros.control.store.notify import Hub
+from intramuros.control.store.records import Record
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.service import Stop, Task
@@ -33,6 +37,7 @@ class Body:
     ids: IdFactory
     hub: Hub
     journal: Journal
+    meter: Meter
 
 
 def edges_from(addresses: Sequence[str], ca_pem: str | None) -> Edges:
@@ -75,8 +80,12 @@ def networks_from(texts: Sequence[str]) -> list[Network]:
 def think(body: Body, models: Models, transport_for: TransportFor) -> Mapping[str, Task]:
     """Return the tasks that run turns: the MCP pool, and the runner that borrows from it."""
     pool = McpPool(transport_for)
-    performer = Performer(models, pool, body.hub)
-    desk = Desk(body.db, body.journal, body.clock)
+    performer = Performer(models, pool, body.hub, loop.LoopGate(body.meter))
+
+    def count(tx: Tx, view: View, written: Sequence[Record]) -> None:
+        loop.count(body.meter, tx, view.subject.workspace_id, written)
+
+    desk = Desk(body.db, body.journal, body.clock, (count,))
     runner = Runner(desk, performer, body.ids, holder=f"{socket.gethostname()}/{os.getpid()}")
 
     async def turns(stop: Stop) -> None:

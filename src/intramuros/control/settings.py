@@ -56,5 +56,11 @@ class ServerSettings:
     """What all files and skills may take together."""
     uploads_downloadable: bool = False
     """Let files that clients upload be downloaded again; the official service refuses that."""
+    limits_file: Path | None = None
+    """YAML file of the organization's rate limits for groups of models; none by default."""
+    creates_per_minute: int = 0
+    """Calls per minute that create something; 0 for no limit, the official service allows 300."""
+    reads_per_minute: int = 0
+    """Calls per minute that read something; 0 for no limit, the official service allows 1200."""
     lenient: bool = False
     """Ignore unknown body fields, with a log line, instead of refusing them."""

@@ -42,11 +42,6 @@ NOT_SERVED: Final = (
         "disks and their encryption are the operator's own",
     ),
     LeftOut(
-        "/v1/organizations/spend_limits/effective",
-        "beta.organization.spend_limits.effective",
-        _SEATS,
-    ),
-    LeftOut(
         "/v1/organizations/spend_limit_increase_requests",
         "beta.organization.spend_limits.increase_requests",
         _SEATS,

@@ -11,6 +11,7 @@ from intramuros.control.api.services import Services
 from intramuros.control.identity.actor import Actor
 from intramuros.control.identity.credentials import authenticate
 from intramuros.control.identity.principal import CredentialKind, Principal, Scope
+from intramuros.control.metering.calls import Call, sort_of
 from intramuros.kernel.errors import (
     AuthenticationFailed,
     InvalidRequest,
@@ -81,7 +82,7 @@ class Gate:
             AuthenticationFailed: no credential, or a bad one.
             PermissionDenied: a good one of the wrong kind, scope or workspace.
             InvalidRequest: a malformed version, or the beta is not named.
-            RateLimited: too many bad credentials from this address.
+            RateLimited: too many bad credentials from this address, or too many calls.
         """
         caller = await identify(request)
         caller.require_kind(*self.kinds)
@@ -93,7 +94,17 @@ class Gate:
             context_of(request.scope).organization = True
         else:
             _check_workspace(request, caller)
+        if caller.scoped:
+            await self._meter(request, caller)
         return caller
+
+    async def _meter(self, request: Request, caller: Principal) -> None:
+        """Count the call. Workers' credentials are not counted: nobody may starve workers."""
+        managed = self.beta in (MANAGED_AGENTS_BETA, MEMORY_BETA)
+        sort = sort_of(request.method, request.scope["route"].path, managed=managed)
+        if sort is not None:
+            told = (await services(request)).calls.admit(Call(sort, caller.workspace_id))
+            context_of(request.scope).headers.update(told)
 
     def _check_beta(self, betas: frozenset[str]) -> None:
         if self.beta is None or (self.beta in betas) != (self.instead in betas):

@@ -8,7 +8,7 @@ the cause goes to the log.
 import json
 import re
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import structlog
@@ -41,12 +41,14 @@ log = logger("api")
 class Context:
     """What is known of one request; ``workspace_id`` is set once the caller is known.
 
-    ``organization`` says that the request is about the organization, in no workspace.
+    ``organization`` says that the request is about the organization, in no workspace; ``headers``
+    go with the answer, whatever it is.
     """
 
     request_id: str
     workspace_id: str | None = None
     organization: bool = False
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 class Boundary:
@@ -157,6 +159,7 @@ class _Reply:
             pairs.append((ORGANIZATION_HEADER.encode(), self._organization_id.encode()))
             if not self.context.organization:
                 pairs.append((WORKSPACE_HEADER.encode(), self.context.workspace_id.encode()))
+        pairs += ((name.encode(), value.encode()) for name, value in self.context.headers.items())
         return pairs
 
 

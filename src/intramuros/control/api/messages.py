@@ -18,6 +18,7 @@ from intramuros.control.api.live import Live, begin, send_part
 from intramuros.control.api.replies import reply
 from intramuros.control.api.services import Services
 from intramuros.control.identity.principal import Principal, Scope
+from intramuros.control.inference.metered import Counted
 from intramuros.control.inference.service import Ask, digest
 from intramuros.kernel.errors import DomainError, InvalidRequest, Unavailable
 from intramuros.kernel.telemetry import logger
@@ -49,14 +50,17 @@ async def _ask(request: Request, caller: Inference) -> Ask:
         raise InvalidRequest("request body: expected a JSON object")
     if not isinstance(body.get("model"), str) or not body["model"]:
         raise InvalidRequest("model: expected the id of a model")
+    context = context_of(request.scope)
     return Ask(
         caller.workspace_id,
         caller.credential_id,
-        context_of(request.scope).request_id,
+        context.request_id,
         data,
         body,
         request.headers.get(VERSION_HEADER),
         parse_betas(",".join(request.headers.getlist(BETA_HEADER))),
+        caller.service_account_id,
+        context.headers,
     )
 
 
@@ -72,7 +76,7 @@ async def create(svc: ServicesDep, ask: AskDep) -> Response:
         ask, "messages.create", model=ask.body["model"], tunnels=hosts, **digest(ask.data)
     )
     if not servers and not ask.scripted:
-        return Live(lambda send: _relay(send, _open(svc, ask, "/v1/messages"), ask))
+        return Live(lambda send: _create(send, svc, ask))
 
     async def serve(send: Send) -> None:
         stream = _Stream(send)
@@ -98,6 +102,7 @@ async def create(svc: ServicesDep, ask: AskDep) -> Response:
 async def count_tokens(svc: ServicesDep, ask: AskDep) -> Response:
     """Count the tokens of a message; a script has none."""
     servers = svc.inference.servers(ask)
+    svc.inference.door.count_tokens(ask.asker)
     await svc.inference.note(
         ask, "messages.count_tokens", model=ask.body["model"], **digest(ask.data)
     )
@@ -117,16 +122,28 @@ async def _open(svc: Services, ask: Ask, path: str) -> AsyncIterator[httpx2.Resp
         yield response
 
 
+async def _create(send: Send, svc: Services, ask: Ask) -> None:
+    async with svc.inference.door.open(ask.asker) as counted:
+        await _relay(send, _open(svc, ask, "/v1/messages"), ask, counted)
+
+
 async def _relay(
-    send: Send, opening: AbstractAsyncContextManager[httpx2.Response], ask: Ask
+    send: Send,
+    opening: AbstractAsyncContextManager[httpx2.Response],
+    ask: Ask,
+    counted: Counted | None = None,
 ) -> None:
-    """Pass an answer on as it arrives, byte by byte."""
+    """Pass an answer on as it arrives, byte by byte; it ends when its usage is written down."""
     async with opening as response:
         kept = {n: response.headers[n] for n in _KEPT_HEADERS if n in response.headers}
         streamed = kept.get("content-type", "").startswith("text/event-stream")
         await begin(send, {**kept, **SSE_HEADERS} if streamed else kept)
+        if counted is not None:
+            counted.tap.begin(streamed=streamed)
         try:
             async for chunk in response.aiter_raw():
+                if counted is not None:
+                    counted.tap.feed(chunk)
                 if not await send_part(send, chunk):
                     log.info("client_stalled", request=ask.request_id)
                     return
@@ -138,6 +155,8 @@ async def _relay(
             # Ends what the provider may have left half said, so that the error stands alone.
             await send_part(send, b"\n\n" + _error_frame(cut, ask.request_id), more=False)
             return
+        if counted is not None:
+            await counted.close()
         await send_part(send, b"", more=False)
 
 

@@ -11,6 +11,8 @@ from intramuros.control.catalog.vaults import Credentials
 from intramuros.control.catalog.wallet import Wallet
 from intramuros.control.identity.throttle import FailureThrottle
 from intramuros.control.inference.service import Inference
+from intramuros.control.metering.calls import Calls
+from intramuros.control.metering.meter import Meter
 from intramuros.control.model.catalogue import Catalogue
 from intramuros.control.model.upstream import Upstream
 from intramuros.control.session.journal import Journal
@@ -64,6 +66,10 @@ class Services:
     """The model provider as it is."""
     inference: Inference
     """The Messages API's own part."""
+    meter: Meter
+    """Limits and counts the use of models."""
+    calls: Calls
+    """Limits calls of the API."""
     organization_id: str
     """A UUID; this installation is one organization."""
     lenient: bool = False

@@ -1,7 +1,7 @@
 """Messages on behalf of a caller: what goes to the provider as it is, and what is ours to do."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final
@@ -11,11 +11,14 @@ import httpx2
 
 from intramuros.control.catalog.reach import Reach
 from intramuros.control.identity import audit
+from intramuros.control.inference.metered import Asker, Door, MeteredSource
 from intramuros.control.inference.rounds import Emit, Json, Rounds, Source
 from intramuros.control.inference.servers import Offered, TokenServer, Wanted, rewritten, wanted
 from intramuros.control.inference.sources import ProviderSource, ScriptedSource
 from intramuros.control.mcp.base import Caller, McpError, McpResult, McpServer
 from intramuros.control.mcp.client import McpPool
+from intramuros.control.metering.meter import Meter
+from intramuros.control.metering.usage import Spender
 from intramuros.control.model.base import Block
 from intramuros.control.model.scripted import PREFIX, ScriptedModel
 from intramuros.control.model.upstream import Upstream
@@ -35,6 +38,8 @@ class Ask:
     Args:
         data: the body as it came; ``body`` is the same, parsed.
         betas: what the caller opted into.
+        service_account_id: whom a caller with a federated token acts as.
+        told: headers that go with the answer.
     """
 
     workspace_id: str
@@ -44,11 +49,21 @@ class Ask:
     body: Json = field(repr=False)
     version: str | None = None
     betas: frozenset[str] = frozenset()
+    service_account_id: str | None = None
+    told: MutableMapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def scripted(self) -> bool:
         """Whether a script answers."""
         return str(self.body["model"]).startswith(PREFIX)
+
+    @property
+    def asker(self) -> Asker:
+        """The caller as limits and reports know it."""
+        account = self.service_account_id
+        key = "" if account else self.credential_id
+        spender = Spender(self.workspace_id, key, account or "")
+        return Asker(spender, self.request_id, self.body, self.told)
 
     def headers(self, *, mcp: bool = True) -> dict[str, str]:
         """Return the headers that the provider gets; never the caller's credential."""
@@ -59,17 +74,26 @@ class Ask:
         return {**headers, "anthropic-beta": ",".join(betas)} if betas else headers
 
 
+@dataclass(frozen=True)
+class Voices:
+    """Who answers besides the provider, and what everybody's answers count against."""
+
+    scripts: ScriptedModel
+    meter: Meter
+
+
 class Inference:
     """The Messages API. :meth:`run` must be running while tunnelled servers are used."""
 
     def __init__(
-        self, db: Database, clock: Clock, ids: IdFactory, reach: Reach, scripts: ScriptedModel
+        self, db: Database, clock: Clock, ids: IdFactory, reach: Reach, models: "Voices"
     ) -> None:
+        self.door = Door(db, clock, models.meter)
         self._db = db
         self._clock = clock
         self._ids = ids
         self._reach = reach
-        self._scripts = scripts
+        self._scripts = models.scripts
         self._pool = McpPool(self._transport)
 
     async def run(self, stop: Stop) -> None:
@@ -142,11 +166,12 @@ class Inference:
             DomainError: the model cannot be reached, refused or failed.
         """
         body, tools = prepared
-        source: Source = (
+        voice: Source = (
             ScriptedSource(self._scripts, self._ids)
             if ask.scripted
             else ProviderSource(upstream, ask.headers(mcp="mcp_servers" in body))
         )
+        source = MeteredSource(voice, self.door, ask.asker)
 
         async def perform(calls: Sequence[tuple[Offered, Block]]) -> list[McpResult]:
             results: list[McpResult | None] = [None] * len(calls)

@@ -7,7 +7,7 @@ decides again. So every decision was made on exactly the log it follows.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, cast
 
@@ -36,6 +36,10 @@ _SUBJECT: Final = select(
 ).where(sessions.c.id == bindparam("session_id"))
 
 
+# Sees what the loop has written, in the same transaction.
+Watch = Callable[[Tx, View, Sequence[Record]], None]
+
+
 @dataclass(frozen=True)
 class Desk:
     """What holding a session needs of the process."""
@@ -43,6 +47,7 @@ class Desk:
     db: Database
     journal: Journal
     clock: Clock
+    watches: Sequence[Watch] = ()
 
     def now_us(self) -> int:
         """Return the time in microseconds since the epoch."""
@@ -85,7 +90,10 @@ class Hold:
             written: list[Record] = []
             if drafts:
                 written = self._desk.journal.record(tx, session_id, self.lease.epoch, drafts)
-                self._audit(tx, before.extend(written), written)
+                after_view = before.extend(written)
+                self._audit(tx, after_view, written)
+                for watch in self._desk.watches:
+                    watch(tx, after_view, written)
             if release is not None:
                 self._release(tx, release.until_us)
             return True, written

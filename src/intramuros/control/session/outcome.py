@@ -81,6 +81,7 @@ def replied(
         "ending": ending,
         "stop_reason": reply.stop_reason,
         **priced(reply),
+        "model": command.request.model,
     }
     return [*drafts, Draft("span.model_request_end", body, private=private)]
 

@@ -7,11 +7,12 @@ taken into account.
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import anyio
 
 from intramuros.control.mcp.base import Connector, McpError, McpResult, McpServer, McpTool
-from intramuros.control.model.base import Delta, Model, ModelError
+from intramuros.control.model.base import Delta, Model, ModelError, ModelReply, ModelRequest, Usage
 from intramuros.control.session import outcome
 from intramuros.control.session.calls import Call
 from intramuros.control.session.preview import Preview
@@ -25,13 +26,34 @@ Outcome = Callable[[View, Context], list[Draft]]
 Early = Callable[[Outcome], Awaitable[None]]
 
 
+class Admission(Protocol):
+    """A model request that was let through."""
+
+    def settle(self, usage: Usage | None) -> None:
+        """Say what it used; None if it got no reply."""
+        ...
+
+
+class Gate(Protocol):
+    """Stands before every model request."""
+
+    async def admit(self, workspace_id: str, session_id: str, request: ModelRequest) -> Admission:
+        """Let a request through.
+
+        Raises:
+            ModelError: a limit of the organization's own is used up.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Performer:
-    """Reaches models and MCP servers."""
+    """Reaches models and MCP servers; ``gate`` says which model requests may go out."""
 
     model: Model
     connector: Connector
     hub: Hub
+    gate: Gate | None = None
 
     async def call_model(self, view: View, command: CallModel, context: Context) -> Outcome:
         """Send the request, whispering its deltas."""
@@ -43,12 +65,27 @@ class Performer:
                 self.hub.whisper(session_id, whisper)
 
         try:
-            reply = await self.model.run(command.request, on_delta)
+            reply = await self._ask(view, command.request, on_delta)
         except ModelError as error:
             failed = error  # the name of an except clause ends with it
             return lambda view, context: outcome.model_failed(view, command, failed, context)
         ids = preview.thinking_ids
         return lambda view, context: outcome.replied(view, command, reply, ids, context)
+
+    async def _ask(
+        self, view: View, request: ModelRequest, on_delta: Callable[[Delta], None]
+    ) -> ModelReply:
+        if self.gate is None:
+            return await self.model.run(request, on_delta)
+        subject = view.subject
+        admitted = await self.gate.admit(subject.workspace_id, subject.session_id, request)
+        try:
+            reply = await self.model.run(request, on_delta)
+        except ModelError:
+            admitted.settle(None)
+            raise
+        admitted.settle(reply.usage)
+        return reply
 
     async def list_tools(self, view: View, command: ListTools) -> Outcome:
         """Ask every server at once."""

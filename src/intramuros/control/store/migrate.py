@@ -10,7 +10,7 @@ from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
 from sqlalchemy import Connection, Engine
 
-from intramuros.control.store.tables import metadata
+from intramuros.control.store.metering_tables import metadata  # every table, theirs included
 from intramuros.kernel.errors import OperatorError
 
 SCRIPTS: Final = Path(__file__).parent / "migrations"

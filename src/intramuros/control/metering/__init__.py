@@ -1,0 +1,1 @@
+"""What models are used for: counted, limited, reported. Imports nothing above catalog."""

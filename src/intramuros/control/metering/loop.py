@@ -1,0 +1,69 @@
+"""The meter as the agent loop uses it: its refusals are a provider's, its counts are the log's."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from intramuros.control.metering.meter import Meter, SpendLimitReached, Wish
+from intramuros.control.metering.rates import Rates, Ticket
+from intramuros.control.metering.usage import Spender, read
+from intramuros.control.model.base import Failure, ModelError, ModelRequest, Usage
+from intramuros.control.store.db import Tx
+from intramuros.control.store.records import Record
+from intramuros.kernel.errors import RateLimited
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A session's request that was let through."""
+
+    rates: Rates
+    ticket: Ticket
+
+    def settle(self, usage: Usage | None) -> None:
+        """Say what it used; None if it got no reply."""
+        used = None if usage is None else read("", vars(usage)).tokens
+        self.rates.settle(self.ticket, used)
+
+
+class LoopGate:
+    """Lets sessions' model requests through."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+
+    async def admit(self, workspace_id: str, session_id: str, request: ModelRequest) -> Admitted:
+        """Let a session's request through.
+
+        Raises:
+            ModelError: to be tried again later, or not before somebody raises a limit.
+        """
+        wish = Wish(
+            Spender(workspace_id),
+            request.model,
+            (request.system, request.messages, request.tools),
+            {"session_id": session_id},
+            promise_to=session_id,
+        )
+        try:
+            return Admitted(self._meter.rates, await self._meter.admit(wish))
+        except SpendLimitReached as reached:
+            raise ModelError(Failure.BILLING, reached.message, retryable=False) from reached
+        except RateLimited as limited:
+            raise ModelError(
+                Failure.RATE_LIMITED,
+                limited.message,
+                retryable=True,
+                retry_after_s=limited.hints.retry_after_s,
+            ) from limited
+
+
+def count(meter: Meter, tx: Tx, workspace_id: str, written: Sequence[Record]) -> None:
+    """Add what a session's model requests used, with the transaction that records their ends."""
+    for record in written:
+        if record.type != "span.model_request_end" or record.body.get("is_error"):
+            continue
+        usage: Any = record.body.get("model_usage")
+        model = (record.private or {}).get("model")
+        if isinstance(usage, Mapping) and isinstance(model, str):
+            meter.count(tx, Spender(workspace_id), read(model, usage))
