@@ -21,7 +21,10 @@ SCOPES: Final = (
     "workspace:manage_tunnels",
     "org:admin",
 )
-BETAS = "managed-agents-2026-04-01,mcp-tunnels-2026-06-22,admin-user-sign-out-2026-10-08"
+BETAS = (
+    "managed-agents-2026-04-01,mcp-tunnels-2026-06-22,admin-user-sign-out-2026-10-08,"
+    "spend-limit-reads-2026-09-26,telemetry-destinations-2026-08-11"
+)
 _numbers = count(1)
 SKILL = b"---\nname: calc\ndescription: Adds.\n---\nAdd.\n"
 
@@ -154,6 +157,10 @@ class World:
         org, number = self.api.beta.organization, next(_numbers)
         workspace = org.workspaces.create(name="W").id
         yield "workspace_id", workspace
+        yield "rate_limit_id", next(iter(org.rate_limits.list())).id
+        if "{spend_limit_id}" in self.path:
+            scope: Any = {"type": "workspace", "workspace_id": workspace}
+            yield "spend_limit_id", org.spend_limits.set(amount="1", scope=scope).id
         account = org.service_accounts.create(name=f"account-{number}").id
         yield "account_id", account
         member = {"service_account_id": account, "workspace_role": "workspace_developer"}

@@ -21,9 +21,6 @@ CALLS: dict[str, Callable[[Anthropic], object]] = {
         api.beta.organization.plugin_marketplaces.list()
     ),
     "/v1/organizations/external_keys": lambda api: api.beta.organization.external_keys.list(),
-    "/v1/organizations/spend_limits/effective": lambda api: (
-        api.beta.organization.spend_limits.effective.list()
-    ),
     "/v1/organizations/spend_limit_increase_requests": lambda api: (
         api.beta.organization.spend_limits.increase_requests.list()
     ),

@@ -85,7 +85,7 @@ async def build_services(opened: Installation, settings: ServerSettings) -> Serv
     known = load_catalogue(settings.models_file, settings.model_scripts)
     scripts = ScriptedModel(settings.model_scripts)
     rates = Rates(clock, load_groups(known, opened.organization_id, settings.limits_file))
-    meter = Meter(db, clock, rates, known)
+    meter = Meter(db, clock, rates, known, settings.monthly_cap_cents)
     await meter.refresh()
     return Services(
         db=db,

@@ -58,6 +58,9 @@ class ServerSettings:
     """Let files that clients upload be downloaded again; the official service refuses that."""
     limits_file: Path | None = None
     """YAML file of the organization's rate limits for groups of models; none by default."""
+    monthly_cap_cents: int = 0
+    """What models may cost in a calendar month at list price, in US cents, whatever spend limits
+    administrators set; 0 for no cap."""
     creates_per_minute: int = 0
     """Calls per minute that create something; 0 for no limit, the official service allows 300."""
     reads_per_minute: int = 0

@@ -46,6 +46,8 @@ _KNOWN_BETAS: Final = frozenset(
         "skills-2025-10-02",
         "user-profiles-2026-08-18",
         "oidc-federation-2026-04-01",
+        "spend-limit-reads-2026-09-26",
+        "telemetry-destinations-2026-08-11",
     }
 )
 

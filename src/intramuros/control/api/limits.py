@@ -109,7 +109,7 @@ async def find_spend(
 ) -> Response:
     """List the spend limits, newest first."""
     query, bound = wanted
-    rows, more = await svc.db.read(lambda tx: spend_limits.find(tx, query))
+    rows, more = await svc.db.read(lambda tx: spend_limits.find(tx, query, svc.meter.cap(tx)))
     next_page = svc.cursors.seal(bound, (rows[-1].created_us, rows[-1].id)) if more else None
     return reply(page([spend_limits.shown(row) for row in rows], next_page))
 
@@ -136,7 +136,8 @@ async def find_effective(_caller: OrgAdmin) -> Response:
 @router.get("/spend_limits/{spend_limit_id}")
 async def retrieve_spend(_caller: OrgAdmin, svc: ServicesDep, spend_limit_id: str) -> Response:
     """Return a spend limit."""
-    return reply(await svc.db.read(lambda tx: spend_limits.get(tx, spend_limit_id)))
+    found = await svc.db.read(lambda tx: spend_limits.get(tx, spend_limit_id, svc.meter.cap(tx)))
+    return reply(found)
 
 
 @router.delete("/spend_limits/{spend_limit_id}")
@@ -145,7 +146,7 @@ async def delete_spend(caller: OrgAdmin, svc: ServicesDep, spend_limit_id: str) 
     actor = actor_of(svc, caller)
 
     def work(tx: Tx) -> Mapping[str, Any]:
-        gone = spend_limits.remove(tx, actor, spend_limit_id)
+        gone = spend_limits.remove(tx, actor, spend_limit_id, svc.meter.cap(tx))
         svc.meter.capped(tx)
         return gone
 

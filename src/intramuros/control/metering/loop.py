@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from intramuros.control.metering.meter import Meter, SpendLimitReached, Wish
+from intramuros.control.metering.meter import Meter, SpendLimitReached, TierReached, Wish
 from intramuros.control.metering.rates import Rates, Ticket
 from intramuros.control.metering.usage import Spender, read
 from intramuros.control.model.base import Failure, ModelError, ModelRequest, Usage
@@ -22,8 +22,7 @@ class Admitted:
 
     def settle(self, usage: Usage | None) -> None:
         """Say what it used; None if it got no reply."""
-        used = None if usage is None else read("", vars(usage)).tokens
-        self.rates.settle(self.ticket, used)
+        self.rates.settle(self.ticket, None if usage is None else usage.tokens)
 
 
 class LoopGate:
@@ -47,7 +46,7 @@ class LoopGate:
         )
         try:
             return Admitted(self._meter.rates, await self._meter.admit(wish))
-        except SpendLimitReached as reached:
+        except (SpendLimitReached, TierReached) as reached:
             raise ModelError(Failure.BILLING, reached.message, retryable=False) from reached
         except RateLimited as limited:
             raise ModelError(
@@ -63,7 +62,9 @@ def count(meter: Meter, tx: Tx, workspace_id: str, written: Sequence[Record]) ->
     for record in written:
         if record.type != "span.model_request_end" or record.body.get("is_error"):
             continue
+        private = record.private or {}
         usage: Any = record.body.get("model_usage")
-        model = (record.private or {}).get("model")
+        model = private.get("model")
         if isinstance(usage, Mapping) and isinstance(model, str):
-            meter.count(tx, Spender(workspace_id), read(model, usage))
+            hour = {"ephemeral_1h_input_tokens": private.get("cache_1h", 0)}
+            meter.count(tx, Spender(workspace_id), read(model, {**usage, "cache_creation": hour}))

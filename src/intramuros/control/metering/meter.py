@@ -13,11 +13,11 @@ import anyio
 from intramuros.control.identity import audit
 from intramuros.control.metering import rate_limits, spend_limits, usage
 from intramuros.control.metering.rates import Rates, Ticket
-from intramuros.control.metering.spend_limits import Reached
+from intramuros.control.metering.spend_limits import TIER_CODE, Limit, Reached
 from intramuros.control.metering.usage import Spender, Use
 from intramuros.control.model.catalogue import Catalogue
 from intramuros.control.store.db import Database, Tx
-from intramuros.kernel.errors import DomainError, InvalidRequest
+from intramuros.kernel.errors import DomainError, InvalidRequest, RateLimited
 from intramuros.kernel.service import Stop
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock, to_micros
@@ -55,10 +55,14 @@ class Meter:
 
     Args:
         known: models and their prices.
+        cap_cents: what models may cost in a month, whatever administrators set; 0 for no cap.
     """
 
-    def __init__(self, db: Database, clock: Clock, rates: Rates, known: Catalogue) -> None:
+    def __init__(
+        self, db: Database, clock: Clock, rates: Rates, known: Catalogue, cap_cents: int = 0
+    ) -> None:
         self._db = db
+        self._cap_cents = cap_cents
         self._clock = clock
         self.rates = rates
         self._known = known
@@ -82,6 +86,10 @@ class Meter:
             except DomainError as error:
                 log.warning("limits_not_refreshed", error=repr(error))
 
+    def cap(self, tx: Tx) -> Limit | None:
+        """Return the operator's own cap, or None."""
+        return spend_limits.tier(tx, self._cap_cents)
+
     def capped(self, tx: Tx) -> None:
         """Look again, once this is durable, whether there are spend limits."""
         capped = spend_limits.any_set(tx)
@@ -95,10 +103,11 @@ class Meter:
         """Let a request through, or say why not.
 
         Raises:
-            SpendLimitReached: there is no money left for it.
+            SpendLimitReached: there is no money left for it, by the organization's own limit.
+            TierReached: the same by the operator's.
             RateLimited: too much at a time; with the time to wait.
         """
-        if self._capped:
+        if self._capped or self._cap_cents:
             await self._check_money(wish)
         group = self.rates.groups.of_model(wish.model)
         workspace_id = wish.spender.workspace_id
@@ -128,7 +137,9 @@ class Meter:
     async def _check_money(self, wish: Wish) -> None:
         now_us = to_micros(self._clock.now())
         workspace_id = wish.spender.workspace_id
-        limit = await self._db.read(lambda tx: spend_limits.reached(tx, workspace_id, now_us))
+        limit = await self._db.read(
+            lambda tx: spend_limits.reached(tx, workspace_id, now_us, self.cap(tx))
+        )
         if limit is None:
             return
         fields = {**wish.trail, "limit": limit.id, "model": wish.model[:256]}
@@ -137,7 +148,7 @@ class Meter:
                 tx, self._clock, "model.refused", workspace_id=workspace_id, fields=fields
             )
         )
-        raise SpendLimitReached(limit)
+        raise TierReached(limit) if limit.tier else SpendLimitReached(limit)
 
 
 class SpendLimitReached(InvalidRequest):
@@ -145,6 +156,13 @@ class SpendLimitReached(InvalidRequest):
 
     def __init__(self, limit: Reached) -> None:
         super().__init__(limit.message, should_retry=False)
+
+
+class TierReached(RateLimited):
+    """The operator's own cap is used up: ask them, or wait (contract-2 R033)."""
+
+    def __init__(self, limit: Reached) -> None:
+        super().__init__(limit.message, code=TIER_CODE)
 
 
 def estimate(content: object) -> int:

@@ -1,7 +1,9 @@
 """Spend limits: caps on what models cost at list price, by day, week and month (R372).
 
 A limit is kept by looking at the sums before each model request. Requests that are under way when
-it is reached are let finish, so it can be overshot by what was in flight, and by no more.
+it is reached are let finish, so it can be overshot by what was in flight, and by no more. Above
+what administrators set, the operator may have a cap of their own, which nobody changes through the
+API (``usage_tier``).
 """
 
 from collections.abc import Sequence
@@ -13,11 +15,13 @@ from sqlalchemy import ColumnElement, Row, delete, func, insert, or_, select, tu
 from intramuros.control.catalog import workspaces
 from intramuros.control.identity import audit
 from intramuros.control.identity.actor import Actor
+from intramuros.control.identity.bootstrap import default_workspace
 from intramuros.control.metering.periods import end_us, start_us
 from intramuros.control.metering.rates import ORGANIZATION
 from intramuros.control.metering.usage import NANO
 from intramuros.control.store.db import Tx
 from intramuros.control.store.metering_tables import spend_days, spend_limits
+from intramuros.control.store.tables import workspaces as workspaces_table
 from intramuros.kernel.errors import InvalidRequest, NotFound
 from intramuros.kernel.timing import from_micros, rfc3339, to_micros
 from intramuros.protocol.resources.limits import (
@@ -34,6 +38,23 @@ SCOPES: Final = ("organization", "usage_tier", "workspace")
 _CODE: Final = "organization_type_not_supported"
 
 
+# The operator's own cap for the whole installation, as the contract's usage tiers have one.
+TIER: Final = "usage_tier"
+TIER_CODE: Final = "enforced_spend_limit_reached"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A limit; ``scope_key`` is a workspace, :data:`ORGANIZATION` or :data:`TIER`."""
+
+    id: str
+    scope_key: str
+    period: str
+    cents: int | None
+    created_us: int
+    updated_us: int
+
+
 @dataclass(frozen=True)
 class Query:
     """Which limits to list; ``after`` is the (created_us, id) of the last one shown."""
@@ -46,10 +67,11 @@ class Query:
 
 @dataclass(frozen=True)
 class Reached:
-    """A limit that is used up, and what to say of it."""
+    """A limit that is used up, and what to say of it; ``tier`` if it is the operator's own."""
 
     id: str
     message: str
+    tier: bool = False
 
 
 def set_limit(tx: Tx, actor: Actor, request: SpendLimitSet) -> Shown:
@@ -80,19 +102,29 @@ def set_limit(tx: Tx, actor: Actor, request: SpendLimitSet) -> Shown:
     else:
         changed = {"cents": cents, "updated_us": max(now_us, row.updated_us)}
         tx.execute(update(spend_limits).where(*mine).values(**changed))
-    return get(tx, limit_id)
+    return shown(_limit(_row(tx, limit_id)))
 
 
-def get(tx: Tx, limit_id: str) -> Shown:
+def tier(tx: Tx, cents: int) -> Limit | None:
+    """Return the operator's cap as a limit, as old as the installation; None for 0, no cap."""
+    if not cents:
+        return None
+    oldest = default_workspace(tx)
+    born = select(workspaces_table.c.created_us).where(workspaces_table.c.id == oldest)
+    born_us = int(tx.scalar(born) or 0)
+    return Limit(f"spl_tier{oldest.partition('_')[2]}", TIER, "monthly", cents, born_us, born_us)
+
+
+def get(tx: Tx, limit_id: str, cap: Limit | None = None) -> Shown:
     """Return a limit as shown.
 
     Raises:
         NotFound: no such limit.
     """
-    return shown(_row(tx, limit_id))
+    return shown(cap if cap and cap.id == limit_id else _limit(_row(tx, limit_id)))
 
 
-def find(tx: Tx, query: Query) -> tuple[list[Row[Any]], bool]:
+def find(tx: Tx, query: Query, cap: Limit | None = None) -> tuple[list[Limit], bool]:
     """Return a page of limits, newest first, and whether there is more.
 
     Raises:
@@ -113,37 +145,42 @@ def find(tx: Tx, query: Query) -> tuple[list[Row[Any]], bool]:
         which.append(tuple_(spend_limits.c.created_us, spend_limits.c.id) < query.after)
     order = (spend_limits.c.created_us.desc(), spend_limits.c.id.desc())
     chosen = select(spend_limits).where(*which).order_by(*order).limit(query.limit + 1)
-    rows = list(tx.execute(chosen).all())
-    return rows[: query.limit], len(rows) > query.limit
+    found = [_limit(row) for row in tx.execute(chosen).all()]
+    if cap is not None and _lists(query, cap):
+        found.append(cap)  # nothing is older
+    return found[: query.limit], len(found) > query.limit
 
 
-def remove(tx: Tx, actor: Actor, limit_id: str) -> Shown:
+def remove(tx: Tx, actor: Actor, limit_id: str, cap: Limit | None = None) -> Shown:
     """Take a limit away.
 
     Raises:
         NotFound: no such limit.
+        InvalidRequest: it is the operator's.
     """
+    if cap and cap.id == limit_id:
+        raise InvalidRequest("the usage tier's limit is set by the server's operator")
     row = _row(tx, limit_id)
     _audit(tx, actor, "spend_limit.delete", limit_id, row.scope_key, period=row.period)
     tx.execute(delete(spend_limits).where(spend_limits.c.id == limit_id))
     return {"id": limit_id, "type": "spend_limit_deleted"}
 
 
-def shown(row: Row[Any]) -> Shown:
+def shown(limit: Limit) -> Shown:
     """Return a limit as the API shows it."""
-    scope = {"type": "organization"}
-    if row.scope_key != ORGANIZATION:
-        scope = {"type": "workspace", "workspace_id": row.scope_key}
+    scope = {"type": limit.scope_key}
+    if limit.scope_key not in (ORGANIZATION, TIER):
+        scope = {"type": "workspace", "workspace_id": limit.scope_key}
     return {
-        "id": row.id,
+        "id": limit.id,
         "type": "spend_limit",
-        "amount": None if row.cents is None else str(row.cents),
+        "amount": None if limit.cents is None else str(limit.cents),
         "currency": "USD",
         "is_enabled": True,
-        "period": row.period,
+        "period": limit.period,
         "scope": scope,
-        "created_at": rfc3339(from_micros(row.created_us)),
-        "updated_at": rfc3339(from_micros(row.updated_us)),
+        "created_at": rfc3339(from_micros(limit.created_us)),
+        "updated_at": rfc3339(from_micros(limit.updated_us)),
     }
 
 
@@ -153,24 +190,35 @@ def any_set(tx: Tx) -> bool:
     return tx.scalar(which) is not None
 
 
-def reached(tx: Tx, workspace_id: str, at_us: int) -> Reached | None:
-    """Return a limit of the workspace or the organization that is used up now, or None."""
+def reached(tx: Tx, workspace_id: str, at_us: int, cap: Limit | None = None) -> Reached | None:
+    """Return a limit of the workspace or the organization that is used up now, or None.
+
+    Args:
+        cap: the operator's, which goes before all others.
+    """
+    if cap and cap.cents is not None:
+        again = _again(cap, at_us)
+        if spent(tx, ORGANIZATION, cap.period, at_us) >= cap.cents * NANO:
+            message = (
+                "You have reached your API usage limits: your organization has crossed its monthly "
+                f"API usage threshold. {again}"
+            )
+            return Reached(cap.id, message, tier=True)
     scopes = (ORGANIZATION, workspace_id)
     which = select(spend_limits).where(
         spend_limits.c.scope_key.in_(scopes), spend_limits.c.cents.is_not(None)
     )
     over = [
-        row
-        for row in tx.execute(which).all()
-        if spent(tx, row.scope_key, row.period, at_us) >= row.cents * NANO
+        limit
+        for limit in map(_limit, tx.execute(which).all())
+        if spent(tx, limit.scope_key, limit.period, at_us) >= (limit.cents or 0) * NANO
     ]
     if not over:
         return None
-    last = max(over, key=lambda row: end_us(row.period, at_us))  # who must wait, waits for this
-    again = from_micros(end_us(last.period, at_us)).strftime("%Y-%m-%d at %H:%M UTC")
+    last = max(over, key=lambda limit: end_us(limit.period, at_us))  # the one to wait for
     whose = "" if last.scope_key == ORGANIZATION else "workspace "
-    message = f"You have reached your specified {whose}API usage limits. "
-    return Reached(last.id, f"{message}You will regain access on {again}.")
+    message = f"You have reached your specified {whose}API usage limits. {_again(last, at_us)}"
+    return Reached(last.id, message)
 
 
 def spent(tx: Tx, scope: str, period: str, at_us: int) -> int:
@@ -194,6 +242,23 @@ def _scope(tx: Tx, scope: OrganizationScope | WorkspaceScope | UserScope) -> str
             return scope.workspace_id
         case UserScope():
             raise InvalidRequest("scope: this organization limits itself and its workspaces")
+
+
+def _again(limit: Limit, at_us: int) -> str:
+    at = from_micros(end_us(limit.period, at_us)).strftime("%Y-%m-%d at %H:%M UTC")
+    return f"You will regain access on {at}."
+
+
+def _lists(query: Query, cap: Limit) -> bool:
+    if query.workspace_id is not None:
+        return False
+    if query.scope_types is not None and TIER not in query.scope_types:
+        return False
+    return query.after is None or (cap.created_us, cap.id) < tuple(query.after)
+
+
+def _limit(row: Row[Any]) -> Limit:
+    return Limit(row.id, row.scope_key, row.period, row.cents, row.created_us, row.updated_us)
 
 
 def _row(tx: Tx, limit_id: str) -> Row[Any]:

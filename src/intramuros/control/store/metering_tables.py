@@ -75,7 +75,7 @@ telemetry_destinations = Table(
     Column("id", String, primary_key=True),
     Column("config", JSON, nullable=False),
     Column("coverage", String, nullable=False),  # all, include, exclude
-    Column("sealed", LargeBinary),  # header values; none without headers
+    Column("sealed", LargeBinary, nullable=False),  # header values
     Column("disabled", String),  # why; none while it is enabled
     Column("created_us", BigInteger, nullable=False),
     Column("updated_us", BigInteger, nullable=False),

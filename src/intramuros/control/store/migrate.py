@@ -10,9 +10,11 @@ from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
 from sqlalchemy import Connection, Engine
 
-from intramuros.control.store.metering_tables import metadata  # every table, theirs included
+from intramuros.control.store.metering_tables import usage_minutes
 from intramuros.kernel.errors import OperatorError
 
+# Of every table: these come after all others.
+_METADATA: Final = usage_minutes.metadata
 SCRIPTS: Final = Path(__file__).parent / "migrations"
 
 
@@ -54,7 +56,7 @@ def _run(connection: Connection) -> None:
     with EnvironmentContext(_config(), directory, fn=plan, destination_rev="head") as environment:
         environment.configure(
             connection=connection,
-            target_metadata=metadata,
+            target_metadata=_METADATA,
             # SQLite cannot alter most things in place; Alembic then rebuilds the table.
             render_as_batch=True,
         )

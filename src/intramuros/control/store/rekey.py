@@ -20,6 +20,7 @@ from sqlalchemy import Column, Table, select, update
 
 from intramuros.control.store import strongbox
 from intramuros.control.store.db import Tx
+from intramuros.control.store.metering_tables import telemetry_destinations
 from intramuros.control.store.secrets import Sealer, load_master_key
 from intramuros.control.store.tables import secrets, vault_secrets, webhook_endpoints
 from intramuros.kernel.errors import OperatorError
@@ -52,6 +53,12 @@ SEALED: Final = (
     ),
     Sealed(
         webhook_endpoints, webhook_endpoints.c.id, webhook_endpoints.c.secret, "webhook/{}".format
+    ),
+    Sealed(
+        telemetry_destinations,
+        telemetry_destinations.c.id,
+        telemetry_destinations.c.sealed,
+        "telemetry/{}".format,
     ),
 )
 

@@ -27,7 +27,7 @@ from intramuros.control.app import build_services
 from intramuros.control.identity import audit
 from intramuros.control.identity.installation import open_installation
 from intramuros.control.inference.rounds import MAX_ROUNDS
-from intramuros.control.inference.service import Inference
+from intramuros.control.inference.service import Inference, Voices
 from intramuros.control.mcp.base import Caller, McpError, McpFailure, McpServer
 from intramuros.control.mcp.guard import GuardedTransport
 from intramuros.control.model.scripted import ScriptedModel
@@ -163,7 +163,7 @@ async def house(
             built.clock,
             built.ids,
             Way(upstairs[1]),  # type: ignore[arg-type]  # what it needs of a Reach
-            ScriptedModel(tmp_path / "scripts"),
+            Voices(ScriptedModel(tmp_path / "scripts"), built.meter),
         )
         services = replace(built, inference=inference)
         stop = Stop()

@@ -47,6 +47,7 @@ def test_a_reply_is_recorded_in_the_contracts_order() -> None:
         "ending": None,
         "stop_reason": "tool_use",
         "cost": None,
+        "model": "some-model",
     }
 
 

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0009"
-down_revision = "0006"
+down_revision = "0008"
 
 _COUNTED = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h")
 
@@ -74,7 +74,7 @@ def _telemetry() -> None:
         sa.Column("id", sa.String(), nullable=False),
         sa.Column("config", sa.JSON(), nullable=False),
         sa.Column("coverage", sa.String(), nullable=False),
-        sa.Column("sealed", sa.LargeBinary(), nullable=True),
+        sa.Column("sealed", sa.LargeBinary(), nullable=False),
         sa.Column("disabled", sa.String(), nullable=True),
         sa.Column("created_us", sa.BigInteger(), nullable=False),
         sa.Column("updated_us", sa.BigInteger(), nullable=False),
