@@ -74,7 +74,7 @@ def test_scopes_of_other_organizations_are_refused(tx: Tx, actor: Actor) -> None
         spend_limits.find(tx, Query(10, scope_types=["seat_tier"]))
 
 
-def test_D37_lists_are_newest_first_and_by_scope(tx: Tx, actor: Actor, clock: ManualClock) -> None:
+def test_lists_are_newest_first_and_by_scope(tx: Tx, actor: Actor, clock: ManualClock) -> None:
     made = []
     for scope, period in ((ORG, "daily"), (HERE, "daily"), (ORG, "weekly")):
         clock.advance(1)
