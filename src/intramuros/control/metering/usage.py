@@ -96,7 +96,9 @@ def read(model: str, usage: Mapping[str, Any]) -> Use:
 def record(tx: Tx, known: Catalogue, at_us: int, spender: Spender, use: Use) -> int:
     """Add a request to the sums and return what it cost, in billionths of a cent."""
     entry = known.find(use.model)
-    costs = _costs(known.price(use.model, use.speed), use)
+    # A speed without a price of its own costs at least what the model does.
+    price = known.price(use.model, use.speed) or known.price(use.model)
+    costs = _costs(price, use)
     tokens = use.tokens
     total_input = tokens.input + tokens.cache_read + tokens.cache_write_5m + tokens.cache_write_1h
     key: dict[str, int | str] = {
