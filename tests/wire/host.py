@@ -34,15 +34,21 @@ def log_file(data_dir: Path) -> Path:
 
 
 @contextmanager
-def running(data_dir: Path, **settings: object) -> Iterator[Server]:
-    """Run a server until the block ends. Settings: ``ServerSettings`` and ``log_level``."""
+def running(
+    data_dir: Path, *, module: str = "tests.wire.run_server", **settings: object
+) -> Iterator[Server]:
+    """Run a server until the block ends. Settings: ``ServerSettings`` and ``log_level``.
+
+    Args:
+        module: what starts the server.
+    """
     data_dir.mkdir(parents=True, exist_ok=True)
     flags = {"data_dir": str(data_dir), "port": 0, **settings}
     env = {**environment(), "PYTHONPATH": str(ROOT / "src")}
     with (
         log_file(data_dir).open("a") as stderr,
         subprocess.Popen(
-            [sys.executable, "-m", "tests.wire.run_server", json.dumps(flags)],
+            [sys.executable, "-m", module, json.dumps(flags)],
             cwd=ROOT,
             env=env,
             stdout=subprocess.PIPE,

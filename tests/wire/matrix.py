@@ -46,6 +46,10 @@ class Callers:
         self.http.delete(f"/x/keys/{revoked['id']}").raise_for_status()
         self.revoked = revoked["key"]
 
+    def close(self) -> None:
+        for client in self.clients:
+            client.close()
+
     def anonymous(self) -> httpx2.Client:
         """Return a client without a credential, now and then from another address.
 

@@ -12,8 +12,9 @@ from intramuros.control.api.pages import check_limit
 from intramuros.control.api.replies import reply
 from intramuros.control.api.services import Services
 from intramuros.control.identity.principal import OF_WORKSPACES, Principal
-from intramuros.control.session import present, sessions
-from intramuros.control.session.sessions import DEFAULT_PAGE, MAX_PAGE, SessionRow
+from intramuros.control.session import listing, present
+from intramuros.control.session.listing import DEFAULT_PAGE, MAX_PAGE
+from intramuros.control.session.sessions import SessionRow
 from intramuros.kernel.errors import InvalidRequest
 from intramuros.kernel.timing import to_micros
 from intramuros.protocol.resources.sessions import SessionCreate, SessionStatus, SessionUpdate
@@ -50,7 +51,7 @@ async def _filters(
     *,
     include_archived: bool = False,
 ) -> dict[str, Any] | None:
-    """Return the filters as fields of :class:`sessions.Query`; None if nothing can match."""
+    """Return the filters as fields of :class:`listing.Query`; None if nothing can match."""
     if origin is None:
         return None
     return {
@@ -92,7 +93,7 @@ async def find(
             raise InvalidRequest("page: created_at no longer includes where this cursor stands")
     if filters is None:
         return reply({"data": [], "next_page": None, "prev_page": None})
-    query = sessions.Query(order=order, limit=size, after=after, backwards=backwards, **filters)
+    query = listing.Query(order=order, limit=size, after=after, backwards=backwards, **filters)
     rows, beyond = await svc.db.read(lambda tx: svc.sessions.find(tx, caller.workspace_id, query))
 
     def seal(row: SessionRow, *, backwards: bool) -> str:

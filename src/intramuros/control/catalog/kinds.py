@@ -14,6 +14,7 @@ class Kind:
         noun: for messages.
         versioned: whether old versions are kept.
         max_page: the largest page of its list (contract 4.17); pages hold 20 unless asked.
+        sort_field: the member of the body that its list can be sorted by, if any.
     """
 
     name: str
@@ -21,6 +22,7 @@ class Kind:
     noun: str
     versioned: bool = False
     max_page: int = 100
+    sort_field: str | None = None
 
 
 DEFAULT_PAGE: Final = 20
@@ -33,7 +35,7 @@ MEMORY_STORE: Final = Kind("memory_store", "memstore", "memory store")
 FILE: Final = Kind("file", "file", "file", max_page=1000)
 SKILL: Final = Kind("skill", "skill", "skill", max_page=1000)
 SKILL_VERSION: Final = Kind("skill_version", "skver", "skill version", max_page=1000)
-USER_PROFILE: Final = Kind("user_profile", "uprof", "user profile")
+USER_PROFILE: Final = Kind("user_profile", "uprof", "user profile", sort_field="name")
 VAULT: Final = Kind("vault", "vlt", "vault")
 VAULT_CREDENTIAL: Final = Kind("vault_credential", "vcrd", "credential")
 # These belong to the organization: they are kept in the default workspace.

@@ -53,6 +53,7 @@ def of_workspace(tx: Tx, workspace_id: str) -> list[Member]:
         NotFound: no such workspace.
     """
     workspaces.get(tx, workspace_id)
+    home = default_workspace(tx)
     rows = tx.execute(
         select(resources.c.id, table.c.role, table.c.created_by, table.c.created_us)
         .select_from(
@@ -61,16 +62,19 @@ def of_workspace(tx: Tx, workspace_id: str) -> list[Member]:
                 (table.c.member_id == resources.c.id) & (table.c.workspace_id == workspace_id),
             )
         )
-        .where(resources.c.kind == SERVICE_ACCOUNT.name, resources.c.archived_us.is_(None))
+        .where(
+            resources.c.workspace_id == home,
+            resources.c.kind == SERVICE_ACCOUNT.name,
+            resources.c.archived_us.is_(None),
+        )
         .order_by(resources.c.created_us, resources.c.id)
     )
-    home = workspace_id == default_workspace(tx)
     found = []
     for row in rows:
         if row.role is not None:
             member = Member(workspace_id, row.id, row.role, row.created_by, row.created_us)
             found.append(member)
-        elif home:
+        elif workspace_id == home:
             found.append(Member(workspace_id, row.id, IMPLICIT_ROLE, None, 0, implicit=True))
     return found
 

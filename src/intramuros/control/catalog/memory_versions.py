@@ -5,13 +5,14 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from sqlalchemy import ColumnElement, Row, and_, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, insert, select, update
 
 from intramuros.control.catalog.service import Resource
 from intramuros.control.identity import audit
 from intramuros.control.identity.actor import Actor
 from intramuros.control.identity.principal import CredentialKind, Principal
 from intramuros.control.store.db import Tx
+from intramuros.control.store.keyset import beyond
 from intramuros.control.store.tables import memories, memory_versions
 from intramuros.kernel.errors import InvalidRequest, NotFound
 from intramuros.kernel.timing import from_micros, rfc3339, to_micros
@@ -149,16 +150,16 @@ def find(tx: Tx, store_id: str, query: Query) -> tuple[list[Version], bool]:
         conditions.append(table.author_id == query.author.id)
     if query.created_gte_us is not None:
         conditions.append(table.created_us >= query.created_gte_us)
-    if query.created_lte_us is not None:
-        conditions.append(table.created_us <= query.created_lte_us)
+    place = (table.created_us, table.id)
     if query.after is not None:
-        at_us, last_id = query.after
-        same = and_(table.created_us == at_us, table.id < last_id)
-        conditions.append(or_(table.created_us < at_us, same))
+        # It lies within the bounds, so it is the closer one on its side.
+        conditions.append(beyond(place, query.after, ascending=False))
+    elif query.created_lte_us is not None:
+        conditions.append(table.created_us <= query.created_lte_us)
     rows = tx.execute(
         select(*(column for column in table if column.key != "content"))
         .where(*conditions)
-        .order_by(table.created_us.desc(), table.id.desc())
+        .order_by(*(column.desc() for column in place))
         .limit(query.limit + 1)
     ).all()
     return list(rows[: query.limit]), len(rows) > query.limit

@@ -79,7 +79,9 @@ def check_free(tx: Tx, kind: Kind, name: str) -> None:
         Conflict: it is taken.
     """
     taken = select(resources.c.id).where(
-        resources.c.kind == kind.name, resources.c.body["name"].as_string() == name
+        resources.c.workspace_id == default_workspace(tx),
+        resources.c.kind == kind.name,
+        resources.c.body["name"].as_string() == name,
     )
     if tx.scalar(taken.limit(1)) is not None:
         raise Conflict(f"name: there is a {kind.noun} {name!r} already")

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
-from sqlalchemy import ColumnElement, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, select
 
 from intramuros.control.catalog import service
 from intramuros.control.catalog.kinds import USER_PROFILE
 from intramuros.control.catalog.service import Resource
 from intramuros.control.identity.actor import Actor
 from intramuros.control.store.db import Tx
+from intramuros.control.store.keyset import beyond
 from intramuros.control.store.tables import resources
 from intramuros.kernel.errors import InvalidRequest
 from intramuros.kernel.timing import from_micros, parse_rfc3339, rfc3339
@@ -75,20 +76,19 @@ def update(
 
 def find(tx: Tx, workspace_id: str, order: Order, limit: int) -> tuple[list[Resource], bool]:
     """Return a page, and whether there is more."""
-    columns = _columns(order)
-    conditions = [
-        resources.c.workspace_id == workspace_id,
-        resources.c.kind == USER_PROFILE.name,
-    ]
-    if order.after is not None:
-        conditions.append(_beyond(columns, order))
-    sorts = [c.asc() if order.way == "asc" else c.desc() for c in columns]
-    if order.by == "name":
-        sorts[0] = columns[0].asc()  # those without a name come last either way
-    ids = tx.execute(
-        select(resources.c.id).where(*conditions).order_by(*sorts).limit(limit + 1)
-    ).scalars()
-    found = [service.get(tx, workspace_id, USER_PROFILE, found_id) for found_id in ids.all()]
+    ids: list[str] = []
+    for section in _sections(order):
+        rows = select(resources.c.id).where(
+            resources.c.workspace_id == workspace_id,
+            resources.c.kind == USER_PROFILE.name,
+            *section.which,
+        )
+        if section.after is not None:
+            ascending = order.way == "asc"
+            rows = rows.where(beyond(section.columns, section.after, ascending=ascending))
+        sorts = (c.asc() if order.way == "asc" else c.desc() for c in section.columns)
+        ids += tx.execute(rows.order_by(*sorts).limit(limit + 1 - len(ids))).scalars()
+    found = [service.get(tx, workspace_id, USER_PROFILE, found_id) for found_id in ids]
     return found[:limit], len(found) > limit
 
 
@@ -96,8 +96,8 @@ def position(profile: Resource, order: Order) -> tuple[Any, ...]:
     """Return where a profile stands in a list, for the cursor."""
     if order.by == "created_at":
         return (profile.created_us, profile.id)
-    name = profile.body["name"]
-    return (int(name is None), _low(name or ""), profile.id)
+    key = service.sort_key(USER_PROFILE, profile.body)
+    return (int(key is None), key or "", profile.id)
 
 
 def present(profile: Resource, *, legacy: bool) -> dict[str, Any]:
@@ -194,25 +194,23 @@ def _merge(stored: dict[str, str], patch: Mapping[str, str] | None) -> dict[str,
         raise InvalidRequest(f"metadata: {error}") from error
 
 
-def _columns(order: Order) -> list[ColumnElement[Any]]:
+@dataclass(frozen=True)
+class _Section:
+    """A part of a list that one index holds in order."""
+
+    columns: tuple[ColumnElement[Any], ...]
+    which: tuple[ColumnElement[bool], ...] = ()
+    after: tuple[Any, ...] | None = None
+
+
+def _sections(order: Order) -> list[_Section]:
+    """Return the parts that are still to be read; those without a name come last either way."""
     if order.by == "created_at":
-        return [resources.c.created_us, resources.c.id]
-    name = resources.c.body["name"].as_string()
-    return [case((name.is_(None), 1), else_=0), func.coalesce(func.lower(name), ""), resources.c.id]
-
-
-def _beyond(columns: list[ColumnElement[Any]], order: Order) -> ColumnElement[bool]:
-    """Return the condition of rows behind the last one seen."""
-    ways = [order.way] * len(columns)
-    if order.by == "name":
-        ways[0] = "asc"
-    steps = []
-    for index, (column, way, last) in enumerate(zip(columns, ways, order.after or (), strict=True)):
-        same = [c == v for c, v in zip(columns[:index], order.after or (), strict=False)]
-        steps.append(and_(*same, column > last if way == "asc" else column < last))
-    return or_(*steps)
-
-
-def _low(text: str) -> str:
-    """Return text with the case of ASCII letters ignored."""
-    return "".join(c.lower() if c.isascii() else c for c in text)
+        return [_Section((resources.c.created_us, resources.c.id), after=order.after)]
+    key, id = resources.c.sort_key, resources.c.id
+    is_nameless, name, last_id = order.after or (0, None, None)
+    nameless = _Section((id,), (key.is_(None),), (last_id,) if is_nameless else None)
+    if is_nameless:
+        return [nameless]
+    named = _Section((key, id), (key.is_not(None),), None if name is None else (name, last_id))
+    return [named, nameless]

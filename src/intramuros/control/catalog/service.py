@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, and_, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, delete, insert, select, update
 
 from intramuros.control.catalog.kinds import Kind
 from intramuros.control.identity import audit
 from intramuros.control.identity.actor import Actor
 from intramuros.control.store.db import Tx
+from intramuros.control.store.keyset import beyond
 from intramuros.control.store.tables import resource_versions, resources
 from intramuros.kernel.errors import Conflict, InvalidRequest, NotFound
 from intramuros.kernel.timing import to_micros
@@ -108,6 +109,7 @@ def create(
             body=dict(body),
             created_us=now_us,
             updated_us=now_us,
+            sort_key=sort_key(kind, body),
         )
     )
     _keep_version(tx, kind, made)
@@ -132,7 +134,12 @@ def change(
     tx.execute(
         update(resources)
         .where(resources.c.id == current.id)
-        .values(version=changed.version, body=dict(body), updated_us=now_us)
+        .values(
+            version=changed.version,
+            body=dict(body),
+            updated_us=now_us,
+            sort_key=sort_key(kind, body),
+        )
     )
     _keep_version(tx, kind, changed)
     return changed
@@ -172,20 +179,16 @@ def find(tx: Tx, workspace_id: str, kind: Kind, query: Query) -> tuple[list[Reso
         conditions.append(resources.c.parent_id == query.parent_id)
     if query.created_gte_us is not None:
         conditions.append(resources.c.created_us >= query.created_gte_us)
-    if query.created_lte_us is not None:
-        conditions.append(resources.c.created_us <= query.created_lte_us)
+    place = (resources.c.created_us, resources.c.id)
     if query.after is not None:
-        at_us, last_id = query.after
-        conditions.append(
-            or_(
-                resources.c.created_us < at_us,
-                and_(resources.c.created_us == at_us, resources.c.id < last_id),
-            )
-        )
+        # It lies within the bounds, so it is the closer one on its side.
+        conditions.append(beyond(place, query.after, ascending=False))
+    elif query.created_lte_us is not None:
+        conditions.append(resources.c.created_us <= query.created_lte_us)
     rows = tx.execute(
         select(resources)
         .where(*conditions)
-        .order_by(resources.c.created_us.desc(), resources.c.id.desc())
+        .order_by(*(column.desc() for column in place))
         .limit(query.limit + 1)
     ).all()
     return [_resource(row) for row in rows[: query.limit]], len(rows) > query.limit
@@ -231,6 +234,12 @@ def check_active(kind: Kind, current: Resource, *, code: str | None = None) -> N
     """
     if current.archived_us is not None:
         raise InvalidRequest(f"{kind.noun} {current.id!r} is archived and cannot change", code=code)
+
+
+def sort_key(kind: Kind, body: Document) -> str | None:
+    """Return what sorts a resource in its kind's list by name: the case of ASCII is ignored."""
+    value = None if kind.sort_field is None else body[kind.sort_field]
+    return None if value is None else "".join(c.lower() if c.isascii() else c for c in value)
 
 
 def digest(body: Document) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Select, insert, select
+from sqlalchemy import insert
 
 from intramuros.control.catalog import service
 from intramuros.control.catalog.kinds import MEMORY_STORE
@@ -45,25 +45,20 @@ def mount(tx: Tx, workspace_id: str, wanted: Sequence[MemoryStoreParam]) -> list
     return mounted
 
 
-def record(tx: Tx, session_id: str, mounted: Sequence[Mapping[str, Any]]) -> None:
+def record(tx: Tx, session_id: str, created_us: int, mounted: Sequence[Mapping[str, Any]]) -> None:
     """Keep which stores a new session may reach, and how."""
     rows = [
         {
             "session_id": session_id,
             "store_id": shown["memory_store_id"],
             "read_only": shown["access"] == "read_only",
+            "created_us": created_us,
         }
         for shown in mounted
         if shown["type"] == "memory_store"
     ]
     if rows:
         tx.execute(insert(memory_attachments), rows)
-
-
-def sessions_with(store_id: str) -> Select[Any]:
-    """Return the query for the ids of the sessions that have a store (contract 4.19)."""
-    table = memory_attachments.c
-    return select(table.session_id).where(table.store_id == store_id)
 
 
 def _place(store_id: str, name: str, mounted: Sequence[Shown]) -> str:

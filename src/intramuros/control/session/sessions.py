@@ -4,11 +4,9 @@ Each function runs inside the caller's transaction; what happens to a session is
 journal writes in that same transaction.
 """
 
-from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, and_, delete, insert, or_, select, update
+from sqlalchemy import Row, delete, insert, select, update
 
 from intramuros.control.catalog import agents, files, service, skills, vaults
 from intramuros.control.catalog.kinds import ENVIRONMENT
@@ -17,7 +15,7 @@ from intramuros.control.identity import audit
 from intramuros.control.identity.actor import Actor
 from intramuros.control.identity.principal import Principal
 from intramuros.control.model.catalogue import Catalogue, shipped_catalogue
-from intramuros.control.session import attachments, budget
+from intramuros.control.session import attachments, budget, listing
 from intramuros.control.session.calls import CallKind
 from intramuros.control.session.drafts import failure
 from intramuros.control.session.journal import Held, Journal
@@ -38,36 +36,9 @@ from intramuros.protocol.resources.budgets import BudgetLimit
 from intramuros.protocol.resources.sessions import SessionCreate, SessionUpdate
 from intramuros.protocol.work import Item
 
-DEFAULT_PAGE: Final = 20
-MAX_PAGE: Final = 100
-
 _BUSY: Final = frozenset({Status.RUNNING, Status.RESCHEDULING})
 
 SessionRow = Row[Any]
-
-
-@dataclass(frozen=True)
-class Query:
-    """Which sessions to list (contract 4.18, 4.19); times in microseconds.
-
-    Args:
-        from_us: created at this time or later.
-        until_us: created before this time.
-        after: creation time and id of the session to start behind.
-        backwards: read the page before ``after`` instead of the one behind it.
-    """
-
-    order: Literal["asc", "desc"] = "desc"
-    limit: int = DEFAULT_PAGE
-    agent_id: str | None = None
-    agent_version: int | None = None
-    memory_store_id: str | None = None
-    statuses: Collection[str] = ()
-    include_archived: bool = False
-    from_us: int | None = None
-    until_us: int | None = None
-    after: tuple[int, str] | None = None
-    backwards: bool = False
 
 
 class Sessions:
@@ -138,7 +109,7 @@ class Sessions:
             session_id,
             {"agent_id": agent["id"], "version": agent["version"], "environment_id": found.id},
         )
-        attachments.record(tx, session_id, mounted)
+        attachments.record(tx, session_id, now_us, mounted)
         session_skills.attach(tx, session_id, told)
         if request.budget is not None:
             held = self._journal.hold(tx, session_id)
@@ -309,22 +280,15 @@ class Sessions:
         )
         return any(use is not None and use.at_us > since_us for use in uses)
 
-    def find(self, tx: Tx, workspace_id: str, query: Query) -> tuple[list[SessionRow], bool]:
+    def find(
+        self, tx: Tx, workspace_id: str, query: listing.Query
+    ) -> tuple[list[SessionRow], bool]:
         """Return a page of sessions in the order asked for, and whether more lie beyond it.
 
         *Beyond* is behind the page, or before it when reading backwards.
         """
         ascending = (query.order == "asc") != query.backwards
-        conditions = [sessions.c.workspace_id == workspace_id, *_filters(query)]
-        if query.after is not None:
-            conditions.append(_beyond(query.after, ascending=ascending))
-        keys = (sessions.c.created_us, sessions.c.id)
-        rows = tx.execute(
-            select(sessions)
-            .where(*conditions)
-            .order_by(*(key.asc() if ascending else key.desc() for key in keys))
-            .limit(query.limit + 1)
-        ).all()
+        rows = tx.execute(listing.statement(workspace_id, query, ascending=ascending)).all()
         shown = list(rows[: query.limit])
         return shown[::-1] if query.backwards else shown, len(rows) > query.limit
 
@@ -376,30 +340,3 @@ def _changes(row: SessionRow, request: SessionUpdate, known: Catalogue | None) -
     if "agent" in changes and row.status != Status.IDLE:
         raise Conflict(f"agent: session {row.id!r} is {row.status}; wait until it is idle")
     return changes
-
-
-def _filters(query: Query) -> list[ColumnElement[bool]]:
-    wanted: list[ColumnElement[bool]] = []
-    if not query.include_archived:
-        wanted.append(sessions.c.archived_us.is_(None))
-    if query.agent_id is not None:
-        wanted.append(sessions.c.agent_id == query.agent_id)
-        if query.agent_version is not None:
-            wanted.append(sessions.c.agent_version == query.agent_version)
-    if query.memory_store_id is not None:
-        wanted.append(sessions.c.id.in_(attachments.sessions_with(query.memory_store_id)))
-    if query.statuses:
-        wanted.append(sessions.c.status.in_(sorted(query.statuses)))
-    if query.from_us is not None:
-        wanted.append(sessions.c.created_us >= query.from_us)
-    if query.until_us is not None:
-        wanted.append(sessions.c.created_us < query.until_us)
-    return wanted
-
-
-def _beyond(place: tuple[int, str], *, ascending: bool) -> ColumnElement[bool]:
-    at_us, session_id = place
-    at, id = sessions.c.created_us, sessions.c.id
-    if ascending:
-        return or_(at > at_us, and_(at == at_us, id > session_id))
-    return or_(at < at_us, and_(at == at_us, id < session_id))

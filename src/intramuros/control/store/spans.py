@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Table, and_, or_, select
+from sqlalchemy import ColumnElement, Row, Table, select
 
 from intramuros.control.store.db import Tx
+from intramuros.control.store.keyset import beyond
 from intramuros.kernel.errors import InvalidRequest
 
 
@@ -34,16 +35,17 @@ def fetch(
     """
     if span.after_id is not None and span.before_id is not None:
         raise InvalidRequest("after_id: not together with before_id")
-    order = (table.c.created_us.desc(), table.c.id.desc())
+    place = (table.c.created_us, table.c.id)
+    order = [column.desc() for column in place]
     conditions = list(which)
     backwards = span.before_id is not None
     if span.after_id is not None:
         at_us, row_id = _position(tx, table, "after_id", span.after_id)
-        conditions.append(_older(table, at_us, row_id))
+        conditions.append(beyond(place, (at_us, row_id), ascending=False))
     if span.before_id is not None:
         at_us, row_id = _position(tx, table, "before_id", span.before_id)
-        conditions.append(_newer(table, at_us, row_id))
-        order = (table.c.created_us.asc(), table.c.id.asc())
+        conditions.append(beyond(place, (at_us, row_id), ascending=True))
+        order = [column.asc() for column in place]
     query = select(table).where(*conditions).order_by(*order).limit(span.limit + 1)
     rows = list(tx.execute(query).all())
     more, rows = len(rows) > span.limit, rows[: span.limit]
@@ -55,13 +57,3 @@ def _position(tx: Tx, table: Table, name: str, row_id: str) -> tuple[int, str]:
     if row is None:
         raise InvalidRequest(f"{name}: no such object; start again without it")
     return row.created_us, row.id
-
-
-def _older(table: Table, at_us: int, row_id: str) -> ColumnElement[bool]:
-    same = and_(table.c.created_us == at_us, table.c.id < row_id)
-    return or_(table.c.created_us < at_us, same)
-
-
-def _newer(table: Table, at_us: int, row_id: str) -> ColumnElement[bool]:
-    same = and_(table.c.created_us == at_us, table.c.id > row_id)
-    return or_(table.c.created_us > at_us, same)

@@ -29,6 +29,14 @@ metadata = MetaData(
     }
 )
 
+_BY_TIME = ("created_us", "id")
+
+
+def _partial(name: str, *columns: str, where: str) -> Index:
+    """Return an index of the rows that fulfil a condition."""
+    return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
+
+
 workspaces = Table(
     "workspaces",
     metadata,
@@ -85,7 +93,9 @@ credentials = Table(
     Index("ix_credentials_principal", "principal_id"),
     Index("ix_credentials_creator", "created_by"),
     Index("ix_credentials_work", "work_id"),
-    Index("ix_credentials_environment", "environment_id"),
+    Index("ix_credentials_environment", "environment_id", "kind", "created_us", "id"),
+    Index("ix_credentials_list", "workspace_id", "kind", "created_us", "id"),
+    Index("ix_credentials_kind", "kind", "created_us", "id"),
 )
 
 # The people of the organization. Rows stay when somebody leaves, because records name them; an
@@ -173,8 +183,16 @@ resources = Table(
     Column("created_us", BigInteger, nullable=False),
     Column("updated_us", BigInteger, nullable=False),
     Column("archived_us", BigInteger),
+    Column("sort_key", String),  # of kinds that are listed by name
     Index("ix_resources_list", "workspace_id", "kind", "created_us", "id"),
-    Index("ix_resources_parent", "parent_id", "created_us", "id"),
+    Index("ix_resources_name", "workspace_id", "kind", "sort_key", "id"),
+    Index("ix_resources_parent", "parent_id", "workspace_id", "kind", "created_us", "id"),
+    # Lists leave archived ones out unless asked, however many there are. Not a partial index:
+    # without statistics SQLite would choose by the number of columns that are fixed.
+    Index("ix_resources_live", "workspace_id", "kind", "archived_us", "created_us", "id"),
+    Index(
+        "ix_resources_live_parent", "parent_id", "workspace_id", "kind", "archived_us", *_BY_TIME
+    ),
 )
 
 resource_versions = Table(
@@ -208,7 +226,10 @@ sessions = Table(
     Column("archived_us", BigInteger),
     Index("ix_sessions_list", "workspace_id", "created_us", "id"),
     Index("ix_sessions_environment", "environment_id"),
-    Index("ix_sessions_agent", "agent_id"),
+    Index("ix_sessions_agent", "agent_id", "created_us", "id"),
+    Index("ix_sessions_status", "workspace_id", "status", "created_us", "id"),
+    Index("ix_sessions_live", "workspace_id", "archived_us", "created_us", "id"),
+    Index("ix_sessions_live_agent", "agent_id", "archived_us", "created_us", "id"),
 )
 
 # Which stores a session has, and whether it may only read them (also shown in its resources).
@@ -218,7 +239,8 @@ memory_attachments = Table(
     Column("session_id", String, ForeignKey("sessions.id", ondelete="CASCADE"), primary_key=True),
     Column("store_id", String, primary_key=True),
     Column("read_only", Boolean, nullable=False),
-    Index("ix_memory_attachments_store", "store_id"),
+    Column("created_us", BigInteger, nullable=False),  # the session's
+    Index("ix_memory_attachments_list", "store_id", "created_us", "session_id"),
 )
 
 # Memories as they are now; what one holds is the content of its newest version.
@@ -256,7 +278,9 @@ memory_versions = Table(
     Column("redactor_id", String),
     Column("redacted_us", BigInteger),
     Index("ix_memory_versions_list", "store_id", "created_us", "id"),
-    Index("ix_memory_versions_memory", "memory_id", "created_us"),
+    Index("ix_memory_versions_memory", "memory_id", "store_id", "created_us", "id"),
+    Index("ix_memory_versions_operation", "store_id", "operation", "created_us", "id"),
+    Index("ix_memory_versions_author", "store_id", "author_kind", "author_id", *_BY_TIME),
 )
 
 # The log. Rows are only ever inserted. A client's input that waits for a turn is one row when it
@@ -301,14 +325,10 @@ leases = Table(
     Column("payload", JSON, nullable=False),
     Column("created_us", BigInteger, nullable=False),
     Index("ix_leases_claim", "queue", "state", "available_us"),
-    Index("ix_leases_key", "queue", "key", "state"),
-    Index(
-        "ix_leases_waiting",
-        "available_us",
-        "id",
-        sqlite_where=text("state = 'queued'"),
-        postgresql_where=text("state = 'queued'"),
-    ),
+    Index("ix_leases_key", "queue", "key", "created_us", "id"),
+    _partial("ix_leases_waiting", "available_us", "id", where="state = 'queued'"),
+    Index("ix_leases_list", "queue", "created_us", "id"),
+    _partial("ix_leases_served", "expires_us", where="state IN ('starting', 'active', 'stopping')"),
 )
 
 # When each worker last asked an environment for work (contract 9.38).

@@ -25,6 +25,7 @@ from sqlalchemy import (
 )
 
 from intramuros.control.store.db import Tx
+from intramuros.control.store.keyset import beyond
 from intramuros.control.store.notify import work_topic
 from intramuros.control.store.tables import leases, pollers, sessions
 from intramuros.protocol.work import LEASED, LIVE, Item, WorkState
@@ -34,6 +35,8 @@ _COLUMNS: Final = frozenset(
     {"id", "environment_id", "session_id", "created_us", "state", "expires_us"}
 )
 _PREFIX: Final = work_topic("")
+# The states of LEASED, in the words of the index that holds only those.
+_SERVED: Final = text("leases.state IN ('starting', 'active', 'stopping')")
 # Built once: it runs in every turn.
 _OF_SESSION: Final = (
     select(leases)
@@ -150,11 +153,13 @@ def requeue(tx: Tx, item: Item, now_us: int) -> None:
 def lapsed(tx: Tx, now_us: int) -> list[Item]:
     """Return every item whose lease has run out."""
     rows = tx.execute(
-        select(leases).where(
+        select(leases)
+        .where(
             leases.c.queue.startswith(_PREFIX, autoescape=True),
-            leases.c.state.in_([state.value for state in LEASED]),
+            _SERVED,
             leases.c.expires_us <= now_us,
         )
+        .order_by(leases.c.created_us, leases.c.id)
     )
     return [_item(row) for row in rows]
 
@@ -162,10 +167,13 @@ def lapsed(tx: Tx, now_us: int) -> list[Item]:
 def held(tx: Tx) -> list[Item]:
     """Return every item that some worker serves and nobody has asked to stop."""
     rows = tx.execute(
-        select(leases).where(
+        select(leases)
+        .where(
             leases.c.queue.startswith(_PREFIX, autoescape=True),
+            _SERVED,
             leases.c.state.in_([state.value for state in LEASED & LIVE]),
         )
+        .order_by(leases.c.created_us, leases.c.id)
     )
     return [_item(row) for row in rows]
 
@@ -180,13 +188,7 @@ def page(
     """
     query = select(leases).where(leases.c.queue == work_topic(environment_id))
     if after is not None:
-        created_us, item_id = after
-        query = query.where(
-            or_(
-                leases.c.created_us < created_us,
-                and_(leases.c.created_us == created_us, leases.c.id < item_id),
-            )
-        )
+        query = query.where(beyond((leases.c.created_us, leases.c.id), after, ascending=False))
     rows = tx.execute(
         query.order_by(leases.c.created_us.desc(), leases.c.id.desc()).limit(limit + 1)
     )

@@ -49,7 +49,7 @@ def test_R168_c2_9_c2_10_a_token_reaches_what_its_session_has(tx: Tx, actor: Act
     for store, read_only in ((ours, False), (shared, True)):
         tx.execute(
             insert(memory_attachments).values(
-                session_id="sesn_1", store_id=store.id, read_only=read_only
+                session_id="sesn_1", store_id=store.id, read_only=read_only, created_us=1
             )
         )
     assert memory_stores.reach(tx, token, ours.id, write=True) == ours

@@ -4,7 +4,7 @@ import pytest
 
 from intramuros.control.catalog import service
 from intramuros.control.identity.actor import Actor
-from intramuros.control.session import attachments
+from intramuros.control.session import attachments, listing
 from intramuros.control.store.db import Tx
 from intramuros.kernel.errors import InvalidRequest, NotFound
 from intramuros.kernel.ids import IdFactory
@@ -75,9 +75,14 @@ def test_c11_1_c11_12_R141_what_cannot_be_attached(tx: Tx, actor: Actor) -> None
 def test_sessions_are_found_by_their_stores(tx: Tx, actor: Actor) -> None:
     store = make_store(tx, actor)
     make_session(tx, actor, "sesn_1")
-    attachments.record(tx, "sesn_1", [])
-    attachments.record(
-        tx, "sesn_1", [*attachments.mount(tx, WORKSPACE, [param(store.id)]), {"type": "file"}]
-    )
-    assert tx.execute(attachments.sessions_with(store.id)).scalars().all() == ["sesn_1"]
-    assert tx.execute(attachments.sessions_with("memstore_none")).scalars().all() == []
+    attachments.record(tx, "sesn_1", 1, [])
+    mounted = attachments.mount(tx, WORKSPACE, [param(store.id)])
+    attachments.record(tx, "sesn_1", 1, [*mounted, {"type": "file"}])
+
+    def found(store_id: str) -> list[str]:
+        query = listing.Query(memory_store_id=store_id)
+        rows = tx.execute(listing.statement(WORKSPACE, query, ascending=True))
+        return [row.id for row in rows]
+
+    assert found(store.id) == ["sesn_1"]
+    assert found("memstore_none") == []

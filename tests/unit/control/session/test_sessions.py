@@ -9,7 +9,7 @@ from sqlalchemy import select
 from intramuros.control.catalog import agents, service
 from intramuros.control.catalog.kinds import ENVIRONMENT
 from intramuros.control.identity.actor import Actor
-from intramuros.control.session.sessions import Query
+from intramuros.control.session.listing import Query
 from intramuros.control.store import events, leases
 from intramuros.control.store.notify import session_topic
 from intramuros.control.store.tables import audit

@@ -1,13 +1,15 @@
+import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from sqlalchemy import insert, text
+from sqlalchemy import Connection, event, insert, text
 from sqlalchemy.dialects import sqlite
 
 from intramuros.control.store import work as rows
 from intramuros.control.store.db import Tx
 from intramuros.control.store.tables import pollers, sessions
-from intramuros.protocol.work import Item, WorkState
+from intramuros.protocol.work import LEASED, Item, WorkState
 
 E = "env_1"
 
@@ -180,3 +182,21 @@ def test_9_38_pollers_are_counted_and_forgotten(tx: Tx) -> None:
     assert rows.count_pollers(tx, E, 151) == 1
     rows.note_poller(tx, E, "w4", 10**12)
     assert len(tx.execute(pollers.select()).all()) == 1
+
+
+def test_the_reaper_looks_at_what_is_served_and_not_at_what_was(tx: Tx) -> None:
+    named = set(re.findall(r"'(\w+)'", str(rows._SERVED)))
+    assert named == {state.value for state in LEASED}
+    plans: list[str] = []
+
+    def explain(connection: Connection, _c: Any, sql: str, given: Any, *_: Any) -> None:
+        if not sql.startswith("EXPLAIN"):
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", given)
+            plans.append(str(plan.all()))
+
+    event.listen(tx.connection, "before_cursor_execute", explain)
+    rows.lapsed(tx, 1)
+    rows.held(tx)
+    event.remove(tx.connection, "before_cursor_execute", explain)
+    assert len(plans) == 2
+    assert all("ix_leases_served" in plan for plan in plans), plans

@@ -1,0 +1,111 @@
+"""Which sessions a list shows, as one statement that an index answers."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from sqlalchemy import ColumnElement, Select, select, union_all
+
+from intramuros.control.session.phase import Status
+from intramuros.control.store.keyset import beyond
+from intramuros.control.store.tables import memory_attachments, sessions
+
+DEFAULT_PAGE: Final = 20
+MAX_PAGE: Final = 100
+
+
+@dataclass(frozen=True)
+class Query:
+    """Which sessions to list (contract 4.18, 4.19); times in microseconds.
+
+    Args:
+        from_us: created at this time or later.
+        until_us: created before this time.
+        after: creation time and id of the session to start behind.
+        backwards: read the page before ``after`` instead of the one behind it.
+    """
+
+    order: Literal["asc", "desc"] = "desc"
+    limit: int = DEFAULT_PAGE
+    agent_id: str | None = None
+    agent_version: int | None = None
+    memory_store_id: str | None = None
+    statuses: Collection[str] = ()
+    include_archived: bool = False
+    from_us: int | None = None
+    until_us: int | None = None
+    after: tuple[int, str] | None = None
+    backwards: bool = False
+
+
+def statement(workspace_id: str, query: Query, *, ascending: bool) -> Select[Any]:
+    """Return the statement for a page and one row more, in the order of reading."""
+    if len(query.statuses) < 2:
+        wanted = _one(workspace_id, query, next(iter(query.statuses), None), ascending=ascending)
+        return _sorted(wanted, _keys(query), query, ascending=ascending)
+    # Each status has its part of an index in the order asked for: take a page of each, then merge.
+    parts = [
+        _sorted(
+            _one(workspace_id, query, status, ascending=ascending).with_only_columns(sessions.c.id),
+            _keys(query),
+            query,
+            ascending=ascending,
+        ).subquery()
+        for status in sorted(query.statuses)
+    ]
+    ids = union_all(*(select(part.c.id) for part in parts))
+    keys = (sessions.c.created_us, sessions.c.id)
+    found = select(sessions).where(sessions.c.id.in_(ids))
+    return _sorted(found, keys, query, ascending=ascending)
+
+
+def _one(workspace_id: str, query: Query, status: str | None, *, ascending: bool) -> Select[Any]:
+    """Return what sessions with at most one status to choose from must fulfil."""
+    # An agent has one workspace: an expression keeps the planner from looking all of it through.
+    of = sessions.c.workspace_id if query.agent_id is None else sessions.c.workspace_id + ""
+    wanted = [of == workspace_id, *_filters(query, ascending=ascending)]
+    if status is not None:
+        wanted.append(sessions.c.status == status)
+    # An archived session is terminated: there is none of another status.
+    if not query.include_archived and status in (None, Status.TERMINATED):
+        wanted.append(sessions.c.archived_us.is_(None))
+    found = select(sessions).where(*wanted)
+    if query.memory_store_id is not None:
+        found = found.join(memory_attachments, memory_attachments.c.session_id == sessions.c.id)
+        found = found.where(memory_attachments.c.store_id == query.memory_store_id)
+    if query.after is not None:
+        found = found.where(beyond(_keys(query), query.after, ascending=ascending))
+    return found
+
+
+def _filters(query: Query, *, ascending: bool) -> list[ColumnElement[bool]]:
+    wanted: list[ColumnElement[bool]] = []
+    if query.agent_id is not None:
+        wanted.append(sessions.c.agent_id == query.agent_id)
+        if query.agent_version is not None:
+            wanted.append(sessions.c.agent_version == query.agent_version)
+    # A cursor lies within the bounds, so it is the closer one on its side.
+    created_us = _keys(query)[0]
+    if query.from_us is not None and not (query.after and ascending):
+        wanted.append(created_us >= query.from_us)
+    if query.until_us is not None and not (query.after and not ascending):
+        wanted.append(created_us < query.until_us)
+    return wanted
+
+
+def _keys(query: Query) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
+    """Return the columns that sort; a memory store's sessions have an index of their own."""
+    if query.memory_store_id is not None:
+        return (memory_attachments.c.created_us, memory_attachments.c.session_id)
+    return (sessions.c.created_us, sessions.c.id)
+
+
+def _sorted(
+    wanted: Select[Any],
+    keys: tuple[ColumnElement[Any], ColumnElement[Any]],
+    query: Query,
+    *,
+    ascending: bool,
+) -> Select[Any]:
+    sorts = (key.asc() if ascending else key.desc() for key in keys)
+    return wanted.order_by(*sorts).limit(query.limit + 1)
