@@ -23,8 +23,9 @@ SCOPES: Final = (
 )
 BETAS = (
     "managed-agents-2026-04-01,mcp-tunnels-2026-06-22,admin-user-sign-out-2026-10-08,"
-    "spend-limit-reads-2026-09-26,telemetry-destinations-2026-08-11"
+    "spend-limit-reads-2026-09-26,telemetry-destinations-2026-08-11,webhooks-2026-10-07"
 )
+WEBHOOKS = "webhooks-2026-10-07"
 _numbers = count(1)
 SKILL = b"---\nname: calc\ndescription: Adds.\n---\nAdd.\n"
 
@@ -143,6 +144,7 @@ class World:
         if "{user_profile_id}" in path:
             made = self.callers.post("/v1/user_profiles", {"access_type": "passthrough"})
             yield "user_profile_id", made["id"]
+        yield from self._webhook_endpoint()
         yield from self._administered(path)
 
     def _administered(self, path: str) -> Iterator[tuple[str, str]]:
@@ -197,6 +199,16 @@ class World:
         group = org.rbac_groups.create(name="G").id
         org.rbac_groups.members.add(group, user_id=user_id)
         yield "rbac_group_id", group
+
+    def _webhook_endpoint(self) -> Iterator[tuple[str, str]]:
+        """Yield an endpoint of the workspace and one of the organization, where they are needed."""
+        for name, path, kind in (
+            ("webhook_id", "/v1/webhooks", "vault.created"),
+            ("webhook_endpoint_id", "/v1/organizations/webhooks", "external_key.failed"),
+        ):
+            if "{" + name + "}" in self.path:
+                body = {"url": "https://hooks.test/", "enabled_events": [kind]}
+                yield name, self.callers.post(path, body, {"anthropic-beta": WEBHOOKS})["id"]
 
     def _key_id(self) -> str:
         if self.path.startswith("DELETE /x/environments"):

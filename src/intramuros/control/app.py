@@ -24,6 +24,7 @@ from intramuros.control.identity.installation import Installation, open_installa
 from intramuros.control.identity.throttle import FailureThrottle
 from intramuros.control.inference.service import Inference, Voices
 from intramuros.control.jobs import Reaper
+from intramuros.control.messenger import deliver, endpoints_from
 from intramuros.control.metering.calls import Calls
 from intramuros.control.metering.groups import load_groups
 from intramuros.control.metering.meter import Meter
@@ -109,12 +110,13 @@ async def build_services(opened: Installation, settings: ServerSettings) -> Serv
         validator=Validator(db, clock, reach, wallet),
         upstream=Upstream(_provider(settings), settings.model_api_key),
         inference=Inference(db, clock, ids, reach, Voices(scripts, meter)),
+        endpoints=endpoints_from(settings, opened.sealer, ids.random),
         organization_id=opened.organization_id,
         exchange=Exchange(
             db,
             clock,
             ids,
-            IssuerKeys(clock, networks_from(settings.issuer_networks)),
+            IssuerKeys(clock, networks_from(settings.issuer_networks, "issuer_networks")),
             opened.organization_id,
             settings.audience,
         ),
@@ -151,7 +153,7 @@ async def serve(settings: ServerSettings, *, stop: Stop | None = None) -> None:
 
 
 def background(services: Services, settings: ServerSettings) -> Mapping[str, Task]:
-    """Return the tasks that run beside the API: the agent loop and the reaper."""
+    """Return the tasks that run beside the API: the agent loop, deliveries, the reapers."""
     reaper = Reaper(
         services.db,
         services.hub,
@@ -194,6 +196,7 @@ def background(services: Services, settings: ServerSettings) -> Mapping[str, Tas
         "reaper": reaper.run,
         "sweeper": sweeper.run,
         "limits": services.meter.run,
+        **deliver(services, settings),
         **think(body, brains, services.wallet.transport_for),
     }
 

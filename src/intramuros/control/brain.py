@@ -65,8 +65,8 @@ def edges_from(addresses: Sequence[str], ca_pem: str | None) -> Edges:
         ) from error
 
 
-def networks_from(texts: Sequence[str]) -> list[Network]:
-    """Return the networks of the settings.
+def networks_from(texts: Sequence[str], setting: str = "mcp_networks") -> list[Network]:
+    """Return the networks of a setting.
 
     Raises:
         OperatorError: one of them is no network.
@@ -74,7 +74,7 @@ def networks_from(texts: Sequence[str]) -> list[Network]:
     try:
         return [ipaddress.ip_network(text) for text in texts]
     except ValueError as error:
-        raise OperatorError(f"mcp_networks: {error}", "write it as 10.1.0.0/16") from error
+        raise OperatorError(f"{setting}: {error}", "write it as 10.1.0.0/16") from error
 
 
 def think(body: Body, models: Models, transport_for: TransportFor) -> Mapping[str, Task]:

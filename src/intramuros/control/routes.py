@@ -34,6 +34,7 @@ from intramuros.control.api import (
     threads,
     tunnels,
     vaults,
+    webhooks,
     work,
 )
 from intramuros.control.api.boundary import Boundary
@@ -83,6 +84,8 @@ def create_app(services: Services) -> FastAPI:
         files.router,
         skills.router,
         pool.router,
+        webhooks.router,
+        webhooks.organization_router,
     )
     for router in routers:
         app.include_router(router)

@@ -45,6 +45,20 @@ class ServerSettings:
     """Private networks whose identity providers may be asked for their keys, as 10.1.0.0/16."""
     audience: tuple[str, ...] = ()
     """What identity tokens may be made out for (aud): the server's public URL, say."""
+    webhook_networks: tuple[str, ...] = ()
+    """Private networks that webhooks may be sent to, as 10.1.0.0/16."""
+    webhook_ports: tuple[int, ...] = (443,)
+    """Ports that the URLs of webhook endpoints may name."""
+    webhook_ca_file: Path | None = None
+    """PEM of further CAs that may sign the certificates of webhook endpoints."""
+    webhook_timeout_s: float = 30.0
+    """Seconds that one attempt to deliver a webhook may take."""
+    webhook_retry_min_s: float = 5.0
+    """The shortest wait before a webhook is sent again, in seconds."""
+    webhook_retry_max_s: float = 120.0
+    """The longest wait before a webhook is sent again, in seconds."""
+    webhook_disable_after_s: float = 86_400.0
+    """Seconds of unbroken failure after which a webhook endpoint is disabled."""
     dormancy_s: float = 300.0
     """Seconds without an event after which an idle session lets go of its worker; 0 for never."""
     blob_url: str | None = None

@@ -15,6 +15,7 @@ from intramuros.control.metering.calls import Call, sort_of
 from intramuros.kernel.errors import (
     AuthenticationFailed,
     InvalidRequest,
+    NotFound,
     PermissionDenied,
     RateLimited,
 )
@@ -27,6 +28,7 @@ from intramuros.protocol.envelope import (
     SIGN_OUT_BETA,
     TUNNELS_BETA,
     VERSION_HEADER,
+    WEBHOOKS_BETA,
     WORKSPACE_HEADER,
     parse_betas,
 )
@@ -41,6 +43,7 @@ _KNOWN_BETAS: Final = frozenset(
         TUNNELS_BETA,
         MEMORY_BETA,
         SIGN_OUT_BETA,
+        WEBHOOKS_BETA,
         "files-api-2025-04-14",
         "oauth-2025-04-20",
         "skills-2025-10-02",
@@ -68,6 +71,8 @@ class Gate:
             particular; other kinds are narrower by nature.
         beta: the beta the request must name, or None.
         instead: another beta that does as well; naming both is refused.
+        also: another beta that does as well, named alone or with the first.
+        hidden: whether there seems to be no such endpoint for who does not name the beta.
         organization: whether this is about the organization, in no workspace (contract-2 R025).
     """
 
@@ -75,6 +80,8 @@ class Gate:
     scope: Scope | None = Scope.DEVELOPER
     beta: str | None = MANAGED_AGENTS_BETA
     instead: str | None = None
+    also: str | None = None
+    hidden: bool = False
     organization: bool = False
 
     async def __call__(self, request: Request) -> Principal:
@@ -85,7 +92,10 @@ class Gate:
             PermissionDenied: a good one of the wrong kind, scope or workspace.
             InvalidRequest: a malformed version, or the beta is not named.
             RateLimited: too many bad credentials from this address, or too many calls.
+            NotFound: the beta is not named, and that is all there is to say.
         """
+        if self.hidden and self.beta not in _betas(request):
+            raise NotFound(f"no endpoint {request.method} {request.url.path}")
         caller = await identify(request)
         caller.require_kind(*self.kinds)
         if caller.scoped and self.scope is not None:
@@ -109,7 +119,9 @@ class Gate:
             context_of(request.scope).headers.update(told)
 
     def _check_beta(self, betas: frozenset[str]) -> None:
-        if self.beta is None or (self.beta in betas) != (self.instead in betas):
+        if self.beta is None or self.also in betas:
+            return
+        if (self.beta in betas) != (self.instead in betas):
             return
         if self.beta in betas:
             raise InvalidRequest(f"send `{BETA_HEADER}: {self.beta}` or {self.instead}, not both")

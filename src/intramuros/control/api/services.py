@@ -21,6 +21,7 @@ from intramuros.control.session.work import WorkQueue
 from intramuros.control.store.blobs import Blobs
 from intramuros.control.store.db import Database
 from intramuros.control.store.notify import Hub
+from intramuros.control.webhooks.endpoints import Endpoints
 from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.timing import Clock
 
@@ -70,6 +71,8 @@ class Services:
     """Limits and counts the use of models."""
     calls: Calls
     """Limits calls of the API."""
+    endpoints: Endpoints
+    """Configures where webhooks go."""
     organization_id: str
     """A UUID; this installation is one organization."""
     lenient: bool = False

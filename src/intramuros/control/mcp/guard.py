@@ -1,4 +1,4 @@
-"""Direct connections to MCP servers: resolve, check, connect to what was checked.
+"""Direct connections to servers that others name: resolve, check, connect to what was checked.
 
 The control plane must not be talked into reaching its own network (server-side request forgery):
 a name is resolved once, every address is checked, and the connection goes to a checked address, so
@@ -24,6 +24,10 @@ SocketOption = httpcore2.SOCKET_OPTION
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 # All that is handed out to hosts; Python counts reserved space beyond it as global.
 _UNICAST: Final = ipaddress.IPv6Network("2000::/3")
+
+
+class AddressRefused(httpcore2.ConnectError):
+    """A name resolves, and not only to addresses that may be reached."""
 
 
 class Resolver(Protocol):
@@ -87,15 +91,18 @@ class GuardedBackend(httpcore2.AsyncNetworkBackend):
         """Connect to the first address of ``host`` if all of them are allowed.
 
         Raises:
-            httpcore2.ConnectError: unresolvable, refused by policy, or unreachable.
+            AddressRefused: one of its addresses is not allowed.
+            httpcore2.ConnectError: that, or unresolvable, or unreachable.
         """
         try:
             addresses = await self._resolver(host, port)
         except OSError as error:
             raise httpcore2.ConnectError(f"{host} cannot be resolved") from error
         checked = [ipaddress.ip_address(text) for text in addresses]
-        if not checked or not all(is_allowed(a, self._exceptions) for a in checked):
-            raise httpcore2.ConnectError(f"{host} does not resolve to public addresses only")
+        if not checked:
+            raise httpcore2.ConnectError(f"{host} cannot be resolved")
+        if not all(is_allowed(a, self._exceptions) for a in checked):
+            raise AddressRefused(f"{host} does not resolve to public addresses only")
         return await self._inner.connect_tcp(
             str(checked[0]), port, timeout, local_address, socket_options
         )

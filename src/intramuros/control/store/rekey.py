@@ -18,7 +18,7 @@ from typing import Final
 
 from sqlalchemy import Column, Table, select, update
 
-from intramuros.control.store import strongbox
+from intramuros.control.store import deliveries, strongbox
 from intramuros.control.store.db import Tx
 from intramuros.control.store.metering_tables import telemetry_destinations
 from intramuros.control.store.secrets import Sealer, load_master_key
@@ -52,7 +52,10 @@ SEALED: Final = (
         strongbox.key_name,
     ),
     Sealed(
-        webhook_endpoints, webhook_endpoints.c.id, webhook_endpoints.c.secret, "webhook/{}".format
+        webhook_endpoints,
+        webhook_endpoints.c.id,
+        webhook_endpoints.c.secret,
+        deliveries.secret_name,
     ),
     Sealed(
         telemetry_destinations,

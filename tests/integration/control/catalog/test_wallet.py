@@ -26,6 +26,7 @@ from intramuros.control.store.tables import audit, metadata, vault_secrets, work
 from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.timing import ManualClock, to_micros
 from intramuros.protocol.resources.vaults import CredentialCreate, CredentialUpdate, VaultCreate
+from tests.fakes.outbox import listen, waiting
 
 if TYPE_CHECKING:
     from intramuros.control.catalog.reach import Reach
@@ -195,7 +196,12 @@ async def test_R047_an_archived_credential_is_not_brought_back(house: House) -> 
     assert kept.archived_us is not None
 
 
-async def test_Q10_one_record_for_each_failing_episode(house: House) -> None:
+async def test_R083_Q10_one_record_and_one_webhook_for_each_failing_episode(
+    house: House,
+) -> None:
+    await house.db.write(
+        lambda tx: listen(tx, "vault_credential.refresh_failed", workspace_id=WORKSPACE)
+    )
     house.way.answer = lambda _: {"error": "invalid_client"}
 
     async def fail() -> None:
@@ -214,6 +220,10 @@ async def test_Q10_one_record_for_each_failing_episode(house: House) -> None:
     kinds = await house.db.read(lambda tx: list(tx.execute(select(audit.c.kind)).scalars()))
     assert kinds.count("vault_credential.refresh_failed") == 2
     assert kinds.count("secret.use") == 5
+    told = await house.db.read(waiting)
+    assert [(data["id"], data["vault_id"]) for data in told] == [
+        (house.credential_id, house.vault_id)
+    ] * 2
 
 
 async def test_a_refresh_token_is_not_sent_in_the_clear(house: House) -> None:

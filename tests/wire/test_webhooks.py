@@ -1,0 +1,463 @@
+"""Webhooks from end to end: the official SDK configures, triggers, checks and acts on them."""
+
+import base64
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import anthropic
+import anyio.to_thread
+import httpx2
+import pytest
+from anthropic import Anthropic, AsyncAnthropic
+from anthropic.types.beta.organization import BetaNewOrganizationWebhookEndpoint
+
+from intramuros.protocol.webhooks import WORKSPACE_KINDS
+from tests.fakes.receiver import Receiver, receiving, status
+from tests.wire.conftest import SCRIPTS
+from tests.wire.host import Server, running
+from tests.wire.site import MESSAGE, Site, until
+from tests.wire.structure import check
+from tests.wire.workers import official
+
+pytestmark = pytest.mark.anyio
+
+BETA = {"anthropic-beta": "webhooks-2026-10-07"}
+ORG: Any = ["external_key.failed", "user_profile.program_status_updated"]
+PUBLIC = "https://hooks.example.com/in"
+
+
+@pytest.fixture(scope="module")
+def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
+    with receiving(tmp_path_factory.mktemp("receiver")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iterator[Server]:
+    with running(
+        tmp_path_factory.mktemp("hooks") / "data",
+        model_scripts=str(SCRIPTS),
+        webhook_networks=["127.0.0.0/8"],
+        webhook_ports=[443, receiver.port],
+        webhook_ca_file=str(receiver.ca_file),
+        webhook_retry_min_s=0.1,
+        webhook_retry_max_s=0.4,
+        webhook_timeout_s=2,
+    ) as started:
+        yield started
+
+
+@pytest.fixture
+def http(server: Server) -> Iterator[httpx2.Client]:
+    headers = {"x-api-key": server.api_key, **BETA}
+    with httpx2.Client(base_url=server.base_url, headers=headers, timeout=10) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def _clean(http: httpx2.Client, receiver: Receiver) -> Iterator[None]:
+    """Leave no endpoint to the next test."""
+    yield
+    for path in ("/v1/webhooks", "/v1/organizations/webhooks"):
+        for one in http.get(path, params={"limit": 100}).json()["data"]:
+            http.delete(f"{path}/{one['id']}").raise_for_status()
+    receiver.answers.clear()
+    receiver.answer = status(200)
+    receiver.forget()
+
+
+def make(http: httpx2.Client, url: str = PUBLIC, *kinds: str) -> Any:
+    body = {"url": url, "enabled_events": kinds or ["vault.created"]}
+    answer = http.post("/v1/webhooks", json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def code(answer: httpx2.Response) -> tuple[int, str]:
+    return answer.status_code, answer.json()["error"]["type"]
+
+
+# ---- the organization's endpoints, through the SDK
+
+
+def test_R249_R252_R254_an_endpoint_is_made_changed_and_deleted(client: Anthropic) -> None:
+    api = client.beta.organization.webhooks
+    made = api.create(url=PUBLIC, enabled_events=ORG, name="N", description="D")
+    check(made)
+    assert (made.state, made.disabled_reason, made.url) == ("enabled", "", PUBLIC)
+    assert (made.name, made.description, made.enabled_events) == ("N", "D", ORG)
+    assert made.signing_secret.startswith("whsec_")
+    assert len(base64.b64decode(made.signing_secret[6:], validate=True)) == 32
+    found = api.retrieve(made.id)
+    check(found)
+    assert "signing_secret" not in found.to_dict()
+    changed = api.update(made.id, state="disabled", name="M", enabled_events=[])
+    check(changed)
+    assert (changed.state, changed.disabled_reason) == ("disabled", "")
+    assert (changed.name, changed.description, changed.enabled_events) == ("M", "D", ORG)
+    assert api.update(made.id, state="enabled").state == "enabled"
+    secret = api.regenerate_signing_secret(made.id)
+    check(secret)
+    assert secret.signing_secret not in ("", made.signing_secret)
+    gone = api.delete(made.id)
+    check(gone)
+    assert (gone.id, gone.type) == (made.id, "webhook_endpoint_deleted")
+    for act in (api.retrieve, api.delete, api.regenerate_signing_secret, api.update):
+        with pytest.raises(anthropic.NotFoundError):
+            act(made.id)
+
+
+async def test_the_async_client_does_the_same(async_client: AsyncAnthropic) -> None:
+    api = async_client.beta.organization.webhooks
+    made = await api.create(url=PUBLIC, enabled_events=ORG)
+    check(made)
+    assert (await api.retrieve(made.id)).id == made.id
+    assert (await api.update(made.id, description="x")).description == "x"
+    assert [one.id async for one in api.list()] == [made.id]
+    assert (await api.regenerate_signing_secret(made.id)).signing_secret.startswith("whsec_")
+    raw = await api.with_raw_response.retrieve(made.id)
+    assert raw.headers["request-id"]
+    async with api.with_streaming_response.retrieve(made.id) as streamed:
+        assert (await streamed.parse()).id == made.id
+    assert (await api.delete(made.id)).id == made.id
+
+
+def test_raw_and_streamed_answers(client: Anthropic) -> None:
+    api = client.beta.organization.webhooks
+    raw = api.with_raw_response.create(url=PUBLIC, enabled_events=ORG)
+    made = raw.parse()
+    assert isinstance(made, BetaNewOrganizationWebhookEndpoint)
+    assert "anthropic-workspace-id" not in raw.headers
+    with api.with_streaming_response.list() as streamed:
+        assert [one.id for one in streamed.parse()] == [made.id]
+
+
+def test_R249_without_the_beta_there_is_no_such_endpoint(server: Server, client: Anthropic) -> None:
+    api = client.beta.organization.webhooks
+    made = api.create(url=PUBLIC, enabled_events=ORG)
+    bare = {"anthropic-beta": "managed-agents-2026-04-01"}
+    for act in (
+        lambda: api.create(url=PUBLIC, enabled_events=ORG, extra_headers=bare),
+        lambda: api.list(extra_headers=bare),
+        lambda: api.retrieve(made.id, extra_headers=bare),
+        lambda: api.update(made.id, name="x", extra_headers=bare),
+        lambda: api.delete(made.id, extra_headers=bare),
+        lambda: api.regenerate_signing_secret(made.id, extra_headers=bare),
+    ):
+        with pytest.raises(anthropic.NotFoundError):
+            act()
+    nobody = httpx2.get(f"{server.base_url}/v1/organizations/webhooks")
+    unknown = httpx2.get(f"{server.base_url}/v1/organizations/no-such-thing")
+    assert code(nobody) == code(unknown) == (404, "not_found_error")
+    assert api.retrieve(made.id).name == ""
+
+
+def test_R255_the_list_is_walked_by_ids(client: Anthropic) -> None:
+    api = client.beta.organization.webhooks
+    newest = [api.create(url=PUBLIC, enabled_events=ORG).id for _ in range(22)][::-1]
+    first = api.list(limit=0)
+    check(first)
+    assert [one.id for one in first.data] == newest[:20]
+    assert (first.has_more, first.first_id, first.last_id) == (True, newest[0], newest[19])
+    assert [one.id for one in api.list()] == newest
+    assert [one.id for one in api.list(limit=7)] == newest
+    assert [one.id for one in api.list(limit=7, order="asc")] == newest[::-1]
+    assert [one.id for one in api.list(limit=2, before_id=newest[9]).data] == newest[:2]
+    assert len(api.list(limit=100).data) == 22
+    for bad in ({"limit": 101}, {"limit": -1}, {"after_id": "whep_no"}):
+        with pytest.raises(anthropic.BadRequestError):
+            api.list(**bad)
+    with pytest.raises(anthropic.BadRequestError):
+        api.list(extra_query={"order": "sideways"})
+
+
+def test_R251_at_most_32(client: Anthropic) -> None:
+    api = client.beta.organization.webhooks
+    made = [api.create(url=PUBLIC, enabled_events=ORG).id for _ in range(32)]
+    api.update(made[0], state="disabled")
+    with pytest.raises(anthropic.BadRequestError, match="32"):
+        api.create(url=PUBLIC, enabled_events=ORG)
+    api.delete(made[0])
+    api.create(url=PUBLIC, enabled_events=ORG)
+
+
+def test_R250_R271_what_an_endpoint_may_not_be(client: Anthropic) -> None:
+    api = client.beta.organization.webhooks
+    kinds: Any = ["vault.created"]
+    with pytest.raises(anthropic.BadRequestError, match="enabled_events"):
+        api.create(url=PUBLIC, enabled_events=kinds)
+    with pytest.raises(anthropic.BadRequestError, match="enabled_events"):
+        api.create(url=PUBLIC, enabled_events=[])
+    for url in (
+        "http://hooks.example.com/",
+        "https://hooks.example.com:8443/",
+        "https://10.0.0.1/",
+        "https://[::ffff:10.0.0.1]/",
+        "https://0xa000001/",
+    ):
+        with pytest.raises(anthropic.BadRequestError, match="url"):
+            api.create(url=url, enabled_events=ORG)
+    with pytest.raises(anthropic.BadRequestError, match="colour"):
+        api.create(url=PUBLIC, enabled_events=ORG, extra_body={"colour": "red"})
+
+
+# ---- a workspace's endpoints, in the same shape
+
+
+def test_R257_Q22_workspace_endpoints_have_the_same_shape(http: httpx2.Client) -> None:
+    kinds = sorted(WORKSPACE_KINDS)
+    made = make(http, PUBLIC, *kinds)
+    check(BetaNewOrganizationWebhookEndpoint.construct(**{**made, "enabled_events": ORG}))
+    assert made["enabled_events"] == kinds
+    path = f"/v1/webhooks/{made['id']}"
+    assert "signing_secret" not in http.get(path).json()
+    assert http.post(path, json={"name": "N"}).json()["name"] == "N"
+    renewed = http.post(f"{path}/regenerate_signing_secret").json()
+    assert renewed["signing_secret"] != made["signing_secret"]
+    page = http.get("/v1/webhooks").json()
+    assert [one["id"] for one in page["data"]] == [made["id"]]
+    assert (page["has_more"], page["first_id"]) == (False, made["id"])
+    assert http.delete(path).json() == {"id": made["id"], "type": "webhook_endpoint_deleted"}
+    assert code(http.get(path)) == (404, "not_found_error")
+    bad = http.post("/v1/webhooks", json={"url": PUBLIC, "enabled_events": ORG})
+    assert code(bad) == (400, "invalid_request_error")
+
+
+def test_Q22_either_beta_opens_a_workspaces_endpoints(server: Server, http: httpx2.Client) -> None:
+    make(http)
+    agents = "managed-agents-2026-04-01"
+    for beta in (agents, BETA["anthropic-beta"], f"{agents},{BETA['anthropic-beta']}"):
+        answer = http.get("/v1/webhooks", headers={"anthropic-beta": beta})
+        assert answer.status_code == 200
+    with httpx2.Client(headers={"x-api-key": server.api_key}) as bare:
+        answer = bare.get(f"{server.base_url}/v1/webhooks")
+        assert code(answer) == (400, "invalid_request_error")
+
+
+def test_an_endpoint_is_of_its_scope_alone(http: httpx2.Client, client: Anthropic) -> None:
+    mine = make(http)["id"]
+    ours = client.beta.organization.webhooks.create(url=PUBLIC, enabled_events=ORG).id
+    with pytest.raises(anthropic.NotFoundError):
+        client.beta.organization.webhooks.retrieve(mine)
+    assert http.get(f"/v1/webhooks/{ours}").status_code == 404
+    assert [one.id for one in client.beta.organization.webhooks.list()] == [ours]
+
+
+# ---- deliveries
+
+
+def disabled(http: httpx2.Client, path: str) -> Any:
+    """Return an endpoint that the server has disabled, or None while it has not."""
+    shown = http.get(path).json()
+    return shown if shown["disabled_reason"] else None
+
+
+def unwrapped(client: Anthropic, delivery: Any, secret: str) -> Any:
+    event = client.beta.webhooks.unwrap(delivery.body, headers=delivery.headers, key=secret)
+    check(event, nullable=False)
+    assert event.id == delivery.headers["webhook-id"]
+    assert event.id.startswith("whe_")
+    return event
+
+
+def test_c26_1_c26_2_R258_Q25_a_vault_is_told_as_the_sdk_reads_it(
+    client: Anthropic, http: httpx2.Client, receiver: Receiver
+) -> None:
+    made = make(http, receiver.url, "vault.created", "vault.deleted", "vault_credential.deleted")
+    raw = client.beta.vaults.with_raw_response.create(display_name="V")
+    vault = raw.parse()
+    [delivery] = receiver.wait(1)
+    event = unwrapped(client, delivery, made["signing_secret"])
+    assert (event.type, event.data.type, event.data.id) == ("event", "vault.created", vault.id)
+    assert event.data.workspace_id == raw.headers["anthropic-workspace-id"]
+    assert event.data.organization_id == raw.headers["anthropic-organization-id"]
+    assert abs(event.created_at.timestamp() - time.time()) < 30
+    assert set(event.data.to_dict()) == {"type", "id", "organization_id", "workspace_id"}
+    auth: Any = {"type": "static_bearer", "token": "t", "mcp_server_url": "https://x.test"}
+    credential = client.beta.vaults.credentials.create(vault.id, auth=auth)
+    client.beta.vaults.delete(vault.id)
+    told = {
+        e.data.type: e.data
+        for e in (unwrapped(client, d, made["signing_secret"]) for d in receiver.wait(3))
+    }
+    assert told["vault_credential.deleted"].vault_id == vault.id
+    assert told["vault_credential.deleted"].id == credential.id
+    assert told["vault.deleted"].id == vault.id
+
+
+async def test_unwrap_of_the_async_client(
+    async_client: AsyncAnthropic, client: Anthropic, http: httpx2.Client, receiver: Receiver
+) -> None:
+    made = make(http, receiver.url, "vault.created")
+    client.beta.vaults.create(display_name="V")
+    [delivery] = await anyio.to_thread.run_sync(receiver.wait, 1)
+    event = async_client.beta.webhooks.unwrap(
+        delivery.body, headers=delivery.headers, key=made["signing_secret"]
+    )
+    assert event.data.type == "vault.created"
+    with pytest.raises(Exception, match="No matching signature"):
+        async_client.beta.webhooks.unwrap(
+            delivery.body, headers=delivery.headers, key="whsec_" + "AAAA" * 8
+        )
+
+
+@pytest.mark.rule("c9_40", "R260")
+def test_a_session_is_told_from_its_start_to_its_end(
+    client: Anthropic, site: Site, http: httpx2.Client, receiver: Receiver
+) -> None:
+    made = make(http, receiver.url, *sorted(WORKSPACE_KINDS))
+    session = site.session(initial_events=[MESSAGE])
+    site.wait(session.id, "session.status_idle")
+    item = site.worker.beta.environments.work.poll(site.environment_id)
+    assert item is not None
+    site.worker.beta.environments.work.ack(item.id, environment_id=site.environment_id)
+    site.worker.beta.environments.work.stop(item.id, environment_id=site.environment_id, force=True)
+    client.beta.sessions.update(session.id, title="T")
+    client.beta.sessions.archive(session.id)
+    client.beta.sessions.delete(session.id)
+    receiver.wait(6)
+    events = [unwrapped(client, d, made["signing_secret"]) for d in receiver.deliveries()]
+    of_session = sorted(e.data.type for e in events if e.data.id == session.id)
+    assert of_session == [
+        "session.deleted",
+        "session.status_idled",
+        "session.status_run_started",
+        "session.status_terminated",
+        "session.updated",
+    ]
+    # Its work item came, was served and went, which is nobody's news.
+    assert {e.data.type for e in events} - set(of_session) == {"agent.created"}
+
+
+@pytest.mark.rule("c26_4", "c9_40")
+def test_a_worker_that_polls_when_told_finds_the_work(
+    client: Anthropic, site: Site, http: httpx2.Client, receiver: Receiver
+) -> None:
+    secret = make(http, receiver.url, "session.status_run_started")["signing_secret"]
+    for number in range(5):
+        session = site.session("shell", initial_events=[MESSAGE])
+        delivery = receiver.wait(number + 1)[-1]
+        assert unwrapped(client, delivery, secret).data.id == session.id
+        item = site.worker.beta.environments.work.poll(site.environment_id)
+        assert item is not None
+        assert item.data.id == session.id
+
+
+@pytest.mark.rule("c26_4")
+async def test_the_official_worker_started_by_a_webhook_serves_the_session(
+    site: Site, client: Anthropic, http: httpx2.Client, receiver: Receiver, tmp_path: Any
+) -> None:
+    secret = make(http, receiver.url, "session.status_run_started")["signing_secret"]
+    session = await anyio.to_thread.run_sync(
+        lambda: site.session("shell", initial_events=[MESSAGE])
+    )
+    [delivery] = await anyio.to_thread.run_sync(receiver.wait, 1)
+    assert unwrapped(client, delivery, secret).data.id == session.id
+    async with official(site, tmp_path):
+        await anyio.to_thread.run_sync(site.wait, session.id, "user.tool_result")
+
+
+def test_R276_R274_R270_failures_are_retried_with_the_same_id_and_a_fresh_signature(
+    client: Anthropic, http: httpx2.Client, receiver: Receiver
+) -> None:
+    made = make(http, receiver.url)
+    receiver.answer = status(503)
+    client.beta.vaults.create(display_name="V")
+    got = receiver.wait(3)
+    time.sleep(1)  # noqa: TID251  a fourth would come within half a second
+    assert len(receiver.deliveries()) == 3
+    assert len({d.headers["webhook-id"] for d in got}) == 1
+    assert len({d.body for d in got}) == 1
+    waits = [b.at_s - a.at_s for a, b in pairwise(got)]
+    assert all(0.1 <= wait < 2 for wait in waits)
+    for delivery in got:
+        unwrapped(client, delivery, made["signing_secret"])
+    shown = http.get(f"/v1/webhooks/{made['id']}").json()
+    assert (shown["state"], shown["disabled_reason"]) == ("enabled", "")
+
+
+@pytest.mark.rule("R272", "R254")
+def test_a_redirect_disables_and_enabling_brings_nothing_back(
+    client: Anthropic, http: httpx2.Client, receiver: Receiver
+) -> None:
+    made = make(http, receiver.url)
+    receiver.answer = status(302, f"location: {receiver.url}/elsewhere")
+    client.beta.vaults.create(display_name="V")
+    receiver.wait(1)
+    path = f"/v1/webhooks/{made['id']}"
+    shown = until(lambda: disabled(http, path))
+    assert shown["state"] == "disabled"
+    assert shown["disabled_reason"] == "auto-disabled: endpoint URL returned a redirect (3xx)"
+    client.beta.vaults.create(display_name="missed")
+    receiver.answer = status(200)
+    enabled = http.post(path, json={"state": "enabled"}).json()
+    assert (enabled["state"], enabled["disabled_reason"]) == ("enabled", "")
+    vault = client.beta.vaults.create(display_name="V")
+    last = unwrapped(client, receiver.wait(2)[-1], made["signing_secret"])
+    assert last.data.id == vault.id
+    assert {d.target for d in receiver.deliveries()} == {"/hooks"}
+
+
+def test_R256_nothing_is_signed_with_a_secret_that_was_replaced(
+    client: Anthropic, http: httpx2.Client, receiver: Receiver
+) -> None:
+    made = make(http, receiver.url)
+    receiver.answer = status(500)
+    client.beta.vaults.create(display_name="V")
+    receiver.wait(1)
+    path = f"/v1/webhooks/{made['id']}/regenerate_signing_secret"
+    new = http.post(path).json()["signing_secret"]
+    receiver.forget()
+    receiver.answer = status(200)
+    client.beta.vaults.create(display_name="W")
+    for delivery in receiver.wait(2):
+        unwrapped(client, delivery, new)
+
+
+def test_a_slow_endpoint_delays_no_other(
+    client: Anthropic, http: httpx2.Client, receiver: Receiver
+) -> None:
+    slow = receiver.url.replace("/hooks", "/slow")
+    receiver.answers["/slow"] = lambda _delivery, sock: sock.recv(1) and None
+    make(http, slow)
+    make(http, receiver.url)
+    begun_s = time.monotonic()
+    for _ in range(8):
+        client.beta.vaults.create(display_name="V")
+    receiver.wait(8, "/hooks")
+    # Each attempt to the slow one takes two seconds, and four are made at once.
+    assert time.monotonic() - begun_s < 2
+    assert len(receiver.deliveries("/slow")) <= 4
+
+
+def test_another_workspace_hears_nothing(
+    server: Server, client: Anthropic, http: httpx2.Client, receiver: Receiver
+) -> None:
+    workspace = client.beta.organization.workspaces.create(name="Other").id
+    key = http.post(
+        "/x/keys",
+        json={"name": "k", "scopes": ["workspace:developer"]},
+        headers={"anthropic-workspace-id": workspace},
+    ).json()["key"]
+    make(http, receiver.url.replace("/hooks", "/mine"))
+    theirs = {"x-api-key": key, **BETA}
+    with httpx2.Client(base_url=server.base_url, headers=theirs) as foreign:
+        make(foreign, receiver.url.replace("/hooks", "/theirs"))
+        assert len(foreign.get("/v1/webhooks").json()["data"]) == 1
+    mine = client.beta.vaults.create(display_name="V").id
+    with Anthropic(base_url=server.base_url, api_key=key, max_retries=0) as other:
+        vault = other.beta.vaults.create(display_name="V").id
+    [here], [there] = receiver.wait(1, "/mine"), receiver.wait(1, "/theirs")
+    assert f'"{mine}"' in here.body
+    assert f'"{vault}"' in there.body
+    assert workspace in there.body
+    assert workspace not in here.body
+
+
+def test_no_secret_is_in_the_logs(server: Server, http: httpx2.Client) -> None:
+    made = make(http)
+    new = http.post(f"/v1/webhooks/{made['id']}/regenerate_signing_secret").json()
+    for secret in (made["signing_secret"], new["signing_secret"]):
+        assert secret not in server.log
