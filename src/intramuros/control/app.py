@@ -1,6 +1,8 @@
 """The control plane put together: settings → database → services → routes → tasks."""
 
+import os
 import random
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -19,6 +21,12 @@ from intramuros.control.catalog.tunnels import Issuer
 from intramuros.control.catalog.validation import Validator
 from intramuros.control.catalog.vaults import Credentials
 from intramuros.control.catalog.wallet import Wallet
+from intramuros.control.dreams.acts import Acts
+from intramuros.control.dreams.closing import Closing
+from intramuros.control.dreams.plan import Limits
+from intramuros.control.dreams.service import Dreams
+from intramuros.control.dreams.stage import Stage
+from intramuros.control.dreams.worker import Worker
 from intramuros.control.http import HttpServer, listen
 from intramuros.control.identity.installation import Installation, open_installation
 from intramuros.control.identity.throttle import FailureThrottle
@@ -100,6 +108,7 @@ async def build_services(opened: Installation, settings: ServerSettings) -> Serv
         work=queue,
         journal=journal,
         sessions=Sessions(clock, ids, hub, journal, queue, known),
+        dreams=Dreams(Stage(clock, ids, hub, journal, known), known),
         cursors=Cursors(cursor_key, clock),
         throttle=FailureThrottle(clock),
         issuer=issuer,
@@ -189,10 +198,18 @@ def background(services: Services, settings: ServerSettings) -> Mapping[str, Tas
         finally:
             await services.upstream.aclose()
 
+    acts = Acts(services.dreams.stage, Limits(budget_s=settings.dream_budget_s))
+    dreamer = Worker(
+        services.db,
+        acts,
+        Closing(services.db, services.blobs, acts, services.storage.quota_bytes),
+        holder=f"{socket.gethostname()}/{os.getpid()}",
+    )
     sweeper = Sweeper(services.db, services.blobs, services.clock, services.ids)
     return {
         "hub": close,
         "messages": relay,
+        "dreams": dreamer.run,
         "reaper": reaper.run,
         "sweeper": sweeper.run,
         "limits": services.meter.run,

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from intramuros.control.api import (
     agents,
     document,
+    dreams,
     environments,
     errors,
     events,
@@ -81,6 +82,7 @@ def create_app(services: Services) -> FastAPI:
         memory_stores.router,
         memories.router,
         memories.versions_router,
+        dreams.router,
         files.router,
         skills.router,
         pool.router,

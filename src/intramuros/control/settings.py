@@ -61,6 +61,8 @@ class ServerSettings:
     """Seconds of unbroken failure after which a webhook endpoint is disabled."""
     dormancy_s: float = 300.0
     """Seconds without an event after which an idle session lets go of its worker; 0 for never."""
+    dream_budget_s: float = 6 * 3600.0
+    """Seconds that a dream may run."""
     blob_url: str | None = None
     """Where files and skills are kept, as s3://BUCKET/PREFIX, gs://, az:// or file:///PATH; a
     directory in the data directory by default."""

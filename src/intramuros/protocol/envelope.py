@@ -8,6 +8,7 @@ from intramuros.kernel.errors import DomainError, Kind
 MANAGED_AGENTS_BETA: Final = "managed-agents-2026-04-01"
 MEMORY_BETA: Final = "agent-memory-2026-07-22"
 WEBHOOKS_BETA: Final = "webhooks-2026-10-07"
+DREAMING_BETA: Final = "dreaming-2026-04-21"
 TUNNELS_BETA: Final = "mcp-tunnels-2026-06-22"
 SIGN_OUT_BETA: Final = "admin-user-sign-out-2026-10-08"
 BETA_HEADER: Final = "anthropic-beta"

@@ -23,6 +23,7 @@ from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import to_micros
 from intramuros.protocol.envelope import (
     BETA_HEADER,
+    DREAMING_BETA,
     MANAGED_AGENTS_BETA,
     MEMORY_BETA,
     SIGN_OUT_BETA,
@@ -44,6 +45,7 @@ _KNOWN_BETAS: Final = frozenset(
         MEMORY_BETA,
         SIGN_OUT_BETA,
         WEBHOOKS_BETA,
+        DREAMING_BETA,
         "files-api-2025-04-14",
         "oauth-2025-04-20",
         "skills-2025-10-02",

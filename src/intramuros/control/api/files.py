@@ -1,6 +1,5 @@
 """``/v1/files``."""
 
-import uuid
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Header, Query, Request
@@ -17,7 +16,7 @@ from intramuros.control.catalog import files, service
 from intramuros.control.catalog.files import NewFile
 from intramuros.control.catalog.kinds import FILE
 from intramuros.control.store import holdings
-from intramuros.control.store.blobs import Blob
+from intramuros.control.store.blobs import Blob, new_key
 from intramuros.kernel.errors import DomainError, InvalidRequest, Unavailable
 from intramuros.kernel.telemetry import logger
 from intramuros.protocol.resources.files import MAX_EXPIRY_S, MAX_IDS, MIN_EXPIRY_S
@@ -109,12 +108,6 @@ async def discard(svc: Services, keys: list[str]) -> None:
         await svc.blobs.remove(keys)
     except Unavailable as error:
         log.warning("blobs_left_to_the_sweep", count=len(keys), error=repr(error))
-
-
-def new_key() -> str:
-    """Return a name for a blob; spread over folders, for stores that are directories."""
-    name = uuid.uuid4().hex
-    return f"{name[:2]}/{name}"
 
 
 class _Form:

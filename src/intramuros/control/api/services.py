@@ -9,6 +9,7 @@ from intramuros.control.catalog.tunnels import Issuer
 from intramuros.control.catalog.validation import Validator
 from intramuros.control.catalog.vaults import Credentials
 from intramuros.control.catalog.wallet import Wallet
+from intramuros.control.dreams.service import Dreams
 from intramuros.control.identity.throttle import FailureThrottle
 from intramuros.control.inference.service import Inference
 from intramuros.control.metering.calls import Calls
@@ -65,6 +66,7 @@ class Services:
     """Makes tokens out of identity providers' assertions."""
     upstream: Upstream
     """The model provider as it is."""
+    dreams: Dreams
     inference: Inference
     """The Messages API's own part."""
     meter: Meter

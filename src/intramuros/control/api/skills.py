@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from intramuros.control.api.access import Gate, Operator, ServicesDep, actor_of
 from intramuros.control.api.downloads import download
-from intramuros.control.api.files import discard, new_key, refuse_when_full
+from intramuros.control.api.files import discard, refuse_when_full
 from intramuros.control.api.lists import Paging, PagingDep, list_resources
 from intramuros.control.api.multipart import Multipart, Part
 from intramuros.control.api.pages import page
@@ -23,7 +23,7 @@ from intramuros.control.catalog.bundles import Entry
 from intramuros.control.catalog.kinds import SKILL, SKILL_VERSION
 from intramuros.control.identity.principal import OF_WORKSPACES, Principal
 from intramuros.control.store import session_skills
-from intramuros.control.store.blobs import CHUNK_BYTES, Blob
+from intramuros.control.store.blobs import CHUNK_BYTES, Blob, new_key
 from intramuros.control.store.db import Tx
 from intramuros.kernel.errors import DomainError, InvalidRequest, NotFound
 from intramuros.protocol.resources.skills import MAX_FILES, MAX_SKILL_BYTES, Manifest, display_name

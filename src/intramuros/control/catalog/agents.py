@@ -114,13 +114,18 @@ def resolve(
         body = override(body, reference, known)
         owner = Owner(workspace_id, found.id, body)
         rosters.check(tx, owner, body["multiagent"])
-    taken: Config = {
+    taken = snapshot(found, body)
+    return {**taken, "multiagent": rosters.snapshot(tx, workspace_id, taken)}
+
+
+def snapshot(found: Resource, body: Mapping[str, Any]) -> Config:
+    """Return an agent as its sessions keep it, with the configuration that is in force."""
+    return {
         "id": found.id,
         "type": "agent",
         "version": found.version,
         **{name: body[name] for name in _SNAPSHOT},
     }
-    return {**taken, "multiagent": rosters.snapshot(tx, workspace_id, taken)}
 
 
 def present(agent: Resource) -> Config:

@@ -121,6 +121,19 @@ def get(tx: Tx, store_id: str, memory_id: str) -> Memory:
     return row
 
 
+def at(tx: Tx, store_id: str, path: str) -> Memory | None:
+    """Return the memory at a path, without its content, or None."""
+    return tx.execute(
+        select(memories).where(memories.c.store_id == store_id, memories.c.path == path)
+    ).first()
+
+
+def size(tx: Tx, store_id: str) -> int:
+    """Return how many bytes all memories of a store hold together."""
+    total = select(func.coalesce(func.sum(memories.c.size_bytes), 0))
+    return int(tx.scalar(total.where(memories.c.store_id == store_id)) or 0)
+
+
 def contents(tx: Tx, found: Iterable[Memory]) -> dict[str, bytes]:
     """Return the content of each memory by its id."""
     by_version = {row.version_id: row.id for row in found}

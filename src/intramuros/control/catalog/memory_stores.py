@@ -1,10 +1,10 @@
 """Memory stores: what a request makes of their configuration, and who may reach them."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import delete as delete_rows
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from intramuros.control.catalog import service
 from intramuros.control.catalog.kinds import MEMORY_STORE
@@ -12,15 +12,37 @@ from intramuros.control.catalog.service import Resource
 from intramuros.control.identity.actor import Actor
 from intramuros.control.identity.principal import Principal
 from intramuros.control.store.db import Tx
-from intramuros.control.store.tables import memories, memory_attachments, memory_versions
+from intramuros.control.store.tables import (
+    memories,
+    memory_attachments,
+    memory_versions,
+    resources,
+    workspaces,
+)
 from intramuros.kernel.errors import InvalidRequest, NotFound, PermissionDenied
 from intramuros.kernel.timing import from_micros, rfc3339
 from intramuros.protocol.resources.base import merge_metadata
 from intramuros.protocol.resources.memory import MemoryStoreCreate, MemoryStoreUpdate
 
+# Of all workspaces together: more than anybody keeps on purpose.
+MAX_IN_ORGANIZATION: Final = 100_000
+OVER_LIMIT: Final = "memory_store_org_limit_exceeded"
+
 
 def create(tx: Tx, actor: Actor, request: MemoryStoreCreate) -> Resource:
-    """Store a new, empty memory store."""
+    """Store a new, empty memory store.
+
+    Raises:
+        InvalidRequest: the organization has as many as it may (``memory_store_org_limit_exceeded``,
+            as a dream calls it, R247).
+    """
+    everywhere = resources.c.workspace_id.in_(select(workspaces.c.id))
+    count = select(func.count()).where(everywhere, resources.c.kind == MEMORY_STORE.name)
+    if (tx.scalar(count) or 0) >= MAX_IN_ORGANIZATION:
+        raise InvalidRequest(
+            f"there are {MAX_IN_ORGANIZATION} memory stores already: delete some first",
+            code=OVER_LIMIT,
+        )
     return service.create(tx, actor, MEMORY_STORE, configure(request))
 
 

@@ -65,6 +65,9 @@ def hear(conversation: Conversation, record: Record) -> Conversation:
             return replace(conversation, said=(*conversation.said, *said))
         case "system.message":
             return replace(conversation, ordered=(*conversation.ordered, *_content(record)))
+        case "agent.thread_context_compacted":
+            # What was said before is told by a summary from here on; an empty one forgets it.
+            return Conversation(said=_summary(record))
         case "span.model_request_end":
             return _replied(conversation, record)
         case "user.tool_confirmation" if record.body["result"] == "deny":
@@ -117,6 +120,11 @@ def _reply(private: Mapping[str, Any]) -> list[Block]:
     kept = [block for block in private.get("content", ()) if not _empty(block)]
     # The API refuses a message that ends in thought.
     return [] if all(block["type"] in _THOUGHTS for block in kept) else kept
+
+
+def _summary(record: Record) -> tuple[Block, ...]:
+    private = cast("Mapping[str, Any]", record.private or {})
+    return tuple(block for block in private.get("summary", ()) if not _empty(block))
 
 
 def _answered(conversation: Conversation, use_id: str, result: Block) -> Conversation:

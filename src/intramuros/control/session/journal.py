@@ -25,10 +25,17 @@ from intramuros.control.session.work import WorkQueue
 from intramuros.control.store import events, leases
 from intramuros.control.store.db import Tx
 from intramuros.control.store.events import End, Stamp
-from intramuros.control.store.notify import TURN_TOPIC, WEBHOOK_TOPIC, Hub, News, session_topic
+from intramuros.control.store.notify import (
+    DREAM_TOPIC,
+    TURN_TOPIC,
+    WEBHOOK_TOPIC,
+    Hub,
+    News,
+    session_topic,
+)
 from intramuros.control.store.records import Draft, Record
 from intramuros.control.store.tables import sessions
-from intramuros.kernel.errors import NotFound, TooLarge
+from intramuros.kernel.errors import InvalidRequest, NotFound, TooLarge
 from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.timing import Clock, to_micros
 from intramuros.protocol.envelope import MAX_BODY_BYTES
@@ -44,6 +51,9 @@ _WAKES_WORKER: Final = frozenset({"user.message", "user.interrupt", "user.tool_c
 # The same of what the loop writes.
 _NEEDS_WORKER: Final = frozenset({"session.status_running", "agent.tool_use"})
 
+
+# What a session that runs a dream has for a kind of environment: no sandbox, and no worker.
+DREAM: Final = "dream"
 
 # Built once: both run in every transaction.
 _HOLD: Final = select(sessions).where(sessions.c.id == bindparam("session_id")).with_for_update()
@@ -103,6 +113,7 @@ class Journal:
         if held.row.workspace_id != principal.workspace_id:
             raise NotFound(f"no session {session_id!r}")
         principal.require_session(session_id, held.row.environment_id)
+        refuse_dreaming(held.row)
         past = {
             use_id: Past(
                 events.by_id(tx, session_id, use_id), events.answer_to(tx, session_id, use_id)
@@ -177,6 +188,9 @@ class Journal:
         self._staff(tx, row, state, written)
         if notices.pass_on(tx, self._clock, row, written):
             tx.after_commit(lambda: self._hub.hint(WEBHOOK_TOPIC))
+        if row.environment_kind == DREAM and state.status is not Status.RUNNING:
+            leases.offer(tx, leases.DREAMS, row.id, stamp.now_us)
+            tx.after_commit(lambda: self._hub.hint(DREAM_TOPIC))
         tx.after_commit(lambda: self._tell(row.id, row.last_seq, written))
         return written, state
 
@@ -202,6 +216,19 @@ class Journal:
             workspace_id=held.row.workspace_id,
             session_id=held.row.id,
             fields=fields,
+        )
+
+
+def refuse_dreaming(row: Row[Any]) -> None:
+    """Refuse to let a client act on a session that runs a dream: the dream is its client.
+
+    Raises:
+        InvalidRequest: it does, and the dream has not stopped.
+    """
+    if row.environment_kind == DREAM and row.archived_us is None:
+        raise InvalidRequest(
+            f"session {row.id!r} runs the dream {row.metadata.get('dream_id')!r} and takes no "
+            "orders of its own; cancel the dream to stop it"
         )
 
 

@@ -90,6 +90,7 @@ STEADY: Final = frozenset(
         "system.message",
         "agent.tool_result",
         "agent.mcp_tool_result",
+        "agent.thread_context_compacted",
         "session.thread_status_running",
         "session.thread_status_idle",
         "session.thread_status_rescheduled",

@@ -18,7 +18,7 @@ from intramuros.control.model.catalogue import Catalogue, shipped_catalogue
 from intramuros.control.session import attachments, budget, listing
 from intramuros.control.session.calls import CallKind
 from intramuros.control.session.drafts import failure
-from intramuros.control.session.journal import Held, Journal
+from intramuros.control.session.journal import Held, Journal, refuse_dreaming
 from intramuros.control.session.phase import Status
 from intramuros.control.session.state import initial
 from intramuros.control.session.work import WorkQueue
@@ -294,7 +294,9 @@ class Sessions:
 
     def _hold(self, tx: Tx, principal: Principal, session_id: str) -> Held:
         self.get(tx, principal, session_id)
-        return self._journal.hold(tx, session_id)
+        held = self._journal.hold(tx, session_id)
+        refuse_dreaming(held.row)
+        return held
 
     def _audit(
         self,

@@ -7,6 +7,7 @@ never used before, is durable before anybody refers to it, and is read back agai
 import hashlib
 import os
 import re
+import uuid
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -159,6 +160,12 @@ class Blobs:
                 yield [meta["path"] for meta in batch if meta["last_modified"] < before]
         except (BaseError, OSError) as error:
             raise Unavailable("the blob store cannot be listed") from error
+
+
+def new_key() -> str:
+    """Return a name for a blob; spread over folders, for stores that are directories."""
+    name = uuid.uuid4().hex
+    return f"{name[:2]}/{name}"
 
 
 def _remove_partial(root: Path, before: datetime) -> int:

@@ -108,6 +108,15 @@ def by_id(tx: Tx, session_id: str, event_id: str) -> Record | None:
     return None if row is None else _record(row)
 
 
+def by_id_among(tx: Tx, session_ids: Collection[str], event_id: str) -> Record | None:
+    """Return the event of that id which has happened in one of these sessions, or None."""
+    query = _OF_SESSION.where(
+        events.c.session_id.in_(list(session_ids)), events.c.event_id == event_id, _happened()
+    ).limit(1)
+    row = tx.execute(query).first()
+    return None if row is None else _record(row)
+
+
 def answer_to(tx: Tx, session_id: str, use_id: str) -> list[Record]:
     """Return the confirmations and results that name a tool use, in order.
 

@@ -27,6 +27,8 @@ from intramuros.control.store.tables import leases
 from intramuros.kernel.errors import IntramurosError
 
 TURNS: Final = "turn"
+# Keys are the ids of the dreams' sessions.
+DREAMS: Final = "dream"
 
 IDLE: Final = "idle"
 READY: Final = "ready"

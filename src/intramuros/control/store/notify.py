@@ -27,6 +27,7 @@ WHISPER_LIMIT: Final = 256
 
 TURN_TOPIC: Final = "turn"
 WEBHOOK_TOPIC: Final = "webhook"
+DREAM_TOPIC: Final = "dream"
 
 
 def session_topic(session_id: str) -> str:
