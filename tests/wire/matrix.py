@@ -23,7 +23,8 @@ SCOPES: Final = (
 )
 BETAS = (
     "managed-agents-2026-04-01,mcp-tunnels-2026-06-22,admin-user-sign-out-2026-10-08,"
-    "spend-limit-reads-2026-09-26,telemetry-destinations-2026-08-11,webhooks-2026-10-07"
+    "spend-limit-reads-2026-09-26,telemetry-destinations-2026-08-11,webhooks-2026-10-07,"
+    "dreaming-2026-04-21"
 )
 WEBHOOKS = "webhooks-2026-10-07"
 _numbers = count(1)
@@ -145,6 +146,8 @@ class World:
             made = self.callers.post("/v1/user_profiles", {"access_type": "passthrough"})
             yield "user_profile_id", made["id"]
         yield from self._webhook_endpoint()
+        if "{dream_id}" in path:
+            yield "dream_id", self._dream_id()
         yield from self._administered(path)
 
     def _administered(self, path: str) -> Iterator[tuple[str, str]]:
@@ -209,6 +212,16 @@ class World:
             if "{" + name + "}" in self.path:
                 body = {"url": "https://hooks.test/", "enabled_events": [kind]}
                 yield name, self.callers.post(path, body, {"anthropic-beta": WEBHOOKS})["id"]
+
+    def _dream_id(self) -> str:
+        inputs: Any = [
+            {
+                "type": "memory_store",
+                "memory_store_id": self.api.beta.memory_stores.create(name="s").id,
+            },
+            {"type": "sessions", "session_ids": [self.session.id]},
+        ]
+        return self.api.beta.dreams.create(inputs=inputs, model="scripted/answer").id
 
     def _key_id(self) -> str:
         if self.path.startswith("DELETE /x/environments"):

@@ -29,13 +29,18 @@ class Part:
     progress: Progress
     room: int
     lines: list[str]
+    filled: bool = False
 
-    def add(self, line: str) -> bool:
-        """Take a line if it fits; the first one always does, or a part might stay empty."""
-        if self.lines and len(line) > self.room:
+    def add(self, line: str, *, heading: bool = False) -> bool:
+        """Take a line if it fits; the first one always does, or a dream might never get on.
+
+        A heading is not what a dream gets on with.
+        """
+        if self.filled and len(line) > self.room:
             return False
         self.lines.append(line)
         self.room -= len(line)
+        self.filled = self.filled or not heading
         return True
 
     def step(self, **values: object) -> None:
@@ -92,7 +97,7 @@ def _sessions(tx: Tx, dream: Dream, part: Part) -> bool:
         session_id = dream.session_ids[part.progress.session]
         title = tx.scalar(select(sessions.c.title).where(sessions.c.id == session_id))
         # Repeated where a part begins in the middle of a session.
-        if not part.add(entries.session(session_id, title)):
+        if not part.add(entries.session(session_id, title), heading=True):
             return True
         if _events(tx, session_id, part):
             return True

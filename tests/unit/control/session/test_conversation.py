@@ -2,6 +2,7 @@ import pytest
 
 from intramuros.control.model.base import ModelReply
 from intramuros.control.session.conversation import Unanswered, messages
+from intramuros.control.store.records import Draft
 from tests.fakes.loop import CUSTOM, Loop, agent, text, toolset, use, uses
 from tests.fakes.messages_rules import check_messages
 
@@ -102,3 +103,17 @@ def test_a_conversation_never_changes() -> None:
     loop.run()
     assert str(messages(early)) == before
     assert "cache_control" not in str(early)
+
+
+def test_what_was_compacted_is_told_by_its_summary_alone() -> None:
+    loop = Loop(agent(), model=[text("first"), text("second"), text("third")])
+    loop.log.say("one")
+    loop.run()
+    summary = [{"type": "text", "text": "It was about one."}]
+    for told, heard in ((summary, ["It was about one.", "more"]), ([], ["more"])):
+        loop.log.append(Draft("agent.thread_context_compacted", private={"summary": told}))
+        loop.log.say("more")
+        loop.run()
+        sent = loop.requests[-1].messages
+        assert [said(message) for message in sent] == [heard]
+        check_messages(sent)

@@ -88,6 +88,9 @@ def test_an_event_is_found_by_id_as_processed_if_it_is(tx: Tx) -> None:
     assert events.by_id(tx, S, arrived.id) == processed
     assert events.by_id(tx, S, "sevt_none") is None
     assert events.by_id(tx, "sesn_2", arrived.id) is None
+    assert events.by_id_among(tx, ["sesn_2", S], arrived.id) == processed
+    assert events.by_id_among(tx, ["sesn_2"], arrived.id) is None
+    assert events.by_id_among(tx, [], arrived.id) is None
 
 
 def test_the_answers_to_a_call_are_found_in_order(tx: Tx) -> None:
