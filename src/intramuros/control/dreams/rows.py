@@ -9,7 +9,8 @@ from sqlalchemy import ColumnElement, Row, and_, func, insert, or_, select, upda
 from intramuros.control.dreams.plan import Dream, Progress
 from intramuros.control.session.state import State, load
 from intramuros.control.store.db import Tx
-from intramuros.control.store.tables import dream_memories, dreams, sessions
+from intramuros.control.store.dream_tables import dream_memories, dreams
+from intramuros.control.store.tables import sessions
 
 DEFAULT_PAGE: Final = 20
 MAX_PAGE: Final = 100

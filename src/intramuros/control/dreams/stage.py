@@ -24,9 +24,10 @@ from intramuros.control.session.phase import Phase
 from intramuros.control.session.state import initial
 from intramuros.control.store import events
 from intramuros.control.store.db import Tx
+from intramuros.control.store.dream_tables import dream_homes
 from intramuros.control.store.notify import Hub
 from intramuros.control.store.records import Draft, primary_thread_id
-from intramuros.control.store.tables import dream_homes, sessions
+from intramuros.control.store.tables import sessions
 from intramuros.kernel.errors import NotFound
 from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.timing import Clock, to_micros

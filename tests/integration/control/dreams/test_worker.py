@@ -7,6 +7,7 @@ import pytest
 
 from intramuros.control.dreams import acts
 from intramuros.control.store import leases, tables
+from intramuros.control.store.dream_tables import dreams
 from intramuros.kernel.service import Stop
 from tests.integration.control.dreams.bed import Bed, Fuse, Killed
 
@@ -90,7 +91,7 @@ async def test_an_act_that_keeps_failing_fails_the_dream(
 async def test_a_dream_that_is_gone_is_forgotten(tmp_path: Path) -> None:
     bed = Bed(tmp_path)
     await bed.make()
-    await bed.db.write(lambda tx: tx.execute(tables.dreams.delete()))
+    await bed.db.write(lambda tx: tx.execute(dreams.delete()))
     assert await bed.worker().work_once()
     assert await bed.count(tables.leases, queue=leases.DREAMS) == 0
     assert not await bed.worker().work_once()
