@@ -138,6 +138,7 @@ def installation(data: Path, model_url: str) -> Iterator[Installation]:
         "INTRAMUROS_BOOTSTRAP_API_KEY": API_KEY,
         "ANTHROPIC_UPSTREAM_API_KEY": MODEL_KEY,
         "INTRAMUROS_LOG_LEVEL": "debug",
+        "INTRAMUROS_WEBHOOK_NETWORKS": "127.0.0.0/8",
     }
     with running("up", "--data-dir", data, *arguments, **secrets) as up:
         up.until("ready ")
@@ -159,6 +160,14 @@ def start_gateway(here: Installation) -> tuple[Any, Command]:
     )
     config = gateway / "gateway.yaml"
     return running("gateway", "--config", config, INTRAMUROS_LOG_LEVEL="debug"), said
+
+
+def listen(here: Installation) -> str:
+    """Have webhooks of sessions sent to nobody, signed all the same; return the secret."""
+    body = {"url": "https://127.0.0.1/", "enabled_events": ["session.status_run_started"]}
+    beta: Any = {"headers": {"anthropic-beta": "webhooks-2026-10-07"}}
+    made: Any = here.api.post("/v1/webhooks", body=body, options=beta, cast_to=object)
+    return str(made["signing_secret"]).removeprefix("whsec_")
 
 
 def run_session(here: Installation) -> str:
@@ -286,6 +295,7 @@ def _play(
         gateway, said["init"] = start_gateway(here)
         with gateway as process:
             process.until("ready ")
+            signing = listen(here)
             session = run_session(here)
             said |= {
                 "trace": here.cli("session", "trace", session),
@@ -304,6 +314,8 @@ def _play(
     kept.places |= {f"output of {name}": c.output.encode() for name, c in said.items()}
     _check_sandbox(said["trace --json"].output)
     others = {"API key": API_KEY, "model key": MODEL_KEY}
+    assert b"webhook_failed" in kept.places["live log/server.log"], "it was in use"
+    others |= {"signing secret": signing}
     others |= {"vault token": VAULT_TOKEN, "vault value": VAULT_VALUE}
     return {**texts, **others}, own
 

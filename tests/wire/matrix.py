@@ -206,7 +206,7 @@ class World:
     def _webhook_endpoint(self) -> Iterator[tuple[str, str]]:
         """Yield an endpoint of the workspace and one of the organization, where they are needed."""
         for name, path, kind in (
-            ("webhook_id", "/v1/webhooks", "vault.created"),
+            ("webhook_id", "/v1/webhooks", "deployment.deleted"),
             ("webhook_endpoint_id", "/v1/organizations/webhooks", "external_key.failed"),
         ):
             if "{" + name + "}" in self.path:

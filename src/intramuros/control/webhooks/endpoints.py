@@ -130,6 +130,9 @@ class Endpoints:
             sent["enabled_events"] = events
         if "url" in sent:
             self.policy.check(sent["url"])
+            # Another place has not failed yet.
+            if sent["url"] != row.url:
+                sent["failing_since_us"] = None
         if sent.get("state") == _ENABLED:
             sent |= {"disabled_reason": "", "failing_since_us": None}
         changes = {name: value for name, value in sent.items() if value != row._mapping[name]}

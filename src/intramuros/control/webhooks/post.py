@@ -8,7 +8,7 @@ that its name is resolved and checked anew.
 import socket
 import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from functools import partial
@@ -53,7 +53,7 @@ class Message:
     url: str
     event_id: str
     body: str
-    secret: str
+    secret: str = field(repr=False)
     at: datetime
 
     def headers(self) -> dict[str, str]:

@@ -70,6 +70,10 @@ async def test_R267_R268_c26_2_an_attempt_is_signed_as_the_sdk_checks_it(
             Webhook(SECRET).verify(spoilt, got.headers)
 
 
+def test_a_message_does_not_show_its_secret() -> None:
+    assert "whsec_" not in repr(message("https://hooks.example/"))
+
+
 async def test_R269_the_signature_is_one_token_with_one_comma(receiver: Receiver) -> None:
     await post(receiver).send(message(receiver.url))
     signature = receiver.deliveries()[0].headers["webhook-signature"]
@@ -221,8 +225,13 @@ async def test_the_connection_goes_to_the_address_that_was_checked(receiver: Rec
 async def test_a_name_that_does_not_resolve_has_failed_and_is_not_disabled(
     receiver: Receiver,
 ) -> None:
-    result = await post(receiver).send(message("https://no-such-name.invalid/"))
-    assert result.outcome is Outcome.FAILED
+    async def none(_host: str, _port: int) -> Sequence[str]:
+        raise OSError
+
+    for resolver in (none, Names([])):
+        guarded = post(receiver, resolver=resolver)
+        result = await guarded.send(message("https://no-such-name.invalid/"))
+        assert result.outcome is Outcome.FAILED
 
 
 async def test_a_name_that_never_answers_keeps_no_attempt_beyond_its_deadline(

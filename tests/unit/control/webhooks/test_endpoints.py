@@ -124,6 +124,15 @@ def test_a_url_is_judged_whenever_it_is_set(tx: Tx, actor: Actor, keeper: Endpoi
     assert change(tx, actor, keeper, made, url="https://b.example/")["url"] == "https://b.example/"
 
 
+def test_another_url_has_not_failed_yet(tx: Tx, actor: Actor, keeper: Endpoints) -> None:
+    made = make(tx, actor, keeper)
+    endpoints.note(tx, endpoints.get(tx, W, made["id"]), 7)
+    change(tx, actor, keeper, made, url=URL)
+    assert endpoints.get(tx, W, made["id"]).failing_since_us == 7
+    change(tx, actor, keeper, made, url="https://b.example/")
+    assert endpoints.get(tx, W, made["id"]).failing_since_us is None
+
+
 def test_R254_what_happens_while_disabled_is_never_sent(
     tx: Tx, actor: Actor, keeper: Endpoints
 ) -> None:
