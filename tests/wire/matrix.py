@@ -39,6 +39,8 @@ class Callers:
         self.http = httpx2.Client(base_url=server.base_url, headers={"x-api-key": server.api_key})
         self.clients = [self.http]
         self._asked = 0
+        # The feed of activities answers nobody while it is off.
+        self.post("/v1/organizations/compliance_settings", {"state": "enabled"})
         other = self.post("/v1/organizations/workspaces", {"name": "Elsewhere"})["id"]
         self.elsewhere = self.key(SCOPES, {"anthropic-workspace-id": other})["key"]
         self.lacking = {

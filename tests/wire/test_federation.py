@@ -432,3 +432,33 @@ async def test_lists_of_accounts_members_and_issuers_walk(
     )
     check(renamed)
     assert (renamed.description, renamed.workspace_ids) == ("", [workspace.id])
+
+
+@pytest.mark.rule("R376", "R342")
+def test_R376_workloads_are_told_apart_in_the_feed(trust: Trust) -> None:
+    client, federated = trust.client, "platform_federated_authentication"
+    client.beta.organization.compliance_settings.update(state={"type": "enabled"})
+    with trust.as_workload(trust.provider.assertion()) as workload:
+        workload.beta.agents.create(name="theirs", model="m")
+    assert trust.post(trust.provider.assertion(sub="somebody else")).status_code == 401
+    answer: Any = client.get("/v1/compliance/activities", cast_to=object)
+    refused, made, accepted = answer["data"][:3]
+    assert made["type"] == "platform_agent_created"
+    account = trust.rule.target.service_account_id
+    assert made["actor"]["type"] == "service_account_actor"
+    assert made["actor"]["service_account_id"] == account
+    assert accepted["type"] == refused["type"] == federated
+    assert accepted["actor"]["type"] == "federated_identity_actor"
+    assert accepted["actor"]["issuer"] == trust.provider.url
+    assert accepted["actor"]["subject"] == SUBJECT
+    assert accepted["actor"]["audience"] == [AUDIENCE]
+    assert accepted["status"]["outcome"] == "succeeded"
+    assert {"type": "service_account", "id": account} in accepted["resources"]
+    assert accepted["request_id"].startswith("req_")
+    assert refused["actor"]["type"] == "federated_actor"
+    assert refused["actor"]["provider"] == {"type": "oidc", "issuer": None}
+    assert (refused["status"]["outcome"], refused["status"]["reason"]) == (
+        "denied",
+        "match_subject_prefix",
+    )
+    client.beta.organization.compliance_settings.update(state={"type": "disabled"})

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from intramuros.control.api import (
     agents,
+    compliance,
     document,
     dreams,
     environments,
@@ -66,6 +67,7 @@ def create_app(services: Services) -> FastAPI:
         vaults.router,
         keys.router,
         organization.router,
+        compliance.router,
         people.router,
         people.own_router,
         groups.router,

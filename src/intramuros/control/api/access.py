@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 
 from intramuros.control.api.boundary import context_of
 from intramuros.control.api.services import Services
+from intramuros.control.identity import origin
 from intramuros.control.identity.actor import Actor
 from intramuros.control.identity.credentials import authenticate
 from intramuros.control.identity.principal import CredentialKind, Principal, Scope
@@ -154,6 +155,7 @@ async def identify(request: Request) -> Principal:
             ) from None
         raise
     context_of(request.scope).workspace_id = caller.workspace_id
+    origin.identify(caller)
     return caller
 
 

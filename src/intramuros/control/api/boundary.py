@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import structlog
 
+from intramuros.control.identity import origin
 from intramuros.kernel.errors import DomainError, TooLarge
 from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.telemetry import logger
@@ -77,7 +78,10 @@ class Boundary:
         context = Context(self._ids.new("req"))
         scope[CONTEXT_KEY] = context
         reply = _Reply(send, context, self._organization_id)
-        with structlog.contextvars.bound_contextvars(request_id=context.request_id):
+        with (
+            structlog.contextvars.bound_contextvars(request_id=context.request_id),
+            origin.bound(*_peer(scope), context.request_id),
+        ):
             try:
                 limited = _limit(scope, receive, self._limit_of(scope))
                 await self._app(scope, limited, reply.send)
@@ -161,6 +165,13 @@ class _Reply:
                 pairs.append((WORKSPACE_HEADER.encode(), self.context.workspace_id.encode()))
         pairs += ((name.encode(), value.encode()) for name, value in self.context.headers.items())
         return pairs
+
+
+def _peer(scope: Scope) -> tuple[str, str]:
+    """Return the peer's address and what it calls itself."""
+    client = scope.get("client")
+    agent = next((value for name, value in scope["headers"] if name == b"user-agent"), b"")
+    return (client[0] if client else "", agent.decode("latin-1"))
 
 
 def _limit(scope: Scope, receive: Receive, max_bytes: int) -> Receive:

@@ -29,6 +29,10 @@ from intramuros.protocol.resources.federation import TokenRequest
 FAILED: Final = "Authentication failed"
 MIN_LIFETIME_S: Final = 60
 MAX_JTI_CHARS: Final = 1024
+# What is kept of names that others chose.
+MAX_RULE_CHARS: Final = 80
+MAX_SUBJECT_CHARS: Final = 512
+MAX_AUDIENCES: Final = 10
 _MICROS: Final = 1_000_000
 
 Slow = Callable[[], None]
@@ -71,6 +75,7 @@ class Exchange:
             parties = await self.db.read(lambda tx: _parties(tx, request))
         except NotFound:
             refused()
+            await self.db.write(lambda tx: self._note_stranger(tx, request))
             raise AuthenticationFailed(FAILED) from None
         try:
             claims = await self._verify(request, parties.issuer)
@@ -125,7 +130,13 @@ class Exchange:
             expires_us=to_micros(self.clock.now()) + lifetime_s * _MICROS,
         )
         subject = hashlib.sha256(str(claims["sub"]).encode("utf-8", "surrogatepass")).hexdigest()
-        fields = {"id": token_id, "subject_digest": subject, "scopes": rule["oauth_scope"].split()}
+        fields = {
+            "id": token_id,
+            "subject": _text(claims["sub"]),
+            "subject_digest": subject,
+            "audience": _audience(claims),
+            "scopes": rule["oauth_scope"].split(),
+        }
         self._record(tx, parties, fields, workspace_id)
         return {
             "access_token": secret,
@@ -156,6 +167,11 @@ class Exchange:
         if wrong_time or wrong_claim:
             raise Refused(wrong_time or wrong_claim or "")
 
+    def _note_stranger(self, tx: Tx, request: TokenRequest) -> None:
+        """Record an exchange that names no rule of ours."""
+        fields = {"refused": "no_rule", "rule": request.federation_rule_id[:MAX_RULE_CHARS]}
+        audit.record(tx, self.clock, "federation.exchange", workspace_id=None, fields=fields)
+
     def _record(
         self,
         tx: Tx,
@@ -175,6 +191,17 @@ class Exchange:
             workspace_id=workspace_id,
             fields={**named_parties, **fields},
         )
+
+
+def _audience(claims: Mapping[str, Any]) -> list[str]:
+    said = claims.get("aud", [])
+    listed = said if isinstance(said, list) else [said]
+    return [_text(one) for one in listed[:MAX_AUDIENCES]]
+
+
+def _text(value: object) -> str:
+    """Return a claim as text of bounded length that any reader can decode."""
+    return str(value)[:MAX_SUBJECT_CHARS].encode("utf-8", "replace").decode()
 
 
 def _parties(tx: Tx, request: TokenRequest) -> Parties:

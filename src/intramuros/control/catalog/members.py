@@ -133,7 +133,7 @@ def change(
     if current.implicit:
         return add(tx, actor, workspace_id, kind, member_id, role)
     if current.role != role:
-        _audit(tx, actor, f"{kind.name}.role", workspace_id, member_id, role)
+        _audit(tx, actor, f"{kind.name}.role", workspace_id, member_id, role, current.role)
         tx.execute(update(table).where(*_is(workspace_id, member_id)).values(role=role))
     return get(tx, workspace_id, kind, member_id)
 
@@ -156,9 +156,14 @@ def _is(workspace_id: str, member_id: str) -> tuple[ColumnElement[bool], ColumnE
 
 
 def _audit(
-    tx: Tx, actor: Actor, kind: str, workspace_id: str, member_id: str, role: str | None
+    tx: Tx,
+    actor: Actor,
+    kind: str,
+    workspace_id: str,
+    member_id: str,
+    *roles: str | None,
 ) -> None:
+    """Record a change; ``roles`` are the new one and the one before it, as far as there are any."""
     fields = {"id": member_id, "by": actor.by}
-    if role is not None:
-        fields["role"] = role
+    fields |= {name: role for name, role in zip(("role", "previous"), roles, strict=False) if role}
     audit.record(tx, actor.clock, kind, workspace_id=workspace_id, fields=fields)

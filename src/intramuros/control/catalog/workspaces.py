@@ -117,7 +117,7 @@ def configure(tx: Tx, actor: Actor, workspace_id: str, request: WorkspaceUpdate)
     if request.sent("tags"):
         body["tags"] = _tags(body["tags"], request.tags)
     if (name, body) != (row.name, _body(row)):
-        _audit(tx, actor, "workspace.update", workspace_id)
+        _audit(tx, actor, "workspace.update", workspace_id, changes=_changes(row, name, body))
         changed = update(workspaces).where(workspaces.c.id == workspace_id)
         tx.execute(changed.values(name=name, body=body))
     return get(tx, workspace_id)
@@ -208,6 +208,18 @@ def _check_served(request: WorkspaceCreate | WorkspaceUpdate) -> None:
             raise InvalidRequest(f"{name}: this server has no such objects to attach")
 
 
-def _audit(tx: Tx, actor: Actor, kind: str, workspace_id: str) -> None:
-    fields = {"id": workspace_id, "by": actor.by}
+def _changes(row: Row[Any], name: str, body: Mapping[str, Any]) -> list[Shown]:
+    """Return what changes, for the record: plain settings by their values, tags not at all."""
+    old = _body(row)
+    before = {"name": row.name, "display_color": old["display_color"], **old["data_residency"]}
+    after = {"name": name, "display_color": body["display_color"], **body["data_residency"]}
+    return [
+        {"type": key, "previous_value": str(before[key]), "current_value": str(value)}
+        for key, value in after.items()
+        if value != before[key]
+    ]
+
+
+def _audit(tx: Tx, actor: Actor, kind: str, workspace_id: str, **more: object) -> None:
+    fields = {"id": workspace_id, "by": actor.by, **more}
     audit.record(tx, actor.clock, kind, workspace_id=workspace_id, fields=fields)

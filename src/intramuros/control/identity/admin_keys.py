@@ -71,12 +71,15 @@ def change(tx: Tx, actor: Actor, key_id: str, request: KeyUpdate) -> Shown:
         return _shown(row, now_us)
     if status == "active" and wanted != "active":
         lockout.check_key(tx, key_id, now_us)
+    pairs = (("name", row.name, name), ("status", status, wanted))
     fields = {
         "id": key_id,
         "by": actor.by,
-        "status": wanted,
-        "previous_status": status,
-        "renamed": name != row.name,
+        "changes": [
+            {"type": field, "previous_value": before, "current_value": after}
+            for field, before, after in pairs
+            if before != after
+        ],
     }
     audit.record(tx, actor.clock, "api_key.update", workspace_id=row.workspace_id, fields=fields)
     disabled_us = None if wanted == "active" else row.disabled_us

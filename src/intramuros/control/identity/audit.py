@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from sqlalchemy import insert, select
 
-from intramuros.control.identity import notices
+from intramuros.control.identity import compliance, notices, origin
 from intramuros.control.store.db import Tx
 from intramuros.control.store.tables import audit
 from intramuros.kernel.timing import Clock, rfc3339, to_micros
@@ -32,18 +32,23 @@ def record(
         kind: a dotted constant, such as ``agent.create``.
         workspace_id: where it happens; None for acts on the whole installation.
         session_id: the session it belongs to, if any.
-        fields: JSON values; the workspace and session are added.
+        fields: JSON values; the workspace, the session and the request that is being served are
+            added.
     """
     now = clock.now()
     body = {**fields, "workspace_id": workspace_id}
+    request = origin.current()
+    if request is not None:
+        body["origin"] = request.fields()
     if session_id is not None:
         body["session_id"] = session_id
+    at_us = to_micros(now)
     line, head = seal(read_head(tx), AuditRecord(rfc3339(now), kind, body))
     tx.execute(
         _APPEND,
         {
             "seq": head.seq,
-            "at_us": to_micros(now),
+            "at_us": at_us,
             "kind": kind,
             "workspace_id": workspace_id,
             "session_id": session_id,
@@ -52,6 +57,7 @@ def record(
         },
     )
     notices.pass_on(tx, clock, kind, workspace_id=workspace_id, fields=body, source=head.hash)
+    compliance.capture(tx, head.seq, at_us, kind, body)
     return head
 
 

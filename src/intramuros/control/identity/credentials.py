@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterable
 from typing import Final, Required, TypedDict, Unpack
 
-from sqlalchemy import ColumnElement, and_, bindparam, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, func, insert, or_, select, update
 
 from intramuros.control.identity import standing
 from intramuros.control.identity.principal import CredentialKind, Principal
@@ -162,12 +162,18 @@ def revoke_principal(tx: Tx, principal_id: str, at_us: int) -> None:
     _revoke_where(tx, credentials.c.principal_id == principal_id, at_us)
 
 
-def revoke_sign_ins(tx: Tx, user_id: str, at_us: int) -> None:
-    """Make whatever a user signed in with stop working at ``at_us``; API keys stay."""
+def revoke_sign_ins(tx: Tx, user_id: str, at_us: int) -> int:
+    """Make whatever a user signed in with stop working at ``at_us``, and return how many it was.
+
+    API keys stay.
+    """
     which = and_(
         credentials.c.principal_id == user_id, credentials.c.kind != CredentialKind.API_KEY.value
     )
+    live = and_(or_(credentials.c.revoked_us.is_(None), credentials.c.revoked_us > at_us), which)
+    ended = tx.scalar(select(func.count()).select_from(credentials).where(live)) or 0
     _revoke_where(tx, which, at_us)
+    return ended
 
 
 def _revoke_where(tx: Tx, which: ColumnElement[bool], at_us: int) -> None:

@@ -31,7 +31,7 @@ def create(tx: Tx, actor: Actor, name: str) -> Shown:
         raise InvalidRequest(f"an organization has at most {MAX_GROUPS} groups")
     now_us = to_micros(actor.clock.now())
     group_id = actor.ids.new("rbac_group")
-    _audit(tx, actor, "group.create", group_id)
+    _audit(tx, actor, "group.create", group_id, name=name)
     values = {"id": group_id, "name": name, "role_ids": []}
     tx.execute(insert(groups).values(**values, created_us=now_us, updated_us=now_us))
     return present(row_of(tx, group_id))
@@ -74,7 +74,7 @@ def rename(tx: Tx, actor: Actor, group_id: str, name: str | None) -> Shown:
     """
     row = row_of(tx, group_id)
     if name is not None and name != row.name:
-        _audit(tx, actor, "group.update", group_id)
+        _audit(tx, actor, "group.update", group_id, name=name)
         _touch(tx, actor, row, name=name)
     return present(row_of(tx, group_id))
 
@@ -97,10 +97,11 @@ def set_roles(tx: Tx, actor: Actor, group_id: str, role_ids: Sequence[str]) -> S
                 "role_ids: groups do not administer the organization; appoint a person",
                 code="rbac_group_grants_owner_access",
             )
+    for role_id in sorted(set(wanted) - set(row.role_ids)):
+        _audit(tx, actor, "group.role_add", group_id, role_id=role_id)
+    for role_id in sorted(set(row.role_ids) - set(wanted)):
+        _audit(tx, actor, "group.role_remove", group_id, role_id=role_id)
     if wanted != row.role_ids:
-        added = sorted(set(wanted) - set(row.role_ids))
-        gone = sorted(set(row.role_ids) - set(wanted))
-        _audit(tx, actor, "group.roles", group_id, added=added, removed=gone)
         _touch(tx, actor, row, role_ids=wanted)
     return present(row_of(tx, group_id))
 
@@ -111,8 +112,8 @@ def remove(tx: Tx, actor: Actor, group_id: str) -> None:
     Raises:
         NotFound: no such group.
     """
-    row_of(tx, group_id)
-    _audit(tx, actor, "group.delete", group_id)
+    row = row_of(tx, group_id)
+    _audit(tx, actor, "group.delete", group_id, name=row.name)
     tx.execute(delete(group_members).where(group_members.c.group_id == group_id))
     tx.execute(delete(groups).where(groups.c.id == group_id))
 

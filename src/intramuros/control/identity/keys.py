@@ -70,7 +70,8 @@ def revoke(tx: Tx, actor: Actor, key_id: str) -> dict[str, Any]:
     """
     if get(tx, actor.workspace_id, key_id)["revoked_at"] is None:
         lockout.check_key(tx, key_id, to_micros(actor.clock.now()))
-        _audit(tx, actor, "api_key.revoke", key_id)
+        ended = {"type": "status", "previous_value": "active", "current_value": "archived"}
+        _audit(tx, actor, "api_key.revoke", key_id, changes=[ended])
         credentials.revoke(tx, key_id, to_micros(actor.clock.now()))
     return get(tx, actor.workspace_id, key_id)
 

@@ -180,8 +180,8 @@ def sign_out(tx: Tx, actor: Actor, user_id: str) -> Shown:
             code="cannot_sign_out_privileged_member",
         )
     now_us = to_micros(actor.clock.now())
-    _audit(tx, actor, "user.sign_out", user_id)
-    credentials.revoke_sign_ins(tx, user_id, now_us)
+    ended = credentials.revoke_sign_ins(tx, user_id, now_us)
+    _audit(tx, actor, "user.sign_out", user_id, ended=ended)
     tx.execute(update(users).where(users.c.id == user_id).values(signed_out_us=now_us))
     return present(row)
 

@@ -7,6 +7,7 @@ before that commit. Readers have their own connections and never wait for the wr
 """
 
 import asyncio
+import contextvars
 import queue
 import sqlite3
 import threading
@@ -57,6 +58,8 @@ class Tx:
 class _Job(Generic[T]):
     def __init__(self, work: Callable[[Tx], T]) -> None:
         self.work = work
+        # Work runs on another thread in the context of whoever asked for it.
+        self.context = contextvars.copy_context()
         self.done: Future[tuple[T, list[Callable[[], None]]]] = Future()
 
 
@@ -152,7 +155,7 @@ class Database:
                     tx = Tx(connection)
                     try:
                         with _savepoint(connection):
-                            outcomes.append((job, job.work(tx), tx.hooks))
+                            outcomes.append((job, job.context.run(job.work, tx), tx.hooks))
                     except _LostTransaction:
                         raise
                     except BaseException as error:  # noqa: BLE001  handed to the caller as it is

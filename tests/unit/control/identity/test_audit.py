@@ -3,7 +3,7 @@ import json
 import pytest
 from sqlalchemy import update
 
-from intramuros.control.identity import audit
+from intramuros.control.identity import audit, origin
 from intramuros.control.store.db import Tx
 from intramuros.control.store.tables import audit as table
 from intramuros.kernel.timing import ManualClock
@@ -21,6 +21,13 @@ def test_records_chain_in_the_callers_transaction(tx: Tx, clock: ManualClock) ->
     first, second = (json.loads(line) for line in lines)
     assert first["fields"] == {"id": "agent_1", "workspace_id": "wrkspc_test"}
     assert second["fields"] == {"session_id": "sesn_1", "workspace_id": "wrkspc_test"}
+
+
+def test_a_request_that_is_served_is_named(tx: Tx, clock: ManualClock) -> None:
+    with origin.bound("10.0.0.1", "sdk", "req_1"):
+        audit.record(tx, clock, "agent.create", workspace_id=None, fields={"id": "agent_1"})
+    fields = json.loads(next(audit.read_lines(tx)))["fields"]
+    assert fields["origin"] == {"address": "10.0.0.1", "agent": "sdk", "request_id": "req_1"}
 
 
 def test_a_rolled_back_act_leaves_no_record(tx: Tx, clock: ManualClock) -> None:
