@@ -16,6 +16,7 @@ pytestmark = pytest.mark.anyio
 
 _numbers = count(1)
 MEMBER_DAYS = 21
+WEBHOOKS = {"anthropic-beta": "webhooks-2026-10-07"}
 
 
 @pytest.fixture
@@ -383,6 +384,18 @@ def test_signing_out_needs_its_beta(
     assert allowed(server, secret) == {"developer"}
     with pytest.raises(anthropic.NotFoundError):
         org.users.sign_out("user_no")
+
+
+@pytest.mark.rule("R013")
+def test_R013_what_a_missing_beta_is_answered_with(org: Any, http: httpx2.Client) -> None:
+    user = person(org, http)
+    for betas in ({}, {"anthropic-beta": "managed-agents-2026-04-01"}):
+        hidden = http.get("/v1/organizations/webhooks", headers=betas)
+        assert (hidden.status_code, hidden.json()["error"]["type"]) == (404, "not_found_error")
+        refused = http.post(f"/v1/organizations/users/{user.id}/sign_out", headers=betas)
+        assert refused.status_code == 400
+        assert refused.json()["error"]["type"] == "invalid_request_error"
+    assert http.get("/v1/organizations/webhooks", headers=WEBHOOKS).status_code == 200
 
 
 def test_keys_say_who_made_them(org: Any, http: httpx2.Client, client: Anthropic) -> None:

@@ -67,6 +67,14 @@ def _member_role(**sources: str) -> Shape:
     return shape
 
 
+def _credential(fields: Fields) -> dict[str, Any]:
+    return {
+        "vault_credential_id": fields.get("id"),
+        "vault_id": fields.get("parent_id") or fields.get("vault_id"),
+        "workspace_id": fields.get("workspace_id"),
+    }
+
+
 def _group_member(fields: Fields) -> dict[str, Any]:
     return {"group_id": fields.get("id"), "member_ids": [fields.get("user_id")]}
 
@@ -213,12 +221,18 @@ TYPES: Final[Mapping[str, Type]] = {
         {"create": "created", "revoke": "revoked"},
         _here(environment_id="environment_id", environment_key_id="id"),
     ),
+    **_kind(
+        "pool_key",
+        "platform_pool_key",
+        {"create": "created", "revoke": "revoked"},
+        _here(pool_key_id="id"),
+    ),
     **_kind("vault", "platform_vault", _ALL, _here(vault_id="id")),
     **_kind(
         "vault_credential",
         "platform_vault_credential",
         {**_ALL, "refresh": "refreshed", "refresh_failed": "refresh_failed"},
-        _here(vault_credential_id="id", vault_id="parent_id"),
+        _credential,
     ),
     **_kind(
         "webhook_endpoint",

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from sqlalchemy import insert, select
 
 from intramuros.control.identity import compliance, notices, origin
+from intramuros.control.identity.activity_types import TYPES
 from intramuros.control.store.db import Tx
 from intramuros.control.store.tables import audit
 from intramuros.kernel.timing import Clock, rfc3339, to_micros
@@ -32,12 +33,13 @@ def record(
         kind: a dotted constant, such as ``agent.create``.
         workspace_id: where it happens; None for acts on the whole installation.
         session_id: the session it belongs to, if any.
-        fields: JSON values; the workspace, the session and the request that is being served are
-            added.
+        fields: JSON values; the workspace and the session are added, and to what may be an
+            activity of the compliance feed the request that is being served.
     """
     now = clock.now()
     body = {**fields, "workspace_id": workspace_id}
-    request = origin.current()
+    # Not to the session's own traffic: it is the most by far, and its log says more of it.
+    request = origin.current() if kind in TYPES else None
     if request is not None:
         body["origin"] = request.fields()
     if session_id is not None:

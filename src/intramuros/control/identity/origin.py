@@ -1,7 +1,7 @@
 """Where a change comes from: the request that is being served, for the audit chain.
 
-The boundary of the API binds it, authentication adds who it is, and every record that is written on
-behalf of the request carries it. What runs without a request has none: the loop, jobs, the
+The boundary of the API binds it, authentication adds who it is, and the records that are written on
+behalf of the request carry it. What runs without a request has none: the loop, jobs, the
 operator's commands. It is context, as the request id in the log is, because whoever records an act
 deep inside should not have to be handed an address that it does nothing else with.
 """

@@ -1,8 +1,11 @@
 import re
+from pathlib import Path
 
 import pytest
 
 from intramuros.control.identity.activity_types import NAMES, TYPES
+
+ROOT = Path(__file__).parents[4]
 
 # What the documentation of the feed names of agents (contract-2 R377), besides what comes with it.
 DOCUMENTED = {
@@ -36,6 +39,16 @@ def test_R377_every_documented_type_of_agents_has_its_record() -> None:
     extensions = {"vault", "vault_credential", "environment", "webhook"}
     for noun in extensions:
         assert {f"platform_{noun}_{done}" for done in ("created", "updated", "deleted")} <= NAMES
+
+
+def test_what_is_undocumented_is_in_our_guide() -> None:
+    """Of the names that are ours, besides what the documentation calls a thing and its change."""
+    guide = (ROOT / "docs/how-to/organization.md").read_text(encoding="utf-8")
+    ours = ("environment", "environment_key", "pool_key", "vault", "vault_credential")
+    ours += ("webhook", "dream")
+    for name in NAMES:
+        if re.fullmatch(rf"platform_({'|'.join(ours)})_[a-z_]+", name):
+            assert f"`{name}`" in guide, name
 
 
 @pytest.mark.parametrize("kind", TYPES)

@@ -26,8 +26,10 @@ def test_records_chain_in_the_callers_transaction(tx: Tx, clock: ManualClock) ->
 def test_a_request_that_is_served_is_named(tx: Tx, clock: ManualClock) -> None:
     with origin.bound("10.0.0.1", "sdk", "req_1"):
         audit.record(tx, clock, "agent.create", workspace_id=None, fields={"id": "agent_1"})
-    fields = json.loads(next(audit.read_lines(tx)))["fields"]
-    assert fields["origin"] == {"address": "10.0.0.1", "agent": "sdk", "request_id": "req_1"}
+        audit.record(tx, clock, "session.calls", workspace_id=None, fields={})
+    act, traffic = (json.loads(line)["fields"] for line in audit.read_lines(tx))
+    assert "origin" not in traffic
+    assert act["origin"] == {"address": "10.0.0.1", "agent": "sdk", "request_id": "req_1"}
 
 
 def test_a_rolled_back_act_leaves_no_record(tx: Tx, clock: ManualClock) -> None:

@@ -7,6 +7,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 
 import anyio
@@ -21,6 +22,7 @@ from intramuros.kernel.errors import OperatorError, Unavailable
 pytestmark = pytest.mark.anyio
 
 T = tables.workspaces
+WHO: ContextVar[str] = ContextVar("who", default="nobody")
 
 
 @pytest.fixture
@@ -106,6 +108,23 @@ async def test_hooks_run_on_the_loop_after_the_commit_and_only_then(database: Da
 def _names_elsewhere(database: Database) -> list[str]:
     with database.engine.connect() as connection:
         return list(connection.execute(select(T.c.id)).scalars())
+
+
+async def test_work_runs_in_the_context_of_whoever_asked(database: Database) -> None:
+    seen: list[tuple[str, str]] = []
+
+    async def ask(name: str) -> None:
+        WHO.set(name)
+        for _ in range(20):
+            seen.append((name, await database.write(lambda tx: WHO.get())))
+            seen.append((name, await database.read(lambda tx: WHO.get())))
+
+    async with anyio.create_task_group() as group:
+        for name in ("a", "b", "c"):
+            group.start_soon(ask, name)
+    assert len(seen) == 120
+    assert all(asked == found for asked, found in seen)
+    assert await database.write(lambda tx: WHO.get()) == "nobody"
 
 
 async def test_a_reader_cannot_write(database: Database) -> None:
