@@ -154,10 +154,10 @@ class World:
 
     def _administered(self, path: str) -> Iterator[tuple[str, str]]:
         """Yield an id for each placeholder of the organization's paths."""
-        if "/organizations/" in path:
-            yield from self._organization()
+        made = dict(self._organization()) if "/organizations/" in path else {}
+        yield from made.items()
         if "{user_id}" in path or "{invite_id}" in path or "{rbac_group_id}" in path:
-            yield from self._people(dict(self._organization()))
+            yield from self._people(made or dict(self._organization()))
         if "{rbac_role_id}" in path:
             yield "rbac_role_id", next(iter(self.api.beta.organization.rbac_roles.list())).id
         if "{key_id}" in path:
@@ -200,7 +200,6 @@ class World:
         org.workspaces.members.add(
             made["workspace_id"], user_id=user_id, workspace_role="workspace_user"
         )
-        yield "workspace_id", made["workspace_id"]
         group = org.rbac_groups.create(name="G").id
         org.rbac_groups.members.add(group, user_id=user_id)
         yield "rbac_group_id", group
