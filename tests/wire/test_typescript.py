@@ -1,13 +1,18 @@
 """The official TypeScript SDK against a running server: the scripts of tests/wire/node."""
 
+import base64
 import json
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from intramuros.control.webhooks.post import Message
 from intramuros.kernel.config import environment
+from intramuros.kernel.timing import SystemClock, rfc3339
+from intramuros.protocol.webhooks import payload
 from tests.wire.site import Site
 
 NODE = Path(__file__).parent / "node"
@@ -22,8 +27,18 @@ pytestmark = [
 ]
 
 
+def delivery() -> dict[str, Any]:
+    """Return a webhook as it is sent."""
+    data = {"type": "vault.created", "id": "vlt_1", "workspace_id": "w"}
+    clock = SystemClock()
+    body = payload("whe_1", rfc3339(clock.now()), "org", data)
+    secret = "whsec_" + base64.b64encode(bytes(range(32))).decode()
+    message = Message("https://hooks.example.com/", "whe_1", body, secret, clock.now())
+    return {"body": body, "headers": message.headers(), "key": secret}
+
+
 def test_the_scripts_are_there() -> None:
-    assert SCRIPTS == ["agents", "environments", "sessions", "work", "worker"]
+    assert SCRIPTS == ["agents", "environments", "sessions", "webhooks", "work", "worker"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -34,6 +49,7 @@ def test_the_typescript_sdk_works_unchanged(site: Site, script: str, tmp_path: P
         "environment_id": site.environment_id,
         "environment_key": site.key,
         "workdir": str(tmp_path),
+        "delivery": delivery(),
     }
     done = subprocess.run(
         ["node", f"{script}.js", json.dumps(told)],

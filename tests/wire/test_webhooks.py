@@ -19,6 +19,7 @@ from tests.wire.conftest import SCRIPTS
 from tests.wire.host import Server, running
 from tests.wire.site import MESSAGE, Site, until
 from tests.wire.structure import check
+from tests.wire.test_budgets import MODELS, limit, spender
 from tests.wire.workers import official
 
 pytestmark = pytest.mark.anyio
@@ -36,8 +37,11 @@ def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iterator[Server]:
+    root = tmp_path_factory.mktemp("hooks")
+    (root / "models.yaml").write_text(MODELS.replace("spender", "greedy"))
     with running(
-        tmp_path_factory.mktemp("hooks") / "data",
+        root / "data",
+        models_file=str(root / "models.yaml"),
         model_scripts=str(SCRIPTS),
         webhook_networks=["127.0.0.0/8"],
         webhook_ports=[443, receiver.port],
@@ -357,6 +361,37 @@ async def test_the_official_worker_started_by_a_webhook_serves_the_session(
     assert unwrapped(client, delivery, secret).data.id == session.id
     async with official(site, tmp_path):
         await anyio.to_thread.run_sync(site.wait, session.id, "user.tool_result")
+
+
+@pytest.mark.rule("R266")
+def test_a_budget_is_told_of_once_for_each_value(
+    site: Site, http: httpx2.Client, receiver: Receiver
+) -> None:
+    secret = make(http, receiver.url, "session.budget_reached", "session.status_idled")[
+        "signing_secret"
+    ]
+    sessions = site.api.beta.sessions
+    session_id = site.session(
+        agent=spender(site.api, "greedy"), budget=limit("10"), initial_events=[MESSAGE]
+    ).id
+    for idles, raised in ((1, "15"), (3, "25")):
+        log = site.wait(session_id, "session.status_idle", idles)
+        call = [event for event in log if event.type == "agent.custom_tool_use"][-1]
+        reply: Any = {"type": "user.custom_tool_result", "custom_tool_use_id": call.id}
+        sessions.events.send(session_id, events=[reply])
+        log = site.wait(session_id, "session.status_idle", idles + 1)
+        assert log[-1].stop_reason.type == "budget_reached"
+        sessions.update(session_id, title=f"at {raised}")
+        sessions.events.send(session_id, events=[{"type": "user.interrupt"}])
+        sessions.update(session_id, budget=limit(raised))
+    site.wait(session_id, "session.status_idle", 5)
+    receiver.wait(7)
+    told = [unwrapped(site.api, d, secret).data for d in receiver.deliveries()]
+    assert sorted(data.type for data in told) == [
+        *["session.budget_reached"] * 2,
+        *["session.status_idled"] * 5,
+    ]
+    assert {data.id for data in told} == {session_id}
 
 
 def test_R276_R274_R270_failures_are_retried_with_the_same_id_and_a_fresh_signature(

@@ -95,6 +95,8 @@ def postpone(tx: Tx, attempt: Attempt, due_us: int) -> None:
 
 def end(tx: Tx, endpoint_id: str, event_id: str) -> None:
     """Forget a delivery that has arrived or is given up, and its event if nobody else awaits it."""
+    # PostgreSQL: of two that end an event's last deliveries at once, the second sees none left.
+    tx.execute(select(webhook_events.c.id).where(webhook_events.c.id == event_id).with_for_update())
     tx.execute(
         delete(webhook_deliveries).where(
             _TABLE.endpoint_id == endpoint_id, _TABLE.event_id == event_id

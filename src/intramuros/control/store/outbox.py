@@ -103,6 +103,8 @@ _SUBSCRIBED: Final = (
         webhook_subscriptions.c.kind == bindparam("of_kind"),
     )
     .order_by(webhook_subscriptions.c.endpoint_id)
+    # PostgreSQL: an endpoint that somebody deletes meanwhile stays until the act is done.
+    .with_for_update(read=True, key_share=True)
 )
 _WAITING: Final = select(func.count()).select_from(
     select(webhook_deliveries.c.event_id)

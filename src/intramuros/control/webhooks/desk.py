@@ -93,17 +93,18 @@ class Desk:
         if attempt is None:
             log.warning("webhook_given_up", endpoint=lease.key, event_id=event_id)
             return None
-        row = endpoints.find_row(tx, lease.key)
+        row, about = endpoints.find_row(tx, lease.key), str(attempt.data["id"])
         audit.record(
             tx,
             self.clock,
             "webhook.send",
             workspace_id=row.workspace_id,
+            session_id=about if about.startswith("sesn_") else None,
             fields={
                 "endpoint_id": row.id,
                 "event_id": event_id,
                 "event": attempt.data["type"],
-                "about": attempt.data["id"],
+                "about": about,
                 "attempt": attempt.number,
             },
         )
