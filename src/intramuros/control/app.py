@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from intramuros.control.api.pages import Cursors
 from intramuros.control.api.services import Services, Storage
-from intramuros.control.brain import Body, edges_from, networks_from, think
+from intramuros.control.brain import Body, edges_from, networks_from, process_name, think
 from intramuros.control.catalog.exchange import Exchange
 from intramuros.control.catalog.issuer_keys import IssuerKeys
 from intramuros.control.catalog.reach import Reach
@@ -21,6 +21,9 @@ from intramuros.control.catalog.tunnels import Issuer
 from intramuros.control.catalog.validation import Validator
 from intramuros.control.catalog.vaults import Credentials
 from intramuros.control.catalog.wallet import Wallet
+from intramuros.control.deployment.deployments import Deployments
+from intramuros.control.deployment.runs import Runs
+from intramuros.control.deployment.scheduler import Scheduler
 from intramuros.control.dreams.acts import Acts
 from intramuros.control.dreams.closing import Closing
 from intramuros.control.dreams.plan import Limits
@@ -96,6 +99,7 @@ async def build_services(opened: Installation, settings: ServerSettings) -> Serv
     rates = Rates(clock, load_groups(known, opened.organization_id, settings.limits_file))
     meter = Meter(db, clock, rates, known, settings.monthly_cap_cents)
     await meter.refresh()
+    sessions = Sessions(clock, ids, hub, journal, queue, known)
     return Services(
         db=db,
         blobs=Blobs.open(settings.blob_url, settings.data_dir),
@@ -107,8 +111,10 @@ async def build_services(opened: Installation, settings: ServerSettings) -> Serv
         hub=hub,
         work=queue,
         journal=journal,
-        sessions=Sessions(clock, ids, hub, journal, queue, known),
         dreams=Dreams(Stage(clock, ids, hub, journal, known), known),
+        sessions=sessions,
+        deployments=Deployments(known),
+        runs=Runs(clock, ids, sessions, journal),
         cursors=Cursors(cursor_key, clock),
         throttle=FailureThrottle(clock),
         issuer=issuer,
@@ -162,7 +168,7 @@ async def serve(settings: ServerSettings, *, stop: Stop | None = None) -> None:
 
 
 def background(services: Services, settings: ServerSettings) -> Mapping[str, Task]:
-    """Return the tasks that run beside the API: the agent loop, deliveries, the reapers."""
+    """Return the tasks that run beside the API: the loop, schedules, deliveries, the reapers."""
     reaper = Reaper(
         services.db,
         services.hub,
@@ -205,12 +211,14 @@ def background(services: Services, settings: ServerSettings) -> Mapping[str, Tas
         Closing(services.db, services.blobs, acts, services.storage.quota_bytes),
         holder=f"{socket.gethostname()}/{os.getpid()}",
     )
+    scheduler = Scheduler(services.db, services.runs, holder=process_name())
     sweeper = Sweeper(services.db, services.blobs, services.clock, services.ids)
     return {
         "hub": close,
         "messages": relay,
         "dreams": dreamer.run,
         "reaper": reaper.run,
+        "schedules": scheduler.run,
         "sweeper": sweeper.run,
         "limits": services.meter.run,
         **deliver(services, settings),

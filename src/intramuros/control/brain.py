@@ -77,6 +77,11 @@ def networks_from(texts: Sequence[str], setting: str = "mcp_networks") -> list[N
         raise OperatorError(f"{setting}: {error}", "write it as 10.1.0.0/16") from error
 
 
+def process_name() -> str:
+    """Return how leases name this process, for people."""
+    return f"{socket.gethostname()}/{os.getpid()}"
+
+
 def think(body: Body, models: Models, transport_for: TransportFor) -> Mapping[str, Task]:
     """Return the tasks that run turns: the MCP pool, and the runner that borrows from it."""
     pool = McpPool(transport_for)
@@ -86,7 +91,7 @@ def think(body: Body, models: Models, transport_for: TransportFor) -> Mapping[st
         loop.count(body.meter, tx, view.subject.workspace_id, written)
 
     desk = Desk(body.db, body.journal, body.clock, (count,))
-    runner = Runner(desk, performer, body.ids, holder=f"{socket.gethostname()}/{os.getpid()}")
+    runner = Runner(desk, performer, body.ids, holder=process_name())
 
     async def turns(stop: Stop) -> None:
         try:

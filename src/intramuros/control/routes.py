@@ -10,6 +10,8 @@ from starlette.responses import Response
 from intramuros.control.api import (
     agents,
     compliance,
+    deployment_runs,
+    deployments,
     document,
     dreams,
     environments,
@@ -63,6 +65,8 @@ def create_app(services: Services) -> FastAPI:
         agents.router,
         environments.router,
         environments.keys_router,
+        deployments.router,
+        deployment_runs.router,
         tunnels.router,
         vaults.router,
         keys.router,

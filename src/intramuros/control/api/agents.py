@@ -12,6 +12,7 @@ from intramuros.control.api.pages import check_limit, page
 from intramuros.control.api.replies import reply
 from intramuros.control.catalog import agents, service
 from intramuros.control.catalog.kinds import AGENT, DEFAULT_PAGE
+from intramuros.control.deployment import deployments
 from intramuros.control.store.db import Tx
 from intramuros.protocol.resources.agents import MAX_VERSION, AgentCreate, AgentUpdate
 
@@ -60,11 +61,12 @@ async def update(caller: Developer, svc: ServicesDep, agent_id: str, body: Updat
 
 @router.post("/{agent_id}/archive")
 async def archive(caller: Developer, svc: ServicesDep, agent_id: str) -> Response:
-    """Archive an agent for good."""
+    """Archive an agent for good, and the deployments that run it."""
     actor = actor_of(svc, caller)
 
     def work(tx: Tx) -> service.Resource:
         found = service.get(tx, caller.workspace_id, AGENT, agent_id)
+        deployments.archive_of_agent(tx, actor, found.id)
         return service.archive(tx, actor, found)
 
     return reply(agents.present(await svc.db.write(work)))

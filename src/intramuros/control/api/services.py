@@ -9,6 +9,8 @@ from intramuros.control.catalog.tunnels import Issuer
 from intramuros.control.catalog.validation import Validator
 from intramuros.control.catalog.vaults import Credentials
 from intramuros.control.catalog.wallet import Wallet
+from intramuros.control.deployment.deployments import Deployments
+from intramuros.control.deployment.runs import Runs
 from intramuros.control.dreams.service import Dreams
 from intramuros.control.identity.throttle import FailureThrottle
 from intramuros.control.inference.service import Inference
@@ -49,6 +51,9 @@ class Services:
     work: WorkQueue
     journal: Journal
     sessions: Sessions
+    deployments: Deployments
+    runs: Runs
+    """Starts sessions of deployments."""
     cursors: Cursors
     throttle: FailureThrottle
     issuer: Issuer

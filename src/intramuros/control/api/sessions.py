@@ -33,27 +33,24 @@ async def _origin(
     agent_version: Annotated[int | None, Query(ge=1)] = None,
     deployment_id: str | None = None,
     memory_store_id: str | None = None,
-) -> dict[str, Any] | None:
-    """Return the filters by what a session was made of; None if nothing can match."""
-    if deployment_id is not None:
-        return None
+) -> dict[str, Any]:
+    """Return the filters by what a session was made of."""
     return {
         "agent_id": agent_id,
         "agent_version": agent_version,
+        "deployment_id": deployment_id,
         "memory_store_id": memory_store_id,
     }
 
 
 async def _filters(
     bounds: BoundsDep,
-    origin: Annotated[dict[str, Any] | None, Depends(_origin)],
+    origin: Annotated[dict[str, Any], Depends(_origin)],
     statuses: Annotated[list[SessionStatus] | None, Query(alias="statuses[]")] = None,
     *,
     include_archived: bool = False,
-) -> dict[str, Any] | None:
-    """Return the filters as fields of :class:`listing.Query`; None if nothing can match."""
-    if origin is None:
-        return None
+) -> dict[str, Any]:
+    """Return the filters as fields of :class:`listing.Query`."""
     return {
         **origin,
         "statuses": tuple(statuses or ()),
@@ -63,7 +60,7 @@ async def _filters(
     }
 
 
-FiltersDep = Annotated[dict[str, Any] | None, Depends(_filters)]
+FiltersDep = Annotated[dict[str, Any], Depends(_filters)]
 
 
 @router.post("")
@@ -89,10 +86,8 @@ async def find(
     if page:
         backwards, at_us, last_id = svc.cursors.open(bound, page)
         after = (at_us, last_id)
-        if filters and not Bounds(filters["from_us"], filters["until_us"]).hold(at_us):
+        if not Bounds(filters["from_us"], filters["until_us"]).hold(at_us):
             raise InvalidRequest("page: created_at no longer includes where this cursor stands")
-    if filters is None:
-        return reply({"data": [], "next_page": None, "prev_page": None})
     query = listing.Query(order=order, limit=size, after=after, backwards=backwards, **filters)
     rows, beyond = await svc.db.read(lambda tx: svc.sessions.find(tx, caller.workspace_id, query))
 

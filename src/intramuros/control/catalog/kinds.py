@@ -29,6 +29,7 @@ DEFAULT_PAGE: Final = 20
 
 AGENT: Final = Kind("agent", "agent", "agent", versioned=True)
 ENVIRONMENT: Final = Kind("environment", "env", "environment")
+DEPLOYMENT: Final = Kind("deployment", "depl", "deployment")
 TUNNEL: Final = Kind("tunnel", "tnl", "tunnel", max_page=1000)
 CERTIFICATE: Final = Kind("tunnel_certificate", "tcrt", "certificate", max_page=1000)
 MEMORY_STORE: Final = Kind("memory_store", "memstore", "memory store")

@@ -29,6 +29,7 @@ class Query:
     limit: int = DEFAULT_PAGE
     agent_id: str | None = None
     agent_version: int | None = None
+    deployment_id: str | None = None
     memory_store_id: str | None = None
     statuses: Collection[str] = ()
     include_archived: bool = False
@@ -61,8 +62,10 @@ def statement(workspace_id: str, query: Query, *, ascending: bool) -> Select[Any
 
 def _one(workspace_id: str, query: Query, status: str | None, *, ascending: bool) -> Select[Any]:
     """Return what sessions with at most one status to choose from must fulfil."""
-    # An agent has one workspace: an expression keeps the planner from looking all of it through.
-    of = sessions.c.workspace_id if query.agent_id is None else sessions.c.workspace_id + ""
+    # An agent, or a deployment, has one workspace: an expression keeps the planner from looking all
+    # of it through.
+    narrow = query.agent_id is not None or query.deployment_id is not None
+    of = sessions.c.workspace_id + "" if narrow else sessions.c.workspace_id
     wanted = [of == workspace_id, *_filters(query, ascending=ascending)]
     if status is not None:
         wanted.append(sessions.c.status == status)
@@ -84,6 +87,8 @@ def _filters(query: Query, *, ascending: bool) -> list[ColumnElement[bool]]:
         wanted.append(sessions.c.agent_id == query.agent_id)
         if query.agent_version is not None:
             wanted.append(sessions.c.agent_version == query.agent_version)
+    if query.deployment_id is not None:
+        wanted.append(sessions.c.deployment_id == query.deployment_id)
     # A cursor lies within the bounds, so it is the closer one on its side.
     created_us = _keys(query)[0]
     if query.from_us is not None and not (query.after and ascending):

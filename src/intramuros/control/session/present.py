@@ -28,7 +28,7 @@ def session(row: Row[Any], now_us: int) -> Shown:
         "resources": row.resources,
         "vault_ids": row.vault_ids,
         "budget": budget.shown(state.budget_cents),
-        "deployment_id": None,
+        "deployment_id": row.deployment_id,
         "outcome_evaluations": [],
         "stats": _stats(row, state, now_us),
         "usage": snapshot(state.usage, state.active_us_at(now_us)),

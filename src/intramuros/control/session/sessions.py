@@ -60,8 +60,17 @@ class Sessions:
         self._work = work
         self._models = models
 
-    def create(self, tx: Tx, principal: Principal, request: SessionCreate) -> SessionRow:
+    def create(
+        self,
+        tx: Tx,
+        principal: Principal,
+        request: SessionCreate,
+        deployment_id: str | None = None,
+    ) -> SessionRow:
         """Create a session, with its initial events if any, all or nothing.
+
+        Args:
+            deployment_id: whose run creates it, if one does (contract-2 R235).
 
         Raises:
             NotFound: no such agent, environment or vault here.
@@ -95,6 +104,7 @@ class Sessions:
                 metadata=request.metadata or {},
                 resources=mounted,
                 vault_ids=vault_ids,
+                deployment_id=deployment_id,
                 status=state.status.value,
                 state=state.dump(),
                 last_seq=0,

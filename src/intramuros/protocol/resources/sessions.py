@@ -24,6 +24,8 @@ MAX_RESOURCES: Final = 500
 Id = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 Title = Annotated[str, StringConstraints(max_length=512)]
 SessionStatus = Literal["rescheduling", "running", "idle", "terminated"]
+# What may be attached to a session when it is created.
+ResourceParam = MemoryStoreParam
 
 
 class SessionCreate(Request):
@@ -34,7 +36,7 @@ class SessionCreate(Request):
     title: Title | None = None
     metadata: Metadata | None = None
     initial_events: Annotated[list[UserMessage], Field(max_length=MAX_INITIAL_EVENTS)] | None = None
-    resources: Annotated[list[MemoryStoreParam], Field(max_length=MAX_RESOURCES)] | None = None
+    resources: Annotated[list[ResourceParam], Field(max_length=MAX_RESOURCES)] | None = None
     vault_ids: Annotated[list[Id], Field(max_length=MAX_VAULTS)] | None = None
     budget: BudgetLimit | None = None
 
@@ -113,7 +115,7 @@ class Session(Response):
     resources: list[dict[str, Any]]
     vault_ids: list[str]
     budget: BudgetLimit | None = None
-    deployment_id: None = None
+    deployment_id: str | None = None
     outcome_evaluations: list[dict[str, Any]] = []
     stats: SessionStats
     usage: Usage

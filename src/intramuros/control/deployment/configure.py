@@ -1,0 +1,152 @@
+"""What a request makes of a deployment: every reference looked up, every default set."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from intramuros.control.catalog import agents, service, vaults
+from intramuros.control.catalog.kinds import ENVIRONMENT
+from intramuros.control.deployment.cron import BadExpression, parse
+from intramuros.control.deployment.timetable import Timetable
+from intramuros.control.deployment.zones import zone
+from intramuros.control.identity.actor import Actor
+from intramuros.control.model.catalogue import Catalogue
+from intramuros.control.session import attachments, legality
+from intramuros.control.session.state import initial
+from intramuros.control.store.db import Tx
+from intramuros.kernel.errors import InvalidRequest, TooLarge
+from intramuros.kernel.timing import to_micros
+from intramuros.protocol.events import Inbound
+from intramuros.protocol.resources.agents import AgentReference
+from intramuros.protocol.resources.base import MetadataPatch, merge_metadata
+from intramuros.protocol.resources.deployments import (
+    DeploymentCreate,
+    DeploymentUpdate,
+    Schedule,
+)
+from intramuros.protocol.resources.sessions import ResourceParam
+
+Body = dict[str, Any]
+
+# A list shows the events of up to a hundred deployments at once.
+MAX_EVENTS_BYTES: Final = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads requests in the caller's transaction; ``models`` says what models take."""
+
+    tx: Tx
+    actor: Actor
+    models: Catalogue | None
+
+    def read(
+        self, request: DeploymentCreate | DeploymentUpdate, stored: Mapping[str, Any] | None = None
+    ) -> Body:
+        """Return those members of the configuration that were sent (contract-2 R212, R213).
+
+        Raises:
+            NotFound: no such agent, version, environment, vault or memory store here.
+            InvalidRequest: one of them is archived, the schedule can never fire, or something is
+                asked for that this server does not have.
+            TooLarge: more initial events than are kept.
+        """
+        stored = stored or {"metadata": {}}
+        sent: Body = {}
+        for name in type(request).model_fields:
+            if request.sent(name):
+                value = getattr(request, name)
+                sent[name] = (
+                    _merged(stored["metadata"], value)
+                    if name == "metadata"
+                    else _READ[name](self, value)
+                )
+        return sent
+
+    def _name(self, sent: str) -> str:
+        return sent
+
+    def _description(self, sent: str | None) -> str | None:
+        return sent or None
+
+    def _agent(self, sent: str | AgentReference) -> Body:
+        """Return the agent at a concrete version (R206)."""
+        found = agents.resolve(self.tx, self.actor.workspace_id, sent, self.models)
+        return {"id": found["id"], "version": found["version"]}
+
+    def _environment(self, sent: str) -> str:
+        found = service.get(self.tx, self.actor.workspace_id, ENVIRONMENT, sent)
+        if found.archived_us is not None:
+            raise InvalidRequest(f"environment {found.id!r} is archived")
+        return found.id
+
+    def _events(self, sent: Sequence[Inbound]) -> list[Body]:
+        """Return events that a new session would take (R205)."""
+        legality.check(initial("", self_hosted=False), {}, sent)
+        shown = [event.model_dump(mode="json") for event in sent]
+        if len(json.dumps(shown)) > MAX_EVENTS_BYTES:
+            raise TooLarge(f"initial_events: at most {MAX_EVENTS_BYTES} bytes are kept")
+        return shown
+
+    def _resources(self, sent: Sequence[ResourceParam] | None) -> list[Body]:
+        """Return resources that a new session would take."""
+        attachments.mount(self.tx, self.actor.workspace_id, sent or ())
+        return [resource.model_dump(mode="json") for resource in sent or ()]
+
+    def _vaults(self, sent: Sequence[str] | None) -> list[str]:
+        return vaults.attach(self.tx, self.actor.workspace_id, sent or ())
+
+    def _schedule(self, sent: Schedule | None) -> Body | None:
+        """Return a schedule that will fire (R214, R215, Q19)."""
+        if sent is None:
+            return None
+        schedule = sent.model_dump()
+        try:
+            table = timetable("", schedule)
+        except BadExpression as error:
+            raise InvalidRequest(f"schedule.expression: {error}") from error
+        except ValueError as error:
+            raise InvalidRequest(f"schedule.timezone: {error}") from error
+        if table is None or not table.upcoming(to_micros(self.actor.clock.now()), 1):
+            raise InvalidRequest("schedule.expression: it would never fire")
+        return schedule
+
+    def _budget(self, sent: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        if sent is not None:
+            raise InvalidRequest(
+                "budget: budgets are not available on this server yet; leave it out"
+            )
+        return sent
+
+
+_READ: Final[Mapping[str, Callable[[Reader, Any], Any]]] = {
+    "name": Reader._name,
+    "description": Reader._description,
+    "agent": Reader._agent,
+    "environment_id": Reader._environment,
+    "initial_events": Reader._events,
+    "resources": Reader._resources,
+    "vault_ids": Reader._vaults,
+    "schedule": Reader._schedule,
+    "budget": Reader._budget,
+}
+
+
+def timetable(deployment_id: str, schedule: Mapping[str, Any] | None) -> Timetable | None:
+    """Return the times of a schedule, or None without one.
+
+    Raises:
+        BadExpression: the expression cannot be read.
+        ValueError: this machine does not know the zone.
+    """
+    if schedule is None:
+        return None
+    return Timetable(deployment_id, parse(schedule["expression"]), zone(schedule["timezone"]))
+
+
+def _merged(stored: dict[str, str], patch: MetadataPatch | None) -> dict[str, str]:
+    try:
+        return merge_metadata(stored, patch)
+    except ValueError as error:
+        raise InvalidRequest(f"metadata: {error}") from error

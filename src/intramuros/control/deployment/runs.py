@@ -1,0 +1,230 @@
+"""Runs: each attempt to start a session of a deployment, and what came of it.
+
+A run that succeeds is written in the transaction that creates its session. One that fails is
+written in a transaction of its own, after whatever there was of a session has been undone.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Row, and_, bindparam, insert, or_, select
+
+from intramuros.control.deployment import causes, deployments
+from intramuros.control.deployment.causes import CannotStart, RunError
+from intramuros.control.deployment.deployments import Deployment
+from intramuros.control.identity import audit
+from intramuros.control.identity.principal import Principal
+from intramuros.control.session.journal import Journal
+from intramuros.control.session.sessions import Sessions
+from intramuros.control.store.db import Database, Tx
+from intramuros.control.store.tables import deployment_runs
+from intramuros.kernel.errors import InvalidRequest, NotFound
+from intramuros.kernel.ids import IdFactory
+from intramuros.kernel.telemetry import logger
+from intramuros.kernel.timing import Clock, from_micros, rfc3339, to_micros
+from intramuros.protocol.events import INBOUND
+from intramuros.protocol.resources.deployments import TriggerType
+from intramuros.protocol.resources.sessions import SessionCreate
+
+log = logger("deployments")
+
+DEFAULT_PAGE: Final = 20
+MAX_PAGE: Final = 1000
+
+RunRow = Row[Any]
+
+
+@dataclass(frozen=True)
+class Query:
+    """Which runs to list; from (inclusive) until (exclusive) in microseconds."""
+
+    limit: int
+    after: tuple[int, str] | None = None
+    deployment_id: str | None = None
+    has_error: bool | None = None
+    trigger_type: TriggerType | None = None
+    from_us: int | None = None
+    until_us: int | None = None
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Starts sessions of deployments."""
+
+    clock: Clock
+    ids: IdFactory
+    sessions: Sessions
+    journal: Journal
+
+    async def by_hand(self, db: Database, caller: Principal, deployment_id: str) -> RunRow:
+        """Run a deployment now, paused or not (contract-2 R233); a failure is a run too (Q16).
+
+        Raises:
+            NotFound: no such deployment here.
+            InvalidRequest: it is archived.
+            Unavailable: nothing happened; try again.
+        """
+        try:
+            return await db.write(partial(self._start, caller=caller, deployment_id=deployment_id))
+        except CannotStart as refused:
+            failed = partial(self._fail, caller=caller, deployment_id=deployment_id)
+            return await db.write(partial(failed, error=refused.error))
+
+    def _start(self, tx: Tx, caller: Principal, deployment_id: str) -> RunRow:
+        return self.start(tx, caller, _active(tx, caller, deployment_id), None)
+
+    def _fail(self, tx: Tx, caller: Principal, deployment_id: str, error: RunError) -> RunRow:
+        return self.fail(tx, caller, _active(tx, caller, deployment_id), None, error)
+
+    def start(
+        self, tx: Tx, caller: Principal, deployment: Deployment, scheduled_us: int | None
+    ) -> RunRow:
+        """Create a session with the deployment's events, and the run that says so.
+
+        Args:
+            scheduled_us: the nominal time of a scheduled run.
+
+        Raises:
+            CannotStart: it cannot be; undo this transaction and write :meth:`fail`.
+            Unavailable: nothing was decided; try again.
+        """
+        body = deployment.body
+        try:
+            causes.check(tx, caller.workspace_id, body)
+            request = SessionCreate.model_validate(
+                {
+                    "agent": {"type": "agent", **body["agent"]},
+                    **{name: body[name] for name in _COPIED},
+                }
+            )
+            session = self.sessions.create(tx, caller, request, deployment.resource.id)
+            events = [INBOUND.validate_python(event) for event in body["initial_events"]]
+            self.journal.accept(tx, caller, session.id, events)
+        except Exception as error:
+            cause = causes.of(error)
+            if cause.type == "unknown_error":
+                log.error("run_failed", deployment=deployment.resource.id, exc_info=error)
+            raise CannotStart(cause) from error
+        return self._write(tx, caller, deployment, scheduled_us, {"session_id": session.id})
+
+    def fail(
+        self,
+        tx: Tx,
+        caller: Principal,
+        deployment: Deployment,
+        scheduled_us: int | None,
+        error: RunError,
+    ) -> RunRow:
+        """Write that a run could not start its session."""
+        outcome = {"error_type": error.type, "error_message": error.message}
+        return self._write(tx, caller, deployment, scheduled_us, outcome)
+
+    def _write(
+        self,
+        tx: Tx,
+        caller: Principal,
+        deployment: Deployment,
+        scheduled_us: int | None,
+        outcome: dict[str, str],
+    ) -> RunRow:
+        run_id, agent = self.ids.new("drun"), deployment.body["agent"]
+        told = {name: value for name, value in outcome.items() if name != "error_message"}
+        if scheduled_us is not None:
+            told["scheduled_at"] = rfc3339(from_micros(scheduled_us))
+        audit.record(
+            tx,
+            self.clock,
+            "deployment.run",
+            workspace_id=caller.workspace_id,
+            fields={
+                "id": deployment.resource.id,
+                "run_id": run_id,
+                "by": caller.credential_id,
+                **told,
+            },
+        )
+        tx.execute(
+            insert(deployment_runs).values(
+                id=run_id,
+                workspace_id=caller.workspace_id,
+                deployment_id=deployment.resource.id,
+                agent_id=agent["id"],
+                agent_version=agent["version"],
+                scheduled_us=scheduled_us,
+                created_us=to_micros(self.clock.now()),
+                **outcome,
+            )
+        )
+        return get(tx, caller.workspace_id, run_id)
+
+
+def get(tx: Tx, workspace_id: str, run_id: str) -> RunRow:
+    """Return a run.
+
+    Raises:
+        NotFound: no such run here.
+    """
+    row = tx.execute(_ONE, {"of_id": run_id, "of_workspace": workspace_id}).first()
+    if row is None:
+        raise NotFound(f"no deployment run {run_id[:80]!r}")
+    return row
+
+
+def ran(tx: Tx, deployment_id: str, scheduled_us: int) -> bool:
+    """Tell whether a nominal time had its run already (contract-2 R221)."""
+    wanted = {"of_deployment": deployment_id, "of_scheduled": scheduled_us}
+    return tx.scalar(_RAN, wanted) is not None
+
+
+def find(tx: Tx, workspace_id: str, query: Query) -> tuple[list[RunRow], bool]:
+    """Return a page of runs, newest first, and whether there is more."""
+    table = deployment_runs.c
+    rows = tx.execute(
+        select(deployment_runs)
+        .where(table.workspace_id == workspace_id, *_filters(query))
+        .order_by(table.created_us.desc(), table.id.desc())
+        .limit(query.limit + 1)
+    ).all()
+    return list(rows[: query.limit]), len(rows) > query.limit
+
+
+def _active(tx: Tx, caller: Principal, deployment_id: str) -> Deployment:
+    found = deployments.get(tx, caller.workspace_id, deployment_id)
+    if found.resource.archived_us is not None:
+        raise InvalidRequest(f"deployment {deployment_id!r} is archived and cannot run")
+    return found
+
+
+def _filters(query: Query) -> list[ColumnElement[bool]]:
+    table = deployment_runs.c
+    wanted: list[ColumnElement[bool]] = []
+    if query.deployment_id is not None:
+        wanted.append(table.deployment_id == query.deployment_id)
+    if query.has_error is not None:
+        failed = table.error_type.is_not(None)
+        wanted.append(failed if query.has_error else table.session_id.is_not(None))
+    if query.trigger_type is not None:
+        manual = table.scheduled_us.is_(None)
+        wanted.append(manual if query.trigger_type == "manual" else table.scheduled_us.is_not(None))
+    if query.from_us is not None:
+        wanted.append(table.created_us >= query.from_us)
+    if query.until_us is not None:
+        wanted.append(table.created_us < query.until_us)
+    if query.after is not None:
+        at_us, last_id = query.after
+        at, id = table.created_us, table.id
+        wanted.append(or_(at < at_us, and_(at == at_us, id < last_id)))
+    return wanted
+
+
+# What a session takes from its deployment as it is.
+_COPIED: Final = ("environment_id", "resources", "vault_ids", "budget")
+_ONE: Final = select(deployment_runs).where(
+    deployment_runs.c.id == bindparam("of_id"),
+    deployment_runs.c.workspace_id == bindparam("of_workspace"),
+)
+_RAN: Final = select(deployment_runs.c.id).where(
+    deployment_runs.c.deployment_id == bindparam("of_deployment"),
+    deployment_runs.c.scheduled_us == bindparam("of_scheduled"),
+)
