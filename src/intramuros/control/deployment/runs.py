@@ -17,6 +17,7 @@ from intramuros.control.identity import audit
 from intramuros.control.identity.principal import Principal
 from intramuros.control.session.journal import Journal
 from intramuros.control.session.sessions import Sessions
+from intramuros.control.store import outbox
 from intramuros.control.store.db import Database, Tx
 from intramuros.control.store.tables import deployment_runs
 from intramuros.kernel.errors import InvalidRequest, NotFound
@@ -156,7 +157,15 @@ class Runs:
                 **outcome,
             )
         )
+        if scheduled_us is not None:
+            self._tell(tx, caller.workspace_id, run_id, failed="error_type" in outcome)
         return get(tx, caller.workspace_id, run_id)
+
+    def _tell(self, tx: Tx, workspace_id: str, run_id: str, *, failed: bool) -> None:
+        """Tell webhooks; runs by hand are not told of (contract-2 R234, R265)."""
+        for what in ("started", "failed" if failed else "succeeded"):
+            kind = f"deployment_run.{what}"
+            outbox.tell(tx, self.clock, kind, workspace_id=workspace_id, resource_id=run_id)
 
 
 def get(tx: Tx, workspace_id: str, run_id: str) -> RunRow:

@@ -250,13 +250,11 @@ def test_R215_everything_else_is_refused(expression: str, match: str) -> None:
 
 
 @pytest.mark.parametrize("expression", ["0 0 30 2 *", "0 0 31 2,4,6 *", "0 0 31 11 */2"])
-@pytest.mark.rule("Q19")
 def test_Q19_a_day_that_never_comes_is_refused(expression: str) -> None:
     with pytest.raises(BadExpression, match="never comes"):
         parse(expression)
 
 
-@pytest.mark.rule("Q19")
 def test_Q19_of_two_days_either_matches() -> None:
     sunday = datetime(2026, 11, 1, tzinfo=UTC)
     assert times("0 0 13 * 5", "UTC", sunday, 3) == [

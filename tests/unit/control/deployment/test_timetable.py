@@ -44,7 +44,6 @@ IDS = [f"depl_{number}" for number in range(500)]
     ("expression", "gap_us"),
     [("* * * * *", MINUTE_US), ("0 * * * *", HOUR_US), ("0 0 * * *", 24 * HOUR_US)],
 )
-@pytest.mark.rule("Q20")
 def test_R219_Q20_the_delay_is_the_deployments_own_and_within_bounds(
     expression: str, gap_us: int
 ) -> None:
@@ -92,7 +91,6 @@ def test_what_is_due_is_run_and_the_next_one_is_behind_it() -> None:
     assert plan == Plan(fire, first(timetable, fire.nominal_us))
 
 
-@pytest.mark.rule("Q21")
 def test_Q21_ten_minutes_late_is_run_and_later_is_not() -> None:
     timetable = table("0 */6 * * *")
     fire, following = first(timetable), first(timetable, first(timetable).nominal_us)
@@ -101,7 +99,6 @@ def test_Q21_ten_minutes_late_is_run_and_later_is_not() -> None:
     assert late == Plan(None, following, fire)
 
 
-@pytest.mark.rule("Q21")
 def test_Q21_never_more_than_one_is_made_up() -> None:
     timetable = table("* * * * *")
     fire = first(timetable)
@@ -113,7 +110,6 @@ def test_Q21_never_more_than_one_is_made_up() -> None:
     assert plan.next.nominal_us == plan.run.nominal_us + MINUTE_US
 
 
-@pytest.mark.rule("Q21")
 def test_Q21_a_year_away_costs_no_more_than_an_hour() -> None:
     timetable = table("* * * * *")
     fire = first(timetable)

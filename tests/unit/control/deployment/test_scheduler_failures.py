@@ -1,0 +1,223 @@
+"""What a scheduler does when a run cannot start, and whom it tells."""
+
+from typing import Any
+
+import pytest
+from sqlalchemy import delete, select, update
+
+from intramuros.control.catalog import vaults
+from intramuros.control.deployment.deployments import QUEUE
+from intramuros.control.deployment.scheduler import LEASE_S
+from intramuros.control.store import leases
+from intramuros.control.store.tables import deployments as rows
+from intramuros.control.store.tables import resources, sessions
+from intramuros.kernel.errors import InvalidRequest, RateLimited, Unavailable
+from intramuros.protocol.resources.vaults import VaultCreate
+from tests.fakes.deployments import HOURLY, Desk, Stage
+from tests.fakes.outbox import listen, waiting
+
+pytestmark = pytest.mark.anyio
+
+HOUR_S = 3600
+
+
+async def test_R227_a_scheduled_failure_is_recorded_and_pauses(stage: Stage) -> None:
+    vault = await stage.act(
+        lambda desk: vaults.create(desk.world.tx, desk.actor, VaultCreate(display_name="V")).id
+    )
+    deployment_id = await stage.make(vault_ids=[vault])
+    await stage.act(lambda desk: vaults.archive(desk.world.tx, desk.actor, vault))
+    await stage.fire_at(deployment_id)
+    await stage.one.fire_due()
+    (run,) = await stage.history(deployment_id)
+    assert run["session_id"] is None
+    assert run["error"] == {
+        "type": "vault_archived_error",
+        "message": f"vault `{vault}` is archived",
+    }
+    shown = await stage.shown(deployment_id)
+    assert shown["status"] == "paused"
+    # The same type, and no text (R210).
+    assert shown["paused_reason"] == {"type": "error", "error": {"type": "vault_archived_error"}}
+    assert shown["schedule"]["last_run_at"] is not None
+    assert (await stage.act(lambda desk: desk.acts()))[-2:] == [
+        "deployment.run",
+        "deployment.pause",
+    ]
+    stage.clock.advance(5 * HOUR_S)
+    await stage.one.fire_due()
+    assert len(await stage.history(deployment_id)) == 1
+    # Cured and unpaused it goes on.
+    await stage.act(lambda desk: desk.change(deployment_id, vault_ids=[]))
+    await stage.act(lambda desk: desk.unpause(deployment_id))
+    await stage.fire_at(deployment_id)
+    await stage.one.fire_due()
+    assert [run["error"] for run in await stage.history(deployment_id)][1:] == [None]
+
+
+def refuse(stage: Stage, monkeypatch: pytest.MonkeyPatch, error: Exception) -> list[str]:
+    """Let session creation fail at its very end, when everything is written."""
+    create, asked = stage.desk.world.sessions.create, []
+
+    def fail(*args: Any) -> Any:
+        row = create(*args)
+        asked.append(row.id)
+        raise error
+
+    monkeypatch.setattr(stage.desk.world.sessions, "create", fail)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("error", "type", "pauses"),
+    [
+        (RateLimited("slow down", retry_after_s=1), "session_rate_limited_error", False),
+        (InvalidRequest("no"), "session_creation_rejected_error", False),
+        (RuntimeError("bug"), "unknown_error", True),
+    ],
+)
+async def test_R228_what_fails_without_pausing_and_is_not_tried_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, error: Exception, type: str, pauses: bool
+) -> None:
+    deployment_id = await stage.make()
+    asked = refuse(stage, monkeypatch, error)
+    await stage.fire_at(deployment_id)
+    await stage.one.fire_due()
+    (run,) = await stage.history(deployment_id)
+    assert (run["session_id"], run["error"]["type"]) == (None, type)
+    assert ((await stage.shown(deployment_id))["status"] == "paused") is pauses
+    # Whatever was written of the session is undone.
+    assert len(asked) == 1
+    left = select(sessions.c.id).where(sessions.c.deployment_id == deployment_id)
+    assert await stage.db.read(lambda tx: tx.scalar(left)) is None
+    stage.clock.advance(LEASE_S + 1)
+    await stage.one.fire_due()
+    assert len(await stage.history(deployment_id)) == 1
+    monkeypatch.undo()
+    if not pauses:
+        await stage.fire_at(deployment_id)
+        await stage.one.fire_due()
+        assert [r["error"] for r in await stage.history(deployment_id)][1:] == [None]
+
+
+RUN_EVENTS = ("deployment_run.started", "deployment_run.succeeded", "deployment_run.failed")
+
+
+async def told_of(stage: Stage) -> list[tuple[str, str]]:
+    found = await stage.act(lambda desk: waiting(desk.world.tx))
+    return sorted((event["type"], event["id"]) for event in found)
+
+
+async def test_R265_webhooks_hear_of_a_scheduled_run_under_one_id(stage: Stage) -> None:
+    await stage.act(lambda desk: listen(desk.world.tx, *RUN_EVENTS))
+    deployment_id = await stage.make()
+    await stage.fire_at(deployment_id)
+    await stage.one.fire_due()
+    (run,) = await stage.history(deployment_id)
+    expected = [
+        ("deployment_run.started", run["id"]),
+        ("deployment_run.succeeded", run["id"]),
+    ]
+    assert await told_of(stage) == sorted(expected)
+    await stage.act(lambda desk: desk.put_environment_away())
+    await stage.fire_at(deployment_id)
+    await stage.one.fire_due()
+    failed = (await stage.history(deployment_id))[1]["id"]
+    expected += [("deployment_run.started", failed), ("deployment_run.failed", failed)]
+    assert await told_of(stage) == sorted(expected)
+
+
+async def test_R234_webhooks_hear_nothing_of_runs_by_hand(stage: Stage) -> None:
+    await stage.act(lambda desk: listen(desk.world.tx, *RUN_EVENTS))
+    deployment_id = await stage.make()
+    await stage.desk.runs.by_hand(stage.db, stage.desk.world.api, deployment_id)
+    await stage.act(lambda desk: desk.put_environment_away())
+    await stage.desk.runs.by_hand(stage.db, stage.desk.world.api, deployment_id)
+    outcomes = [run["error"] is None for run in await stage.history(deployment_id)]
+    assert outcomes == [True, False]
+    assert await told_of(stage) == []
+
+
+async def test_webhooks_hear_what_becomes_of_a_deployment(stage: Stage) -> None:
+    kinds = ("created", "updated", "paused", "unpaused", "archived")
+    await stage.act(lambda desk: listen(desk.world.tx, *(f"deployment.{k}" for k in kinds)))
+    deployment_id = await stage.make()
+    await stage.act(lambda desk: desk.change(deployment_id, name="n"))
+    await stage.act(lambda desk: desk.change(deployment_id, name="n"))
+    for act in ("pause", "pause", "unpause", "unpause"):
+        await stage.act(lambda desk, act=act: getattr(desk, act)(deployment_id))
+    await stage.act(lambda desk: desk.put_environment_away())
+    await stage.fire_at(deployment_id)
+    # A schedule that fails pauses, and says so.
+    await stage.one.fire_due()
+    for _ in range(2):
+        await stage.act(lambda desk: desk.archive(deployment_id))
+    heard = [kind.partition(".")[2] for kind, one in await told_of(stage) if one == deployment_id]
+    assert heard == sorted([*kinds, "paused"])
+
+
+async def test_a_database_that_was_away_is_tried_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment_id = await stage.make()
+    refuse(stage, monkeypatch, Unavailable("disk full"))
+    await stage.fire_at(deployment_id)
+    await stage.one.fire_due()
+    assert await stage.history(deployment_id) == []
+    monkeypatch.undo()
+    stage.clock.advance(LEASE_S)
+    await stage.one.fire_due()
+    assert await stage.scheduled(deployment_id) == ["2026-01-01T01:00"]
+
+
+async def test_one_that_cannot_be_handled_does_not_stop_the_others(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = await stage.make(), await stage.make()
+    poison = update(resources).where(resources.c.id == bad).values(body={})
+    await stage.act(lambda desk: desk.world.tx.execute(poison))
+    stage.clock.advance(HOUR_S + 9 * 60)
+    assert await stage.one.fire_due() == 2
+    assert await stage.scheduled(good) == ["2026-01-01T01:00"]
+
+
+async def test_a_zone_that_is_gone_pauses(stage: Stage) -> None:
+    deployment_id = await stage.make()
+
+    def move(desk: Desk) -> None:
+        body = {**desk.get(deployment_id).body, "schedule": {**HOURLY, "timezone": "Mars/Olympus"}}
+        changed = update(resources).where(resources.c.id == deployment_id).values(body=body)
+        desk.world.tx.execute(changed)
+
+    await stage.act(move)
+    stage.clock.advance(HOUR_S + 9 * 60)
+    await stage.one.fire_due()
+    (run,) = await stage.history(deployment_id)
+    assert run["error"]["type"] == "unknown_error"
+    assert "Mars/Olympus" in run["error"]["message"]
+    shown = await stage.shown(deployment_id)
+    assert shown["paused_reason"] == {"type": "error", "error": {"type": "unknown_error"}}
+
+
+async def test_a_deployment_that_was_purged_leaves_the_queue(stage: Stage) -> None:
+    deployment_id = await stage.make()
+
+    def purge(desk: Desk) -> None:
+        desk.world.tx.execute(delete(rows).where(rows.c.id == deployment_id))
+        desk.world.tx.execute(delete(resources).where(resources.c.id == deployment_id))
+
+    await stage.act(purge)
+    stage.clock.advance(2 * HOUR_S)
+    assert await stage.one.fire_due() == 1
+    assert await stage.act(lambda desk: leases.next_ready_us(desk.world.tx, QUEUE)) is None
+
+
+async def test_Q16_a_run_by_hand_that_fails_is_a_run_and_pauses_nothing(stage: Stage) -> None:
+    deployment_id = await stage.make()
+    await stage.act(lambda desk: desk.put_environment_away())
+    row = await stage.desk.runs.by_hand(stage.db, stage.desk.world.api, deployment_id)
+    assert (row.session_id, row.error_type) == (None, "environment_archived_error")
+    assert (await stage.shown(deployment_id))["status"] == "active"
+    await stage.act(lambda desk: desk.archive(deployment_id))
+    with pytest.raises(InvalidRequest, match="archived"):
+        await stage.desk.runs.by_hand(stage.db, stage.desk.world.api, deployment_id)
