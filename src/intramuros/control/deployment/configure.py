@@ -11,8 +11,8 @@ from intramuros.control.deployment.cron import BadExpression, parse
 from intramuros.control.deployment.timetable import Timetable
 from intramuros.control.deployment.zones import zone
 from intramuros.control.identity.actor import Actor
-from intramuros.control.model.catalogue import Catalogue
-from intramuros.control.session import attachments, legality
+from intramuros.control.model.catalogue import Catalogue, shipped_catalogue
+from intramuros.control.session import attachments, budget, legality
 from intramuros.control.session.state import initial
 from intramuros.control.store.db import Tx
 from intramuros.kernel.errors import InvalidRequest, TooLarge
@@ -20,6 +20,7 @@ from intramuros.kernel.timing import to_micros
 from intramuros.protocol.events import Inbound
 from intramuros.protocol.resources.agents import AgentReference
 from intramuros.protocol.resources.base import MetadataPatch, merge_metadata
+from intramuros.protocol.resources.budgets import BudgetLimit
 from intramuros.protocol.resources.deployments import (
     DeploymentCreate,
     DeploymentUpdate,
@@ -48,8 +49,8 @@ class Reader:
 
         Raises:
             NotFound: no such agent, version, environment, vault or memory store here.
-            InvalidRequest: one of them is archived, the schedule can never fire, or something is
-                asked for that this server does not have.
+            InvalidRequest: one of them is archived, the schedule can never fire, a model of a
+                budget has no list price, or something is asked for that this server does not have.
             TooLarge: more initial events than are kept.
         """
         stored = stored or {"metadata": {}}
@@ -62,7 +63,19 @@ class Reader:
                     if name == "metadata"
                     else _READ[name](self, value)
                 )
+        if "agent" in sent or "budget" in sent:
+            self._check_prices({**stored, **sent})
         return sent
+
+    def _check_prices(self, body: Body) -> None:
+        """Refuse a budget if the agent, or one that it may delegate to, has no list price."""
+        if body.get("budget") is None:
+            return
+        reference = AgentReference(type="agent", **body["agent"])
+        agent = agents.resolve(self.tx, self.actor.workspace_id, reference, self.models)
+        known = self.models or shipped_catalogue()
+        for model, speed in budget.models_of(agent):
+            budget.check_model(model, known.price(model, speed))
 
     def _name(self, sent: str) -> str:
         return sent
@@ -83,7 +96,8 @@ class Reader:
 
     def _events(self, sent: Sequence[Inbound]) -> list[Body]:
         """Return events that a new session would take (R205)."""
-        legality.check(initial("", self_hosted=False), {}, sent)
+        now_us = to_micros(self.actor.clock.now())
+        legality.check(initial("", self_hosted=False), {}, sent, now_us)
         shown = [event.model_dump(mode="json") for event in sent]
         if len(json.dumps(shown)) > MAX_EVENTS_BYTES:
             raise TooLarge(f"initial_events: at most {MAX_EVENTS_BYTES} bytes are kept")
@@ -112,12 +126,8 @@ class Reader:
             raise InvalidRequest("schedule.expression: it would never fire")
         return schedule
 
-    def _budget(self, sent: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-        if sent is not None:
-            raise InvalidRequest(
-                "budget: budgets are not available on this server yet; leave it out"
-            )
-        return sent
+    def _budget(self, sent: BudgetLimit | None) -> Body | None:
+        return None if sent is None else sent.model_dump()
 
 
 _READ: Final[Mapping[str, Callable[[Reader, Any], Any]]] = {

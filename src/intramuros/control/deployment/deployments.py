@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, and_, bindparam, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, bindparam, func, insert, select, update
 
 from intramuros.control.catalog import service
 from intramuros.control.catalog.kinds import DEPLOYMENT
@@ -20,6 +20,7 @@ from intramuros.control.identity.actor import Actor
 from intramuros.control.model.catalogue import Catalogue
 from intramuros.control.store import leases
 from intramuros.control.store.db import Tx
+from intramuros.control.store.keyset import beyond
 from intramuros.control.store.tables import deployments, resources
 from intramuros.kernel.errors import InvalidRequest, NotFound
 from intramuros.kernel.timing import to_micros
@@ -106,6 +107,8 @@ class Deployments:
         tx.execute(
             insert(deployments).values(
                 id=made.id,
+                workspace_id=made.workspace_id,
+                created_us=made.created_us,
                 agent_id=body["agent"]["id"],
                 paused=False,
                 scheduled=body["schedule"] is not None,
@@ -207,7 +210,7 @@ def archive(tx: Tx, actor: Actor, deployment_id: str) -> Deployment:
     if current.resource.archived_us is not None:
         return current
     archived = service.archive(tx, actor, current.resource)
-    _set(tx, deployment_id, scheduled=False, paused=False)
+    _set(tx, deployment_id, archived_us=archived.archived_us, scheduled=False, paused=False)
     return plan(tx, actor, replace(current, resource=archived))
 
 
@@ -215,8 +218,7 @@ def archive_of_agent(tx: Tx, actor: Actor, agent_id: str) -> None:
     """Archive what runs an agent, in the transaction that archives the agent (R224)."""
     running = (
         select(deployments.c.id)
-        .join(resources, resources.c.id == deployments.c.id)
-        .where(deployments.c.agent_id == agent_id, resources.c.archived_us.is_(None))
+        .where(deployments.c.agent_id == agent_id, deployments.c.archived_us.is_(None))
         .order_by(deployments.c.id)
     )
     for deployment_id in tx.execute(running).scalars().all():
@@ -225,16 +227,13 @@ def archive_of_agent(tx: Tx, actor: Actor, agent_id: str) -> None:
 
 def find(tx: Tx, workspace_id: str, query: Query) -> tuple[list[Deployment], bool]:
     """Return a page, newest first, and whether there is more."""
-    keys = (resources.c.created_us, resources.c.id)
+    # An agent has one workspace: an expression keeps the planner from looking all of it through.
+    of = deployments.c.workspace_id
     rows = tx.execute(
         select(resources, deployments.c.next_us, deployments.c.last_run_us)
         .join(deployments, deployments.c.id == resources.c.id)
-        .where(
-            resources.c.workspace_id == workspace_id,
-            resources.c.kind == DEPLOYMENT.name,
-            *_filters(query),
-        )
-        .order_by(*(key.desc() for key in keys))
+        .where((of if query.agent_id is None else of + "") == workspace_id, *_filters(query))
+        .order_by(*(key.desc() for key in _KEYS))
         .limit(query.limit + 1)
     ).all()
     return [_deployment(row) for row in rows[: query.limit]], len(rows) > query.limit
@@ -282,21 +281,21 @@ def _check_count(tx: Tx) -> None:
 
 
 def _filters(query: Query) -> list[ColumnElement[bool]]:
+    table = deployments.c
     wanted: list[ColumnElement[bool]] = []
     if not query.include_archived:
-        wanted.append(resources.c.archived_us.is_(None))
+        wanted.append(table.archived_us.is_(None))
     if query.agent_id is not None:
-        wanted.append(deployments.c.agent_id == query.agent_id)
+        wanted.append(table.agent_id == query.agent_id)
     if query.status is not None:
-        wanted.append(deployments.c.paused.is_(query.status == "paused"))
+        wanted.append(table.paused == (query.status == "paused"))
     if query.created_gte_us is not None:
-        wanted.append(resources.c.created_us >= query.created_gte_us)
-    if query.created_lte_us is not None:
-        wanted.append(resources.c.created_us <= query.created_lte_us)
+        wanted.append(table.created_us >= query.created_gte_us)
     if query.after is not None:
-        at_us, last_id = query.after
-        at, id = resources.c.created_us, resources.c.id
-        wanted.append(or_(at < at_us, and_(at == at_us, id < last_id)))
+        # It lies within the bounds, so it is the closer one on its side.
+        wanted.append(beyond(_KEYS, query.after, ascending=False))
+    elif query.created_lte_us is not None:
+        wanted.append(table.created_us <= query.created_lte_us)
     return wanted
 
 
@@ -305,6 +304,7 @@ def _deployment(row: Row[Any]) -> Deployment:
     return Deployment(Resource(**fields), row.next_us, row.last_run_us)
 
 
+_KEYS: Final = (deployments.c.created_us, deployments.c.id)
 _STATE: Final = select(deployments.c.next_us, deployments.c.last_run_us).where(
     deployments.c.id == bindparam("of_id")
 )

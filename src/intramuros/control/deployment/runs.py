@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, and_, bindparam, insert, or_, select
+from sqlalchemy import ColumnElement, Row, bindparam, insert, select
 
 from intramuros.control.deployment import causes, deployments
 from intramuros.control.deployment.causes import CannotStart, RunError
@@ -19,6 +19,7 @@ from intramuros.control.session.journal import Journal
 from intramuros.control.session.sessions import Sessions
 from intramuros.control.store import outbox
 from intramuros.control.store.db import Database, Tx
+from intramuros.control.store.keyset import beyond
 from intramuros.control.store.tables import deployment_runs
 from intramuros.kernel.errors import InvalidRequest, NotFound
 from intramuros.kernel.ids import IdFactory
@@ -152,7 +153,9 @@ class Runs:
                 deployment_id=deployment.resource.id,
                 agent_id=agent["id"],
                 agent_version=agent["version"],
+                trigger_type="manual" if scheduled_us is None else "schedule",
                 scheduled_us=scheduled_us,
+                failed="error_type" in outcome,
                 created_us=to_micros(self.clock.now()),
                 **outcome,
             )
@@ -188,11 +191,12 @@ def ran(tx: Tx, deployment_id: str, scheduled_us: int) -> bool:
 
 def find(tx: Tx, workspace_id: str, query: Query) -> tuple[list[RunRow], bool]:
     """Return a page of runs, newest first, and whether there is more."""
-    table = deployment_runs.c
+    # A deployment has one workspace: an expression keeps the planner from reading all of it.
+    of = deployment_runs.c.workspace_id
     rows = tx.execute(
         select(deployment_runs)
-        .where(table.workspace_id == workspace_id, *_filters(query))
-        .order_by(table.created_us.desc(), table.id.desc())
+        .where((of if query.deployment_id is None else of + "") == workspace_id, *_filters(query))
+        .order_by(*(key.desc() for key in _KEYS))
         .limit(query.limit + 1)
     ).all()
     return list(rows[: query.limit]), len(rows) > query.limit
@@ -211,22 +215,20 @@ def _filters(query: Query) -> list[ColumnElement[bool]]:
     if query.deployment_id is not None:
         wanted.append(table.deployment_id == query.deployment_id)
     if query.has_error is not None:
-        failed = table.error_type.is_not(None)
-        wanted.append(failed if query.has_error else table.session_id.is_not(None))
+        wanted.append(table.failed == query.has_error)
     if query.trigger_type is not None:
-        manual = table.scheduled_us.is_(None)
-        wanted.append(manual if query.trigger_type == "manual" else table.scheduled_us.is_not(None))
+        wanted.append(table.trigger_type == query.trigger_type)
     if query.from_us is not None:
         wanted.append(table.created_us >= query.from_us)
-    if query.until_us is not None:
-        wanted.append(table.created_us < query.until_us)
     if query.after is not None:
-        at_us, last_id = query.after
-        at, id = table.created_us, table.id
-        wanted.append(or_(at < at_us, and_(at == at_us, id < last_id)))
+        # It lies within the bounds, so it is the closer one on its side.
+        wanted.append(beyond(_KEYS, query.after, ascending=False))
+    elif query.until_us is not None:
+        wanted.append(table.created_us < query.until_us)
     return wanted
 
 
+_KEYS: Final = (deployment_runs.c.created_us, deployment_runs.c.id)
 # What a session takes from its deployment as it is.
 _COPIED: Final = ("environment_id", "resources", "vault_ids", "budget")
 _ONE: Final = select(deployment_runs).where(

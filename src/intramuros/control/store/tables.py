@@ -232,6 +232,7 @@ sessions = Table(
     Index("ix_sessions_live", "workspace_id", "archived_us", "created_us", "id"),
     Index("ix_sessions_live_agent", "agent_id", "archived_us", "created_us", "id"),
     Index("ix_sessions_deployment", "deployment_id", "created_us", "id"),
+    Index("ix_sessions_live_deployment", "deployment_id", "archived_us", "created_us", "id"),
 )
 
 # What is found and counted of deployments, and where each one's schedule stands; the configuration
@@ -241,12 +242,19 @@ deployments = Table(
     "deployments",
     metadata,
     Column("id", String, ForeignKey("resources.id"), primary_key=True),
+    Column("workspace_id", String, ForeignKey("workspaces.id"), nullable=False),
     Column("agent_id", String, nullable=False),
     Column("paused", Boolean, nullable=False),
     Column("scheduled", Boolean, nullable=False),  # has a schedule and is not archived
     Column("next_us", BigInteger),  # none while paused
     Column("last_run_us", BigInteger),  # when the newest scheduled run started
-    Index("ix_deployments_agent", "agent_id"),
+    Column("created_us", BigInteger, nullable=False),
+    Column("archived_us", BigInteger),
+    Index("ix_deployments_list", "workspace_id", "created_us", "id"),
+    Index("ix_deployments_live", "workspace_id", "archived_us", "created_us", "id"),
+    Index("ix_deployments_status", "workspace_id", "paused", "archived_us", "created_us", "id"),
+    Index("ix_deployments_agent", "agent_id", "created_us", "id"),
+    Index("ix_deployments_live_agent", "agent_id", "archived_us", "created_us", "id"),
     Index("ix_deployments_scheduled", "scheduled", "id"),
 )
 
@@ -260,23 +268,20 @@ deployment_runs = Table(
     Column("deployment_id", String, nullable=False),
     Column("agent_id", String, nullable=False),
     Column("agent_version", Integer, nullable=False),
+    Column("trigger_type", String, nullable=False),  # schedule, manual
     Column("scheduled_us", BigInteger),  # the nominal time; none for a manual run
+    Column("failed", Boolean, nullable=False),
     Column("session_id", String),  # or an error
     Column("error_type", String),
     Column("error_message", String),
     Column("created_us", BigInteger, nullable=False),
     Index("ix_deployment_runs_list", "workspace_id", "created_us", "id"),
+    Index("ix_deployment_runs_failed", "workspace_id", "failed", "created_us", "id"),
+    Index("ix_deployment_runs_trigger", "workspace_id", "trigger_type", "created_us", "id"),
     Index("ix_deployment_runs_of", "deployment_id", "created_us", "id"),
+    Index("ix_deployment_runs_failed_of", "deployment_id", "failed", "created_us", "id"),
     # At most one run for each nominal time (contract-2 R221), whoever fires.
     Index("ix_deployment_runs_once", "deployment_id", "scheduled_us", unique=True),
-)
-Index(
-    "ix_deployment_runs_failed",
-    deployment_runs.c.workspace_id,
-    deployment_runs.c.created_us,
-    deployment_runs.c.id,
-    sqlite_where=deployment_runs.c.error_type.is_not(None),
-    postgresql_where=deployment_runs.c.error_type.is_not(None),
 )
 
 # Which stores a session has, and whether it may only read them (also shown in its resources).

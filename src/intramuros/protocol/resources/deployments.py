@@ -1,6 +1,6 @@
 """Deployments and their runs (contract-2 sections 10 and 11)."""
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Discriminator, Field, StringConstraints, Tag, field_validator
 
@@ -13,6 +13,7 @@ from intramuros.protocol.resources.base import (
     Name,
     Request,
 )
+from intramuros.protocol.resources.budgets import BudgetLimit
 from intramuros.protocol.resources.sessions import MAX_RESOURCES, Id, ResourceParam
 
 MAX_INITIAL_EVENTS: Final = 50
@@ -53,7 +54,7 @@ class DeploymentCreate(Request):
     environment_id: Id
     initial_events: InitialEvents
     name: Name
-    budget: dict[str, Any] | None = None
+    budget: BudgetLimit | None = None
     description: Description | None = None
     metadata: Metadata | None = None
     resources: Resources | None = None
@@ -68,7 +69,7 @@ class DeploymentUpdate(Request):
     environment_id: Id | None = None
     initial_events: InitialEvents | None = None
     name: Name | None = None
-    budget: dict[str, Any] | None = None
+    budget: BudgetLimit | None = None
     description: Description | None = None
     metadata: MetadataPatch | None = None
     resources: Resources | None = None

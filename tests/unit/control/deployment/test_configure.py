@@ -136,6 +136,23 @@ def test_R214_all_of_a_schedule_is_required(desk: Desk, member: str) -> None:
         desk.make(schedule=half)
 
 
-def test_budgets_are_refused(desk: Desk) -> None:
-    with pytest.raises(InvalidRequest, match="budgets are not available"):
-        desk.make(budget={"type": "limit", "max_list_cost": {"amount": "1", "currency": "USD"}})
+def test_a_budget_needs_list_prices(desk: Desk) -> None:
+    cap = {"type": "limit", "max_list_cost": {"amount": "2000", "currency": "USD"}}
+    with pytest.raises(InvalidRequest, match="model_not_budgetable"):
+        desk.make(budget=cap)
+    priced = desk.agent(model="claude-opus-4-6")
+    made = desk.make(agent=priced, budget=cap)
+    assert made.body["budget"] == cap
+    with pytest.raises(InvalidRequest, match="model_not_budgetable"):
+        desk.change(made.resource.id, agent=desk.world.agent_id)
+    plain = desk.make()
+    with pytest.raises(InvalidRequest, match="model_not_budgetable"):
+        desk.change(plain.resource.id, budget=cap)
+    assert desk.change(plain.resource.id, budget=None).body["budget"] is None
+    # Cleared, and set again later, unlike a session's.
+    assert desk.change(made.resource.id, budget=None).body["budget"] is None
+    assert desk.change(made.resource.id, budget=cap).body["budget"] == cap
+    for wrong in ("0", "01", "-1", "1.5", 5):
+        bad = {"type": "limit", "max_list_cost": {"amount": wrong, "currency": "USD"}}
+        with pytest.raises(ValidationError):
+            desk.make(agent=priced, budget=bad)
