@@ -1,8 +1,6 @@
 """The control plane put together: settings → database → services → routes → tasks."""
 
-import os
 import random
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -209,7 +207,7 @@ def background(services: Services, settings: ServerSettings) -> Mapping[str, Tas
         services.db,
         acts,
         Closing(services.db, services.blobs, acts, services.storage.quota_bytes),
-        holder=f"{socket.gethostname()}/{os.getpid()}",
+        holder=process_name(),
     )
     scheduler = Scheduler(services.db, services.runs, holder=process_name())
     sweeper = Sweeper(services.db, services.blobs, services.clock, services.ids)

@@ -20,8 +20,9 @@ from intramuros.control.identity.actor import Actor
 from intramuros.control.model.catalogue import Catalogue
 from intramuros.control.store import leases
 from intramuros.control.store.db import Tx
+from intramuros.control.store.deployment_tables import deployments
 from intramuros.control.store.keyset import beyond
-from intramuros.control.store.tables import deployments, resources
+from intramuros.control.store.tables import resources
 from intramuros.kernel.errors import InvalidRequest, NotFound
 from intramuros.kernel.timing import to_micros
 from intramuros.protocol.resources.deployments import DeploymentCreate, DeploymentUpdate, Status

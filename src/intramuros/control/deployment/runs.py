@@ -19,8 +19,8 @@ from intramuros.control.session.journal import Journal
 from intramuros.control.session.sessions import Sessions
 from intramuros.control.store import outbox
 from intramuros.control.store.db import Database, Tx
+from intramuros.control.store.deployment_tables import deployment_runs
 from intramuros.control.store.keyset import beyond
-from intramuros.control.store.tables import deployment_runs
 from intramuros.kernel.errors import InvalidRequest, NotFound
 from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.telemetry import logger

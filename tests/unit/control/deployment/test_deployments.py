@@ -5,7 +5,7 @@ from intramuros.control.catalog.kinds import AGENT
 from intramuros.control.deployment import deployments
 from intramuros.control.deployment.deployments import QUEUE, Query
 from intramuros.control.store import leases
-from intramuros.control.store.tables import deployments as rows
+from intramuros.control.store.deployment_tables import deployments as rows
 from intramuros.control.store.tables import leases as queue
 from intramuros.kernel.errors import InvalidRequest, NotFound
 from intramuros.kernel.timing import from_micros, rfc3339

@@ -9,7 +9,7 @@ from intramuros.control.catalog import vaults
 from intramuros.control.deployment.deployments import QUEUE
 from intramuros.control.deployment.scheduler import LEASE_S
 from intramuros.control.store import leases
-from intramuros.control.store.tables import deployments as rows
+from intramuros.control.store.deployment_tables import deployments as rows
 from intramuros.control.store.tables import resources, sessions
 from intramuros.kernel.errors import InvalidRequest, RateLimited, Unavailable
 from intramuros.protocol.resources.vaults import VaultCreate
