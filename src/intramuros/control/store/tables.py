@@ -98,8 +98,7 @@ credentials = Table(
     Index("ix_credentials_kind", "kind", "created_us", "id"),
 )
 
-# The people of the organization. Rows stay when somebody leaves, because records name them; an
-# address belongs to one person who is here.
+# The people of the organization. Rows stay when somebody leaves; an address is one person's here.
 users = Table(
     "users",
     metadata,
@@ -137,8 +136,7 @@ invites = Table(
     Index("ix_invites_email", "email_key"),
 )
 
-# Whom somebody made a member of a workspace; what follows from a role of the organization is in no
-# row (identity/roles.py).
+# Whom somebody made a member of a workspace; roles of the organization give more without a row.
 user_workspaces = Table(
     "user_workspaces",
     metadata,
@@ -312,13 +310,12 @@ Index(
     postgresql_where=events.c.queued == true(),
 )
 
-# One durable queue for turns (key: session) and work items (key: session). ``epoch`` is the fencing
-# token: it grows with every claim, and results are taken only from the newest.
+# One durable queue. ``epoch`` is the fencing token: it grows with every claim (store/leases.py).
 leases = Table(
     "leases",
     metadata,
     Column("id", String, primary_key=True),
-    Column("queue", String, nullable=False),  # turn, or work/<environment id>
+    Column("queue", String, nullable=False),  # turn, work/<environment id>, deployment ...
     Column("key", String, nullable=False),
     Column("state", String, nullable=False),
     Column("epoch", BigInteger, nullable=False),
