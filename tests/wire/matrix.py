@@ -145,6 +145,8 @@ class World:
             yield "credential_id", beta.vaults.credentials.create(vault.id, auth=auth).id
         if "{file_id}" in path:
             yield "file_id", beta.files.upload(file=("a.txt", b"a")).id
+        if "{resource_id}" in path:
+            yield from self._mounted()
         if "{user_profile_id}" in path:
             made = self.callers.post("/v1/user_profiles", {"access_type": "passthrough"})
             yield "user_profile_id", made["id"]
@@ -176,6 +178,16 @@ class World:
         )
         yield "deployment_id", made.id
         yield "run_id", deployments.run(made.id).id
+
+    def _mounted(self) -> Iterator[tuple[str, str]]:
+        """Yield a session of a cloud environment, and a file that it has mounted."""
+        file_id = self.api.beta.files.upload(file=("a.txt", b"a")).id
+        made = self.site.session(
+            environment_id=self.site.environment("cloud"),
+            resources=[{"type": "file", "file_id": file_id}],
+        )
+        yield "session_id", made.id
+        yield "resource_id", made.resources[0].id
 
     def _organization(self) -> Iterator[tuple[str, str]]:
         """Yield a workspace, and an account and a rule that reach it."""

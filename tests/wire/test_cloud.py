@@ -1,5 +1,7 @@
 """Cloud environments served by workers of the operator's pool, with real sandboxes."""
 
+import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import httpx2
 import pytest
 from anyio import to_thread
 
+from intramuros.kernel.appendlog import read_lines
 from tests.wire.conftest import SCRIPTS
 from tests.wire.host import Server, running
 from tests.wire.site import MESSAGE, Site, until
@@ -41,13 +44,13 @@ def cloud_session(site: Site, script: str = "shell", policy: str = "always_allow
     )
 
 
-async def ended(site: Site, session_id: str, stop: str = "end_turn") -> list[Any]:
-    """Return the log once the session rests for that reason."""
+async def ended(site: Site, session_id: str, stop: str = "end_turn", count: int = 1) -> list[Any]:
+    """Return the log once the session rested for that reason so many times, and rests."""
 
     def look() -> list[Any] | None:
         log = site.events(session_id)
-        last = next((e for e in reversed(log) if e.type == "session.status_idle"), None)
-        return log if last is not None and last.stop_reason.type == stop else None
+        rests = [e for e in log if e.type == "session.status_idle" and e.stop_reason.type == stop]
+        return log if len(rests) >= count and log[-1].id == rests[-1].id else None
 
     return await to_thread.run_sync(lambda: until(look, 25), abandon_on_cancel=True)
 
@@ -70,6 +73,61 @@ async def test_c14_2_a_cloud_sandboxs_results_are_the_agents(site: Site, tmp_pat
     assert len(named(log, "session.status_idle")) == 1
     for event in log:
         check(event, nullable=False)
+
+
+async def test_R183_R185_c11_4_files_go_in_read_only_and_what_is_left_comes_out(
+    site: Site, tmp_path: Path
+) -> None:
+    beta = site.api.beta
+    file_id = beta.files.upload(file=("data.csv", b"a,b\n1,2\n")).id
+    async with ours(site, tmp_path, pool_key(site)) as state:
+        session = beta.sessions.create(
+            agent=site.agent("files"),
+            environment_id=site.environment("cloud"),
+            resources=[{"type": "file", "file_id": file_id, "mount_path": "/in/data.csv"}],
+            initial_events=[MESSAGE],
+        )
+        log = await ended(site, session.id)
+        looked, changed, *_ = [e.content[0].text for e in named(log, "agent.tool_result")]
+        assert "1,2" in looked
+        assert "1,2" in changed
+        assert "Read-only file system" in changed
+
+        def brought() -> dict[str, Any] | None:
+            files = {f.filename: f for f in beta.files.list(scope_id=session.id) if f.downloadable}
+            return files if set(files) == {"report.txt", "data.bin", "report2.txt"} else None
+
+        left = await to_thread.run_sync(lambda: until(brought, 10))
+        assert {f.scope.id for f in left.values()} == {session.id}
+
+        def text(name: str) -> bytes:
+            return beta.files.download(left[name].id).read()
+
+        assert text("report.txt") == b"The sum is 3.\n"
+        assert text("data.bin") == b"x\0y"
+        assert text("report2.txt") == b"second\n"
+        # One more file, between two turns of a session that is served already.
+        more = beta.files.upload(file=("more.csv", b"3,4\n")).id
+        beta.sessions.resources.add(session.id, type="file", file_id=more, mount_path="/more.csv")
+        beta.sessions.events.send(session.id, events=[MESSAGE])
+        log = await ended(site, session.id, count=2)
+        shown = named(log, "agent.tool_result")[5].content[0].text
+        assert "3,4" in shown
+        assert "report2.txt" in shown
+        beta.sessions.delete(session.id)
+
+        def forgotten() -> bool:
+            return not (state / "files" / session.id).exists()
+
+        await to_thread.run_sync(lambda: until(forgotten, 10))
+    assert list(beta.files.list(scope_id=session.id)) == []
+    told = [json.loads(line) for line in read_lines(state / "audit.jsonl")]
+    fetched = [record for record in told if record["kind"] == "file.fetch"]
+    sent = [record for record in told if record["kind"] == "output.send"]
+    assert len(fetched) >= 2
+    assert {record["fields"]["path"] for record in sent} >= {"report.txt", "deep/er/data.bin"}
+    digest = hashlib.sha256(b"The sum is 3.\n").hexdigest()
+    assert digest in {record["fields"]["sha256"] for record in sent}
 
 
 async def test_what_a_person_allows_runs_and_what_is_denied_does_not(

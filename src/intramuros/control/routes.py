@@ -33,6 +33,7 @@ from intramuros.control.api import (
     profiles,
     reports,
     resources,
+    sandbox_files,
     sessions,
     skills,
     threads,
@@ -94,6 +95,7 @@ def create_app(services: Services) -> FastAPI:
         pool.router,
         webhooks.router,
         webhooks.organization_router,
+        sandbox_files.router,
     )
     for router in routers:
         app.include_router(router)
@@ -107,6 +109,7 @@ def create_app(services: Services) -> FastAPI:
         organization_id=services.organization_id,
         uploads=(
             (re.compile(r"/v1/files"), services.storage.max_file_bytes + files.ENVELOPE_BYTES),
+            (re.compile(r"/x/sessions/[^/]+/outputs"), services.storage.max_file_bytes),
             (re.compile(r"/v1/skills(/[^/]+/versions)?"), MAX_SKILL_BYTES + skills.ENVELOPE_BYTES),
         ),
     )

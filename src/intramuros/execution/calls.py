@@ -86,6 +86,8 @@ class Calls:
         self._running: tuple[str, anyio.CancelScope] | None = None
         self.doing = "waiting"
         """What this loop does now, for the status."""
+        self.before_call: Callable[[], Awaitable[None]] | None = None
+        """Awaited before a call begins."""
         self.after_call: Callable[[], Awaitable[None]] | None = None
         """Awaited between two calls, when nothing runs in the sandbox that we know of."""
 
@@ -110,6 +112,8 @@ class Calls:
                 await self._changed.wait()
             else:
                 self.doing = call.name
+                if self.before_call is not None:
+                    await self.before_call()
                 await self._once(call)
                 if self.after_call is not None:
                     await self.after_call()

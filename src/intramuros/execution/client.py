@@ -130,12 +130,21 @@ class Attached:
 
 
 @dataclass(frozen=True)
+class Upload:
+    """A file that a session has mounted; ``place`` is its path in the sandbox."""
+
+    file_id: str
+    place: str
+
+
+@dataclass(frozen=True)
 class Session:
     """What the worker wants to know of a session."""
 
     status: str
     skills: tuple[Skill, ...] = ()
     stores: tuple[Attached, ...] = ()
+    uploads: tuple[Upload, ...] = ()
 
 
 class ControlPlane:
@@ -384,7 +393,8 @@ def read_session(raw: object) -> Session:
         if isinstance(skill_id, str) and skill_id and isinstance(version, str) and version:
             skills.append(Skill(skill_id, version))
     status = str(getattr(raw, "status", ""))
-    return Session(status, tuple(skills), tuple(_stores(getattr(raw, "resources", None) or ())))
+    resources = getattr(raw, "resources", None) or ()
+    return Session(status, tuple(skills), tuple(_stores(resources)), tuple(_uploads(resources)))
 
 
 def _stores(resources: Iterable[object]) -> Iterator[Attached]:
@@ -398,6 +408,17 @@ def _stores(resources: Iterable[object]) -> Iterator[Attached]:
         # Exactly this word, as contract 25.23 has it.
         read_only = getattr(resource, "access", None) == "read_only"
         yield Attached(store_id, mount_path, read_only)
+
+
+def _uploads(resources: Iterable[object]) -> Iterator[Upload]:
+    for resource in resources:
+        file_id, place = (getattr(resource, name, None) for name in ("file_id", "mount_path"))
+        if getattr(resource, "type", None) != "file":
+            continue
+        if not is_id(file_id) or not isinstance(place, str):
+            log.warning("file_of_unknown_form")
+            continue
+        yield Upload(str(file_id), place)
 
 
 def read_beat(answer: object) -> Beat:

@@ -124,12 +124,14 @@ class Dispatch:
 
     ``tools`` are the names it serves; all others are left to their owners (contract 22.7).
     ``hosted`` says that this is a cloud environment, where every result of a sandbox call is an
-    ``agent.tool_result``: ours, and those that the server gives in our stead.
+    ``agent.tool_result``: ours, and those that the server gives in our stead. ``turns`` counts how
+    often the session was seen to go on.
     """
 
     tools: frozenset[str]
     hosted: bool = False
     ended: Ended | None = None
+    turns: int = 0
     _open: dict[str, ToolUse] = field(default_factory=dict)
     _answered: set[str] = field(default_factory=set)
     _verdicts: dict[str, bool] = field(default_factory=dict)
@@ -231,6 +233,7 @@ class Dispatch:
                 self._turn_open = not turn_over
             case Running():
                 self._turn_open = True
+                self.turns += 1
             case Ended():
                 self.ended = event
             case Other():

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Final
 
 import anyio
@@ -20,7 +21,9 @@ from intramuros.execution.client import (
     Work,
 )
 from intramuros.execution.dispatch import Dispatch
+from intramuros.execution.files import Files, Means
 from intramuros.execution.heartbeat import End, Lease, heartbeat_loop
+from intramuros.execution.hosted_client import HostedClient
 from intramuros.execution.memory import Memories, MemoryTerms
 from intramuros.execution.memory_client import MemoryClient
 from intramuros.execution.memory_store import Line
@@ -63,6 +66,10 @@ class Terms:
     lease_ttl_s: int | None = None
     memory: MemoryTerms | None = None
     """None leaves memory stores out of sandboxes."""
+    base_url: str = ""
+    """Of the server, for the files of cloud sessions."""
+    files: Path = Path("files")
+    """Where the files of cloud sessions lie on this host."""
 
 
 class Item:
@@ -91,7 +98,13 @@ class Item:
         if terms.memory is not None:
             line = Line(MemoryClient(self._client), bench.record, redactor, bench.clock)
             self._memories = Memories(terms.memory, line, bench.rand)
-            self._calls.after_call = self._memories.sync_if_due
+
+        self._files: Files | None = None
+        if work.hosted:
+            means = Means(terms.files, bench.record, bench.clock, bench.rand)
+            self._files = Files(means, HostedClient(terms.base_url, work))
+            self._calls.before_call = self._refresh
+        self._calls.after_call = self._sync
 
     @property
     def doing(self) -> str:
@@ -168,6 +181,7 @@ class Item:
                             await self._clean_up()
                         with anyio.CancelScope(shield=True):
                             await self._put_memory_away()
+                            await self._put_files_away()
             finally:
                 self._lease.finish(End.DONE)
 
@@ -182,6 +196,8 @@ class Item:
                 return
             mounts = await self._bench.skills.lay_out(self._client, session.skills)
             mounts += await self._remember(session)
+            if self._files is not None:
+                mounts += await self._files.open(session.uploads)
             self._bench.hands.equip(self._work.session_id, mounts)
             group.start_soon(self._watch_idle, scope)
             group.start_soon(self._watch_stop)
@@ -228,6 +244,28 @@ class Item:
         clean = self._outcome in (Outcome.IDLE, Outcome.ENDED, Outcome.DRAINED)
         keep = self._bench.hands.rests(self._work.session_id)
         await self._memories.close(clean=clean, keep=keep)
+
+    async def _put_files_away(self) -> None:
+        if self._files is not None:
+            ended = self._dispatch.ended
+            await self._files.close(deleted=ended is not None and ended.deleted)
+
+    async def _refresh(self) -> None:
+        """Show the sandbox what was mounted since the last call."""
+        if self._files is None or not self._files.stale(self._dispatch.turns):
+            return
+        try:
+            session = await self._client.session()
+        except ControlPlaneError as error:
+            log.info("session_not_looked_at", error=str(error))
+            return
+        await self._files.refresh(session.uploads)
+
+    async def _sync(self) -> None:
+        if self._files is not None:
+            await self._files.bring()
+        if self._memories is not None:
+            await self._memories.sync_if_due()
 
     async def _follow(self, scope: anyio.CancelScope) -> None:
         clock, rand = self._bench.clock, self._bench.rand

@@ -90,7 +90,14 @@ async def serve_worker(
         bench = Bench(
             hands, journal, record, custom, settings.call_timeout_s, clock, random.random, skills
         )
-        terms = Terms(settings.max_idle_s, key, settings.lease_ttl_s, _memory_terms(settings))
+        terms = Terms(
+            settings.max_idle_s,
+            key,
+            settings.lease_ttl_s,
+            _memory_terms(settings),
+            settings.base_url,
+            settings.state_dir / "files",
+        )
         await _run(settings, control, bench, terms, ready, stop)
 
 

@@ -36,6 +36,7 @@ class NewFile:
         mime_type: as it was sent, or empty.
         expires_in_s: seconds until its bytes go; None keeps them.
         session_id: the session it belongs to (its scope).
+        path: where it lies below a session's outputs.
         downloadable: whether its content may be read again.
     """
 
@@ -43,6 +44,7 @@ class NewFile:
     mime_type: str
     expires_in_s: int | None = None
     session_id: str | None = None
+    path: str | None = None
     downloadable: bool = False
 
 
@@ -81,8 +83,24 @@ def add(tx: Tx, actor: Actor, new: NewFile, blob: Blob, quota_bytes: int) -> Res
         "downloadable": new.downloadable,
         "expires_us": expires_us,
     }
+    if new.path is not None:
+        body["path"] = new.path
     made = service.create(tx, actor, FILE, body, parent_id=new.session_id)
     holdings.take(tx, actor.workspace_id, made.id, blob, expires_us=expires_us)
+    return made
+
+
+def copy(tx: Tx, actor: Actor, file_id: str, session_id: str) -> Resource:
+    """Make a session's own copy of a file; its bytes are shared and never expire (R184).
+
+    Raises:
+        NotFound: no such file here, or it has expired.
+    """
+    now_us = to_micros(actor.clock.now())
+    file, blob = _held(tx, actor.workspace_id, file_id, now_us)
+    body = {**file.body, "expires_us": None}
+    made = service.create(tx, actor, FILE, body, parent_id=session_id)
+    holdings.take(tx, actor.workspace_id, made.id, blob, counted=False)
     return made
 
 
@@ -109,11 +127,7 @@ def content(tx: Tx, workspace_id: str, file_id: str, now_us: int) -> tuple[Resou
         NotFound: no such file, or it has expired (``file_expired``).
         InvalidRequest: a client uploaded it (``file_not_downloadable``, contract-2 R178).
     """
-    file = service.get(tx, workspace_id, FILE, file_id)
-    expires_us = file.body["expires_us"]
-    blob = holdings.of(tx, file.id)
-    if blob is None or (expires_us is not None and expires_us <= now_us):
-        raise NotFound(f"file {file_id!r} has expired", code="file_expired")
+    file, blob = _held(tx, workspace_id, file_id, now_us)
     if not file.body["downloadable"]:
         raise InvalidRequest(
             f"file {file_id!r} was uploaded by a client and cannot be downloaded",
@@ -132,6 +146,29 @@ def read(tx: Tx, actor: Actor, file_id: str) -> tuple[Resource, Blob]:
     file, blob = content(tx, actor.workspace_id, file_id, to_micros(actor.clock.now()))
     fields = {"id": file_id, "by": actor.by, "size": blob.size_bytes, "sha256": blob.sha256}
     audit.record(tx, actor.clock, "file.download", workspace_id=actor.workspace_id, fields=fields)
+    return file, blob
+
+
+def of_session(
+    tx: Tx, workspace_id: str, session_id: str, file_id: str, now_us: int
+) -> tuple[Resource, Blob]:
+    """Return a session's own file and where its bytes are, for whoever runs its sandbox.
+
+    Raises:
+        NotFound: no such file of that session.
+    """
+    file, blob = _held(tx, workspace_id, file_id, now_us)
+    if file.parent_id != session_id:
+        raise NotFound(f"no file {file_id!r}")
+    return file, blob
+
+
+def _held(tx: Tx, workspace_id: str, file_id: str, now_us: int) -> tuple[Resource, Blob]:
+    file = service.get(tx, workspace_id, FILE, file_id)
+    expires_us = file.body["expires_us"]
+    blob = holdings.of(tx, file.id)
+    if blob is None or (expires_us is not None and expires_us <= now_us):
+        raise NotFound(f"file {file_id!r} has expired", code="file_expired")
     return file, blob
 
 

@@ -18,6 +18,12 @@ _SKILLS: Final = """\
 These directories in your working directory hold instructions and files for certain kinds of work.
 Before a task that one of them is meant for, read its SKILL.md and follow it.
 """
+_FILES: Final = """\
+# Files
+
+These files were put into your sandbox for you to read. They cannot be changed where they are; what
+you make for the user goes into `/mnt/session/outputs`.
+"""
 _ACCESS: Final = {
     "read_write": "you may read and write",
     "read_only": "you may only read; writes are refused",
@@ -35,12 +41,21 @@ def brief(
         skills: what the session's skills say of themselves.
     """
     sections = [own] if own else []
+    files = [shown for shown in resources if shown["type"] == "file"]
+    if files:
+        sections.append("\n".join([_FILES, *(_point_to(file) for file in files)]))
     if skills:
         sections.append("\n".join([_SKILLS, *(_offer(skill) for skill in skills)]))
     stores = [shown for shown in resources if shown["type"] == "memory_store"]
     if stores:
         sections.append("\n".join([_MEMORY, *(_describe(store) for store in stores)]))
     return "\n\n".join(sections) or None
+
+
+def _point_to(file: Mapping[str, Any]) -> str:
+    name = file.get("_filename")
+    known = not name or file["mount_path"].endswith(f"/{name}")
+    return f"- `{file['mount_path']}`" + ("" if known else f": {name}")
 
 
 def _offer(skill: Manifest) -> str:

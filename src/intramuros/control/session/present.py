@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from intramuros.control.session import budget
+from intramuros.control.session import budget, uploads
 from intramuros.control.session.state import State, load
 from intramuros.control.session.usage import SECOND_US, snapshot
 from intramuros.kernel.timing import from_micros, rfc3339
@@ -25,7 +25,7 @@ def session(row: Row[Any], now_us: int) -> Shown:
         "environment_id": row.environment_id,
         "title": row.title,
         "metadata": row.metadata,
-        "resources": row.resources,
+        "resources": [uploads.public(resource) for resource in row.resources],
         "vault_ids": row.vault_ids,
         "budget": budget.shown(state.budget_cents),
         "deployment_id": row.deployment_id,

@@ -14,8 +14,13 @@ from intramuros.control.catalog.service import Resource
 from intramuros.control.identity import audit
 from intramuros.control.identity.actor import Actor
 from intramuros.control.identity.principal import Principal
+<<<<<<< HEAD
 from intramuros.control.model.catalogue import Catalogue, shipped_catalogue
 from intramuros.control.session import attachments, budget, listing
+=======
+from intramuros.control.model.catalogue import Catalogue
+from intramuros.control.session import attachments, mounts, uploads
+>>>>>>> c51f20c (Mount files into cloud sessions and bring out what agents leave)
 from intramuros.control.session.calls import CallKind
 from intramuros.control.session.drafts import failure
 from intramuros.control.session.journal import Held, Journal, refuse_dreaming
@@ -32,7 +37,11 @@ from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.timing import Clock, to_micros
 from intramuros.protocol.resources.agents import AgentOverrides
 from intramuros.protocol.resources.base import merge_metadata
+<<<<<<< HEAD
 from intramuros.protocol.resources.budgets import BudgetLimit
+=======
+from intramuros.protocol.resources.mounts import FileParam
+>>>>>>> c51f20c (Mount files into cloud sessions and bring out what agents leave)
 from intramuros.protocol.resources.sessions import SessionCreate, SessionUpdate
 from intramuros.protocol.work import Item
 
@@ -84,11 +93,15 @@ class Sessions:
         agent = agents.resolve(tx, principal.workspace_id, request.agent, self._models)
         if agent["multiagent"] is not None:
             raise InvalidRequest("agent: this server does not run multiagent sessions yet")
+<<<<<<< HEAD
         if request.budget is not None:
             self._check_prices(agent)
         mounted = attachments.mount(tx, principal.workspace_id, request.resources or ())
+=======
+>>>>>>> c51f20c (Mount files into cloud sessions and bring out what agents leave)
         agent["skills"], told = skills.pin(tx, principal.workspace_id, agent["skills"])
         session_id, kind = self._ids.new("sesn"), str(found.body["config"]["type"])
+        mounted = mounts.mount(tx, self._actor(principal), found, session_id, request.resources)
         state = initial(primary_thread_id(session_id), self_hosted=kind == "self_hosted")
         now_us = to_micros(self._clock.now())
         tx.execute(
@@ -253,10 +266,38 @@ class Sessions:
         self._audit(tx, "session.delete", principal, session_id, {"events": row.last_seq})
         self._work.release(tx, row.environment_id, session_id, force=True)
         leases.drop(tx, leases.TURNS, session_id)
-        actor = Actor(self._clock, self._ids, principal.workspace_id, principal.credential_id)
-        files.remove_of_session(tx, actor, session_id)
+        files.remove_of_session(tx, self._actor(principal), session_id)
         tx.execute(delete(sessions).where(sessions.c.id == session_id))
         tx.after_commit(lambda: self._hub.hint(session_topic(session_id)))
+
+    def add_file(
+        self, tx: Tx, principal: Principal, session_id: str, param: FileParam
+    ) -> dict[str, Any]:
+        """Mount one more file into a session (contract 11.2).
+
+        Raises:
+            NotFound: no such session or file here.
+            InvalidRequest: the session has ended, or takes no files, or not there.
+        """
+        row = self._hold(tx, principal, session_id).row
+        shown = uploads.add(tx, self._actor(principal), row, param)
+        fields = {"id": shown["id"], "file_id": shown["file_id"]}
+        self._audit(tx, "session.resource.add", principal, session_id, fields)
+        return shown
+
+    def remove_file(
+        self, tx: Tx, principal: Principal, session_id: str, resource_id: str
+    ) -> list[str]:
+        """Take a file out of a session; returns the keys of blobs that may go.
+
+        Raises:
+            NotFound: no such session or resource here.
+            InvalidRequest: the session has ended.
+        """
+        row = self._hold(tx, principal, session_id).row
+        keys = uploads.remove(tx, self._actor(principal), row, resource_id)
+        self._audit(tx, "session.resource.remove", principal, session_id, {"id": resource_id})
+        return keys
 
     def stop_work(
         self, tx: Tx, principal: Principal, environment_id: str, work_id: str, *, force: bool
@@ -307,6 +348,15 @@ class Sessions:
         held = self._journal.hold(tx, session_id)
         refuse_dreaming(held.row)
         return held
+
+    def _actor(self, principal: Principal) -> Actor:
+        return Actor(
+            self._clock,
+            self._ids,
+            principal.workspace_id,
+            principal.credential_id,
+            service_account_id=principal.service_account_id,
+        )
 
     def _audit(
         self,

@@ -38,9 +38,20 @@ def check_quota(tx: Tx, more_bytes: int, quota_bytes: int) -> None:
 
 
 def take(
-    tx: Tx, workspace_id: str, owner_id: str, blob: Blob, *, expires_us: int | None = None
+    tx: Tx,
+    workspace_id: str,
+    owner_id: str,
+    blob: Blob,
+    *,
+    expires_us: int | None = None,
+    counted: bool = True,
 ) -> None:
-    """Note that ``owner_id`` (a file, a skill version) holds a blob."""
+    """Note that ``owner_id`` (a file, a skill version) holds a blob.
+
+    Args:
+        expires_us: when it lets go of it, microseconds since the epoch; None for never.
+        counted: whether the blob takes room; copies share theirs (contract-2 R184).
+    """
     tx.execute(
         insert(blobs).values(
             key=blob.key,
@@ -50,9 +61,11 @@ def take(
             sha256=blob.sha256,
             expires_us=expires_us,
             gone=False,
+            counted=counted,
         )
     )
-    _grow(tx, workspace_id, blob.size_bytes)
+    if counted:
+        _grow(tx, workspace_id, blob.size_bytes)
 
 
 def of(tx: Tx, owner_id: str) -> Blob | None:
@@ -67,22 +80,24 @@ def drop(tx: Tx, owner_ids: Collection[str]) -> list[str]:
     """Forget what these resources hold and return the keys whose bytes may go."""
     keys = []
     for row in tx.execute(select(blobs).where(blobs.c.owner_id.in_(list(owner_ids)))).all():
-        if not row.gone:
+        if not row.gone and row.counted:
             _grow(tx, row.workspace_id, -row.size_bytes)
         keys.append(row.key)
     tx.execute(sql_delete(blobs).where(blobs.c.owner_id.in_(list(owner_ids))))
-    return keys
+    return unknown(tx, keys)
 
 
 def expire(tx: Tx, now_us: int) -> list[str]:
-    """Mark blobs whose time is over as gone and return their keys; some at once."""
+    """Mark blobs whose time is over as gone, some at once; returns the keys whose bytes may go."""
     rows = tx.execute(
         select(blobs).where(blobs.c.expires_us <= now_us, blobs.c.gone.is_(False)).limit(_BATCH)
     ).all()
     for row in rows:
-        _grow(tx, row.workspace_id, -row.size_bytes)
-        tx.execute(update(blobs).where(blobs.c.key == row.key).values(gone=True))
-    return [row.key for row in rows]
+        if row.counted:
+            _grow(tx, row.workspace_id, -row.size_bytes)
+        mine = (blobs.c.key == row.key, blobs.c.owner_id == row.owner_id)
+        tx.execute(update(blobs).where(*mine).values(gone=True))
+    return unknown(tx, [row.key for row in rows])
 
 
 def any_expired(tx: Tx, now_us: int) -> bool:

@@ -390,13 +390,14 @@ secrets = Table(
 blobs = Table(
     "blobs",
     metadata,
-    Column("key", String, primary_key=True),
+    Column("key", String, primary_key=True),  # copies share their bytes
     Column("workspace_id", String, ForeignKey("workspaces.id"), nullable=False),
-    Column("owner_id", String, nullable=False),  # a file, a skill version
+    Column("owner_id", String, primary_key=True),  # a file, a skill version
     Column("size_bytes", BigInteger, nullable=False),
     Column("sha256", String, nullable=False),
     Column("expires_us", BigInteger),
     Column("gone", Boolean, nullable=False),  # expired: the bytes are no more
+    Column("counted", Boolean, nullable=False, server_default=true()),  # takes room
     Index("ix_blobs_owner", "owner_id"),
     Index("ix_blobs_expires", "gone", "expires_us"),
 )

@@ -15,14 +15,18 @@ from intramuros.protocol.resources.base import (
 )
 from intramuros.protocol.resources.budgets import BudgetLimit, Money
 from intramuros.protocol.resources.memory import MemoryStoreParam
+from intramuros.protocol.resources.mounts import FileParam, RepositoryParam
 from intramuros.protocol.resources.tools import Tool
 
 MAX_INITIAL_EVENTS: Final = 50
 MAX_VAULTS: Final = 100
-MAX_RESOURCES: Final = 500
+MAX_RESOURCES: Final = 508  # 500 files and 8 memory stores (contract 11.1)
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 Title = Annotated[str, StringConstraints(max_length=512)]
+ResourceParam = Annotated[
+    MemoryStoreParam | FileParam | RepositoryParam, Field(discriminator="type")
+]
 SessionStatus = Literal["rescheduling", "running", "idle", "terminated"]
 # What may be attached to a session when it is created.
 ResourceParam = MemoryStoreParam

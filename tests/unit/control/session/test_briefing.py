@@ -21,7 +21,6 @@ def store(**more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(("own", "said"), [("Be brief.", "Be brief."), ("", None), (None, None)])
 def test_without_memory_the_agents_own_stands_alone(own: str | None, said: str | None) -> None:
     assert brief(own, []) == said
-    assert brief(own, [{"type": "file"}]) == said
 
 
 def test_c11_13_R146_each_mount_is_described() -> None:
@@ -43,6 +42,20 @@ def test_c11_13_R146_each_mount_is_described() -> None:
         assert part in text
     assert text.count("About it") == 1
     assert brief(None, [store()]) == brief("", [store()])
+
+
+def test_each_file_is_pointed_to_by_its_place_and_its_name() -> None:
+    place = "/mnt/session/uploads"
+    text = brief(
+        "Be brief.",
+        [
+            {"type": "file", "mount_path": f"{place}/file_1", "_filename": "q3.csv"},
+            {"type": "file", "mount_path": f"{place}/plan.txt", "_filename": "plan.txt"},
+        ],
+    )
+    assert text is not None
+    assert text.startswith("Be brief.\n\n# Files\n")
+    assert text.endswith(f"- `{place}/file_1`: q3.csv\n- `{place}/plan.txt`")
 
 
 def test_skills_stand_between_the_agents_own_and_memory() -> None:

@@ -1,0 +1,17 @@
+"""Blobs that several files share: a session's copies take no room of their own."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0015"
+down_revision = "0014"
+
+
+def upgrade() -> None:
+    """Apply it."""
+    with op.batch_alter_table("blobs", schema=None, recreate="always") as batch_op:
+        batch_op.drop_constraint("pk_blobs", type_="primary")
+        batch_op.create_primary_key("pk_blobs", ["key", "owner_id"])
+        batch_op.add_column(
+            sa.Column("counted", sa.Boolean(), server_default=sa.true(), nullable=False)
+        )

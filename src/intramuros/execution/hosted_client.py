@@ -1,0 +1,121 @@
+"""The files of a cloud session between its sandbox and our own server (``/x/sessions/{id}/…``).
+
+Official clients have no methods for these, so this is plain HTTP with the work item's token. Errors
+are those of ``client.py``.
+"""
+
+import hashlib
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+import httpx2
+
+from intramuros.execution.client import Away, Refused, Work
+from intramuros.kernel.errors import OperatorError
+
+_TIMEOUT: Final = httpx2.Timeout(60.0, connect=10.0)
+_CHUNK: Final = 256 * 1024
+_RETRYABLE: Final = frozenset({408, 409, 429})
+_MAX_LIST_BYTES: Final = 4 * 1024 * 1024
+
+
+class HostedClient:
+    """What one work item may do with its session's files.
+
+    Args:
+        base_url: of the server that handed the item out.
+        work: the item; it has a token of its own.
+    """
+
+    def __init__(self, base_url: str, work: Work) -> None:
+        if work.token is None:
+            raise OperatorError("a cloud session came without a token", "update the server")
+        self.work = work
+        self._http = httpx2.AsyncClient(
+            base_url=f"{base_url.rstrip('/')}/x/sessions/{work.session_id}",
+            headers={"authorization": f"Bearer {work.token}"},
+            timeout=_TIMEOUT,
+            trust_env=True,
+        )
+
+    async def download(self, file_id: str, target: Path, max_bytes: int) -> tuple[int, str]:
+        """Save a mounted file; returns its size in bytes and its SHA-256 in hex.
+
+        Raises:
+            Refused: it is gone, or longer than ``max_bytes``.
+        """
+        digest, size = hashlib.sha256(), 0
+        with _mapped():
+            async with (
+                self._http.stream("GET", f"/files/{file_id}/content") as answer,
+                await anyio.open_file(target, "wb") as file,
+            ):
+                _check(answer)
+                async for chunk in answer.aiter_bytes(_CHUNK):
+                    size += len(chunk)
+                    if size > max_bytes:
+                        raise Refused(f"over {max_bytes} bytes", 413)
+                    digest.update(chunk)
+                    await file.write(chunk)
+        return size, digest.hexdigest()
+
+    async def outputs(self) -> dict[str, str]:
+        """Return the SHA-256 of each output that the server has, by its path."""
+        with _mapped():
+            answer = await self._http.get("/outputs")
+            _check(answer)
+            if len(answer.content) > _MAX_LIST_BYTES:
+                raise Away("the list of outputs is too long")
+            listed: Any = answer.json()
+        try:
+            return {str(item["path"]): str(item["sha256"]) for item in listed["data"]}
+        except (KeyError, TypeError) as error:
+            raise Away("malformed list of outputs") from error
+
+    async def put(self, path: str, source: Path, size: int) -> None:
+        """Send an output's bytes."""
+
+        async def chunks() -> AsyncIterator[bytes]:
+            async with await anyio.open_file(source, "rb") as file:
+                while chunk := await file.read(_CHUNK):
+                    yield chunk
+
+        with _mapped():
+            answer = await self._http.put(
+                "/outputs",
+                params={"path": path},
+                content=chunks(),
+                headers={"content-length": str(size)},
+            )
+            _check(answer)
+
+    async def remove(self, path: str) -> None:
+        """Say that an output is no more."""
+        with _mapped():
+            _check(await self._http.delete("/outputs", params={"path": path}))
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+
+def _check(answer: httpx2.Response) -> None:
+    status = answer.status_code
+    if status < 400:
+        return
+    if status < 500 and status not in _RETRYABLE:
+        raise Refused(f"HTTP {status}", status)
+    raise Away(f"HTTP {status}")
+
+
+@contextmanager
+def _mapped() -> Iterator[None]:
+    try:
+        yield
+    except httpx2.HTTPError as error:
+        raise Away(type(error).__name__) from error
+    except ValueError as error:
+        raise Away("malformed answer") from error
