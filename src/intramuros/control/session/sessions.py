@@ -14,13 +14,8 @@ from intramuros.control.catalog.service import Resource
 from intramuros.control.identity import audit
 from intramuros.control.identity.actor import Actor
 from intramuros.control.identity.principal import Principal
-<<<<<<< HEAD
 from intramuros.control.model.catalogue import Catalogue, shipped_catalogue
-from intramuros.control.session import attachments, budget, listing
-=======
-from intramuros.control.model.catalogue import Catalogue
-from intramuros.control.session import attachments, mounts, uploads
->>>>>>> c51f20c (Mount files into cloud sessions and bring out what agents leave)
+from intramuros.control.session import attachments, budget, listing, mounts, uploads
 from intramuros.control.session.calls import CallKind
 from intramuros.control.session.drafts import failure
 from intramuros.control.session.journal import Held, Journal, refuse_dreaming
@@ -37,11 +32,8 @@ from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.timing import Clock, to_micros
 from intramuros.protocol.resources.agents import AgentOverrides
 from intramuros.protocol.resources.base import merge_metadata
-<<<<<<< HEAD
 from intramuros.protocol.resources.budgets import BudgetLimit
-=======
 from intramuros.protocol.resources.mounts import FileParam
->>>>>>> c51f20c (Mount files into cloud sessions and bring out what agents leave)
 from intramuros.protocol.resources.sessions import SessionCreate, SessionUpdate
 from intramuros.protocol.work import Item
 
@@ -93,12 +85,8 @@ class Sessions:
         agent = agents.resolve(tx, principal.workspace_id, request.agent, self._models)
         if agent["multiagent"] is not None:
             raise InvalidRequest("agent: this server does not run multiagent sessions yet")
-<<<<<<< HEAD
         if request.budget is not None:
             self._check_prices(agent)
-        mounted = attachments.mount(tx, principal.workspace_id, request.resources or ())
-=======
->>>>>>> c51f20c (Mount files into cloud sessions and bring out what agents leave)
         agent["skills"], told = skills.pin(tx, principal.workspace_id, agent["skills"])
         session_id, kind = self._ids.new("sesn"), str(found.body["config"]["type"])
         mounted = mounts.mount(tx, self._actor(principal), found, session_id, request.resources)
