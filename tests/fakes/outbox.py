@@ -6,7 +6,7 @@ from sqlalchemy import insert, select
 
 from intramuros.control.store import outbox
 from intramuros.control.store.db import Tx
-from intramuros.control.store.tables import (
+from intramuros.control.store.webhook_tables import (
     webhook_deliveries,
     webhook_endpoints,
     webhook_events,

@@ -11,7 +11,7 @@ from intramuros.control.app import build_services
 from intramuros.control.identity.installation import open_installation
 from intramuros.control.routes import create_app
 from intramuros.control.settings import ServerSettings
-from intramuros.protocol.envelope import MANAGED_AGENTS_BETA
+from intramuros.protocol.envelope import MANAGED_AGENTS_BETA, WEBHOOKS_BETA
 from tests.unit.control.api.asgi import Answer, call
 
 pytestmark = pytest.mark.anyio
@@ -25,7 +25,9 @@ class Api:
     app: object
 
     async def __call__(self, path: str, method: str = "GET", **headers: str) -> Answer:
-        sent = {"x-api-key": KEY, "anthropic-beta": MANAGED_AGENTS_BETA}
+        # Without its beta the webhooks API is not there, whoever asks (contract-2 R249).
+        betas = f"{MANAGED_AGENTS_BETA},{WEBHOOKS_BETA}"
+        sent = {"x-api-key": KEY, "anthropic-beta": betas}
         sent |= {name.replace("_", "-"): value for name, value in headers.items()}
         return await call(self.app, path, method=method, headers=sent)
 

@@ -10,14 +10,14 @@ from starlette.responses import Response
 
 from intramuros.control.api.access import Gate, ServicesDep, actor_of
 from intramuros.control.api.downloads import download
-from intramuros.control.api.files import discard, new_key, refuse_when_full
+from intramuros.control.api.files import discard, refuse_when_full
 from intramuros.control.api.replies import reply
 from intramuros.control.api.services import Services
 from intramuros.control.catalog import files, outputs
 from intramuros.control.catalog.outputs import Place
 from intramuros.control.catalog.service import Resource
 from intramuros.control.identity.principal import CredentialKind, Principal
-from intramuros.control.store.blobs import Blob
+from intramuros.control.store.blobs import Blob, new_key
 from intramuros.control.store.db import Tx
 from intramuros.kernel.errors import DomainError, InvalidRequest
 from intramuros.kernel.timing import to_micros

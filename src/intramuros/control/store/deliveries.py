@@ -12,7 +12,7 @@ from typing import Any, Final
 from sqlalchemy import bindparam, delete, exists, func, select, update
 
 from intramuros.control.store.db import Tx
-from intramuros.control.store.tables import webhook_deliveries, webhook_events
+from intramuros.control.store.webhook_tables import webhook_deliveries, webhook_events
 
 _TABLE: Final = webhook_deliveries.c
 

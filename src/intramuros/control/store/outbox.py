@@ -13,7 +13,7 @@ from sqlalchemy import bindparam, func, insert, select
 
 from intramuros.control.store import leases
 from intramuros.control.store.db import Tx
-from intramuros.control.store.tables import (
+from intramuros.control.store.webhook_tables import (
     webhook_deliveries,
     webhook_events,
     webhook_subscriptions,

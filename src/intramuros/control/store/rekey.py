@@ -22,7 +22,8 @@ from intramuros.control.store import deliveries, strongbox
 from intramuros.control.store.db import Tx
 from intramuros.control.store.metering_tables import telemetry_destinations
 from intramuros.control.store.secrets import Sealer, load_master_key
-from intramuros.control.store.tables import secrets, vault_secrets, webhook_endpoints
+from intramuros.control.store.tables import secrets, vault_secrets
+from intramuros.control.store.webhook_tables import webhook_endpoints
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.telemetry import logger
 

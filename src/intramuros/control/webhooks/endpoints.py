@@ -18,7 +18,7 @@ from intramuros.control.identity.actor import Actor
 from intramuros.control.store import deliveries, leases, outbox
 from intramuros.control.store.db import Tx
 from intramuros.control.store.secrets import Sealer
-from intramuros.control.store.tables import webhook_endpoints, webhook_subscriptions
+from intramuros.control.store.webhook_tables import webhook_endpoints, webhook_subscriptions
 from intramuros.control.webhooks.addresses import Policy
 from intramuros.kernel.errors import InvalidRequest, NotFound
 from intramuros.kernel.timing import Clock, from_micros, rfc3339, to_micros

@@ -3,7 +3,7 @@ from sqlalchemy import func, select
 
 from intramuros.control.store import deliveries, outbox
 from intramuros.control.store.db import Tx
-from intramuros.control.store.tables import webhook_deliveries, webhook_events
+from intramuros.control.store.webhook_tables import webhook_deliveries, webhook_events
 from intramuros.kernel.timing import ManualClock, to_micros
 from tests.fakes.outbox import listen
 

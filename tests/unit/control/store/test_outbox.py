@@ -3,11 +3,11 @@ from sqlalchemy import func, insert, select
 
 from intramuros.control.store import leases, outbox
 from intramuros.control.store.db import Tx
-from intramuros.control.store.tables import (
+from intramuros.control.store.tables import workspaces
+from intramuros.control.store.webhook_tables import (
     webhook_deliveries,
     webhook_events,
     webhook_subscriptions,
-    workspaces,
 )
 from intramuros.kernel.timing import ManualClock, to_micros
 from tests.fakes.outbox import listen, told, waiting

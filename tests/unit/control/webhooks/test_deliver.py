@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import select
 
 from intramuros.control.store import leases, outbox
-from intramuros.control.store.tables import webhook_events
+from intramuros.control.store.webhook_tables import webhook_events
 from intramuros.control.webhooks import deliver
 from intramuros.control.webhooks.deliver import Deliverer, DeliverSettings
 from intramuros.control.webhooks.desk import Patience

@@ -9,7 +9,8 @@ from intramuros.control.identity.actor import Actor
 from intramuros.control.store import leases, outbox, rekey
 from intramuros.control.store.db import Tx
 from intramuros.control.store.secrets import Sealer
-from intramuros.control.store.tables import webhook_endpoints, workspaces
+from intramuros.control.store.tables import workspaces
+from intramuros.control.store.webhook_tables import webhook_endpoints
 from intramuros.control.webhooks import endpoints
 from intramuros.control.webhooks.addresses import Policy
 from intramuros.control.webhooks.endpoints import MAX_ENDPOINTS, Endpoints, Page
