@@ -186,7 +186,7 @@ class World:
             environment_id=self.site.environment("cloud"),
             resources=[{"type": "file", "file_id": file_id}],
         )
-        yield "session_id", made.id
+        yield "cloud_session_id", made.id
         yield "resource_id", made.resources[0].id
 
     def _organization(self) -> Iterator[tuple[str, str]]:
@@ -282,6 +282,10 @@ class World:
         if secret is not None:
             headers["authorization"] = f"Bearer {secret}"
         method, path = route.split(" ")
+        if "{resource_id}" in path:
+            path = path.replace("{session_id}", "{cloud_session_id}")
+        if path.endswith("/outputs"):
+            path += "?path=a"
         for name, value in self.made.items():
             path = path.replace("{" + name + "}", value)
         assert "{" not in path, f"say in tests/wire/matrix.py how to make one for {path}"
