@@ -20,6 +20,8 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 SocketOption = httpcore2.SOCKET_OPTION
 
 
+# Closing waits for nobody; this is for the case that it does.
+_CLOSE_S: Final = 2.0
 # RFC 6052 2.1: a translator on the way turns these into IPv4, whatever they hold.
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 # All that is handed out to hosts; Python counts reserved space beyond it as global.
@@ -103,13 +105,68 @@ class GuardedBackend(httpcore2.AsyncNetworkBackend):
             raise httpcore2.ConnectError(f"{host} cannot be resolved")
         if not all(is_allowed(a, self._exceptions) for a in checked):
             raise AddressRefused(f"{host} does not resolve to public addresses only")
-        return await self._inner.connect_tcp(
-            str(checked[0]), port, timeout, local_address, socket_options
+        return _Owned(
+            await self._inner.connect_tcp(
+                str(checked[0]), port, timeout, local_address, socket_options
+            )
         )
 
     async def sleep(self, seconds: float) -> None:
         """Wait between retries."""
         await anyio.sleep(seconds)
+
+
+class _Owned(httpcore2.AsyncNetworkStream):
+    """A connection that is closed when its TLS handshake is cancelled.
+
+    The library closes it when the handshake fails and not when it is cancelled; the event loop
+    would then hold it for as long as the other side likes.
+    """
+
+    def __init__(self, inner: httpcore2.AsyncNetworkStream) -> None:
+        self._inner = inner
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109  the library's signature
+    ) -> httpcore2.AsyncNetworkStream:
+        """Return the connection with TLS over it.
+
+        Raises:
+            httpcore2.ConnectError: the handshake failed.
+        """
+        try:
+            return await self._inner.start_tls(ssl_context, server_hostname, timeout)
+        except anyio.get_cancelled_exc_class():
+            with anyio.move_on_after(_CLOSE_S, shield=True):
+                await self._inner.aclose()
+            raise
+
+    async def read(
+        self,
+        max_bytes: int,
+        timeout: float | None = None,  # noqa: ASYNC109  the library's signature
+    ) -> bytes:
+        """Read some bytes; none at the end."""
+        return await self._inner.read(max_bytes, timeout)
+
+    async def write(
+        self,
+        buffer: bytes,
+        timeout: float | None = None,  # noqa: ASYNC109  the library's signature
+    ) -> None:
+        """Write all of these bytes."""
+        await self._inner.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        """Close it."""
+        await self._inner.aclose()
+
+    def get_extra_info(self, info: str) -> object:
+        """Return what the library knows of the connection."""
+        return self._inner.get_extra_info(info)
 
 
 class GuardedTransport(httpx2.AsyncHTTPTransport):

@@ -6,9 +6,11 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import httpx2
 import pytest
 from anthropic import Anthropic
@@ -138,19 +140,46 @@ async def test_endless_headers_are_cut_off(receiver: Receiver) -> None:
     "drip", [b"", b"H", b"HTTP/1.1 200 OK\r\nx: ", b"HTTP/1.1 103 Early Hints\r\n\r\n"]
 )
 async def test_a_slow_answer_ends_at_the_deadline(receiver: Receiver, drip: bytes) -> None:
-    stop = threading.Event()
+    hung_up = threading.Event()
 
     def slow(_delivery: Delivery, sock: ssl.SSLSocket) -> None:
+        sock.settimeout(0.05)
         sock.sendall(drip)
-        while not stop.wait(0.05):
-            sock.sendall(drip if drip.endswith(b"\r\n\r\n") else drip[-1:])
+        try:
+            while True:
+                sock.sendall(drip if drip.endswith(b"\r\n\r\n") else drip[-1:])
+                with suppress(TimeoutError):
+                    if not sock.recv(1):
+                        return
+        finally:
+            hung_up.set()
 
     receiver.answer = slow
     begun_s = time.monotonic()
     result = await post(receiver, timeout_s=0.5).send(message(receiver.url))
-    stop.set()
     assert (result.outcome, result.seen) == (Outcome.FAILED, "timeout")
     assert time.monotonic() - begun_s < 3
+    assert await anyio.to_thread.run_sync(hung_up.wait, 5), "the connection is not kept"
+
+
+def open_sockets() -> int:
+    links = [path.readlink() for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    return sum(str(link).startswith("socket:") for link in links)
+
+
+async def test_a_handshake_that_never_ends_keeps_nothing_beyond_the_deadline(
+    receiver: Receiver,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"https://127.0.0.1:{silent.getsockname()[1]}/"
+        sender, before, begun_s = post(receiver, timeout_s=0.3), open_sockets(), time.monotonic()
+        for _ in range(3):
+            result = await sender.send(message(url))
+            assert (result.outcome, result.seen) == (Outcome.FAILED, "timeout")
+        assert time.monotonic() - begun_s < 5
+        # The other side has not hung up.
+        await anyio.lowlevel.checkpoint()
+        assert open_sockets() == before
 
 
 async def test_who_hangs_up_or_talks_nonsense_has_failed(receiver: Receiver) -> None:

@@ -10,6 +10,7 @@ from intramuros.control.catalog import (
     service,
     vaults,
 )
+from intramuros.control.catalog.kinds import AGENT, ENVIRONMENT
 from intramuros.control.catalog.memory_versions import Author, Writer
 from intramuros.control.catalog.vaults import Credentials
 from intramuros.control.identity import audit, notices
@@ -88,6 +89,9 @@ def test_R264_an_agent_tells_of_new_versions_only(tx: Tx, actor: Actor) -> None:
     assert told(tx) == ["agent.created"]
     agents.update(tx, actor, agent.id, AgentUpdate.model_validate({"version": 1, "name": "B"}))
     assert told(tx) == ["agent.created", "agent.updated"]
+    for _ in range(2):
+        agent = service.archive(tx, actor, service.get(tx, "wrkspc_test", AGENT, agent.id))
+    assert told(tx) == ["agent.archived", "agent.created", "agent.updated"]
 
 
 def test_R264_an_environment_tells_of_real_changes_only(tx: Tx, actor: Actor) -> None:
@@ -95,8 +99,11 @@ def test_R264_an_environment_tells_of_real_changes_only(tx: Tx, actor: Actor) ->
     environments.update(tx, actor, made.id, EnvironmentUpdate.model_validate({"name": "E"}))
     assert told(tx) == ["environment.created"]
     environments.update(tx, actor, made.id, EnvironmentUpdate.model_validate({"name": "F"}))
+    for _ in range(2):
+        made = service.archive(tx, actor, service.get(tx, "wrkspc_test", ENVIRONMENT, made.id))
     environments.delete(tx, actor, made.id)
-    assert told(tx) == ["environment.created", "environment.deleted", "environment.updated"]
+    kinds = ("archived", "created", "deleted", "updated")
+    assert told(tx) == [f"environment.{kind}" for kind in kinds]
 
 
 def test_R140_a_memory_store_tells_of_its_beginning_and_end_only(tx: Tx, actor: Actor) -> None:
