@@ -1,6 +1,7 @@
 """The organization, its workspaces and API keys through the official SDK."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import anthropic
 import httpx2
@@ -132,6 +133,47 @@ def test_R366_the_default_workspace_stays_as_it_is(client: Anthropic) -> None:
         api.archive(default[0].id)
 
 
+def test_R367_R295_a_profile_is_attached_once_and_then_named(
+    server: Server, client: Anthropic, http: httpx2.Client
+) -> None:
+    api, profiles = client.beta.organization.workspaces, client.beta.user_profiles
+    one = profiles.create(access_type="passthrough").id
+    other = profiles.create(access_type="passthrough").id
+    made = api.create(name="Tenant")
+    assert made.user_profile_id is None
+    attached = api.update(made.id, user_profile_id=one)
+    check(attached)
+    assert attached.user_profile_id == one
+    assert api.update(made.id, user_profile_id=one) == attached
+    with pytest.raises(anthropic.BadRequestError, match="for good"):
+        api.update(made.id, user_profile_id=other)
+    with pytest.raises(anthropic.BadRequestError) as unknown:
+        api.create(name="t", user_profile_id="uprof_no")
+    assert type(unknown.value).__name__ == "UserProfileNotFoundError"
+    default = next(w for w in api.list(include_default=True) if w.name == "Default")
+    with pytest.raises(anthropic.BadRequestError, match="default"):
+        api.update(default.id, user_profile_id=one)
+    _, secret = key_for(http, made.id, "workspace:inference")
+    say: Any = {
+        "model": "scripted/answer",
+        "max_tokens": 9,
+        "messages": [{"role": "user", "content": "hello"}],
+    }
+    with as_key(server, secret) as inside:
+        with pytest.raises(anthropic.BadRequestError, match="anthropic-user-profile-id") as none:
+            inside.messages.create(**say)
+        assert type(none.value).__name__ == "UserProfileRequiredError"
+        with pytest.raises(anthropic.BadRequestError, match="another user profile"):
+            inside.messages.create(**say, user_profile_id=other)
+        assert inside.messages.create(**say, user_profile_id=one).type == "message"
+        with pytest.raises(anthropic.BadRequestError):
+            inside.messages.count_tokens(model=say["model"], messages=say["messages"])
+        profiles.delete(one)
+        assert api.retrieve(made.id).user_profile_id is None
+        assert inside.messages.create(**say).type == "message"
+    assert api.create(name="Second", user_profile_id=other).user_profile_id == other
+
+
 def test_R367_reserved_tags_and_foreign_attachments_are_refused(client: Anthropic) -> None:
     api = client.beta.organization.workspaces
     made = api.create(name="Tagged")
@@ -143,6 +185,8 @@ def test_R367_reserved_tags_and_foreign_attachments_are_refused(client: Anthropi
         api.create(name="t", external_key_id="ek_1")
     with pytest.raises(anthropic.BadRequestError, match="user_profile_id"):
         api.update(made.id, user_profile_id="uprof_1")
+    with pytest.raises(anthropic.BadRequestError, match="external_key_id"):
+        api.update(made.id, external_key_id="ek_1")
 
 
 def test_R023_workspaces_are_apart(server: Server, client: Anthropic, http: httpx2.Client) -> None:

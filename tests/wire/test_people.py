@@ -5,6 +5,7 @@ from itertools import count
 from typing import Any
 
 import anthropic
+import anyio
 import httpx2
 import pytest
 from anthropic import Anthropic, AsyncAnthropic
@@ -398,6 +399,18 @@ def test_R013_what_a_missing_beta_is_answered_with(org: Any, http: httpx2.Client
     assert http.get("/v1/organizations/webhooks", headers=WEBHOOKS).status_code == 200
 
 
+def test_keys_may_have_an_end(org: Any, http: httpx2.Client) -> None:
+    made = http.post("/x/keys", json={"expires_in_seconds": 3600}).json()
+    shown = org.api_keys.retrieve(made["id"])
+    check(shown)
+    assert shown.status == "active"
+    assert (shown.expires_at - shown.created_at).total_seconds() == pytest.approx(3600, abs=1)
+    for wrong in (0, 59, -1, 10**12, "3600", 3600.5, True):
+        answer = http.post("/x/keys", json={"expires_in_seconds": wrong})
+        assert answer.status_code == 400
+        assert "expires_in_seconds" in answer.text
+
+
 def test_keys_say_who_made_them(org: Any, http: httpx2.Client, client: Anthropic) -> None:
     listed = list(client.beta.organization.api_keys.list(created_by_user_id="user_no"))
     assert listed == []
@@ -419,3 +432,70 @@ def test_names_that_look_like_code_are_only_names(org: Any, http: httpx2.Client)
         invite = org.invites.create(email=address(), role="user")
         made = http.post(f"/x/invites/{invite.id}/accept", json={"name": name}).json()
         assert org.users.retrieve(made["id"]).name == name
+
+
+async def test_races_leave_one_invite_and_one_member(
+    async_client: AsyncAnthropic, server: Server
+) -> None:
+    api = async_client.beta.organization
+    email, made, refused = address(), [], []
+
+    async def invite(spelling: str) -> None:
+        try:
+            made.append((await api.invites.create(email=spelling, role="user")).id)
+        except anthropic.BadRequestError as error:
+            refused.append(error.error_code)
+
+    async with anyio.create_task_group() as group:
+        for number in range(12):
+            group.start_soon(invite, email.upper() if number % 2 else email)
+    assert (len(made), refused) == (1, ["invite_already_exists"] * 11)
+    statuses: list[int] = []
+
+    async def accept(http: httpx2.AsyncClient) -> None:
+        answer = await http.post(f"/x/invites/{made[0]}/accept", json={"name": "R"})
+        statuses.append(answer.status_code)
+
+    headers = {"x-api-key": server.api_key}
+    async with (
+        httpx2.AsyncClient(base_url=server.base_url, headers=headers) as http,
+        anyio.create_task_group() as group,
+    ):
+        for _ in range(8):
+            group.start_soon(accept, http)
+    assert sorted(statuses) == [200] + [400] * 7
+    assert len((await api.users.list(email=email)).data) == 1
+
+
+def test_nobody_climbs(server: Server, org: Any, http: httpx2.Client) -> None:
+    """A member with every scope on paper gets no further than their role, whatever they ask."""
+    other, user = org.workspaces.create(name="Other"), person(org, http, "developer")
+    group = org.rbac_groups.create(name="G")
+    _, secret = acting(http, user.id)
+    steps: list[tuple[str, str, Any]] = [
+        ("POST", f"/v1/organizations/users/{user.id}", {"role": "billing"}),
+        ("DELETE", f"/v1/organizations/users/{user.id}", None),
+        ("POST", "/v1/organizations/invites", {"email": address(), "role": "developer"}),
+        (
+            "POST",
+            f"/v1/organizations/workspaces/{other.id}/members",
+            {"user_id": user.id, "workspace_role": "workspace_admin"},
+        ),
+        ("POST", f"/v1/organizations/rbac_groups/{group.id}/members", {"user_id": user.id}),
+        ("POST", f"/x/rbac_groups/{group.id}/roles", {"role_ids": ["rbac_role_tunnel_manager"]}),
+        ("POST", "/x/keys", {"scopes": ["org:admin"]}),
+        ("POST", "/x/keys", {"user_id": user.id}),
+        ("GET", "/x/keys", None),
+        ("GET", "/v1/organizations/users", None),
+        ("POST", "/v1/organizations/compliance_settings", {"state": "disabled"}),
+    ]
+    for method, path, body in steps:
+        for headers in ({}, {"anthropic-workspace-id": other.id}):
+            answer = http.request(method, path, json=body, headers={**headers, "x-api-key": secret})
+            assert answer.status_code == 403, (method, path, answer.text)
+    with (
+        Anthropic(base_url=server.base_url, api_key=secret, max_retries=0) as api,
+        pytest.raises(anthropic.PermissionDeniedError),
+    ):
+        api.beta.agents.list(extra_headers={"anthropic-workspace-id": other.id})
+    assert org.users.retrieve(user.id).role == "developer"

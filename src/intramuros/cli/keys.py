@@ -31,6 +31,13 @@ def create_key(
     workspace: Annotated[
         str | None, typer.Option(help="Workspace, wrkspc_…; the caller's own by default.")
     ] = None,
+    user: Annotated[
+        str | None,
+        typer.Option(help="User, user_…, that it acts as: their roles narrow it, too."),
+    ] = None,
+    expires_in: Annotated[
+        int | None, typer.Option(help="Seconds for which it works; for ever by default.")
+    ] = None,
     url: UrlOption = None,
     api_key_file: KeyFileOption = None,
     data_dir: DataDirOption = None,
@@ -42,6 +49,8 @@ def create_key(
     body: dict[str, object] = {"name": name}
     if scope:
         body["scopes"] = scope
+    body |= {"user_id": user} if user else {}
+    body |= {"expires_in_seconds": expires_in} if expires_in is not None else {}
     headers = {"anthropic-workspace-id": workspace} if workspace else {}
     with asking(client_of(url, api_key_file, data_dir)) as client:
         say(_made(client, "/x/keys", body, headers))

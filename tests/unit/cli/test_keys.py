@@ -35,3 +35,20 @@ def test_a_pool_key_is_alone_on_standard_output(run: Run, served: Served) -> Non
     (key,) = made.out.split()
     refused = run("session", "list", "--url", served.url, INTRAMUROS_API_KEY=key)
     assert "not a pool key" in refused.err
+
+
+def test_a_key_of_a_person_does_what_the_person_may(run: Run, served: Served) -> None:
+    there = ("--data-dir", served.data_dir)
+    user = run("user", "add", "key@x.test", "--name", "K", "--role", "user", *there).out.strip()
+    made = run(
+        *("key", "create", "--scope", "workspace:developer", "--user", user),
+        *("--expires-in", "3600", *served.options),
+    )
+    assert made.status == 0, made.err
+    key = made.out.strip()
+    listing = ("session", "list", "--url", served.url)
+    assert "lacks the scope" in run(*listing, INTRAMUROS_API_KEY=key).err
+    run("user", "role", user, "--role", "developer", *there)
+    assert run(*listing, INTRAMUROS_API_KEY=key).status == 0
+    refused = run("key", "create", "--user", "user_no", *served.options)
+    assert (refused.status, refused.out) == (1, "")

@@ -41,7 +41,14 @@ async def create(
     def make(tx: Tx) -> tuple[dict[str, object], str]:
         workspaces.active_row(tx, actor.workspace_id)
         principal_id = None if body.user_id is None else people.row_of(tx, body.user_id).id
-        return keys.create(tx, actor, body.name, scopes, principal_id=principal_id)
+        return keys.create(
+            tx,
+            actor,
+            body.name,
+            scopes,
+            principal_id=principal_id,
+            lifetime_s=body.expires_in_seconds,
+        )
 
     shown, secret = await svc.db.write(make)
     return reply({**shown, "key": secret})

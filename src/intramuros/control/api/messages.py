@@ -17,12 +17,19 @@ from intramuros.control.api.live import HEADERS as SSE_HEADERS
 from intramuros.control.api.live import Live, begin, send_part
 from intramuros.control.api.replies import reply
 from intramuros.control.api.services import Services
+from intramuros.control.catalog import attached
 from intramuros.control.identity.principal import Principal, Scope
 from intramuros.control.inference.metered import Counted
 from intramuros.control.inference.service import Ask, digest
 from intramuros.kernel.errors import DomainError, InvalidRequest, Unavailable
 from intramuros.kernel.telemetry import logger
-from intramuros.protocol.envelope import BETA_HEADER, VERSION_HEADER, error_body, parse_betas
+from intramuros.protocol.envelope import (
+    BETA_HEADER,
+    PROFILE_HEADER,
+    VERSION_HEADER,
+    error_body,
+    parse_betas,
+)
 from intramuros.protocol.sse import frame
 
 log = logger("messages")
@@ -35,12 +42,14 @@ Inference = Annotated[Principal, Depends(Gate(scope=Scope.INFERENCE, beta=None))
 _KEPT_HEADERS: Final = ("content-type", "content-length", "content-encoding")
 
 
-async def _ask(request: Request, caller: Inference) -> Ask:
+async def _ask(request: Request, caller: Inference, svc: ServicesDep) -> Ask:
     """Read a request.
 
     Raises:
-        InvalidRequest: no JSON object with a model.
+        InvalidRequest: no JSON object with a model, or not for the user profile of its workspace.
     """
+    named = request.headers.get(PROFILE_HEADER)
+    await svc.db.read(lambda tx: attached.check_named(tx, caller.workspace_id, named))
     data = await read_body(request)
     try:
         body = json.loads(data)

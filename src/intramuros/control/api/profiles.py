@@ -11,7 +11,7 @@ from intramuros.control.api.bodies import Body
 from intramuros.control.api.lists import Paging
 from intramuros.control.api.pages import check_limit, page
 from intramuros.control.api.replies import reply
-from intramuros.control.catalog import profiles, service
+from intramuros.control.catalog import attached, profiles, service
 from intramuros.control.catalog.kinds import DEFAULT_PAGE, USER_PROFILE
 from intramuros.control.identity.principal import Principal
 from intramuros.control.store.db import Tx
@@ -114,6 +114,7 @@ async def delete(caller: Platform, svc: ServicesDep, user_profile_id: str) -> Re
 
     def work(tx: Tx) -> None:
         found = service.get(tx, caller.workspace_id, USER_PROFILE, user_profile_id)
+        attached.release(tx, actor, user_profile_id)
         service.remove(tx, actor, found)
 
     await svc.db.write(work)

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Row, func, insert, select, update
 
+from intramuros.control.catalog import attached
 from intramuros.control.identity import audit, credentials, lockout
 from intramuros.control.identity.actor import Actor
 from intramuros.control.identity.bootstrap import default_workspace
@@ -60,7 +61,10 @@ def create(tx: Tx, actor: Actor, request: WorkspaceCreate) -> Shown:
     # Never as old as the default one, which is known by its age, whatever the clock says.
     newest_us = tx.scalar(select(func.max(workspaces.c.created_us))) or 0
     workspace_id = actor.ids.new("wrkspc")
+    if request.user_profile_id is not None:
+        attached.check_exists(tx, request.user_profile_id)
     body = {
+        "user_profile_id": request.user_profile_id,
         "display_color": request.display_color or _COLOR,
         "tags": request.tags or {},
         "data_residency": _residency(_RESIDENCY, request.data_residency),
@@ -104,7 +108,8 @@ def configure(tx: Tx, actor: Actor, workspace_id: str, request: WorkspaceUpdate)
 
     Raises:
         NotFound: no such workspace.
-        InvalidRequest: archived, the default one's name, or the result contradicts itself.
+        InvalidRequest: archived, the default one's name, another profile than it has, or the
+            result contradicts itself.
     """
     _check_served(request)
     row = active_row(tx, workspace_id)
@@ -114,6 +119,7 @@ def configure(tx: Tx, actor: Actor, workspace_id: str, request: WorkspaceUpdate)
     body = dict(_body(row))
     body["display_color"] = request.display_color or body["display_color"]
     body["data_residency"] = _residency(body["data_residency"], request.data_residency)
+    body["user_profile_id"] = _attach(tx, row, request.user_profile_id)
     if request.sent("tags"):
         body["tags"] = _tags(body["tags"], request.tags)
     if (name, body) != (row.name, _body(row)):
@@ -164,7 +170,8 @@ def _row(tx: Tx, workspace_id: str) -> Row[Any]:
 
 
 def _body(row: Row[Any]) -> Mapping[str, Any]:
-    return {"display_color": _COLOR, "tags": {}, "data_residency": _RESIDENCY, **(row.body or {})}
+    plain = {"display_color": _COLOR, "tags": {}, "data_residency": _RESIDENCY}
+    return {**plain, "user_profile_id": None, **(row.body or {})}
 
 
 def _shown(row: Row[Any]) -> Shown:
@@ -178,7 +185,6 @@ def _shown(row: Row[Any]) -> Shown:
         "compartment_id": f"cmpt_{hashlib.sha256(row.id.encode()).hexdigest()[:24]}",
         **_body(row),
         "external_key_id": None,
-        "user_profile_id": None,
     }
 
 
@@ -203,9 +209,21 @@ def _tags(stored: dict[str, str], patch: dict[str, str | None] | None) -> dict[s
 
 
 def _check_served(request: WorkspaceCreate | WorkspaceUpdate) -> None:
-    for name in ("external_key_id", "user_profile_id"):
-        if getattr(request, name) is not None:
-            raise InvalidRequest(f"{name}: this server has no such objects to attach")
+    if request.external_key_id is not None:
+        raise InvalidRequest("external_key_id: this server has no such objects to attach")
+
+
+def _attach(tx: Tx, row: Row[Any], sent: str | None) -> str | None:
+    """Return the profile that a workspace has after an update: once set, it stays (R367)."""
+    current: str | None = _body(row)["user_profile_id"]
+    if sent is None or sent == current:
+        return current
+    if row.id == default_workspace(tx):
+        raise InvalidRequest("user_profile_id: the default workspace has none")
+    if current is not None:
+        raise InvalidRequest("user_profile_id: it is attached for good; delete it to detach it")
+    attached.check_exists(tx, sent)
+    return sent
 
 
 def _changes(row: Row[Any], name: str, body: Mapping[str, Any]) -> list[Shown]:

@@ -100,7 +100,7 @@ def _conditions(query: Query, now_us: int) -> list[ColumnElement[bool]]:
     if query.before_us is not None:
         found.append(table.c.at_us < query.before_us)
     if query.not_types is not None:
-        found.append(table.c.type.not_in(query.not_types))
+        found.append(table.c.type.not_in(sorted(NAMES.intersection(query.not_types))))
     if query.organization_only:
         found.append(table.c.type != ACCESSED)
     if query.actor_ids is not None:

@@ -21,12 +21,15 @@ def create(
     scopes: Sequence[Scope],
     *,
     principal_id: str | None = None,
+    lifetime_s: int | None = None,
 ) -> tuple[dict[str, Any], str]:
     """Make an API key and return it as shown, and its secret, which is not kept.
 
     Args:
         principal_id: the user or the service account that it acts as, who exists.
+        lifetime_s: for how long it works; for ever when None.
     """
+    now_us = to_micros(actor.clock.now())
     key_id, secret = credentials.mint(
         tx,
         actor.ids,
@@ -37,8 +40,11 @@ def create(
         scopes=scopes,
         principal_id=principal_id,
         created_by=actor.principal_id,
+        expires_us=None if lifetime_s is None else now_us + lifetime_s * 1_000_000,
     )
-    more = {} if principal_id is None else {"principal": principal_id}
+    more: dict[str, object] = {} if principal_id is None else {"principal": principal_id}
+    if lifetime_s is not None:
+        more["lifetime_s"] = lifetime_s
     _audit(tx, actor, "api_key.create", key_id, scopes=sorted(scopes), **more)
     return get(tx, actor.workspace_id, key_id), secret
 

@@ -11,6 +11,10 @@ KeyScope = Literal[
 ]
 
 
+# Ten years: longer is for ever, and then it should say so.
+MAX_LIFETIME_S = 10 * 366 * 24 * 3600
+
+
 class ApiKeyCreate(Request):
     """``POST /x/keys``; without scopes a key may use agents and models, but administer nothing.
 
@@ -23,6 +27,7 @@ class ApiKeyCreate(Request):
         "workspace:inference",
     ]
     user_id: str | None = None
+    expires_in_seconds: Annotated[int, Field(ge=60, le=MAX_LIFETIME_S)] | None = None
 
 
 class ApiKey(Response):

@@ -97,7 +97,7 @@ class Workspace(Response):
     display_color: str
     external_key_id: None
     tags: dict[str, str]
-    user_profile_id: None
+    user_profile_id: str | None
 
 
 class KeyScope(Response):

@@ -7,6 +7,7 @@ from sqlalchemy import event, insert
 
 from intramuros.control.identity import activities, audit, compliance, origin
 from intramuros.control.identity.activities import RETENTION_US, Query
+from intramuros.control.identity.activity_types import NAMES
 from intramuros.control.identity.actor import Actor
 from intramuros.control.identity.principal import CredentialKind, Principal
 from intramuros.control.store.db import Tx
@@ -151,6 +152,22 @@ def test_switching_is_told_both_ways(tx: Tx, clock: ManualClock, actor: Actor) -
     newest = found(tx, clock)[0]
     assert newest["organization_id"] is None
     assert found(tx, clock, Query(limit=1, organization_only=True))[0]["type"] != newest["type"]
+
+
+@pytest.mark.parametrize(
+    "narrow",
+    [
+        {"types": sorted(NAMES)},
+        {"not_types": [f"type_{n}" for n in range(390)] + sorted(NAMES)},
+        {},
+    ],
+)
+def test_the_longest_question_is_answered(
+    tx: Tx, clock: ManualClock, many: list[dict[str, Any]], narrow: dict[str, Any]
+) -> None:
+    actors = [f"apikey_{n}" for n in range(200)]
+    query = Query(limit=5000, actor_ids=actors, after_id=many[0]["id"], before_us=10**18, **narrow)
+    assert len(found(tx, clock, query)) == (0 if "not_types" in narrow else 39)
 
 
 def test_every_walk_has_its_index(tx: Tx, clock: ManualClock) -> None:
