@@ -47,6 +47,7 @@ class ScriptedConnector:
     found: Sequence[McpTool] | McpError = (QUERY, INSERT)
     handler: Callable[[str], Awaitable[McpResult]] | None = None
     calls: list[tuple[str, Mapping[str, object]]] = field(default_factory=list)
+    callers: list[Caller] = field(default_factory=list)
 
     async def tools(self, caller: Caller, server: McpServer) -> Sequence[McpTool]:
         if isinstance(self.found, McpError):
@@ -57,6 +58,7 @@ class ScriptedConnector:
         self, caller: Caller, server: McpServer, tool: str, arguments: Mapping[str, object]
     ) -> McpResult:
         self.calls.append((tool, arguments))
+        self.callers.append(caller)
         if self.handler is None:
             return McpResult([{"type": "text", "text": f"{tool} done"}])
         return await self.handler(tool)

@@ -13,8 +13,8 @@ START_US = 1_767_225_600_000_000
 class MemoryLog:
     """Appends drafts as the journal would: gapless positions, rising times, state folded along."""
 
-    def __init__(self, *, self_hosted: bool = True) -> None:
-        self.state: State = initial("sthr_main", self_hosted=self_hosted)
+    def __init__(self, *, self_hosted: bool = True, crewed: bool = False) -> None:
+        self.state: State = initial("sthr_main", self_hosted=self_hosted, crewed=crewed)
         self.records: list[Record] = []
         self.now_us = START_US
         self._ids = (f"sevt_{n}" for n in itertools.count(1))
@@ -36,6 +36,7 @@ class MemoryLog:
                 thread_id=draft.thread_id,
                 queued=draft.queued,
                 private=draft.private,
+                shared=draft.shared,
             )
             self.state = fold(self.state, record)
             self.records.append(record)

@@ -1,9 +1,13 @@
 """Agents that delegate, and their sessions, through the official SDK."""
 
+from typing import Any
+
 import anthropic
+import anyio.to_thread
 import pytest
 from anthropic import Anthropic, AsyncAnthropic
 
+from tests.wire.site import MESSAGE, Site, until
 from tests.wire.structure import check
 
 pytestmark = pytest.mark.anyio
@@ -54,3 +58,267 @@ async def test_members_are_merged_on_update(async_client: AsyncAnthropic) -> Non
         await async_client.beta.agents.update(
             lead.id, multiagent={"type": "multiagent_20261001", "workflows": None}
         )
+
+
+ASK = {"permission_policy": {"type": "always_ask"}}
+WEATHER: Any = {
+    "type": "custom",
+    "name": "weather",
+    "description": "Tells the weather.",
+    "input_schema": {"type": "object", "properties": {}, "required": []},
+}
+
+
+def hands(policy: dict[str, Any]) -> Any:
+    return [{"type": "agent_toolset_20260401", "default_config": policy}]
+
+
+def led(site: Site, lead: str = "lead", scout: str = "scout", **more: Any) -> Any:
+    """A session whose coordinator delegates to three agents at once."""
+    make = site.api.beta.agents.create
+    roster = [
+        make(name="Scout", model=f"scripted/{scout}").id,
+        make(name="Asker", model="scripted/asker", tools=hands(ASK)).id,
+        make(name="Clerk", model="scripted/clerk", tools=[WEATHER]).id,
+    ]
+    agent = make(
+        name="Lead", model=f"scripted/{lead}", multiagent={"type": "coordinator", "agents": roster}
+    )
+    return site.api.beta.sessions.create(agent=agent.id, environment_id=site.environment_id, **more)
+
+
+def begun(site: Site, **more: Any) -> Any:
+    made = led(site, **more)
+    site.api.beta.sessions.events.send(made.id, events=[MESSAGE])
+    return made
+
+
+def children(site: Site, session_id: str) -> dict[str, Any]:
+    threads = site.api.beta.sessions.threads.list(session_id)
+    return {t.agent.name: t for t in threads if t.parent_thread_id is not None}
+
+
+def resting(site: Site, session_id: str, stop: str) -> Any:
+    """Return the session's last status event once it is idle for that reason."""
+
+    def look() -> Any:
+        found = [e for e in site.events(session_id) if e.type == "session.status_idle"]
+        good = found and found[-1].stop_reason.type == stop
+        return found[-1] if good and status(site, session_id) == "idle" else None
+
+    return until(look)
+
+
+def status(site: Site, session_id: str) -> str:
+    return site.api.beta.sessions.retrieve(session_id).status
+
+
+@pytest.mark.rule("c7_5", "c10_25", "c19_2", "c19_3", "c19_4", "c19_5", "R128", "R129")
+@pytest.mark.rule("c13_10", "c17_11", "c19_9", "c19_10", "c19_11")
+def test_three_children_work_at_once_and_ask_the_client(site: Site) -> None:
+    made = begun(site)
+    check(made)
+    assert [agent.name for agent in made.agent.multiagent.agents] == ["Scout", "Asker", "Clerk"]
+    idle = until(
+        lambda: (
+            found
+            if (found := resting(site, made.id, "requires_action"))
+            and len(found.stop_reason.event_ids) == 2
+            else None
+        )
+    )
+    crew = children(site, made.id)
+    for thread in crew.values():
+        check(thread)
+        assert thread.agent.type == "agent"
+        assert (thread.status, thread.workflow_run_id) == ("idle", None)
+        assert thread.usage is not None
+        assert thread.stats.startup_seconds == 0
+    log = site.events(made.id)
+    for event in log:
+        check(event, nullable=False)
+    asked = {e.id: e for e in log if e.id in idle.stop_reason.event_ids}
+    routes = {e.type: e.session_thread_id for e in asked.values()}
+    assert routes == {
+        "agent.tool_use": crew["Asker"].id,
+        "agent.custom_tool_use": crew["Clerk"].id,
+    }
+    own = list(site.api.beta.sessions.threads.events.list(crew["Asker"].id, session_id=made.id))
+    assert next(e for e in own if e.type == "agent.tool_use").session_thread_id is None
+    assert own[1].type == "agent.thread_message_received"
+    assert own[1].content[0].text == "Run the script."
+    assert own[1].from_agent_name is None
+    shell = next(e.id for e in asked.values() if e.type == "agent.tool_use")
+    weather = next(e.id for e in asked.values() if e.type == "agent.custom_tool_use")
+    allowed = site.api.beta.sessions.events.send(
+        made.id,
+        events=[{"type": "user.tool_confirmation", "tool_use_id": shell, "result": "allow"}],
+    )
+    assert allowed.data[0].session_thread_id == crew["Asker"].id
+    told = site.api.beta.sessions.events.send(
+        made.id,
+        events=[
+            {
+                "type": "user.custom_tool_result",
+                "custom_tool_use_id": weather,
+                "content": [{"type": "text", "text": "sun"}],
+            }
+        ],
+    )
+    assert told.data[0].session_thread_id == crew["Clerk"].id
+    ran = site.worker.beta.sessions.events.send(
+        made.id,
+        events=[{"type": "user.tool_result", "tool_use_id": shell, "content": []}],
+    )
+    assert ran.data[0].session_thread_id == crew["Asker"].id
+    resting(site, made.id, "end_turn")
+    log = site.events(made.id)
+    reports = [e for e in log if e.type == "agent.thread_message_received"]
+    assert {e.from_agent_name for e in reports} == {"Scout", "Asker", "Clerk"}
+    assert not any(e.type == "agent.tool_use" and e.session_thread_id is None for e in log)
+    threads = site.api.beta.sessions.threads
+    assert len(list(threads.list(made.id, statuses=["idle"]))) == 4
+    assert list(threads.list(made.id, statuses=["terminated", "running"])) == []
+    paged = list(threads.list(made.id, limit=1))
+    assert [t.id for t in paged] == [t.id for t in threads.list(made.id)]
+    assert paged[0].parent_thread_id is None
+    assert {t.parent_thread_id for t in paged[1:]} == {paged[0].id}
+
+
+@pytest.mark.rule("c13_14", "c15_16", "c19_7", "c19_8")
+def test_a_child_is_interrupted_and_archived(site: Site) -> None:
+    made = begun(site, scout="patient")
+    until(lambda: ((c := children(site, made.id)) and len(c) == 3) or None)
+    until(lambda: children(site, made.id)["Clerk"].status == "idle" or None)
+    scout, clerk = (children(site, made.id)[name] for name in ("Scout", "Clerk"))
+    api = site.api.beta.sessions
+    with pytest.raises(anthropic.ConflictError, match=r"user\.interrupt"):
+        api.threads.archive(scout.id, session_id=made.id)
+    assert status(site, made.id) == "running"
+    ended = api.threads.archive(clerk.id, session_id=made.id)
+    check(ended)
+    assert (ended.status, ended.archived_at is None) == ("terminated", False)
+    assert api.threads.archive(clerk.id, session_id=made.id).archived_at == ended.archived_at
+    weather = next(e for e in site.events(made.id) if e.type == "agent.custom_tool_use")
+    with pytest.raises(anthropic.BadRequestError):
+        api.events.send(
+            made.id,
+            events=[{"type": "user.custom_tool_result", "custom_tool_use_id": weather.id}],
+        )
+    stop = {"type": "user.interrupt", "session_thread_id": scout.id}
+    api.events.send(made.id, events=[stop])
+    until(lambda: children(site, made.id)["Scout"].status == "idle" or None)
+    idle = resting(site, made.id, "requires_action")
+    assert weather.id not in idle.stop_reason.event_ids
+    api.events.send(made.id, events=[{"type": "user.interrupt"}])
+    resting(site, made.id, "end_turn")
+    closed = api.archive(made.id)
+    assert closed.status == "terminated"
+    assert {t.status for t in api.threads.list(made.id)} == {"terminated"}
+    with pytest.raises(anthropic.NotFoundError):
+        api.threads.retrieve("sthr_none", session_id=made.id)
+    api.delete(made.id)
+
+
+@pytest.mark.rule("c17_11", "c19_8")
+def test_a_follow_up_is_previewed_on_the_childs_own_stream(site: Site) -> None:
+    made = begun(site, lead="follower")
+    resting(site, made.id, "end_turn")
+    child = children(site, made.id)["Scout"]
+    api = site.api.beta.sessions
+    with (
+        api.threads.events.stream(
+            child.id, session_id=made.id, event_deltas=["agent.message"]
+        ) as own,
+        api.events.stream(made.id, event_deltas=["agent.message"]) as main,
+    ):
+        api.events.send(made.id, events=[MESSAGE])
+        seen = taken(own, "session.thread_status_idle")
+        condensed = taken(main, "session.status_idle")
+    assert [e.type for e in seen if e.type != "event_delta"] == [
+        "session.thread_status_running",
+        "agent.thread_message_received",
+        "span.model_request_start",
+        "event_start",
+        "agent.message",
+        "span.model_request_end",
+        "agent.thread_message_sent",
+        "session.thread_status_idle",
+    ]
+    for event in seen:
+        check(event, nullable=False)
+    (message,) = (e for e in seen if e.type == "agent.message")
+    deltas = [e for e in seen if e.type == "event_delta"]
+    assert {e.event_id for e in deltas} == {message.id}
+    assert (
+        "".join(e.delta.content.text for e in deltas) == message.content[0].text == "Still the sea."
+    )
+    assert message.id not in {getattr(e, "event_id", None) for e in condensed}
+    assert message.id not in {getattr(e, "id", None) for e in condensed}
+    sent = next(e for e in condensed if e.type == "agent.thread_message_sent")
+    assert (sent.to_session_thread_id, sent.to_agent_name) == (child.id, "Scout")
+
+
+def taken(stream: Any, last: str) -> list[Any]:
+    """Take events through the first of a type."""
+    seen = []
+    for event in stream:
+        seen.append(event)
+        if event.type == last:
+            break
+    return seen
+
+
+@pytest.mark.rule("c15_29", "c19_3", "c19_14")
+async def test_the_advisor_of_each_configuration(async_client: AsyncAnthropic, site: Site) -> None:
+    for multiagent in (
+        {"type": "coordinator", "agents": [{"type": "advisor", "model": "scripted/answer"}]},
+        {
+            "type": "multiagent_20261001",
+            "workflows": {"type": "disabled"},
+            "advisor": {"type": "enabled", "model": "scripted/answer"},
+        },
+    ):
+        agent = await async_client.beta.agents.create(
+            name="Lead", model="scripted/counselled", multiagent=multiagent
+        )
+        made = await async_client.beta.sessions.create(
+            agent=agent.id, environment_id=site.environment_id, initial_events=[MESSAGE]
+        )
+        check(made)
+        await anyio.to_thread.run_sync(resting, site, made.id, "end_turn")
+        log = [e async for e in async_client.beta.sessions.events.list(made.id)]
+        for event in log:
+            check(event, nullable=False)
+        (advice,) = (e for e in log if e.type == "agent.thread_message_received")
+        assert advice.from_agent_name == "anthropic.advisor"
+        assert "forty-two" in advice.content[0].text
+        assert "agent.tool_use" not in [e.type for e in log]
+        threads = [t async for t in async_client.beta.sessions.threads.list(made.id)]
+        check(threads[1])
+        assert (threads[1].agent.type, threads[1].status) == ("advisor", "terminated")
+        stream = await async_client.beta.sessions.threads.events.stream(
+            threads[1].id, session_id=made.id
+        )
+        assert [event async for event in stream] == [], "it has ended: nothing more comes"
+        own = async_client.beta.sessions.threads.events.list(threads[1].id, session_id=made.id)
+        assert "agent.thread_message_sent" in [e.type async for e in own]
+
+
+def test_a_thread_is_of_its_session_alone(site: Site) -> None:
+    made, other = begun(site), site.session()
+    crew = until(lambda: children(site, made.id) or None)
+    thread = next(iter(crew.values()))
+    api = site.api.beta.sessions.threads
+    for call in (
+        lambda: api.retrieve(thread.id, session_id=other.id),
+        lambda: api.archive(thread.id, session_id=other.id),
+        lambda: list(api.events.list(thread.id, session_id=other.id)),
+    ):
+        with pytest.raises(anthropic.NotFoundError):
+            call()
+    with pytest.raises(anthropic.NotFoundError):
+        site.api.beta.sessions.events.send(
+            other.id, events=[{"type": "user.interrupt", "session_thread_id": thread.id}]
+        )
+    site.api.beta.sessions.events.send(made.id, events=[{"type": "user.interrupt"}])

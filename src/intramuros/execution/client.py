@@ -16,7 +16,7 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -382,19 +382,26 @@ def read_hosted(item: object) -> Work:
 
 
 def read_session(raw: object) -> Session:
-    """Read a session; skills of another form are left out.
+    """Read a session with the skills of all its agents; those of another form are left out.
 
     Raises:
         Away: a memory store of it has another form.
     """
-    skills = []
-    for item in getattr(getattr(raw, "agent", None), "skills", None) or ():
+    agent = getattr(raw, "agent", None)
+    team = getattr(agent, "multiagent", None)
+    crew = [*_items(team, "agents"), *_items(getattr(team, "subagents", None), "predefined_agents")]
+    skills: dict[Skill, None] = {}
+    for item in (item for one in (agent, *crew) for item in _items(one, "skills")):
         skill_id, version = getattr(item, "skill_id", None), getattr(item, "version", None)
         if isinstance(skill_id, str) and skill_id and isinstance(version, str) and version:
-            skills.append(Skill(skill_id, version))
+            skills[Skill(skill_id, version)] = None
     status = str(getattr(raw, "status", ""))
     resources = getattr(raw, "resources", None) or ()
     return Session(status, tuple(skills), tuple(_stores(resources)), tuple(_uploads(resources)))
+
+
+def _items(holder: object, name: str) -> Sequence[object]:
+    return getattr(holder, name, None) or ()
 
 
 def _stores(resources: Iterable[object]) -> Iterator[Attached]:

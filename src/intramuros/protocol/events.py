@@ -113,12 +113,17 @@ class UserInterrupt(Strict):
 
 
 class UserToolConfirmation(Strict):
-    """Allow or deny a call that was asked for (contract 13.9)."""
+    """Allow or deny a call that was asked for (contract 13.9).
+
+    ``session_thread_id``, here and in results, is what older clients send back; the call's id alone
+    says where it goes (contract 13.10).
+    """
 
     type: Literal["user.tool_confirmation"]
     tool_use_id: str = Field(min_length=1)
     result: Literal["allow", "deny"]
     deny_message: str | None = Field(default=None, max_length=10_000)
+    session_thread_id: str | None = None
 
 
 class UserToolResult(Strict):
@@ -128,6 +133,7 @@ class UserToolResult(Strict):
     tool_use_id: str = Field(min_length=1)
     content: list[ResultBlock] | None = Field(default=None, max_length=MAX_BLOCKS)
     is_error: bool | None = None
+    session_thread_id: str | None = None
 
 
 class UserCustomToolResult(Strict):
@@ -137,6 +143,7 @@ class UserCustomToolResult(Strict):
     custom_tool_use_id: str = Field(min_length=1)
     content: list[ResultBlock] | None = Field(default=None, max_length=MAX_BLOCKS)
     is_error: bool | None = None
+    session_thread_id: str | None = None
 
 
 class SystemMessage(Strict):

@@ -194,6 +194,15 @@ def test_a_session_is_read_and_odd_skills_are_left_out() -> None:
     raw = SimpleNamespace(status="idle", agent=SimpleNamespace(skills=skills))
     assert read_session(raw) == Session("idle", (Skill("skill_1", "skver_1"),))
     assert read_session(SimpleNamespace(status="idle", agent=None)) == Session("idle")
+    other = SimpleNamespace(skill_id="skill_2", version="skver_2")
+    roster = [SimpleNamespace(skills=[skills[0], other]), SimpleNamespace(type="advisor")]
+    for team in (
+        SimpleNamespace(agents=roster),
+        SimpleNamespace(subagents=SimpleNamespace(predefined_agents=roster)),
+    ):
+        raw = SimpleNamespace(status="idle", agent=SimpleNamespace(skills=skills, multiagent=team))
+        both = (Skill("skill_1", "skver_1"), Skill("skill_2", "skver_2"))
+        assert read_session(raw) == Session("idle", both), "all agents share one sandbox"
     assert read_session(7) == Session("")
 
 

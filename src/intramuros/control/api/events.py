@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Depends, Header, Query
@@ -69,6 +69,14 @@ async def _after(
     return max(after_seq, int(last_event_id))
 
 
+@dataclass(frozen=True)
+class Line:
+    """Whose events a stream shows: a child thread's, or the session's when None."""
+
+    thread_id: str | None
+    ended: bool = False
+
+
 AfterDep = Annotated[int | None, Depends(_after)]
 
 
@@ -107,6 +115,7 @@ async def list_events(
     bound = {
         "list": "events",
         "session": session_id,
+        **({"thread": query.thread_id} if query.thread_id else {}),
         "order": query.order,
         "types": sorted(query.types),
         "from": query.from_us,
@@ -121,7 +130,7 @@ async def list_events(
 
     found, place = await svc.db.read(read)
     next_page = svc.cursors.seal(bound, (place.waiting, place.seq)) if place else None
-    return reply(page([record.public() for record in found], next_page))
+    return reply(page([record.public(query.thread_id) for record in found], next_page))
 
 
 async def stream_events(
@@ -130,16 +139,18 @@ async def stream_events(
     session_id: str,
     previews: Sequence[str] | None,
     after_seq: int | None = None,
+    thread: Line | None = None,
 ) -> Response:
-    """Answer with a stream of a session's events."""
+    """Answer with a stream of a session's events, or of a child thread's."""
     wanted = _check_previews(previews or ())
     await svc.db.read(lambda tx: svc.sessions.get(tx, caller, session_id))
 
     async def attach(serve: Serve) -> None:
         with svc.hub.subscribe(session_topic(session_id), whispers=bool(wanted)) as subscription:
-            mixer = Mixer(wanted, numbered=after_seq is not None)
+            line = thread or Line(None)
+            mixer = Mixer(wanted, numbered=after_seq is not None, thread_id=line.thread_id)
             follower = Follower(svc.db, svc.clock, svc.ids, subscription, mixer)
-            await follower.open(session_id, after_seq)
+            await follower.open(session_id, after_seq, ended=line.ended)
             await serve(follower)
 
     return EventStream(attach)

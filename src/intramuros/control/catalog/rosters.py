@@ -122,6 +122,22 @@ def snapshot(tx: Tx, workspace_id: str, agent: Mapping[str, Any]) -> Config | No
     )
 
 
+def members(multiagent: Mapping[str, Any] | None) -> list[Config]:
+    """Return the full definitions that a session's snapshot holds, to be completed in place."""
+    if multiagent is None:
+        return []
+    return [entry for team in teams(multiagent) for entry in team]  # type: ignore[misc]  # dicts
+
+
+def renewed(agent: Config) -> Config:
+    """Return a session's agent whose copies have its present configuration (contract 19.12)."""
+    own = definition(agent["id"], agent["version"], agent)
+    multiagent = _mapped(
+        agent["multiagent"], lambda entry: own if entry.get("id") == agent["id"] else dict(entry)
+    )
+    return {**agent, "multiagent": multiagent}
+
+
 def definition(agent_id: str, version: int, body: Mapping[str, Any]) -> Config:
     """Return an agent as the threads of a session show it: without a roster of its own."""
     named = ("name", "description", "model", "system", "tools", "mcp_servers", "skills")

@@ -31,6 +31,10 @@ class Upload:
     quota_bytes: int
 
 
+# Distinct skills of all agents of a session together (R201).
+MAX_SESSION_SKILLS: Final = 500
+
+
 def create(tx: Tx, actor: Actor, upload: Upload, display_name: str | None) -> Resource:
     """Store a new skill with its first version.
 
@@ -161,6 +165,31 @@ def pin(
         told[name] = SessionSkill(skill_id, version.id, manifest)
         pinned.append({**reference, "version": version.id})
     return pinned, list(told.values())
+
+
+def pin_all(tx: Tx, workspace_id: str, agents: Sequence[dict[str, Any]]) -> list[SessionSkill]:
+    """Pin the skills of all agents of a session in place, and return what they are.
+
+    Agents may share a skill; their sandbox is one, so they share its version too.
+
+    Raises:
+        InvalidRequest: as :func:`pin`, also across agents; or more than R201 allows.
+    """
+    told: dict[str, SessionSkill] = {}
+    for agent in agents:
+        agent["skills"], own = pin(tx, workspace_id, agent["skills"])
+        for skill in own:
+            known = told.setdefault(skill.manifest.name, skill)
+            if known != skill:
+                raise InvalidRequest(
+                    f"agent {agent['name']!r}: its skill {skill.skill_id!r} would share the "
+                    f"directory {skill.manifest.name!r} with another agent's skill or version"
+                )
+    if len(told) > MAX_SESSION_SKILLS:
+        raise InvalidRequest(
+            f"the agents have {len(told)} skills; a session takes {MAX_SESSION_SKILLS}"
+        )
+    return list(told.values())
 
 
 def present(skill: Resource) -> dict[str, Any]:

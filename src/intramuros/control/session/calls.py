@@ -12,6 +12,7 @@ class CallKind(StrEnum):
     SANDBOX = "sandbox"  # a worker, in the session's sandbox
     MCP = "mcp"  # this server, at an MCP server
     CUSTOM = "custom"  # the client's own program
+    CREW = "crew"  # this server, at another thread of the session
 
 
 class Permission(StrEnum):
@@ -26,6 +27,7 @@ USES: Final[Mapping[str, CallKind]] = {
     "agent.tool_use": CallKind.SANDBOX,
     "agent.mcp_tool_use": CallKind.MCP,
     "agent.custom_tool_use": CallKind.CUSTOM,
+    "internal.crew_use": CallKind.CREW,
 }
 
 # result type → (kind it answers, member that names the call)
@@ -34,6 +36,7 @@ RESULTS: Final[Mapping[str, tuple[CallKind, str]]] = {
     "agent.tool_result": (CallKind.SANDBOX, "tool_use_id"),
     "user.custom_tool_result": (CallKind.CUSTOM, "custom_tool_use_id"),
     "agent.mcp_tool_result": (CallKind.MCP, "mcp_tool_use_id"),
+    "internal.crew_result": (CallKind.CREW, "use_id"),
 }
 
 

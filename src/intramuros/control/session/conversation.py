@@ -63,6 +63,8 @@ def hear(conversation: Conversation, record: Record) -> Conversation:
         case "user.message":
             said = _content(record) or [dict(_SILENCE)]
             return replace(conversation, said=(*conversation.said, *said))
+        case "agent.thread_message_received" | "internal.consultation":
+            return replace(conversation, said=(*conversation.said, *_told(record)))
         case "system.message":
             return replace(conversation, ordered=(*conversation.ordered, *_content(record)))
         case "agent.thread_context_compacted":
@@ -99,6 +101,20 @@ def denial(confirmation: Record) -> Block:
     why = confirmation.body.get("deny_message")
     text = f"{DENIED} The user said: {why}" if why else DENIED
     return {"content": [{"type": "text", "text": text}], "is_error": True}
+
+
+def _told(record: Record) -> list[Block]:
+    """Return what another agent said, named so that the model can tell the agents apart.
+
+    Advice is heard as the result of the call that asked for it.
+    """
+    if (record.private or {}).get("advice"):
+        return []
+    content = _content(record) or [dict(_SILENCE)]
+    if (sender := record.body.get("from_agent_name")) is None:
+        return content
+    head = f"Message from the agent {sender!r} (thread {record.body['from_session_thread_id']}):"
+    return [{"type": "text", "text": head}, *content]
 
 
 def _replied(conversation: Conversation, record: Record) -> Conversation:

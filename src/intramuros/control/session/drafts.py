@@ -83,6 +83,12 @@ def exhausted(view: View, now_us: int, error: Draft) -> list[Draft]:
     ]
 
 
+def thread_ended(thread_id: str, name: str) -> Draft:
+    """End a child thread."""
+    body = {"session_thread_id": thread_id, "agent_name": name}
+    return Draft("session.thread_status_terminated", body, thread_id=thread_id, shared=True)
+
+
 def failure(type: str, message: str, retry: str, **more: object) -> Draft:
     """Report an error; ``retry`` is retrying, exhausted or terminal (contract 14.6)."""
     error = {"type": type, "message": message, "retry_status": {"type": retry}, **more}
@@ -91,7 +97,13 @@ def failure(type: str, message: str, retry: str, **more: object) -> Draft:
 
 def processed(waiting: Record) -> Draft:
     """Give a waiting input its place in the history."""
-    return Draft(waiting.type, waiting.body, id=waiting.id, thread_id=waiting.thread_id)
+    return Draft(
+        waiting.type,
+        waiting.body,
+        id=waiting.id,
+        thread_id=waiting.thread_id,
+        shared=waiting.shared,
+    )
 
 
 def error_result(call: Call, text: str, *, self_hosted: bool) -> Draft:
@@ -117,6 +129,8 @@ def result(
         case CallKind.SANDBOX:
             type = "user.tool_result" if self_hosted else "agent.tool_result"
             return Draft(type, {"tool_use_id": call.id, **body})
+        case CallKind.CREW:
+            return Draft("internal.crew_result", {"use_id": call.id, **body})
 
 
 def request_lost(start_id: str) -> Draft:

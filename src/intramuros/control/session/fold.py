@@ -11,13 +11,14 @@ they become records.
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from intramuros.control.session.calls import RESULTS, USES, Call, CallKind, Permission
 from intramuros.control.session.phase import (
     AFTERLIFE,
     AWAIT,
     END,
+    OF_THREAD,
     PAUSE,
     QUEUEABLE,
     RETRY,
@@ -26,9 +27,10 @@ from intramuros.control.session.phase import (
     STOP,
     TRANSITIONS,
     Phase,
+    Status,
 )
-from intramuros.control.session.state import OpenRequest, Queued, State
-from intramuros.control.session.usage import add, searched
+from intramuros.control.session.state import Crew, Member, OpenRequest, Queued, State
+from intramuros.control.session.usage import UsageTotals, add, searched
 from intramuros.control.store.records import Record
 from intramuros.kernel.errors import IntramurosError
 
@@ -45,11 +47,139 @@ def fold(state: State, record: Record) -> State:
     """
     if record.seq != state.last_seq + 1:
         raise IllegalRecord(f"record {record.seq} cannot follow {state.last_seq}")
+    return _step(state, record) if state.crew is None else _crewed(state, state.crew, record)
+
+
+def final(state: State, record: Record) -> Member:
+    """Return a child thread as the record that ends it leaves it.
+
+    Args:
+        state: the session's before that record, with which the child leaves it.
+    """
+    return _ended(_member(state, record), record)
+
+
+def _step(state: State, record: Record) -> State:
+    """Return one thread after one more record of its own."""
     state = replace(state, phase=_move(state, record), last_seq=record.seq)
     if record.queued:
         return _enqueue(state, record)
     change = _CHANGES.get(record.type)
     return state if change is None else change(state, record)
+
+
+def _crewed(state: State, crew: Crew, record: Record) -> State:
+    """Return a session with several threads after one more record of any of them."""
+    if record.type in _OF_SESSION:
+        return _tell(state, crew, record)
+    if record.type == "session.thread_created":
+        return replace(state, crew=_joined(state, crew, record), last_seq=record.seq)
+    if record.thread_id is not None:
+        return _of_member(state, crew, record)
+    own = replace(
+        state, usage=crew.usage, active_us=crew.active_us, running_since_us=crew.running_since_us
+    )
+    own = _moved(own, record)
+    members = crew.members
+    if record.type == "user.interrupt" and record.queued and not _names_thread(record):
+        members = tuple(replace(m, state=_step(m.state, record)) for m in members)
+    before = crew.usage
+    crew = replace(
+        crew,
+        members=members,
+        usage=own.usage,
+        active_us=own.active_us,
+        running_since_us=own.running_since_us,
+    )
+    return replace(
+        own,
+        crew=crew,
+        usage=_grown(state.usage, before, own.usage),
+        active_us=state.active_us,
+        running_since_us=state.running_since_us,
+    )
+
+
+def _of_member(state: State, crew: Crew, record: Record) -> State:
+    before = _member(state, record)
+    after = _ended(before, record)
+    kept = [] if after.state.phase is Phase.TERMINATED else [after]
+    place = crew.members.index(before)
+    members = (*crew.members[:place], *kept, *crew.members[place + 1 :])
+    return replace(
+        state,
+        crew=replace(crew, members=members),
+        usage=_grown(state.usage, before.state.usage, after.state.usage),
+        last_seq=record.seq,
+    )
+
+
+def _ended(member: Member, record: Record) -> Member:
+    return replace(member, state=_moved(member.state, record))
+
+
+def _member(state: State, record: Record) -> Member:
+    member = state.member(record.thread_id)
+    if member is None:
+        raise IllegalRecord(f"{record.type} of {record.thread_id}, which takes nothing more")
+    return member
+
+
+def _moved(thread: State, record: Record) -> State:
+    """Return a thread after a record of its own; its status events move it."""
+    if (move := OF_THREAD.get(record.type)) is None:
+        return _step(thread, record)
+    if record.body["session_thread_id"] != thread.thread_id:
+        raise IllegalRecord(f"unknown thread {record.body['session_thread_id']}")
+    return replace(_step(thread, replace(record, type=move)), thread_announced=True)
+
+
+def _joined(state: State, crew: Crew, record: Record) -> Crew:
+    thread_id = cast("str", record.body["session_thread_id"])
+    if state.member(thread_id) is not None or thread_id == state.thread_id:
+        raise IllegalRecord(f"{thread_id} exists already")
+    member = Member(
+        cast("str", record.body["agent_name"]),
+        State(thread_id=thread_id, self_hosted=state.self_hosted),
+        cast("str | None", (record.private or {}).get("call")),
+    )
+    return replace(crew, members=(*crew.members, member))
+
+
+def _tell(state: State, crew: Crew, record: Record) -> State:
+    """Take note of what the session's status event says; it moves the session's clock alone."""
+    told = _OF_SESSION[record.type]
+    if told is Status.TERMINATED and (state.phase is not Phase.TERMINATED or crew.members):
+        raise IllegalRecord("a session ends after its threads")
+    if told in (Status.IDLE, Status.RESCHEDULING) and told is not state.status:
+        raise IllegalRecord(f"{record.type} while threads are {state.status}")
+    asked: tuple[str, ...] = ()
+    if told is Status.IDLE:
+        reason = cast("Mapping[str, object]", record.body["stop_reason"])
+        asked = tuple(cast("list[str]", reason.get("event_ids", [])))
+        if asked != state.asks:
+            raise IllegalRecord("a session's idle asks for what its threads ask for")
+    if told is Status.RUNNING:
+        since = state.running_since_us
+        clocked = replace(state, running_since_us=record.at_us if since is None else since)
+    else:
+        clocked = _clocked(state, record)
+    return replace(clocked, crew=replace(crew, told=told, asked=asked), last_seq=record.seq)
+
+
+def _names_thread(record: Record) -> bool:
+    return record.body.get("session_thread_id") is not None
+
+
+def _grown(total: UsageTotals, before: UsageTotals, after: UsageTotals) -> UsageTotals:
+    """Return the total, of which one part was ``before`` and is ``after``."""
+    grown: dict[str, Any] = {}
+    for name, value in vars(total).items():
+        new = getattr(after, name)
+        grown[name] = (
+            value or new if isinstance(value, bool) else (value + new - getattr(before, name))
+        )
+    return UsageTotals(**grown)
 
 
 def _move(state: State, record: Record) -> Phase:
@@ -198,6 +328,17 @@ def _limit(state: State, record: Record) -> State:
     return replace(state, budget_cents=cents)
 
 
+def _receive(state: State, record: Record) -> State:
+    """Hear what another agent said; advice answers a call of this very turn, so it never waited."""
+    return state if (record.private or {}).get("advice") else _consume(state, record)
+
+
+def _heed(state: State, record: Record) -> State:
+    """Take note of an interrupt of the whole session, whose own row is the primary thread's."""
+    interrupt_id = record.body["interrupt_id"]
+    return replace(state, queued=tuple(i for i in state.queued if i.id != interrupt_id))
+
+
 def _know_tools(state: State, record: Record) -> State:
     return replace(state, mcp_turn=cast("int", record.body["turn"]))
 
@@ -246,4 +387,14 @@ _CHANGES: Final[Mapping[str, Callable[[State, Record], State]]] = {
     "session.updated": _limit,
     "internal.mcp_listed": _know_tools,
     "internal.mcp_call_started": _start_call,
+    "agent.thread_message_received": _receive,
+    "internal.consultation": _consume,
+    "internal.interrupt_heard": _heed,
+}
+
+_OF_SESSION: Final[Mapping[str, Status]] = {
+    RUN: Status.RUNNING,
+    END: Status.IDLE,
+    RETRY: Status.RESCHEDULING,
+    STOP: Status.TERMINATED,
 }

@@ -182,9 +182,15 @@ def load_view(tx: Tx, session_id: str, known: View | None) -> View:
             known, subject=replace(known.subject, agent=row.agent, resources=row.resources)
         )
     else:
-        skills = tuple(skill.manifest for skill in session_skills.of(tx, session_id))
-        subject = Subject(session_id, row.workspace_id, row.agent, row.resources, skills)
-        empty = initial(row.state["thread_id"], self_hosted=row.state["self_hosted"])
+        library = {s.skill_id: s.manifest for s in session_skills.of(tx, session_id)}
+        subject = Subject(
+            session_id, row.workspace_id, row.agent, row.resources, library=library
+        ).of(row.agent)
+        empty = initial(
+            row.state["thread_id"],
+            self_hosted=row.state["self_hosted"],
+            crewed="crew" in row.state,
+        )
         view = View.empty(subject, empty)
     after = view.state.last_seq
     return view.extend(events.read(tx, session_id, after_seq=after, upto_seq=row.last_seq))

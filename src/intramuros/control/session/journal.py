@@ -16,7 +16,7 @@ from sqlalchemy import Row, bindparam, select, update
 
 from intramuros.control.identity import audit
 from intramuros.control.identity.principal import CredentialKind, Principal
-from intramuros.control.session import legality, notices
+from intramuros.control.session import legality, notices, threads
 from intramuros.control.session.fold import fold
 from intramuros.control.session.legality import Past
 from intramuros.control.session.phase import Status
@@ -176,7 +176,9 @@ class Journal:
         stamp = Stamp(to_micros(self._clock.now()), lambda: self._ids.new("sevt"))
         written = events.append(tx, row.id, End(row.last_seq, row.updated_us), drafts, stamp)
         for record in written:
+            threads.project(tx, state, record)
             state = fold(state, record)
+        threads.settle(tx, held.state, state, written[-1].at_us)
         projection = {
             "session_id": row.id,
             "new_state": state.dump(),

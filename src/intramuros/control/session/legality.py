@@ -6,7 +6,7 @@ client that lost our reply may simply send again.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal, assert_never
 
 from intramuros.control.session.budget import refuse_work
@@ -76,7 +76,7 @@ def wanted_past(state: State, inbound: Sequence[Inbound]) -> list[str]:
     return sorted(
         use_id
         for use_id in named
-        if (call := state.call(use_id)) is None or call.confirmation_id is not None
+        if (found := state.locate(use_id)) is None or found[1].confirmation_id is not None
     )
 
 
@@ -107,7 +107,7 @@ def check(
     _check_system_message(state, inbound)
     request = _Request(state, past, hosted)
     outcomes = [_one(request, index, event) for index, event in enumerate(inbound)]
-    if capped and state.phase in (Phase.IDLE, Phase.PAUSED):
+    if capped and all(thread.phase in (Phase.IDLE, Phase.PAUSED) for thread in state.threads):
         outcomes = [_deaf(outcome) for outcome in outcomes]
     new = sum(isinstance(outcome, Draft) and outcome.queued for outcome in outcomes)
     if new and len(state.queued) + new > MAX_WAITING:
@@ -130,9 +130,7 @@ def _one(request: _Request, index: int, event: Inbound) -> Outcome:
         case SystemMessage():
             return _draft(event)
         case UserInterrupt():
-            if event.session_thread_id not in (None, request.state.thread_id):
-                raise NotFound(f"no thread {event.session_thread_id!r} in this session")
-            return _draft(event)
+            return _interrupt(request, event)
         case UserToolConfirmation():
             return _confirmation(request, index, event)
         case UserToolResult():
@@ -147,6 +145,24 @@ def _one(request: _Request, index: int, event: Inbound) -> Outcome:
             assert_never(event)
 
 
+def _interrupt(request: _Request, event: UserInterrupt) -> Outcome:
+    named = event.session_thread_id
+    if named in (None, request.state.thread_id):
+        return _draft(event)
+    if request.state.member(named) is None:
+        raise NotFound(f"no thread {named!r} that runs in this session")
+    return replace(_draft(event), thread_id=named, shared=True)
+
+
+def _routed(request: _Request, draft: Draft, thread: State) -> Draft:
+    """Give an answer to the thread that waits for it, which the event then names (13.10)."""
+    if thread.thread_id == request.state.thread_id:
+        return draft
+    named = {"session_thread_id": thread.thread_id} if draft.type.startswith("user.") else {}
+    body = {**draft.body, **named}
+    return replace(draft, body=body, thread_id=thread.thread_id, shared=True)
+
+
 def _confirmation(request: _Request, index: int, event: UserToolConfirmation) -> Outcome:
     use_id, verdict = event.tool_use_id, event.result
     if event.deny_message is not None and verdict != "deny":
@@ -156,16 +172,17 @@ def _confirmation(request: _Request, index: int, event: UserToolConfirmation) ->
         if earlier != verdict:
             raise _illegal(index, f"{use_id} is answered {earlier} in this request already")
         return place
-    call, past = request.state.call(use_id), request.past.get(use_id, Past())
-    if call is None or call.confirmation_id is not None:
+    found, past = request.state.locate(use_id), request.past.get(use_id, Past())
+    if found is None or found[1].confirmation_id is not None:
         stored = past.find("user.tool_confirmation")
         if stored is not None and stored.body["result"] == verdict:
             return stored
         raise _illegal(index, _why_closed(use_id, past, stored))
+    thread, call = found
     if not call.held:
         raise _illegal(index, f"{use_id} does not wait for a confirmation")
     request.verdicts[use_id] = (verdict, index)
-    return _draft(event)
+    return _routed(request, _draft(event), thread)
 
 
 def _why_closed(use_id: str, past: Past, stored: Record | None) -> str:
@@ -185,20 +202,21 @@ def _result(
     draft = _answer(event, hosted=request.hosted)
     if use_id in request.results:
         return request.results[use_id]
-    call, past = request.state.call(use_id), request.past.get(use_id, Past())
-    if call is None:
+    found, past = request.state.locate(use_id), request.past.get(use_id, Past())
+    if found is None:
         stored = past.find(draft.type)
         if stored is not None:
             return stored
         known = "takes no such result" if past.use else "is no tool use of this session"
         raise _illegal(index, f"{use_id!r} {known}")
+    thread, call = found
     wanted = CallKind.SANDBOX if isinstance(event, UserToolResult) else CallKind.CUSTOM
     if call.kind is not wanted:
         raise _illegal(index, f"{use_id} is a {call.kind} call, which takes no {event.type}")
     if not _allowed(request, call):
         raise _illegal(index, f"{use_id} has not been allowed, so it cannot have a result")
     request.results[use_id] = index
-    return draft
+    return _routed(request, draft, thread)
 
 
 def _answer(event: UserToolResult | UserCustomToolResult, *, hosted: bool) -> Draft:
@@ -245,7 +263,9 @@ def _refuse_files(index: int, event: UserMessage | UserToolResult | UserCustomTo
 
 
 def _draft(event: Inbound) -> Draft:
-    body = event.model_dump(mode="json", exclude={"type"}, exclude_none=True)
+    # The server says where an answer went, whatever a client says (contract 13.10).
+    ignored = set() if isinstance(event, UserInterrupt) else {"session_thread_id"}
+    body = event.model_dump(mode="json", exclude={"type", *ignored}, exclude_none=True)
     return Draft(event.type, body, queued=event.type not in PROCESSED_ON_RECEIPT)
 
 

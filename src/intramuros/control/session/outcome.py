@@ -32,6 +32,7 @@ _USE_EVENTS: Final = {
     CallKind.SANDBOX: "agent.tool_use",
     CallKind.MCP: "agent.mcp_tool_use",
     CallKind.CUSTOM: "agent.custom_tool_use",
+    CallKind.CREW: "internal.crew_use",
 }
 # Stop reasons whose reply was cut off, so that its last tool call may be half an input.
 _CUT: Final = frozenset({"max_tokens", "model_context_window_exceeded"})
@@ -173,7 +174,7 @@ def _use(block: Json, use_id: str, tools: Mapping[str, Tool], *, cut: bool) -> D
 
 def _judged(tool: Tool, given: Json, use_id: str) -> Draft:
     body: dict[str, object] = {"name": tool.bare_name, "input": dict(given)}
-    if tool.kind is not CallKind.CUSTOM:
+    if tool.kind not in (CallKind.CUSTOM, CallKind.CREW):
         verdict = judge(tool)
         body |= {
             "evaluated_permission": verdict.permission.value,
@@ -199,6 +200,8 @@ def _unjudged(tool: Tool | None, name: str, given: object, use_id: str, why: str
     if tool is not None and tool.kind is CallKind.MCP:
         type = _USE_EVENTS[CallKind.MCP]
         body["mcp_server_name"] = tool.server
+    elif tool is not None and tool.kind is CallKind.CREW:
+        type = _USE_EVENTS[CallKind.CREW]
     return Draft(type, body, id=use_id, private={"refusal": why})
 
 
@@ -215,6 +218,8 @@ def _text(block: Json) -> dict[str, object]:
 
 def _known(view: View, server: str) -> list[dict[str, object]] | None:
     for record in reversed(view.records):
+        if not view.own(record):
+            continue
         if record.type == "internal.mcp_tools" and record.body["server"] == server:
             known: list[dict[str, object]] = record.body["tools"]  # type: ignore[assignment]  # ours
             return known

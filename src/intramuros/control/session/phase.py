@@ -72,6 +72,7 @@ TRANSITIONS: Final[Mapping[Phase, Mapping[str, Phase]]] = {
         "agent.tool_use": Phase.SAMPLING,
         "agent.mcp_tool_use": Phase.SAMPLING,
         "agent.custom_tool_use": Phase.SAMPLING,
+        "internal.crew_use": Phase.SAMPLING,
         "span.model_request_end": Phase.RUNNING,
     },
     Phase.RESCHEDULING: {RUN: Phase.RUNNING, END: Phase.IDLE, STOP: Phase.TERMINATED},
@@ -102,12 +103,34 @@ STEADY: Final = frozenset(
         "internal.mcp_tools",
         "internal.mcp_listed",
         "internal.mcp_call_started",
+        "agent.thread_message_received",
+        "agent.thread_message_sent",
+        "internal.consultation",
+        "internal.crew_result",
+        "internal.interrupt_heard",
     }
 )
 
 # What may still follow the end of a session.
 AFTERLIFE: Final = frozenset({"session.deleted", "session.updated"})
 
-QUEUEABLE: Final = frozenset(
-    {"user.message", "user.interrupt", "user.tool_confirmation", "system.message"}
-)
+# What one agent tells another waits like what a client says.
+TOLD: Final = frozenset({"agent.thread_message_received", "internal.consultation"})
+# What opens a turn.
+OPENERS: Final = frozenset({"user.message"}) | TOLD
+
+QUEUEABLE: Final = TOLD | {
+    "user.message",
+    "user.interrupt",
+    "user.tool_confirmation",
+    "system.message",
+}
+
+# In a session with several threads each thread is moved by its own status events, and the session's
+# say what the threads add up to; with one thread the session's move it.
+OF_THREAD: Final[Mapping[str, str]] = {
+    "session.thread_status_running": RUN,
+    "session.thread_status_idle": END,
+    "session.thread_status_rescheduled": RETRY,
+    "session.thread_status_terminated": STOP,
+}

@@ -1,12 +1,14 @@
 """Sessions, threads and work items as answers show them. No clock, no waiting."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Row
 
 from intramuros.control.session import budget, uploads
-from intramuros.control.session.state import State, load
+from intramuros.control.session.phase import Status
+from intramuros.control.session.state import State, initial, load
 from intramuros.control.session.usage import SECOND_US, snapshot
 from intramuros.kernel.timing import from_micros, rfc3339
 from intramuros.protocol.work import Item
@@ -38,7 +40,19 @@ def session(row: Row[Any], now_us: int) -> Shown:
 
 def thread(row: Row[Any], now_us: int) -> Shown:
     """Return the primary thread of a session (contract 19.1-19.4)."""
-    state = load(row.state)
+    state, status = load(row.state), row.status
+    if state.crew is not None:
+        # The session's status, clock and usage are those of all its threads.
+        status = state.own_status.value
+        if state.own_status is Status.IDLE and state.own_due:
+            status = Status.RUNNING.value
+        own = state.crew
+        state = replace(
+            state,
+            usage=own.usage,
+            active_us=own.active_us,
+            running_since_us=own.running_since_us,
+        )
     # The roster is the session's, not the thread's.
     agent = {name: value for name, value in row.agent.items() if name != "multiagent"}
     idled = state.stop is not None or row.status == "terminated"
@@ -51,9 +65,35 @@ def thread(row: Row[Any], now_us: int) -> Shown:
         "parent_thread_id": None,
         "workflow_run_id": None,
         "agent": agent,
-        "status": row.status,
+        "status": status,
         "stats": stats if state.thread_announced else None,
         "usage": used if idled or state.turn > 1 else None,
+        **_times(row),
+    }
+
+
+def child(row: Row[Any], session_id: str, primary_id: str, now_us: int) -> Shown:
+    """Return a child thread (contract 19.1-19.4); its times freeze once it has ended."""
+    state = load(row.state) if row.state else initial(row.id, self_hosted=False)
+    over = row.status == Status.TERMINATED.value
+    until_us = row.updated_us if over else now_us
+    used = snapshot(state.usage, state.active_us_at(until_us), runtime=False)
+    return {
+        "id": row.id,
+        "type": "session_thread",
+        "session_id": session_id,
+        "parent_thread_id": primary_id,
+        "workflow_run_id": None,
+        "agent": row.agent,
+        "status": row.status,
+        "stats": {
+            "active_seconds": state.active_us_at(until_us) / SECOND_US,
+            "duration_seconds": max(0, until_us - row.created_us) / SECOND_US,
+            "startup_seconds": 0.0,
+        }
+        if state.thread_announced
+        else None,
+        "usage": used if state.stop is not None or over or state.turn > 1 else None,
         **_times(row),
     }
 

@@ -11,6 +11,7 @@ from typing import Final
 
 import anyio
 
+from intramuros.control.session.concert import Concert
 from intramuros.control.session.drive import Drive, DriveSettings
 from intramuros.control.session.hold import Desk, Hold, load_view
 from intramuros.control.session.perform import Performer
@@ -151,7 +152,8 @@ class Runner:
                 log.info("turn_session_gone", session=lease.key)
                 return
         hold = Hold(self._desk, lease, view)
-        drive = Drive(hold, self._desk, self._performer, self._ids, self._settings.drive)
+        how = Drive if view.state.crew is None else Concert
+        drive = how(hold, self._desk, self._performer, self._ids, self._settings.drive)
         if (left := await drive.run(stop)) is not None:
             self._memory.keep(left)
 

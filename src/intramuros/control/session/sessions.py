@@ -8,19 +8,20 @@ from typing import Any, Final
 
 from sqlalchemy import Row, delete, insert, select, update
 
-from intramuros.control.catalog import agents, files, service, skills, vaults
+from intramuros.control.catalog import agents, files, rosters, service, skills, vaults
 from intramuros.control.catalog.kinds import ENVIRONMENT
 from intramuros.control.catalog.service import Resource
 from intramuros.control.identity import audit
 from intramuros.control.identity.actor import Actor
 from intramuros.control.identity.principal import Principal
 from intramuros.control.model.catalogue import Catalogue, shipped_catalogue
-from intramuros.control.session import attachments, budget, listing, mounts, uploads
+from intramuros.control.session import attachments, budget, listing, mounts, threads, uploads
 from intramuros.control.session.calls import CallKind
-from intramuros.control.session.drafts import failure
+from intramuros.control.session.drafts import failure, thread_ended
 from intramuros.control.session.journal import Held, Journal, refuse_dreaming
 from intramuros.control.session.phase import Status
 from intramuros.control.session.state import initial
+from intramuros.control.session.threads import ThreadRow
 from intramuros.control.session.work import WorkQueue
 from intramuros.control.store import events, leases, session_skills
 from intramuros.control.store.db import Tx
@@ -83,14 +84,17 @@ class Sessions:
         if found.archived_us is not None:
             raise InvalidRequest(f"environment {found.id!r} is archived")
         agent = agents.resolve(tx, principal.workspace_id, request.agent, self._models)
-        if agent["multiagent"] is not None:
-            raise InvalidRequest("agent: this server does not run multiagent sessions yet")
         if request.budget is not None:
             self._check_prices(agent)
-        agent["skills"], told = skills.pin(tx, principal.workspace_id, agent["skills"])
+        crew = rosters.members(agent["multiagent"])
+        told = skills.pin_all(tx, principal.workspace_id, [agent, *crew])
         session_id, kind = self._ids.new("sesn"), str(found.body["config"]["type"])
         mounted = mounts.mount(tx, self._actor(principal), found, session_id, request.resources)
-        state = initial(primary_thread_id(session_id), self_hosted=kind == "self_hosted")
+        state = initial(
+            primary_thread_id(session_id),
+            self_hosted=kind == "self_hosted",
+            crewed=agent["multiagent"] is not None,
+        )
         now_us = to_micros(self._clock.now())
         tx.execute(
             insert(sessions).values(
@@ -236,6 +240,10 @@ class Sessions:
                 tx,
                 held,
                 [
+                    *(
+                        thread_ended(member.state.thread_id, member.name)
+                        for member in (held.state.crew.members if held.state.crew else ())
+                    ),
                     Draft("session.thread_status_terminated", thread),
                     Draft("session.status_terminated"),
                 ],
@@ -314,7 +322,7 @@ class Sessions:
         since_us = item.acknowledged_us or 0
         uses = (
             events.by_id(tx, item.session_id, call.id)
-            for call in state.calls
+            for call in state.open_calls
             if call.kind is CallKind.SANDBOX
         )
         return any(use is not None and use.at_us > since_us for use in uses)
@@ -330,6 +338,25 @@ class Sessions:
         rows = tx.execute(listing.statement(workspace_id, query, ascending=ascending)).all()
         shown = list(rows[: query.limit])
         return shown[::-1] if query.backwards else shown, len(rows) > query.limit
+
+    def archive_thread(
+        self, tx: Tx, principal: Principal, session_id: str, thread_id: str
+    ) -> ThreadRow:
+        """End a child thread for good, which makes room for another (contract 19.6, 19.7).
+
+        Raises:
+            NotFound: no such session or child.
+            Conflict: it is running; interrupt it first.
+        """
+        held = self._hold(tx, principal, session_id)
+        row = threads.get(tx, session_id, thread_id)
+        if row.archived_us is None:
+            now_us = max(to_micros(self._clock.now()), held.row.updated_us)
+            drafts = threads.archive(tx, held.state, row, now_us)
+            self._audit(tx, "session.thread_archive", principal, session_id, {"thread": thread_id})
+            if drafts:
+                self._journal.append(tx, held, drafts)
+        return threads.get(tx, session_id, thread_id)
 
     def _hold(self, tx: Tx, principal: Principal, session_id: str) -> Held:
         self.get(tx, principal, session_id)
@@ -385,7 +412,7 @@ def _changes(row: SessionRow, request: SessionUpdate, known: Catalogue | None) -
     if request.agent is not None:
         sent = {name: getattr(request.agent, name) for name in request.agent.model_fields_set}
         overrides = AgentOverrides(type="agent_with_overrides", id=row.agent_id, **sent)
-        wanted["agent"] = agents.override(row.agent, overrides, known)
+        wanted["agent"] = rosters.renewed(agents.override(row.agent, overrides, known))
     changes = {name: value for name, value in wanted.items() if value != row._mapping[name]}
     if "agent" in changes and row.status != Status.IDLE:
         raise Conflict(f"agent: session {row.id!r} is {row.status}; wait until it is idle")

@@ -6,11 +6,11 @@ by what is open: settled calls and consumed inputs leave the state.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
 from intramuros.control.session.calls import Call, CallKind, dump_call, load_call
-from intramuros.control.session.phase import STATUS_OF, Phase, Status
+from intramuros.control.session.phase import OPENERS, STATUS_OF, Phase, Status
 from intramuros.control.session.usage import SECOND_US, UsageTotals, capped
 
 
@@ -72,11 +72,70 @@ class State:
     active_us: int = 0
     running_since_us: int | None = None
     budget_cents: int | None = None
+    crew: "Crew | None" = None
+
+    @property
+    def own_status(self) -> Status:
+        """The status of this thread alone."""
+        return STATUS_OF[self.phase]
 
     @property
     def status(self) -> Status:
-        """The status as the API shows it."""
-        return STATUS_OF[self.phase]
+        """The status as the API shows it: with a crew, what its threads add up to (10.25)."""
+        if self.crew is None or self.phase is Phase.TERMINATED:
+            return self.own_status
+        found = {thread.own_status for thread in self.threads}
+        for status in (Status.RUNNING, Status.RESCHEDULING):
+            if status in found:
+                return status
+        return Status.IDLE
+
+    @property
+    def threads(self) -> "tuple[State, ...]":
+        """This thread, and the children that may still take input."""
+        members = () if self.crew is None else self.crew.members
+        return (self, *(member.state for member in members))
+
+    @property
+    def open_calls(self) -> tuple[Call, ...]:
+        """The calls of all threads that have no result."""
+        return tuple(call for thread in self.threads for call in thread.calls)
+
+    @property
+    def asks(self) -> tuple[str, ...]:
+        """The calls for which threads stand idle."""
+        return tuple(use_id for thread in self.threads for use_id in thread.announced)
+
+    @property
+    def told(self) -> bool:
+        """True if the session's last status event says what its threads add up to."""
+        if self.crew is None or self.phase is Phase.TERMINATED:
+            return True
+        same = self.crew.told is self.status
+        return same and (self.status is not Status.IDLE or self.crew.asked == self.asks)
+
+    def member(self, thread_id: str | None) -> "Member | None":
+        """Return a child thread that may still take input, or None."""
+        members = () if self.crew is None else self.crew.members
+        return next((m for m in members if m.state.thread_id == thread_id), None)
+
+    def at(self, thread: "State") -> "State":
+        """Return a child's state as the loop looks at it: under the session's one budget (12.3)."""
+        return replace(
+            thread,
+            last_seq=self.last_seq,
+            budget_cents=self.budget_cents,
+            usage=self.usage,
+            active_us=self.active_us,
+            running_since_us=self.running_since_us,
+        )
+
+    def locate(self, use_id: str) -> "tuple[State, Call] | None":
+        """Return the open call of a tool use, and the thread that waits for it."""
+        for thread in self.threads:
+            if (call := thread.call(use_id)) is not None:
+                return thread, call
+        return None
 
     @property
     def blocking(self) -> tuple[str, ...]:
@@ -88,12 +147,21 @@ class State:
         """True if the loop has something to do now; a retry's time is the lease's business."""
         if self.phase is Phase.TERMINATED:
             return False
+        return (
+            not self.told
+            or self.own_due
+            or any(self.at(thread).own_due for thread in self.threads[1:])
+        )
+
+    @property
+    def own_due(self) -> bool:
+        """The same of this thread alone."""
         waiting = {item.type for item in self.queued}
         if waiting & {"user.interrupt", "user.tool_confirmation"}:
             return True
         match self.phase:
             case Phase.IDLE:
-                return "user.message" in waiting and not self.capped()
+                return bool(waiting & OPENERS) and not self.capped()
             case Phase.PAUSED:
                 return not self.capped()
             case Phase.REQUIRES_ACTION:
@@ -134,6 +202,7 @@ class State:
             and [self.request.start_id, self.request.seq, self.request.epoch],
             "announced": list(self.announced),
             "usage": dict(vars(self.usage)),
+            **({} if self.crew is None else {"crew": self.crew.dump()}),
         }
 
     def _performed_elsewhere(self, call: Call) -> bool:
@@ -148,11 +217,65 @@ class State:
                 return call.held or (self.self_hosted and call.permitted)
             case CallKind.MCP:
                 return call.held
+            case CallKind.CREW:
+                return False
 
 
-def initial(thread_id: str, *, self_hosted: bool) -> State:
-    """Return the state of an empty log (contract 10.9)."""
-    return State(thread_id=thread_id, self_hosted=self_hosted)
+@dataclass(frozen=True)
+class Member:
+    """A child thread that may still take input.
+
+    Args:
+        name: its agent's.
+        state: its own; its clock and usage are its own too.
+        call_id: the consultation that it answers, of an advisor.
+    """
+
+    name: str
+    state: State
+    call_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Crew:
+    """What a session with several threads has beside its primary thread.
+
+    The clock and usage of the primary thread's :class:`State` are then the whole session's; what is
+    that thread's own stands here.
+
+    Args:
+        members: the children, oldest first; one that has ended leaves.
+        told: what the session's last status event said.
+        asked: the calls that it asked for.
+    """
+
+    members: tuple[Member, ...] = ()
+    told: Status = Status.IDLE
+    asked: tuple[str, ...] = ()
+    usage: UsageTotals = field(default_factory=UsageTotals)
+    active_us: int = 0
+    running_since_us: int | None = None
+
+    def dump(self) -> dict[str, object]:
+        """Return JSON values."""
+        return {
+            "members": [[m.name, m.state.dump(), m.call_id] for m in self.members],
+            "told": self.told.value,
+            "asked": list(self.asked),
+            "usage": dict(vars(self.usage)),
+            "active_us": self.active_us,
+            "running_since_us": self.running_since_us,
+        }
+
+
+def initial(thread_id: str, *, self_hosted: bool, crewed: bool = False) -> State:
+    """Return the state of an empty log (contract 10.9).
+
+    Args:
+        crewed: whether the session may have more threads than its primary one.
+    """
+    crew = Crew() if crewed else None
+    return State(thread_id=thread_id, self_hosted=self_hosted, crew=crew)
 
 
 def load(dumped: Mapping[str, object]) -> State:
@@ -167,6 +290,18 @@ def load(dumped: Mapping[str, object]) -> State:
         request=OpenRequest(*request) if request else None,  # type: ignore[arg-type]  # as above
         announced=tuple(cast("list[str]", dumped["announced"])),
         usage=UsageTotals(**cast("dict[str, Any]", dumped["usage"])),
+        crew=_load_crew(cast("dict[str, Any]", dumped["crew"])) if "crew" in dumped else None,
+    )
+
+
+def _load_crew(dumped: Mapping[str, Any]) -> Crew:
+    return Crew(
+        members=tuple(Member(name, load(state), call) for name, state, call in dumped["members"]),
+        told=Status(dumped["told"]),
+        asked=tuple(dumped["asked"]),
+        usage=UsageTotals(**dumped["usage"]),
+        active_us=dumped["active_us"],
+        running_since_us=dumped["running_since_us"],
     )
 
 

@@ -49,9 +49,13 @@ class Mixer:
     Args:
         previews: the event types that the client asked to preview.
         numbered: whether frames carry the log position, for clients that resume.
+        thread_id: the child thread whose view it is; None for the session's.
     """
 
-    def __init__(self, previews: Collection[str], *, numbered: bool = False) -> None:
+    def __init__(
+        self, previews: Collection[str], *, numbered: bool = False, thread_id: str | None = None
+    ) -> None:
+        self.thread_id = thread_id
         self._previews = frozenset(previews)
         self._numbered = numbered
         self._open: int | None = None  # position of the open request's start, once shown
@@ -69,6 +73,8 @@ class Mixer:
         self._waiting += [w for w in whispers if w.kind in self._previews]
         frames: list[bytes] = []
         for record in records:
+            if not record.seen_from(self.thread_id):
+                continue
             if record.type != "span.model_request_start":
                 frames += self._flush()
             frames.append(self._show(record))
@@ -94,7 +100,9 @@ class Mixer:
 
     def _show(self, record: Record) -> bytes:
         number = str(record.seq) if self._numbered else None
-        return frame(EVENT, record.text, id=number)
+        if self.thread_id is None:
+            return frame(EVENT, record.text, id=number)
+        return frame(EVENT, _json(record.public(self.thread_id)), id=number)
 
 
 class Follower:
@@ -125,8 +133,13 @@ class Follower:
         """True once nothing more will come."""
         return self._over
 
-    async def open(self, session_id: str, after_seq: int | None = None) -> None:
+    async def open(
+        self, session_id: str, after_seq: int | None = None, *, ended: bool = False
+    ) -> None:
         """Place the follower at the end of the log, or behind ``after_seq`` to resume.
+
+        Args:
+            ended: whether the thread that is followed has ended already.
 
         Raises:
             NotFound: there is no such session.
@@ -137,7 +150,7 @@ class Follower:
         status, last_seq = row
         self._session_id = session_id
         self._seq = last_seq if after_seq is None else min(after_seq, last_seq)
-        self._over = status == "terminated" and self._seq == last_seq
+        self._over = ended or (status == "terminated" and self._seq == last_seq)
 
     async def next(self) -> list[bytes]:
         """Wait for more and return its frames; a keep-alive when there is nothing for long.
@@ -189,10 +202,16 @@ class Follower:
         """Move to ``last_seq`` and return the rows, through the last that a stream may show."""
         self._seq = max(last_seq, self._seq)
         for index, record in enumerate(records):
-            if record.type in LAST_WORDS:
+            if self._ends(record):
                 self._over = True
                 return records[: index + 1]
         return records
+
+    def _ends(self, record: Record) -> bool:
+        thread_id = self._mixer.thread_id
+        if thread_id is not None and record.type == "session.thread_status_terminated":
+            return record.thread_id == thread_id
+        return record.type in LAST_WORDS
 
     def _read_in(self, tx: Tx) -> tuple[int, list[Record]] | None:
         row = _head(tx, self._session_id)
@@ -201,13 +220,14 @@ class Follower:
         _, last_seq = row
         if last_seq <= self._seq:
             return last_seq, []
-        return last_seq, events.tail(tx, self._session_id, self._seq, BATCH)
+        return last_seq, events.tail(tx, self._session_id, self._seq, BATCH, self._mixer.thread_id)
 
     def _farewell(self) -> Record:
         """Return the event that tells of a deletion, whose log is gone (contract 10.23)."""
         at_us = to_micros(self._clock.now())
         new_id = self._ids.new("sevt")
-        return Record(self._session_id, self._seq + 1, new_id, "session.deleted", at_us, {})
+        seq, thread_id = self._seq + 1, self._mixer.thread_id
+        return Record(self._session_id, seq, new_id, "session.deleted", at_us, {}, thread_id)
 
 
 def _head(tx: Tx, session_id: str) -> tuple[str, int] | None:

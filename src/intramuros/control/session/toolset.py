@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 from intramuros.control.mcp.base import McpTool
 from intramuros.control.session.builtin import DEFINITIONS
 from intramuros.control.session.calls import CallKind, Permission
+from intramuros.control.session.roster import delegation_tools
 
 # The Messages API's limit on tool names.
 NAME_LIMIT: Final = 128
@@ -78,12 +79,21 @@ def toolset(agent: Json, discovered: Discovered) -> dict[str, Tool]:
         agent: the session's agent snapshot.
         discovered: the tools of the MCP servers that answered.
     """
-    tools: dict[str, Tool] = {}
+    # These come first: nothing else can take their names.
+    tools = {tool.name: tool for tool in crew_tools(agent.get("multiagent"))}
     for declared in agent.get("tools") or ():
         for tool in _expand(declared, discovered):
             if tool.name not in tools:
                 tools[tool.name] = tool
     return tools
+
+
+def crew_tools(multiagent: Json | None) -> list[Tool]:
+    """Return the tools with which an agent employs others; none without a configuration."""
+    return [
+        Tool(name, CallKind.CREW, None, description, schema, bare_name=name)
+        for name, (description, schema) in delegation_tools(multiagent).items()
+    ]
 
 
 def used_servers(agent: Json) -> list[str]:

@@ -153,9 +153,9 @@ def decide(view: View, context: Context) -> Command:
         return _confirmed(view)
     match state.phase:
         case Phase.IDLE:
-            return _idle(view) if state.due else Wait()
+            return _idle(view) if state.own_due else Wait()
         case Phase.PAUSED:
-            return Append(running(view)) if state.due else Wait()
+            return Append(running(view)) if state.own_due else Wait()
         case Phase.REQUIRES_ACTION:
             return _requires_action(view, context)
         case Phase.RESCHEDULING:

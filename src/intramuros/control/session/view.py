@@ -25,6 +25,7 @@ class Subject:
         agent: the session's agent snapshot, as the API shows it.
         resources: what is mounted in its sandbox, as the API shows it.
         skills: what its model is told of its skills.
+        library: the same of all agents' skills, by skill id.
     """
 
     session_id: str
@@ -32,6 +33,13 @@ class Subject:
     agent: Mapping[str, Any]
     resources: Sequence[Mapping[str, Any]] = ()
     skills: tuple[Manifest, ...] = ()
+    library: Mapping[str, Manifest] = field(default_factory=dict)
+
+    def of(self, agent: Mapping[str, Any]) -> "Subject":
+        """Return the subject of a child thread: another agent, in the same sandbox."""
+        wanted = [item["skill_id"] for item in agent.get("skills") or ()]
+        skills = tuple(self.library[skill_id] for skill_id in wanted if skill_id in self.library)
+        return replace(self, agent=agent, skills=skills)
 
     @property
     def caller(self) -> Caller:
@@ -46,13 +54,29 @@ class Subject:
 
 
 @dataclass(frozen=True)
+class Line:
+    """What a child thread has of its own, beside its state."""
+
+    subject: Subject
+    conversation: Conversation = field(default_factory=Conversation)
+
+
+@dataclass(frozen=True)
 class View:
-    """A session through its newest known record."""
+    """A session through its newest known record, as its primary or a child thread sees it.
+
+    Args:
+        records: of all threads.
+        thread_id: the child's; None for the primary thread, whose view is the whole session's.
+        lines: the children, past ones included; none in a child's view.
+    """
 
     subject: Subject
     state: State
     records: tuple[Record, ...] = field(repr=False)
     conversation: Conversation = field(repr=False)
+    thread_id: str | None = None
+    lines: Mapping[str, Line] = field(default_factory=dict, repr=False)
 
     @classmethod
     def empty(cls, subject: Subject, state: State) -> "View":
@@ -65,12 +89,40 @@ class View:
         Raises:
             IllegalRecord: a record cannot follow.
         """
-        state, conversation = self.state, self.conversation
+        state, conversation, lines = self.state, self.conversation, self.lines
         for record in records:
             state = fold(state, record)
-            conversation = hear(conversation, record)
+            if record.type == "session.thread_created":
+                lines = {**lines, **self._line(record)}
+            elif record.thread_id is not None and record.thread_id in lines:
+                line = lines[record.thread_id]
+                heard = hear(line.conversation, record)
+                if heard is not line.conversation:
+                    lines = {**lines, record.thread_id: replace(line, conversation=heard)}
+            else:
+                conversation = hear(conversation, record)
         known = (*self.records, *records)
-        return replace(self, state=state, records=known, conversation=conversation)
+        return replace(self, state=state, records=known, conversation=conversation, lines=lines)
+
+    def of(self, thread_id: str) -> "View":
+        """Return what a child thread that may still take input sees.
+
+        Records that follow a child's view are its own, whatever thread they name.
+        """
+        member, line = self.state.member(thread_id), self.lines[thread_id]
+        if member is None:
+            raise KeyError(thread_id)
+        state = self.state.at(member.state)
+        return View(line.subject, state, self.records, line.conversation, thread_id)
+
+    def own(self, record: Record) -> bool:
+        """Tell whether a record is of this thread."""
+        return record.thread_id == self.thread_id
+
+    def _line(self, record: Record) -> dict[str, Line]:
+        private = cast("Mapping[str, Any]", record.private)
+        agent = private.get("runs") or private["agent"]
+        return {str(record.body["session_thread_id"]): Line(self.subject.of(agent))}
 
     def expect(self, drafts: Sequence[Draft], now_us: int, new_id: Callable[[], str]) -> "View":
         """Return the view as it will be once the drafts are appended.
@@ -90,6 +142,7 @@ class View:
                     thread_id=draft.thread_id,
                     queued=draft.queued,
                     private=draft.private,
+                    shared=draft.shared,
                 )
                 for offset, draft in enumerate(drafts)
             ]
@@ -112,8 +165,9 @@ class View:
         return [found[event_id] for event_id in ids if event_id in found]
 
     def last(self, *types: str) -> Record | None:
-        """Return the newest row of one of these types, or None."""
-        return next((record for record in reversed(self.records) if record.type in types), None)
+        """Return this thread's newest row of one of these types, or None."""
+        own = (record for record in reversed(self.records) if self.own(record))
+        return next((record for record in own if record.type in types), None)
 
     def discovered(self) -> dict[str, list[McpTool]]:
         """Return the tools of the MCP servers that answered when this turn opened."""
@@ -125,6 +179,8 @@ class View:
         for record in reversed(self.records):
             if not wanted:
                 break
+            if not self.own(record):
+                continue
             if record.type == "internal.mcp_tools" and record.body["server"] in wanted:
                 wanted.discard(record.body["server"])
                 found[record.body["server"]] = [load_tool(item) for item in _tools_of(record)]

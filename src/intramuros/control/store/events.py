@@ -56,6 +56,7 @@ def append(
             thread_id=draft.thread_id,
             queued=draft.queued,
             private=draft.private,
+            shared=draft.shared,
         )
         for offset, draft in enumerate(drafts)
     ]
@@ -87,10 +88,21 @@ def last_seq(tx: Tx, session_id: str) -> int | None:
     return end
 
 
-def tail(tx: Tx, session_id: str, after_seq: int, limit: int) -> list[Record]:
-    """Return up to ``limit`` rows behind ``after_seq`` that clients see happen, in order."""
+def tail(
+    tx: Tx, session_id: str, after_seq: int, limit: int, thread_id: str | None = None
+) -> list[Record]:
+    """Return up to ``limit`` rows behind ``after_seq`` that clients see happen, in order.
+
+    Args:
+        thread_id: whose view; None is the primary thread's.
+    """
     query = (
-        _OF_SESSION.where(events.c.session_id == session_id, events.c.seq > after_seq, _happened())
+        _OF_SESSION.where(
+            events.c.session_id == session_id,
+            events.c.seq > after_seq,
+            _happened(),
+            _seen_from(thread_id),
+        )
         .order_by(events.c.seq)
         .limit(limit)
     )
@@ -152,6 +164,7 @@ class Query:
     until_us: int | None = None  # exclusive
     limit: int = PAGE_LIMIT
     after: Position | None = None
+    thread_id: str | None = None  # whose view; None is the primary thread's
 
 
 def page(tx: Tx, session_id: str, query: Query) -> tuple[list[Record], Position | None]:
@@ -201,7 +214,11 @@ _LAST_SEQ: Final = select(sessions.c.last_seq).where(sessions.c.id == bindparam(
 
 
 def _section(session_id: str, query: Query, *, waiting: bool) -> Select[Any]:
-    wanted = [events.c.session_id == session_id, _waits() if waiting else _happened()]
+    wanted = [
+        events.c.session_id == session_id,
+        _waits() if waiting else _happened(),
+        _seen_from(query.thread_id),
+    ]
     if query.types:
         wanted.append(events.c.type.in_(sorted(query.types)))
     if query.from_us is not None:
@@ -217,6 +234,12 @@ def _section(session_id: str, query: Query, *, waiting: bool) -> Select[Any]:
     )
 
 
+def _seen_from(thread_id: str | None) -> ColumnElement[bool]:
+    if thread_id is None:
+        return or_(events.c.thread_id.is_(None), events.c.shared == true())
+    return events.c.thread_id == thread_id
+
+
 def _happened() -> ColumnElement[bool]:
     return and_(events.c.internal != true(), events.c.queued != true())
 
@@ -226,6 +249,8 @@ def _waits() -> ColumnElement[bool]:
     return and_(
         events.c.internal != true(),
         events.c.queued == true(),
+        # What agents tell each other is seen when it is heard: only clients' inputs wait in view.
+        events.c.type != "agent.thread_message_received",
         ~exists().where(
             twin.c.session_id == events.c.session_id,
             twin.c.event_id == events.c.event_id,
@@ -246,6 +271,7 @@ def _values(record: Record) -> dict[str, object]:
         "at_us": record.at_us,
         "body": dict(record.body),
         "private": None if record.private is None else dict(record.private),
+        "shared": record.shared,
     }
 
 
@@ -260,4 +286,5 @@ def _record(row: Row[Any]) -> Record:
         thread_id=row.thread_id,
         queued=row.queued,
         private=row.private,
+        shared=row.shared,
     )

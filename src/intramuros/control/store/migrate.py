@@ -14,13 +14,21 @@ from intramuros.control.store import (
     deployment_tables,
     dream_tables,
     metering_tables,
+    session_tables,
     tables,
     webhook_tables,
 )
 from intramuros.kernel.errors import OperatorError
 
 # Every file that has tables; to import one adds its tables to the schema that they share.
-_FILES: Final = (tables, metering_tables, dream_tables, deployment_tables, webhook_tables)
+_FILES: Final = (
+    tables,
+    session_tables,
+    metering_tables,
+    dream_tables,
+    deployment_tables,
+    webhook_tables,
+)
 _METADATA: Final = _FILES[0].metadata
 SCRIPTS: Final = Path(__file__).parent / "migrations"
 

@@ -18,6 +18,8 @@ from intramuros.kernel.timing import from_micros, rfc3339
 
 Body = Mapping[str, object]
 
+_USES = frozenset({"agent.tool_use", "agent.mcp_tool_use", "agent.custom_tool_use"})
+
 
 @dataclass(frozen=True)
 class Draft:
@@ -30,6 +32,7 @@ class Draft:
         thread_id: the thread the row belongs to; None is the primary thread.
         queued: the input waits for a turn.
         private: what only the loop may see (the model's own blocks, attempts), never shown.
+        shared: a child thread's row that the primary thread's view shows too.
     """
 
     type: str
@@ -38,6 +41,7 @@ class Draft:
     thread_id: str | None = None
     queued: bool = False
     private: Body | None = None
+    shared: bool = False
 
     @property
     def internal(self) -> bool:
@@ -62,6 +66,7 @@ class Record:
     thread_id: str | None = None
     queued: bool = False
     private: Body | None = None
+    shared: bool = False
 
     @property
     def internal(self) -> bool:
@@ -80,13 +85,30 @@ class Record:
 
     @cached_property
     def text(self) -> str:
-        """The event as streams show it; kept, because many may show the same row."""
+        """The event as the session's stream shows it; kept, because many may show the same row."""
         return json.dumps(self.public(), separators=(",", ":"))
 
-    def public(self) -> dict[str, object]:
-        """Return the event as the API shows it; ``processed_at`` is null while queued."""
+    def seen_from(self, thread_id: str | None) -> bool:
+        """Tell whether a thread's view shows this row; None is the primary thread's.
+
+        The primary thread's view is its own rows, and what children share (contract 17.11).
+        """
+        if thread_id is None:
+            return self.thread_id is None or self.shared
+        return self.thread_id == thread_id
+
+    def public(self, thread_id: str | None = None) -> dict[str, object]:
+        """Return the event as the API shows it; ``processed_at`` is null while queued.
+
+        Args:
+            thread_id: whose view shows it. A tool use of a child names the child only in the
+                primary thread's view, None (contract 19.9).
+        """
         processed_at = None if self.queued else rfc3339(self.at)
-        return {"id": self.id, "type": self.type, **self.body, "processed_at": processed_at}
+        shown = {"id": self.id, "type": self.type, **self.body, "processed_at": processed_at}
+        if thread_id is None and self.thread_id is not None and self.type in _USES:
+            shown["session_thread_id"] = self.thread_id
+        return shown
 
 
 def primary_thread_id(session_id: str) -> str:

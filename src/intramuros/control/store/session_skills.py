@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from sqlalchemy import insert, select
 
 from intramuros.control.store.db import Tx
-from intramuros.control.store.tables import session_skills, sessions
+from intramuros.control.store.session_tables import session_skills
+from intramuros.control.store.tables import sessions
 from intramuros.protocol.resources.skills import Manifest
 
 

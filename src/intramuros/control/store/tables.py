@@ -16,6 +16,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    false,
     text,
     true,
 )
@@ -300,6 +301,8 @@ events = Table(
     Column("at_us", BigInteger, nullable=False),
     Column("body", JSON, nullable=False),
     Column("private", JSON),
+    # A child thread's row that the session's own view shows too.
+    Column("shared", Boolean, nullable=False, server_default=false()),
     Index("ix_events_event", "session_id", "event_id", "queued", unique=True),
 )
 Index(
@@ -408,19 +411,6 @@ storage = Table(
     metadata,
     Column("workspace_id", String, ForeignKey("workspaces.id"), primary_key=True),
     Column("used_bytes", BigInteger, nullable=False),
-)
-
-# The skills of a session at the versions it started with, and what its model is told of them.
-session_skills = Table(
-    "session_skills",
-    metadata,
-    Column("session_id", String, ForeignKey("sessions.id", ondelete="CASCADE"), primary_key=True),
-    Column("skill_id", String, primary_key=True),
-    Column("version_id", String, nullable=False),
-    Column("position", Integer, nullable=False),
-    Column("name", String, nullable=False),
-    Column("description", String, nullable=False),
-    Index("ix_session_skills_skill", "skill_id", "session_id"),
 )
 
 # Secrets of active vault credentials (store/strongbox.py); the row goes when the credential is

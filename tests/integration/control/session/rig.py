@@ -71,7 +71,8 @@ class Rig:
                             updated_us=1,
                         )
                     )
-            state = initial(f"sthr_{session_id}", self_hosted=True)
+            crewed = agent.get("multiagent") is not None
+            state = initial(f"sthr_{session_id}", self_hosted=True, crewed=crewed)
             tx.execute(
                 insert(tables.sessions).values(
                     id=session_id,
