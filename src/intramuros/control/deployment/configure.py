@@ -12,7 +12,7 @@ from intramuros.control.deployment.timetable import Timetable
 from intramuros.control.deployment.zones import zone
 from intramuros.control.identity.actor import Actor
 from intramuros.control.model.catalogue import Catalogue, shipped_catalogue
-from intramuros.control.session import attachments, budget, legality
+from intramuros.control.session import budget, legality, mounts
 from intramuros.control.session.state import initial
 from intramuros.control.store.db import Tx
 from intramuros.kernel.errors import InvalidRequest, TooLarge
@@ -105,7 +105,7 @@ class Reader:
 
     def _resources(self, sent: Sequence[ResourceParam] | None) -> list[Body]:
         """Return resources that a new session would take."""
-        attachments.mount(self.tx, self.actor.workspace_id, sent or ())
+        mounts.verify(self.tx, self.actor.workspace_id, sent)
         return [resource.model_dump(mode="json") for resource in sent or ()]
 
     def _vaults(self, sent: Sequence[str] | None) -> list[str]:

@@ -3,12 +3,28 @@
 from collections.abc import Sequence
 from typing import Any
 
+from intramuros.control.catalog import service
+from intramuros.control.catalog.kinds import FILE
 from intramuros.control.catalog.service import Resource
 from intramuros.control.identity.actor import Actor
 from intramuros.control.session import attachments, uploads
 from intramuros.control.store.db import Tx
 from intramuros.protocol.resources.memory import MemoryStoreParam
+from intramuros.protocol.resources.mounts import FileParam, RepositoryParam
 from intramuros.protocol.resources.sessions import ResourceParam
+
+
+def verify(tx: Tx, workspace_id: str, wanted: Sequence[ResourceParam] | None) -> None:
+    """Check what sessions of a cloud environment are to mount later.
+
+    Raises:
+        NotFound: no such memory store or file here.
+        InvalidRequest: one of them cannot be mounted.
+    """
+    stores, others = _sorted(wanted)
+    attachments.mount(tx, workspace_id, stores)
+    for file in uploads.check("", "cloud", others):
+        service.get(tx, workspace_id, FILE, file.file_id)
 
 
 def mount(
@@ -24,14 +40,22 @@ def mount(
         NotFound: no such memory store or file here.
         InvalidRequest: one of them cannot be mounted, or not in this environment.
     """
-    stores, others = [], []
-    for param in wanted or ():
-        if isinstance(param, MemoryStoreParam):
-            stores.append(param)
-        else:
-            others.append(param)
+    stores, others = _sorted(wanted)
     found = uploads.check(environment.id, environment.body["config"]["type"], others)
     return [
         *attachments.mount(tx, actor.workspace_id, stores),
         *uploads.mount(tx, actor, session_id, found),
     ]
+
+
+def _sorted(
+    wanted: Sequence[ResourceParam] | None,
+) -> tuple[list[MemoryStoreParam], list[FileParam | RepositoryParam]]:
+    stores: list[MemoryStoreParam] = []
+    others: list[FileParam | RepositoryParam] = []
+    for param in wanted or ():
+        if isinstance(param, MemoryStoreParam):
+            stores.append(param)
+        else:
+            others.append(param)
+    return stores, others

@@ -14,7 +14,7 @@ from intramuros.protocol.resources.base import (
     Request,
 )
 from intramuros.protocol.resources.budgets import BudgetLimit
-from intramuros.protocol.resources.sessions import MAX_RESOURCES, Id, ResourceParam
+from intramuros.protocol.resources.sessions import Id, ResourceParam
 
 MAX_INITIAL_EVENTS: Final = 50
 MAX_VAULTS: Final = 50
@@ -23,6 +23,8 @@ Status = Literal["active", "paused"]
 TriggerType = Literal["schedule", "manual"]
 InitialEvent = Annotated[UserMessage | SystemMessage, Field(discriminator="type")]
 InitialEvents = Annotated[list[InitialEvent], Field(min_length=1, max_length=MAX_INITIAL_EVENTS)]
+# Files, repositories and memory stores together (contract-2 R207).
+MAX_RESOURCES: Final = 500
 Resources = Annotated[list[ResourceParam], Field(max_length=MAX_RESOURCES)]
 VaultIds = Annotated[list[Id], Field(max_length=MAX_VAULTS)]
 

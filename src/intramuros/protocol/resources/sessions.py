@@ -24,12 +24,11 @@ MAX_RESOURCES: Final = 508  # 500 files and 8 memory stores (contract 11.1)
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 Title = Annotated[str, StringConstraints(max_length=512)]
+SessionStatus = Literal["rescheduling", "running", "idle", "terminated"]
+# What may be attached to a session when it is created.
 ResourceParam = Annotated[
     MemoryStoreParam | FileParam | RepositoryParam, Field(discriminator="type")
 ]
-SessionStatus = Literal["rescheduling", "running", "idle", "terminated"]
-# What may be attached to a session when it is created.
-ResourceParam = MemoryStoreParam
 
 
 class SessionCreate(Request):

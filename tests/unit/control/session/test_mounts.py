@@ -8,7 +8,7 @@ from intramuros.control.identity.actor import Actor
 from intramuros.control.session import mounts
 from intramuros.control.store.blobs import Blob
 from intramuros.control.store.db import Tx
-from intramuros.kernel.errors import InvalidRequest
+from intramuros.kernel.errors import InvalidRequest, NotFound
 from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.timing import ManualClock
 from intramuros.protocol.resources.memory import MemoryStoreParam
@@ -27,6 +27,9 @@ def test_stores_mount_everywhere_and_files_in_the_cloud(
     made = files.add(tx, actor, files.NewFile("a", ""), Blob("k", 5, "sha"), 1000)
     file = FileParam(type="file", file_id=made.id)
     assert mounts.mount(tx, actor, environment, "sesn_1", None) == []
+    mounts.verify(tx, "wrkspc_test", [file, store])
+    with pytest.raises(NotFound):
+        mounts.verify(tx, "wrkspc_test", [FileParam(type="file", file_id="file_absent")])
     if kind == "self_hosted":
         with pytest.raises(InvalidRequest):
             mounts.mount(tx, actor, environment, "sesn_1", [file, store])
