@@ -195,6 +195,14 @@ class World:
         workspace = org.workspaces.create(name="W").id
         yield "workspace_id", workspace
         yield "rate_limit_id", next(iter(org.rate_limits.list())).id
+        if "{destination_id}" in self.path:
+            cover: Any = {"type": "include", "workspace_ids": [workspace]}
+            yield (
+                "destination_id",
+                org.telemetry_destinations.create(
+                    endpoint_url="https://collector.invalid", workspaces=cover
+                ).id,
+            )
         if "{spend_limit_id}" in self.path:
             scope: Any = {"type": "workspace", "workspace_id": workspace}
             yield "spend_limit_id", org.spend_limits.set(amount="1", scope=scope).id
@@ -296,7 +304,10 @@ class World:
             return answer.status_code
 
     def close(self) -> None:
-        """Leave no tunnel behind: an organization has only ten."""
+        """Leave no tunnel and no destination behind: an organization has only ten of each."""
+        if "destination_id" in self.made:
+            path = f"/v1/organizations/telemetry_destinations/{self.made['destination_id']}"
+            self.callers.http.delete(path, headers={"anthropic-beta": BETAS})
         if "tunnel_id" in self.made:
             self.api.beta.tunnels.archive(self.made["tunnel_id"])
 

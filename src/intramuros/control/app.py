@@ -55,6 +55,11 @@ from intramuros.control.store.secrets import (
     ensure_secret,
 )
 from intramuros.control.store.strongbox import Strongbox
+from intramuros.control.tracing import exporter as tracing
+from intramuros.control.tracing.deliver import Courier
+from intramuros.control.tracing.destinations import Rules
+from intramuros.control.tracing.exporter import Exporter
+from intramuros.control.tracing.recorder import Recorder
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.service import Stop, Task, run_service, settle
 from intramuros.kernel.timing import to_micros
@@ -86,7 +91,9 @@ async def build_services(opened: Installation, settings: ServerSettings) -> Serv
     _publish(settings.data_dir / TICKET_KEY_FILE, signing_key.public_pem())
     hub = Hub()
     queue = WorkQueue(db, hub, clock, ids)
-    journal = Journal(clock, ids, hub, queue)
+    recorder = Recorder(clock)
+    await recorder.refresh(db)
+    journal = Journal(clock, ids, hub, queue, recorder.watch)
     issuer = Issuer(signing_key, settings.base_domain)
     edges = edges_from(settings.edge, _read_pem(settings.edge_ca_file))
     reach = Reach(db, clock, issuer, edges, networks_from(settings.mcp_networks))
@@ -122,7 +129,7 @@ async def build_services(opened: Installation, settings: ServerSettings) -> Serv
         wallet=wallet,
         validator=Validator(db, clock, reach, wallet),
         upstream=Upstream(_provider(settings), settings.model_api_key),
-        inference=Inference(db, clock, ids, reach, Voices(scripts, meter)),
+        inference=Inference(db, clock, ids, reach, Voices(scripts, meter, recorder)),
         endpoints=endpoints_from(settings, opened.sealer, ids.random),
         organization_id=opened.organization_id,
         exchange=Exchange(
@@ -134,6 +141,16 @@ async def build_services(opened: Installation, settings: ServerSettings) -> Serv
             settings.audience,
         ),
         meter=meter,
+        recorder=recorder,
+        exporter=Exporter(
+            tracing.Desk(db, clock, ids, opened.organization_id, random.random),
+            Rules(opened.sealer, any_port=bool(settings.trace_networks)),
+            Courier(
+                networks_from(settings.trace_networks, "trace_networks"),
+                _read_pem(settings.trace_ca_file, "--trace-ca-file"),
+            ),
+            recorder,
+        ),
         calls=Calls(clock, rates, settings.creates_per_minute, settings.reads_per_minute),
         lenient=settings.lenient,
     )
@@ -219,6 +236,7 @@ def background(services: Services, settings: ServerSettings) -> Mapping[str, Tas
         "schedules": scheduler.run,
         "sweeper": sweeper.run,
         "limits": services.meter.run,
+        "traces": services.exporter.run,
         **deliver(services, settings),
         **think(body, brains, services.wallet.transport_for),
     }
@@ -229,13 +247,13 @@ def _provider(settings: ServerSettings) -> str | None:
     return settings.model_base_url or (DEFAULT_BASE_URL if settings.model_api_key else None)
 
 
-def _read_pem(path: Path | None) -> str | None:
+def _read_pem(path: Path | None, flag: str = "--edge-ca-file") -> str | None:
     if path is None:
         return None
     try:
         return path.read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError) as error:
-        raise OperatorError(f"cannot read {path} ({error})", "check --edge-ca-file") from error
+        raise OperatorError(f"cannot read {path} ({error})", f"check {flag}") from error
 
 
 def _publish(path: Path, pem: bytes) -> None:

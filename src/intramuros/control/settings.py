@@ -72,6 +72,10 @@ class ServerSettings:
     """What all files and skills may take together."""
     uploads_downloadable: bool = False
     """Let files that clients upload be downloaded again; the official service refuses that."""
+    trace_networks: tuple[str, ...] = ()
+    """Private networks whose trace collectors may be reached, at any port, as 10.1.0.0/16."""
+    trace_ca_file: Path | None = None
+    """PEM of a CA that signs collectors' certificates, besides the system's."""
     limits_file: Path | None = None
     """YAML file of the organization's rate limits for groups of models; none by default."""
     monthly_cap_cents: int = 0

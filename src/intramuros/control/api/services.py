@@ -24,6 +24,8 @@ from intramuros.control.session.work import WorkQueue
 from intramuros.control.store.blobs import Blobs
 from intramuros.control.store.db import Database
 from intramuros.control.store.notify import Hub
+from intramuros.control.tracing.exporter import Exporter
+from intramuros.control.tracing.recorder import Recorder
 from intramuros.control.webhooks.endpoints import Endpoints
 from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.timing import Clock
@@ -80,6 +82,10 @@ class Services:
     """Limits calls of the API."""
     endpoints: Endpoints
     """Configures where webhooks go."""
+    recorder: Recorder
+    """Writes spans for telemetry destinations."""
+    exporter: Exporter
+    """Sends them."""
     organization_id: str
     """A UUID; this installation is one organization."""
     lenient: bool = False

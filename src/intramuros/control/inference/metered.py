@@ -12,9 +12,10 @@ from intramuros.control.inference.rounds import Emit, Json, Source
 from intramuros.control.metering.meter import Meter, Wish
 from intramuros.control.metering.rates import Ticket
 from intramuros.control.metering.tap import Tap
-from intramuros.control.metering.usage import Spender
+from intramuros.control.metering.usage import Spender, Use
 from intramuros.control.store.db import Database, Tx
-from intramuros.kernel.timing import Clock
+from intramuros.control.tracing.recorder import Attributes, Recorder
+from intramuros.kernel.timing import Clock, to_micros
 
 # What was used is written down even if the client has left, but not for ever.
 RECORD_TIMEOUT_S: Final = 10.0
@@ -48,18 +49,20 @@ class Counted:
         self._asker = asker
         self._ticket = ticket
         self._closed = False
+        self.begun_us = door.now_us()
 
     async def close(self) -> None:
         """Record what was used; a second time does nothing."""
         if not self._closed:
             self._closed = True
-            await self._door.record(self._asker, self._ticket, self.tap)
+            await self._door.record(self._asker, self._ticket, self)
 
 
 class Door:
     """Lets requests through to models, and records each when it is over."""
 
-    def __init__(self, db: Database, clock: Clock, meter: Meter) -> None:
+    def __init__(self, db: Database, clock: Clock, meter: Meter, recorder: Recorder) -> None:
+        self._recorder = recorder
         self._db = db
         self._clock = clock
         self._meter = meter
@@ -103,9 +106,13 @@ class Door:
         finally:
             asker.headers.update(rates.headers(workspace_id, group))
 
-    async def record(self, asker: Asker, ticket: Ticket, tap: Tap) -> None:
+    def now_us(self) -> int:
+        """Return the time in microseconds since the epoch."""
+        return to_micros(self._clock.now())
+
+    async def record(self, asker: Asker, ticket: Ticket, counted: Counted) -> None:
         """Write down what a request used, together with the sums; nothing if it got no answer."""
-        use = tap.use()
+        use = counted.tap.use()
         if use is None:
             self._meter.rates.settle(ticket, None)
             return
@@ -125,8 +132,21 @@ class Door:
                 fields=fields,
             )
             self._meter.record(tx, ticket, asker.spender, use)
+            workspace_id, told = asker.spender.workspace_id, _told(asker, use)
+            self._recorder.message(tx, workspace_id, asker.request_id, counted.begun_us, told)
 
         await self._db.write(work)
+
+
+def _told(asker: Asker, use: Use) -> Attributes:
+    tokens = use.tokens
+    return {
+        "gen_ai.request.model": asker.model[:256],
+        "gen_ai.usage.input_tokens": tokens.input,
+        "gen_ai.usage.output_tokens": tokens.output,
+        "gen_ai.usage.cache_read_input_tokens": tokens.cache_read,
+        "gen_ai.usage.cache_creation_input_tokens": tokens.cache_write_5m + tokens.cache_write_1h,
+    }
 
 
 class MeteredSource:

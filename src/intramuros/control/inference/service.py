@@ -23,6 +23,7 @@ from intramuros.control.model.base import Block
 from intramuros.control.model.scripted import PREFIX, ScriptedModel
 from intramuros.control.model.upstream import Upstream
 from intramuros.control.store.db import Database
+from intramuros.control.tracing.recorder import Recorder
 from intramuros.kernel.errors import InvalidRequest
 from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.service import Stop
@@ -76,10 +77,11 @@ class Ask:
 
 @dataclass(frozen=True)
 class Voices:
-    """Who answers besides the provider, and what everybody's answers count against."""
+    """Who answers besides the provider, what answers count against, and who is told of them."""
 
     scripts: ScriptedModel
     meter: Meter
+    recorder: Recorder
 
 
 class Inference:
@@ -88,7 +90,7 @@ class Inference:
     def __init__(
         self, db: Database, clock: Clock, ids: IdFactory, reach: Reach, models: "Voices"
     ) -> None:
-        self.door = Door(db, clock, models.meter)
+        self.door = Door(db, clock, models.meter, models.recorder)
         self._db = db
         self._clock = clock
         self._ids = ids

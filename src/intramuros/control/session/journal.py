@@ -8,7 +8,7 @@ whoever holds the turn's lease, :meth:`Journal.append` for acts of the API itsel
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -77,10 +77,22 @@ class Held:
     state: State
 
 
+# Sees a session's row and what was written to its log, in the same transaction.
+Watch = Callable[[Tx, Row[Any], Sequence[Record]], None]
+
+
 class Journal:
     """Writes events and keeps every view of them in step."""
 
-    def __init__(self, clock: Clock, ids: IdFactory, hub: Hub, work: WorkQueue) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        ids: IdFactory,
+        hub: Hub,
+        work: WorkQueue,
+        watch: Watch | None = None,
+    ) -> None:
+        self._watch = watch
         self._clock = clock
         self._ids = ids
         self._hub = hub
@@ -193,6 +205,8 @@ class Journal:
         if row.environment_kind == DREAM and state.status is not Status.RUNNING:
             leases.offer(tx, leases.DREAMS, row.id, stamp.now_us)
             tx.after_commit(lambda: self._hub.hint(DREAM_TOPIC))
+        if self._watch is not None:
+            self._watch(tx, row, written)
         tx.after_commit(lambda: self._tell(row.id, row.last_seq, written))
         return written, state
 

@@ -163,7 +163,7 @@ async def house(
             built.clock,
             built.ids,
             Way(upstairs[1]),  # type: ignore[arg-type]  # what it needs of a Reach
-            Voices(ScriptedModel(tmp_path / "scripts"), built.meter),
+            Voices(ScriptedModel(tmp_path / "scripts"), built.meter, built.recorder),
         )
         services = replace(built, inference=inference)
         stop = Stop()
