@@ -20,6 +20,7 @@ from tests.wire.host import Server, running
 from tests.wire.site import MESSAGE, Site, until
 from tests.wire.structure import check
 from tests.wire.test_budgets import MODELS, limit, spender
+from tests.wire.test_deployments import HOURLY, deploy, make_due, wait_for_run
 from tests.wire.workers import official
 
 pytestmark = pytest.mark.anyio
@@ -167,6 +168,42 @@ async def test_the_official_worker_started_by_a_webhook_serves_the_session(
     assert unwrapped(client, delivery, secret).data.id == session.id
     async with official(site, tmp_path):
         await anyio.to_thread.run_sync(site.wait, session.id, "user.tool_result")
+
+
+@pytest.mark.rule("R263", "R265")
+def test_a_deployment_is_told_of_and_so_is_its_scheduled_run(
+    site: Site, http: httpx2.Client, receiver: Receiver
+) -> None:
+    kinds = [kind for kind in sorted(WORKSPACE_KINDS) if kind.startswith("deployment")]
+    secret = make(http, receiver.url, *kinds)["signing_secret"]
+    deployments = site.api.beta.deployments
+    made = deploy(site, schedule={**HOURLY, "expression": "* * * * *"})
+    make_due(site, made.id)
+    run = wait_for_run(site, made.id)
+    by_hand = deployments.run(made.id).id
+    for _ in range(2):
+        deployments.update(made.id, name="Changed")
+        deployments.pause(made.id)
+    for _ in range(2):
+        deployments.unpause(made.id)
+    for _ in range(2):
+        deployments.archive(made.id)
+
+    def all_told() -> list[Any] | None:
+        told = [unwrapped(site.api, d, secret).data for d in receiver.deliveries()]
+        return told if sum(data.id in (made.id, run.id) for data in told) >= 7 else None
+
+    # Another minute may begin and bring another run.
+    told = until(all_told)
+    acts = ("archived", "created", "paused", "unpaused", "updated")
+    assert sorted(data.type for data in told if data.id == made.id) == [
+        f"deployment.{act}" for act in acts
+    ]
+    assert sorted(data.type for data in told if data.id == run.id) == [
+        "deployment_run.started",
+        "deployment_run.succeeded",
+    ]
+    assert by_hand not in {data.id for data in told}
 
 
 @pytest.mark.rule("R266")
