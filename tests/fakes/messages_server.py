@@ -51,7 +51,9 @@ class Fault:
     message: str = "as ordered"
 
 
-def frames(content: Sequence[dict[str, Any]], model: str) -> list[bytes]:
+def frames(
+    content: Sequence[dict[str, Any]], model: str, usage: dict[str, int] | None = None
+) -> list[bytes]:
     """Return the stream of a reply, one SSE frame per item, as the API sends it."""
     calls = any(block["type"] == "tool_use" for block in content)
     message = {
@@ -62,7 +64,7 @@ def frames(content: Sequence[dict[str, Any]], model: str) -> list[bytes]:
         "content": [],
         "stop_reason": None,
         "stop_sequence": None,
-        "usage": USAGE,
+        "usage": usage or USAGE,
     }
     events: list[dict[str, Any]] = [{"type": "message_start", "message": message}]
     for index, block in enumerate(content):
@@ -117,6 +119,7 @@ class FakeMessages:
 
     def __init__(self, policy: Callable[[dict[str, Any]], Any]) -> None:
         self.policy = policy
+        self.usage: Callable[[dict[str, Any]], dict[str, int]] = lambda _: USAGE
         self.faults: list[Fault] = []
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
@@ -214,7 +217,7 @@ class FakeMessages:
             await _json(send, 200, message(content, body["model"]))
             return
         await _start(send, 200, "text/event-stream")
-        whole = frames(content, body["model"])
+        whole = frames(content, body["model"], self.usage(body))
         kept = whole if fault is None else whole[: fault.at]
         if fault is None:
             await send({"type": "http.response.body", "body": b"".join(kept)})

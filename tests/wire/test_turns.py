@@ -122,7 +122,7 @@ async def test_a_turn_with_a_tool_in_the_contracts_order(
     assert session.usage.input_tokens == 22
     assert session.usage.cache_read_input_tokens == 10
     first, second = fake.bodies
-    assert first["system"] == "Look."
+    assert [block["text"] for block in first["system"]] == ["Look."]
     assert [tool["name"] for tool in first["tools"]] == ["probe"]
     assert [message["role"] for message in second["messages"]] == ["user", "assistant", "user"]
 

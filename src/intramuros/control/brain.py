@@ -14,10 +14,12 @@ from intramuros.control.mcp.guard import Network
 from intramuros.control.metering import loop
 from intramuros.control.metering.meter import Meter
 from intramuros.control.model.registry import Models
+from intramuros.control.session.drive import DriveSettings
 from intramuros.control.session.hold import Desk
 from intramuros.control.session.journal import Journal
 from intramuros.control.session.perform import Performer
-from intramuros.control.session.runner import Runner
+from intramuros.control.session.runner import Runner, RunnerSettings
+from intramuros.control.session.turn import Limits
 from intramuros.control.session.view import View
 from intramuros.control.store.db import Database, Tx
 from intramuros.control.store.notify import Hub
@@ -91,7 +93,8 @@ def think(body: Body, models: Models, transport_for: TransportFor) -> Mapping[st
         loop.count(body.meter, tx, view.subject.workspace_id, written)
 
     desk = Desk(body.db, body.journal, body.clock, (count,))
-    runner = Runner(desk, performer, body.ids, holder=process_name())
+    settings = RunnerSettings(drive=DriveSettings(limits=Limits(window_of=models.window)))
+    runner = Runner(desk, performer, body.ids, process_name(), settings)
 
     async def turns(stop: Stop) -> None:
         try:

@@ -26,6 +26,7 @@ _FAILURES: Final[Mapping[str, tuple[Failure, bool]]] = {
     "timeout_error": (Failure.REQUEST_FAILED, True),
     "billing_error": (Failure.BILLING, False),
 }
+_CACHE: Final = {"type": "ephemeral"}
 _ADVICE: Final[Mapping[int, str]] = {
     401: "the model provider refused our key; set ANTHROPIC_UPSTREAM_API_KEY to a valid one",
     402: "the model provider wants payment; check the account behind our key",
@@ -129,7 +130,8 @@ def _body(request: ModelRequest) -> bytes:
         "stream": True,
     }
     if request.system:
-        parameters["system"] = request.system
+        # Tools and system prompt outlive a conversation that was compacted.
+        parameters["system"] = [{"type": "text", "text": request.system, "cache_control": _CACHE}]
     if request.tools:
         parameters["tools"] = request.tools
     if request.effort:
@@ -164,6 +166,7 @@ def _refused(error: anthropic.APIStatusError, clean: Callable[[str], str]) -> Mo
         clean(message),
         retryable=retryable,
         retry_after_s=_retry_after_s(error.response.headers) if retryable else None,
+        too_long=status == 413,
     )
 
 

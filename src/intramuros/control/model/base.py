@@ -116,6 +116,7 @@ class ModelError(IntramurosError):
         message: for the session's log; names no credential.
         retryable: whether the same request may succeed later.
         retry_after_s: the provider's own wish, in seconds.
+        too_long: whether a shorter conversation may succeed.
     """
 
     def __init__(
@@ -125,12 +126,14 @@ class ModelError(IntramurosError):
         *,
         retryable: bool,
         retry_after_s: float | None = None,
+        too_long: bool = False,
     ) -> None:
         super().__init__(message)
         self.failure = failure
         self.message = message
         self.retryable = retryable
         self.retry_after_s = retry_after_s
+        self.too_long = too_long
 
 
 class Model(Protocol):

@@ -61,6 +61,11 @@ class Models:
             request = replace(request, effort=None)
         return await self._anthropic.run(request, on_delta)
 
+    def window(self, model: str) -> int | None:
+        """Return how many tokens a model can read at once, or None where nobody knows."""
+        entry = self._known.find(model)
+        return None if entry is None else entry.max_input_tokens
+
     async def aclose(self) -> None:
         """Close the adapters' connections."""
         if self._anthropic is not None:

@@ -68,8 +68,7 @@ def hear(conversation: Conversation, record: Record) -> Conversation:
         case "system.message":
             return replace(conversation, ordered=(*conversation.ordered, *_content(record)))
         case "agent.thread_context_compacted":
-            # What was said before is told by a summary from here on; an empty one forgets it.
-            return Conversation(said=_summary(record))
+            return _compacted(conversation, record)
         case "span.model_request_end":
             return _replied(conversation, record)
         case "user.tool_confirmation" if record.body["result"] == "deny":
@@ -82,17 +81,20 @@ def hear(conversation: Conversation, record: Record) -> Conversation:
 
 
 def messages(conversation: Conversation) -> list[Block]:
-    """Return the Messages API's messages, with a cache breakpoint behind the newest user message.
+    """Return the Messages API's messages, with cache breakpoints behind the two newest of the user.
+
+    The newest is what the next request will find again; the one before is what the last request
+    left. Without it a provider that looks back only so many blocks would miss what it has when a
+    reply made many calls.
 
     Raises:
         Unanswered: a tool use has no result.
     """
     built = [*conversation.settled, *_gap(conversation)]
-    for place in range(len(built) - 1, -1, -1):
-        if built[place]["role"] == "user":
-            *before, last = built[place]["content"]
-            built[place] = {"role": "user", "content": [*before, {**last, "cache_control": CACHE}]}
-            break
+    places = [place for place, message in enumerate(built) if message["role"] == "user"]
+    for place in places[-2:]:
+        *before, last = built[place]["content"]
+        built[place] = {"role": "user", "content": [*before, {**last, "cache_control": CACHE}]}
     return built
 
 
@@ -138,9 +140,21 @@ def _reply(private: Mapping[str, Any]) -> list[Block]:
     return [] if all(block["type"] in _THOUGHTS for block in kept) else kept
 
 
-def _summary(record: Record) -> tuple[Block, ...]:
+def _compacted(conversation: Conversation, record: Record) -> Conversation:
+    """Let a summary stand for what was said; an empty one forgets it.
+
+    Operator text goes on as it was: nobody but the operator may change or leave out a word of it.
+    """
     private = cast("Mapping[str, Any]", record.private or {})
-    return tuple(block for block in private.get("summary", ()) if not _empty(block))
+    said = tuple(block for block in private.get("summary", ()) if not _empty(block))
+    told = (m for m in (*conversation.settled, *_open_gap(conversation)) if m["role"] == "system")
+    return Conversation(said=said, ordered=tuple(block for m in told for block in m["content"]))
+
+
+def _open_gap(conversation: Conversation) -> list[Block]:
+    """Return the operator's message behind the last reply, if there is one."""
+    ordered = list(conversation.ordered)
+    return [{"role": "system", "content": ordered}] if ordered else []
 
 
 def _answered(conversation: Conversation, use_id: str, result: Block) -> Conversation:

@@ -133,11 +133,16 @@ def result(
             return Draft("internal.crew_result", {"use_id": call.id, **body})
 
 
-def request_lost(start_id: str) -> Draft:
-    """End a model request that brought nothing (contract 15.4)."""
+def request_lost(start_id: str, *, overflow: bool = False) -> Draft:
+    """End a model request that brought nothing (contract 15.4).
+
+    Args:
+        overflow: the conversation was too long for the provider.
+    """
     return Draft(
         "span.model_request_end",
         {"model_request_start_id": start_id, "model_usage": dict(NO_USAGE), "is_error": True},
+        private={"overflow": True} if overflow else None,
     )
 
 

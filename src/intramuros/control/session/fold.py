@@ -34,6 +34,14 @@ from intramuros.control.session.usage import UsageTotals, add, searched
 from intramuros.control.store.records import Record
 from intramuros.kernel.errors import IntramurosError
 
+# What a request and its reply take of the model's window.
+_CONTEXT: Final = (
+    "input_tokens",
+    "cache_read_input_tokens",
+    "cache_creation_input_tokens",
+    "output_tokens",
+)
+
 
 class IllegalRecord(IntramurosError):
     """A record that cannot follow the log so far: find who wrote it."""
@@ -253,6 +261,7 @@ def _run(state: State, record: Record) -> State:
         turn=state.turn + opens,
         rounds=0 if opens else state.rounds,
         failures=0 if opens else state.failures,
+        compactions=0 if opens else state.compactions,
         retry_at_us=None,
         stop=None,
         ending=None,
@@ -303,15 +312,31 @@ def _hear_model(state: State, record: Record) -> State:
     if state.request is None or record.body["model_request_start_id"] != state.request.start_id:
         raise IllegalRecord(f"{record.id} ends a request that is not open")
     counts = cast("Mapping[str, int]", record.body["model_usage"])
+    private = record.private or {}
     failed = bool(record.body.get("is_error"))
-    return replace(
+    state = replace(
         state,
         request=None,
-        ending=cast("str | None", (record.private or {}).get("ending")),
-        usage=add(state.usage, counts, record.private or {}),
+        ending=cast("str | None", private.get("ending")),
+        usage=add(state.usage, counts, private),
         rounds=state.rounds + (not failed),
         failures=state.failures + 1 if failed else 0,
     )
+    if failed:
+        return replace(state, overflowed=state.overflowed or bool(private.get("overflow")))
+    if private.get("compaction"):
+        return replace(state, compactions=state.compactions + 1)
+    return replace(
+        state,
+        context_tokens=sum(counts.get(name, 0) for name in _CONTEXT),
+        compactions=0,
+        overflowed=private.get("stop_reason") == "model_context_window_exceeded",
+    )
+
+
+def _compact(state: State, record: Record) -> State:
+    # How much is left is known with the next reply.
+    return replace(state, context_tokens=0, overflowed=False)
 
 
 def _announce(state: State, record: Record) -> State:
@@ -379,6 +404,7 @@ _CHANGES: Final[Mapping[str, Callable[[State, Record], State]]] = {
     STOP: _terminate,
     "span.model_request_start": _ask_model,
     "span.model_request_end": _hear_model,
+    "agent.thread_context_compacted": _compact,
     "session.thread_status_running": _announce,
     "session.thread_status_idle": _announce,
     "session.thread_status_rescheduled": _announce,

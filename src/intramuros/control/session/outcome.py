@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from intramuros.control.mcp.base import McpError, McpFailure, McpResult, McpTool
 from intramuros.control.model.base import ModelError, ModelReply
+from intramuros.control.session import compaction
 from intramuros.control.session.calls import Call, CallKind, Permission
 from intramuros.control.session.drafts import (
     error_result,
@@ -53,6 +54,8 @@ def replied(
     Args:
         thinking_ids: the event ids under which thinking was previewed, oldest first.
     """
+    if command.compacts:
+        return compaction.told(view, command.opened.start_id, command.request, reply)
     refusal = reply.stop_reason == "refusal"
     thoughts = [b for b in reply.content if b["type"] in ("thinking", "redacted_thinking")]
     drafts = [
@@ -95,8 +98,11 @@ def model_failed(
     A session is never terminated for it: an operator can cure every failure of a provider, and the
     next prompt should then work.
     """
-    lost = request_lost(command.opened.start_id)
+    overflow = error.too_long and not command.compacts
+    lost = request_lost(command.opened.start_id, overflow=overflow)
     failures = view.state.failures + 1
+    if overflow:
+        return [lost]  # the loop makes the conversation shorter, and asks again
     if not error.retryable or failures > context.limits.failures:
         report = failure(error.failure.value, error.message, "exhausted")
         after = view.expect([lost], context.now_us, context.new_id)

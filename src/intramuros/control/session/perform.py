@@ -61,6 +61,8 @@ class Performer:
         session_id = view.subject.session_id
 
         def on_delta(delta: Delta) -> None:
+            if command.compacts:
+                return  # a summary is no message to anybody
             for whisper in preview.feed(delta):
                 self.hub.whisper(session_id, whisper)
 

@@ -50,6 +50,10 @@ class State:
         mcp_turn: the turn whose MCP tools are known.
         active_us: time spent running up to ``running_since_us``.
         budget_cents: the most that the session may cost, or None.
+        context_tokens: what the last request and its reply took of the model's window, by the
+            provider's counts; 0 when that is not known yet.
+        compactions: summaries made since the model's last own reply, in this turn.
+        overflowed: whether the conversation was too long for the model.
     """
 
     thread_id: str
@@ -73,6 +77,9 @@ class State:
     running_since_us: int | None = None
     budget_cents: int | None = None
     crew: "Crew | None" = None
+    context_tokens: int = 0
+    compactions: int = 0
+    overflowed: bool = False
 
     @property
     def own_status(self) -> Status:
@@ -320,4 +327,7 @@ _PLAIN: Final = (
     "active_us",
     "running_since_us",
     "budget_cents",
+    "context_tokens",
+    "compactions",
+    "overflowed",
 )

@@ -15,7 +15,7 @@ from typing import Final
 
 from intramuros.control.mcp.base import McpServer
 from intramuros.control.model.base import ModelRequest
-from intramuros.control.session import transcript
+from intramuros.control.session import compaction, transcript
 from intramuros.control.session.calls import Call, CallKind, Permission
 from intramuros.control.session.conversation import denial
 from intramuros.control.session.drafts import (
@@ -53,6 +53,7 @@ class Limits:
         backoff_cap_s: ceiling of the last, in seconds.
         max_tokens: the most that one reply may use.
         mcp_result_chars: text of one MCP result that the model sees (contract 6.25).
+        window_of: the tokens that a model can read at once; None for one that nobody knows.
     """
 
     rounds: int = 500
@@ -61,6 +62,7 @@ class Limits:
     backoff_cap_s: float = 60.0
     max_tokens: int = 16_384
     mcp_result_chars: int = 100_000
+    window_of: Callable[[str], int | None] = field(default=lambda _: None)
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,15 @@ class Append:
 
 @dataclass(frozen=True)
 class CallModel:
-    """Send a request; its start is in the log and ``message_id`` is the reply's event id."""
+    """Send a request; its start is in the log and ``message_id`` is the reply's event id.
+
+    ``compacts`` says that the reply is to stand for the conversation, and is no part of it.
+    """
 
     request: ModelRequest
     opened: OpenRequest
     message_id: str
+    compacts: bool = False
 
 
 @dataclass(frozen=True)
@@ -172,9 +178,17 @@ def _sampling(view: View, context: Context) -> Command:
     if opened.epoch != context.epoch or stopped:
         return Append([request_lost(opened.start_id)])
     start = view.find([opened.start_id])[0]
-    message_id = str((start.private or {})["message_id"])
+    private = start.private or {}
+    message_id = str(private["message_id"])
+    if private.get("compaction"):
+        request = compaction.request(view, _window(view, context.limits))
+        return CallModel(request, opened, message_id, compacts=True)
     request = transcript.request(view, context.limits.max_tokens)
     return CallModel(request, opened, message_id)
+
+
+def _window(view: View, limits: Limits) -> int | None:
+    return limits.window_of(str(view.subject.agent["model"]["id"]))
 
 
 def _interrupted(view: View, context: Context) -> Command:
@@ -303,13 +317,17 @@ def _next_request(view: View, context: Context) -> Command:
     servers = view.subject.servers
     if servers and state.mcp_turn != state.turn:
         return ListTools(servers)
+    mark = {"epoch": context.epoch, "message_id": context.new_id()}
+    if compaction.due(view, _window(view, limits), limits.max_tokens):
+        if state.compactions >= compaction.MAX_IN_A_ROW:
+            message = f"{state.compactions} summaries in a row left no room for a reply"
+            error = failure("compaction_limit_reached_error", message, "exhausted")
+            return Append(exhausted(view, context.now_us, error))
+        return Append([Draft("span.model_request_start", private={**mark, "compaction": True})])
     return Append(
         [
             *(processed(record) for record in _accompanying(view)),
-            Draft(
-                "span.model_request_start",
-                private={"epoch": context.epoch, "message_id": context.new_id()},
-            ),
+            Draft("span.model_request_start", private=mark),
         ]
     )
 

@@ -76,7 +76,9 @@ async def test_the_request_is_passed_on_as_it_is() -> None:
         {
             "model": "claude-x",
             "messages": said,
-            "system": "be brief",
+            "system": [
+                {"type": "text", "text": "be brief", "cache_control": {"type": "ephemeral"}}
+            ],
             "tools": tools,
             "max_tokens": 99,
             "output_config": {"effort": "high"},

@@ -48,14 +48,13 @@ def test_a_result_without_content_has_none() -> None:
     assert block == {"type": "tool_result", "tool_use_id": "toolu_1", **CACHED}
 
 
-def test_only_the_newest_user_message_is_marked() -> None:
-    loop = Loop(agent(), model=[text("one"), text("two")])
-    loop.log.say()
-    loop.run()
-    loop.log.say()
-    loop.run()
-    marks = ["cache_control" in m["content"][-1] for m in loop.requests[1].messages]
-    assert marks == [False, False, True]
+def test_the_two_newest_user_messages_are_marked() -> None:
+    loop = Loop(agent(), model=[text("one"), text("two"), text("three")])
+    for _ in range(3):
+        loop.log.say()
+        loop.run()
+    marks = ["cache_control" in m["content"][-1] for m in loop.requests[2].messages]
+    assert marks == [False, False, True, False, True]
 
 
 def test_silence_is_said_in_words() -> None:
