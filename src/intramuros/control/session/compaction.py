@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from intramuros.control.model.base import ModelReply, ModelRequest
 from intramuros.control.session import transcript
-from intramuros.control.session.conversation import Block, Conversation
+from intramuros.control.session.conversation import Block, Conversation, hear
 from intramuros.control.session.usage import priced
 from intramuros.control.session.view import View
 from intramuros.control.store.records import Draft, Record
@@ -36,6 +36,10 @@ _LEAST: Final = 0.25
 # The words of clients that are carried over: of one message, and of all.
 _WORDS_EACH: Final = 6_000
 _WORDS: Final = 18_000
+# What users and other agents say to a thread.
+_SAYING: Final = frozenset(
+    {"user.message", "agent.thread_message_received", "internal.consultation"}
+)
 # What a text is cut to at the least, when a conversation must be made to fit.
 _SHORTEST: Final = 200
 
@@ -195,26 +199,25 @@ def _cut(text: str, cap: int) -> str:
 
 
 def _summary(view: View, text: str) -> list[Block]:
-    parts = [_OPENING, *_words(view.records), f"<summary>\n{text}\n</summary>", _LATEST]
+    parts = [_OPENING, *_words(view), f"<summary>\n{text}\n</summary>", _LATEST]
     return [{"type": "text", "text": "\n\n".join(parts)}]
 
 
-def _words(records: Sequence[Record]) -> list[str]:
-    """Return what the user said: the first message, and as many of the latest as have room."""
-    said: list[Record] = []
-    for record in records:
-        if record.type == "user.message" and not record.queued:
-            said.append(record)
+def _words(view: View) -> list[str]:
+    """Return what users and agents said: the first words, and as many of the latest as fit."""
+    said: list[str] = []
+    for record in filter(view.own, view.records):
+        if record.type in _SAYING and not record.queued:
+            said.append(_said(record))
         elif record.type == "agent.thread_context_compacted" and not (record.private or {}).get(
             "summary"
         ):
             said = []  # forgotten on purpose
     if not said:
         return []
-    first, latest = _said(said[0]), []
+    first, latest = said[0], []
     room = _WORDS - len(first)
-    for record in reversed(said[1:]):
-        words = _said(record)
+    for words in reversed(said[1:]):
         if len(words) > room:
             break
         room -= len(words)
@@ -224,6 +227,6 @@ def _words(records: Sequence[Record]) -> list[str]:
 
 
 def _said(record: Record) -> str:
-    blocks: Any = record.body.get("content") or ()
+    blocks = hear(Conversation(), record).said
     shown = (b["text"] if b.get("type") == "text" else f"[{b.get('type')}]" for b in blocks)
     return _cut("\n".join(shown), _WORDS_EACH)

@@ -1,6 +1,7 @@
 """A conversation that fills the model's window goes on, and what matters of it is still there."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from intramuros.control.session.compaction import MAX_IN_A_ROW, shrink
 from intramuros.control.session.state import initial, load
 from intramuros.control.session.turn import CallModel, Context, Limits, Wait, plan
 from intramuros.control.session.view import View
+from intramuros.control.store.records import Draft
 from tests.fakes.loop import CUSTOM, END, START, Loop, agent, last, stop_reason, text, use
 from tests.fakes.messages_rules import check_messages
 
@@ -116,6 +118,25 @@ def test_many_words_leave_out_the_middle() -> None:
     assert "latest" in told
     assert "[…]" in told
     assert len(told) < 25_000
+
+
+def test_words_of_other_threads_and_of_what_was_forgotten_stay_out() -> None:
+    loop = Loop(agent(), model=[text("ok")], limits=LIMITS)
+    loop.log.say("forgotten")
+    loop.run()
+    loop.log.append(Draft(COMPACTED, private={"summary": []}))
+    loop.log.say("the task")
+    loop.model += [reply(said("much"), tokens=9_000)]
+    loop.run()
+    loop.model += [reply(said(SUMMARY), tokens=9_000), text("done")]
+    loop.log.say("more")
+    loop.run()
+    told = texts(loop.requests[-1])
+    assert "<user>\nthe task\n</user>" in told
+    assert "forgotten" not in told
+    elsewhere = replace(loop.view, thread_id="sthr_child")
+    (block,) = compaction._summary(elsewhere, "x")
+    assert "the task" not in block["text"]
 
 
 def test_operator_text_is_never_summarised() -> None:
