@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import Table, insert, update
+from sqlalchemy import Table, TextClause, text
 
 from intramuros.control.metering.periods import DAY_US
 from intramuros.control.metering.rates import ORGANIZATION
@@ -113,26 +113,23 @@ def record(tx: Tx, known: Catalogue, at_us: int, spender: Spender, use: Use) -> 
         "inference_geo": use.inference_geo,
     }
     counts = {**tokens._asdict(), **costs, "web_searches": use.web_searches}
-    _add(tx, usage_minutes, key, counts)
+    tx.execute(_ADD_USAGE, {**key, **counts})
     total = sum(costs.values())
     if total:
-        for scope in (ORGANIZATION, spender.workspace_id):
-            day: dict[str, int | str] = {"scope_key": scope, "day_us": at_us - at_us % DAY_US}
-            _add(tx, spend_days, day, {"nanocents": total})
+        day_us = at_us - at_us % DAY_US
+        scopes = (ORGANIZATION, spender.workspace_id)
+        tx.execute(
+            _ADD_SPENT,
+            [{"scope_key": scope, "day_us": day_us, "nanocents": total} for scope in scopes],
+        )
     return total
-
-
-def _add(tx: Tx, table: Table, key: Mapping[str, int | str], counts: Mapping[str, int]) -> None:
-    """Add to the counters of a row, which is made if it is missing."""
-    grown = {name: table.c[name] + count for name, count in counts.items()}
-    which = [table.c[name] == value for name, value in key.items()]
-    if not tx.execute(update(table).where(*which).values(**grown)).rowcount:
-        tx.execute(insert(table).values(**key, **counts))
 
 
 def _costs(price: Price | None, use: Use) -> dict[str, int]:
     costs = {
-        f"{kind}_nanocents": _nanocents(count * rate(getattr(price, kind))) if price else 0
+        f"{kind}_nanocents": _nanocents(count * rate(getattr(price, kind)))
+        if price and count
+        else 0
         for kind, count in use.tokens._asdict().items()
     }
     return {**costs, "web_search_nanocents": _nanocents(searches_cost(use.web_searches))}
@@ -148,6 +145,25 @@ def _count(usage: Mapping[str, Any], name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         return 0
     return min(max(0, value), MAX_TOKENS)
+
+
+def _adding(table: Table) -> TextClause:
+    """Return the statement that adds counters to a row, which is made if it is missing.
+
+    Built once, for it runs with every model request.
+    """
+    names = table.columns.keys()
+    key = [column.name for column in table.primary_key]
+    grown = (f"{n} = {table.name}.{n} + excluded.{n}" for n in names if n not in key)
+    return text(
+        f"INSERT INTO {table.name} ({', '.join(names)}) "  # noqa: S608  names of our own schema
+        f"VALUES ({', '.join(f':{name}' for name in names)}) "
+        f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {', '.join(grown)}"
+    )
+
+
+_ADD_USAGE: Final = _adding(usage_minutes)
+_ADD_SPENT: Final = _adding(spend_days)
 
 
 def _one_of(usage: Mapping[str, Any], name: str, known: tuple[str, ...]) -> str:

@@ -11,6 +11,7 @@ import socket
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import anyio
@@ -88,7 +89,7 @@ class Courier:
         async def resolved(host: str, port: int) -> Sequence[str]:
             return addresses
 
-        transport = GuardedTransport(self.networks, resolved, self._trust())
+        transport = GuardedTransport(self.networks, resolved, self._trust)
         sent = {**headers, "content-type": kind, "user-agent": _AGENT, "accept": "*/*"}
         try:
             async with (
@@ -128,7 +129,9 @@ class Courier:
             raise NotDelivered("invalid address", reason="invalid_address")
         return [str(address) for address in checked]
 
+    @cached_property
     def _trust(self) -> ssl.SSLContext:
+        """The context of every connection; made once, for reading the CAs takes a while."""
         context = httpx2.create_ssl_context()
         if self.ca_pem is not None:
             context.load_verify_locations(cadata=self.ca_pem)

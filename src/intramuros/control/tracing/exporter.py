@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import anyio
+import anyio.to_thread
 from sqlalchemy import ColumnElement, Row, delete, func, select, update
 
 from intramuros.control.identity import audit
@@ -163,7 +164,10 @@ class Exporter:
         traces = row.config["traces"]
         content = traces["content_mode"] == "content"
         limit = min(traces["max_content_bytes"] or MAX_CONTENT_BYTES, MAX_CONTENT_BYTES)
-        body = encode(spans, self._organization_id, limit if content else None)
+        # With content it is megabytes: not on the event loop.
+        body = await anyio.to_thread.run_sync(
+            encode, spans, self._organization_id, limit if content else None
+        )
         url = traces_url(row.config["endpoint_url"], traces["endpoint_url"])
         try:
             headers = destinations.headers_of(self.rules, row)
