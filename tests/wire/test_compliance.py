@@ -270,6 +270,11 @@ def test_R377_what_agents_are_and_do_is_told(client: Anthropic, http: httpx2.Cli
     environment = api.environments.create(name="e")
     session = api.sessions.create(agent=agent.id, environment_id=environment.id)
     api.sessions.update(session.id, title="t")
+    mounted = api.files.upload(file=("m.txt", b"m")).id
+    resource = api.sessions.resources.add(
+        session.id, type="file", file_id=mounted, mount_path="/m.txt"
+    )
+    api.sessions.resources.delete(resource.id, session_id=session.id)
     api.sessions.archive(session.id)
     api.sessions.delete(session.id)
     store = api.memory_stores.create(name="s")
@@ -296,6 +301,10 @@ def test_R377_what_agents_are_and_do_is_told(client: Anthropic, http: httpx2.Cli
         "platform_environment_created",
         "platform_agent_session_created",
         "platform_agent_session_updated",
+        "platform_file_uploaded",
+        "platform_agent_session_resource_added",
+        "platform_file_deleted",
+        "platform_agent_session_resource_deleted",
         "platform_agent_session_archived",
         "platform_agent_session_deleted",
         "platform_memory_store_created",
@@ -304,8 +313,6 @@ def test_R377_what_agents_are_and_do_is_told(client: Anthropic, http: httpx2.Cli
         "platform_memory_version_redacted",
         "platform_memory_deleted",
         "platform_memory_store_archived",
-        "platform_file_uploaded",
-        "platform_file_deleted",
         "platform_skill_version_created",
         "tunnel_created",
         "tunnel_token_revealed",
@@ -325,6 +332,38 @@ def test_R377_what_agents_are_and_do_is_told(client: Anthropic, http: httpx2.Cli
     }
     assert "x" not in [v for a in found.values() for v in a.values()]
     assert set(found) <= NAMES
+
+
+@pytest.mark.usefixtures("enabled")
+@pytest.mark.rule("R377")
+def test_R377_deployments_are_told(client: Anthropic, http: httpx2.Client) -> None:
+    mark, api = start(http), client.beta
+    agent = api.agents.create(name="a", model="scripted/answer")
+    environment = api.environments.create(name="e")
+    say: Any = {"type": "user.message", "content": [{"type": "text", "text": "hello"}]}
+    made = api.deployments.create(
+        name="Nightly",
+        agent=agent.id,
+        environment_id=environment.id,
+        initial_events=[say],
+        schedule={"type": "cron", "expression": "0 3 1 1 *", "timezone": "Etc/UTC"},
+    )
+    api.deployments.update(made.id, name="Yearly")
+    api.deployments.pause(made.id)
+    api.deployments.unpause(made.id)
+    api.deployments.run(made.id)
+    api.deployments.archive(made.id)
+    found = [a for a in since(http, mark) if a["type"].startswith("platform_agent_deployment_")]
+    assert [a["type"].removeprefix("platform_agent_deployment_") for a in found] == [
+        "created",
+        "updated",
+        "paused",
+        "unpaused",
+        "run_triggered",
+        "archived",
+    ]
+    assert {a["deployment_id"] for a in found} == {made.id}
+    assert {a["actor"]["type"] for a in found} == {"api_actor"}
 
 
 @pytest.mark.usefixtures("enabled")

@@ -158,16 +158,14 @@ TYPES: Final[Mapping[str, Type]] = {
     **_kind("agent", "platform_agent", _ALL, _here(agent_id="id")),
     **_kind("session", "platform_agent_session", _ALL, _here(session_id="session_id")),
     **_kind(
-        "session_resource",
+        "session.resource",
         "platform_agent_session_resource",
-        {"add": "added", "update": "updated", "delete": "deleted"},
+        {"add": "added", "update": "updated", "remove": "deleted"},
         _here(session_id="session_id", resource_id="id"),
     ),
-    **_kind(
-        "session_thread",
-        "platform_agent_session_thread",
-        {"archive": "archived"},
-        _here(session_id="session_id", thread_id="id"),
+    "session.thread_archive": Type(
+        "platform_agent_session_thread_archived",
+        _here(session_id="session_id", thread_id="thread"),
     ),
     **_kind(
         "deployment",
@@ -250,7 +248,20 @@ TYPES: Final[Mapping[str, Type]] = {
         {"create": "created", "cancel": "canceled", "archive": "archived", "end": "ended"},
         _here(dream_id="id"),
     ),
+    **_kind(
+        "user_profile",
+        "platform_user_profile",
+        {"create": "created", "update": "updated", "delete": "deleted"},
+        _here(user_profile_id="id"),
+    ),
     # The organization.
+    **_kind(
+        "telemetry_destination",
+        "platform_telemetry_destination",
+        {"create": "created", "update": "updated", "delete": "deleted"},
+        _members(telemetry_destination_id="id"),
+        admin=True,
+    ),
     "invite.create": Type("org_user_invite_sent", _invited, admin=True),
     "invite.delete": Type("org_user_invite_deleted", _members(invite_id="id"), admin=True),
     "invite.accept": Type(
