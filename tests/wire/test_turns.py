@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
-from anthropic import AsyncAnthropic
+from anthropic import AsyncAnthropic, BadRequestError
 
 from tests.fakes.messages_server import FakeMessages, Fault
 from tests.wire.host import Server, running
@@ -208,3 +208,30 @@ async def test_a_server_killed_in_mid_turn_goes_on_when_it_is_back(tmp_path: Pat
     ends = [e.model_request_start_id for e in events if e.type == "span.model_request_end"]
     assert starts == ends
     assert len(starts) == 2
+
+
+async def test_files_are_content_that_the_model_reads_and_the_log_refers_to(
+    tmp_path: Path,
+) -> None:
+    fake = FakeMessages.calling("probe", {}, times=0)
+    async with fake.running() as base_url, client_of(tmp_path, base_url) as (client, _):
+        image = await client.beta.files.upload(file=("a.png", b"\x89PNG", "image/png"))
+        text = await client.beta.files.upload(file=("a.csv", b"a,b", "text/csv"))
+        session_id = await session_of(client)
+        content: Any = [
+            {"type": "image", "source": {"type": "file", "file_id": image.id}},
+            {"type": "document", "source": {"type": "file", "file_id": text.id}},
+        ]
+        await client.beta.sessions.events.send(
+            session_id, events=[{"type": "user.message", "content": content}]
+        )
+        log = await rested(client, session_id, "end_turn")
+        (said,) = [event for event in log if event.type == "user.message"]
+        assert [block.source.file_id for block in said.content] == [image.id, text.id]
+        sources = [block["source"] for block in fake.bodies[0]["messages"][0]["content"]]
+        assert [source["data"] for source in sources] == ["iVBORw==", "a,b"]
+        with pytest.raises(BadRequestError, match="an image is"):
+            content[0]["source"]["file_id"] = text.id
+            await client.beta.sessions.events.send(
+                session_id, events=[{"type": "user.message", "content": content}]
+            )

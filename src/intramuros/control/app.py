@@ -194,6 +194,7 @@ def background(services: Services, settings: ServerSettings) -> Mapping[str, Tas
     )
     body = Body(
         services.db,
+        services.blobs,
         services.clock,
         services.ids,
         services.hub,

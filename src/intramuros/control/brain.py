@@ -16,11 +16,13 @@ from intramuros.control.metering.meter import Meter
 from intramuros.control.model.registry import Models
 from intramuros.control.session.drive import DriveSettings
 from intramuros.control.session.hold import Desk
+from intramuros.control.session.inline import Inliner
 from intramuros.control.session.journal import Journal
 from intramuros.control.session.perform import Performer
 from intramuros.control.session.runner import Runner, RunnerSettings
 from intramuros.control.session.turn import Limits
 from intramuros.control.session.view import View
+from intramuros.control.store.blobs import Blobs
 from intramuros.control.store.db import Database, Tx
 from intramuros.control.store.notify import Hub
 from intramuros.control.store.records import Record
@@ -35,6 +37,7 @@ class Body:
     """What the loop borrows from the server."""
 
     db: Database
+    blobs: Blobs
     clock: Clock
     ids: IdFactory
     hub: Hub
@@ -87,7 +90,8 @@ def process_name() -> str:
 def think(body: Body, models: Models, transport_for: TransportFor) -> Mapping[str, Task]:
     """Return the tasks that run turns: the MCP pool, and the runner that borrows from it."""
     pool = McpPool(transport_for)
-    performer = Performer(models, pool, body.hub, loop.LoopGate(body.meter))
+    files = Inliner(body.db, body.blobs, body.clock)
+    performer = Performer(models, pool, body.hub, loop.LoopGate(body.meter), files)
 
     def count(tx: Tx, view: View, written: Sequence[Record]) -> None:
         loop.count(body.meter, tx, view.subject.workspace_id, written)

@@ -97,7 +97,7 @@ def copy(tx: Tx, actor: Actor, file_id: str, session_id: str) -> Resource:
         NotFound: no such file here, or it has expired.
     """
     now_us = to_micros(actor.clock.now())
-    file, blob = _held(tx, actor.workspace_id, file_id, now_us)
+    file, blob = of_workspace(tx, actor.workspace_id, file_id, now_us)
     body = {**file.body, "expires_us": None}
     made = service.create(tx, actor, FILE, body, parent_id=session_id)
     holdings.take(tx, actor.workspace_id, made.id, blob, counted=False)
@@ -127,7 +127,7 @@ def content(tx: Tx, workspace_id: str, file_id: str, now_us: int) -> tuple[Resou
         NotFound: no such file, or it has expired (``file_expired``).
         InvalidRequest: a client uploaded it (``file_not_downloadable``, contract-2 R178).
     """
-    file, blob = _held(tx, workspace_id, file_id, now_us)
+    file, blob = of_workspace(tx, workspace_id, file_id, now_us)
     if not file.body["downloadable"]:
         raise InvalidRequest(
             f"file {file_id!r} was uploaded by a client and cannot be downloaded",
@@ -149,6 +149,20 @@ def read(tx: Tx, actor: Actor, file_id: str) -> tuple[Resource, Blob]:
     return file, blob
 
 
+def of_workspace(tx: Tx, workspace_id: str, file_id: str, now_us: int) -> tuple[Resource, Blob]:
+    """Return a file and where its bytes are, for the server's own use: a model request, a copy.
+
+    Raises:
+        NotFound: no such file here, or it has expired (``file_expired``).
+    """
+    file = service.get(tx, workspace_id, FILE, file_id)
+    expires_us = file.body["expires_us"]
+    blob = holdings.of(tx, file.id)
+    if blob is None or (expires_us is not None and expires_us <= now_us):
+        raise NotFound(f"file {file_id!r} has expired", code="file_expired")
+    return file, blob
+
+
 def of_session(
     tx: Tx, workspace_id: str, session_id: str, file_id: str, now_us: int
 ) -> tuple[Resource, Blob]:
@@ -157,18 +171,9 @@ def of_session(
     Raises:
         NotFound: no such file of that session.
     """
-    file, blob = _held(tx, workspace_id, file_id, now_us)
+    file, blob = of_workspace(tx, workspace_id, file_id, now_us)
     if file.parent_id != session_id:
         raise NotFound(f"no file {file_id!r}")
-    return file, blob
-
-
-def _held(tx: Tx, workspace_id: str, file_id: str, now_us: int) -> tuple[Resource, Blob]:
-    file = service.get(tx, workspace_id, FILE, file_id)
-    expires_us = file.body["expires_us"]
-    blob = holdings.of(tx, file.id)
-    if blob is None or (expires_us is not None and expires_us <= now_us):
-        raise NotFound(f"file {file_id!r} has expired", code="file_expired")
     return file, blob
 
 

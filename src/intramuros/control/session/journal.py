@@ -16,7 +16,7 @@ from sqlalchemy import Row, bindparam, select, update
 
 from intramuros.control.identity import audit
 from intramuros.control.identity.principal import CredentialKind, Principal
-from intramuros.control.session import legality, notices, threads
+from intramuros.control.session import file_sources, legality, notices, threads
 from intramuros.control.session.fold import fold
 from intramuros.control.session.legality import Past
 from intramuros.control.session.phase import Status
@@ -117,7 +117,7 @@ class Journal:
         An event that repeats an answer already in the log gives the stored one (AMB 21).
 
         Raises:
-            NotFound: no such session for this caller, or an unknown thread.
+            NotFound: no such session or file for this caller, or an unknown thread.
             InvalidRequest: an event is not legal now.
             RateLimited: too many inputs wait.
         """
@@ -134,6 +134,7 @@ class Journal:
         }
         hosted = principal.kind is CredentialKind.SESSIONS_TOKEN and not held.state.self_hosted
         now_us = to_micros(self._clock.now())
+        file_sources.check(tx, principal, session_id, inbound, now_us)
         outcomes = legality.check(held.state, past, inbound, now_us, hosted=hosted)
         drafts = [outcome for outcome in outcomes if isinstance(outcome, Draft)]
         written = self.append(tx, held, drafts)

@@ -125,7 +125,6 @@ def _deaf(outcome: Outcome) -> Outcome:
 def _one(request: _Request, index: int, event: Inbound) -> Outcome:
     match event:
         case UserMessage():
-            _refuse_files(index, event)
             return _draft(event)
         case SystemMessage():
             return _draft(event)
@@ -136,10 +135,8 @@ def _one(request: _Request, index: int, event: Inbound) -> Outcome:
         case UserToolResult():
             if not (request.state.self_hosted or request.hosted):
                 raise _illegal(index, "user.tool_result needs a self_hosted environment")
-            _refuse_files(index, event)
             return _result(request, index, event)
         case UserCustomToolResult():
-            _refuse_files(index, event)
             return _result(request, index, event)
         case _:
             assert_never(event)
@@ -253,13 +250,6 @@ def _check_system_message(state: State, inbound: Sequence[Inbound]) -> None:
         raise _illegal(places[0], "a system.message follows a user.message or a tool result")
     if state.calls and isinstance(before, UserMessage):
         raise _illegal(places[0], "while calls are open a system.message follows a tool result")
-
-
-def _refuse_files(index: int, event: UserMessage | UserToolResult | UserCustomToolResult) -> None:
-    for block in event.content or ():
-        source = getattr(block, "source", None)
-        if getattr(source, "type", None) == "file":
-            raise _illegal(index, "file sources are not available on this server yet")
 
 
 def _draft(event: Inbound) -> Draft:

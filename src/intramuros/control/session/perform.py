@@ -12,7 +12,15 @@ from typing import Protocol
 import anyio
 
 from intramuros.control.mcp.base import Connector, McpError, McpResult, McpServer, McpTool
-from intramuros.control.model.base import Delta, Model, ModelError, ModelReply, ModelRequest, Usage
+from intramuros.control.model.base import (
+    Delta,
+    Failure,
+    Model,
+    ModelError,
+    ModelReply,
+    ModelRequest,
+    Usage,
+)
 from intramuros.control.session import outcome
 from intramuros.control.session.calls import Call
 from intramuros.control.session.preview import Preview
@@ -20,6 +28,7 @@ from intramuros.control.session.turn import CallMcp, CallModel, Context, ListToo
 from intramuros.control.session.view import View
 from intramuros.control.store.notify import Hub
 from intramuros.control.store.records import Draft
+from intramuros.kernel.errors import Unavailable
 
 Outcome = Callable[[View, Context], list[Draft]]
 # Records an outcome that must not wait for the rest of its effect.
@@ -46,14 +55,32 @@ class Gate(Protocol):
         ...
 
 
+class Files(Protocol):
+    """Uploaded files, as models read them."""
+
+    async def fill(self, workspace_id: str, request: ModelRequest) -> ModelRequest:
+        """Return the request with the content of the files that it names.
+
+        Raises:
+            Unavailable: not now.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Performer:
-    """Reaches models and MCP servers; ``gate`` says which model requests may go out."""
+    """Reaches models and MCP servers.
+
+    Args:
+        gate: says which model requests may go out.
+        files: gives requests the content of uploaded files.
+    """
 
     model: Model
     connector: Connector
     hub: Hub
     gate: Gate | None = None
+    files: Files | None = None
 
     async def call_model(self, view: View, command: CallModel, context: Context) -> Outcome:
         """Send the request, whispering its deltas."""
@@ -77,9 +104,10 @@ class Performer:
     async def _ask(
         self, view: View, request: ModelRequest, on_delta: Callable[[Delta], None]
     ) -> ModelReply:
+        subject = view.subject
+        request = await self._filled(subject.workspace_id, request)
         if self.gate is None:
             return await self.model.run(request, on_delta)
-        subject = view.subject
         admitted = await self.gate.admit(subject.workspace_id, subject.session_id, request)
         try:
             reply = await self.model.run(request, on_delta)
@@ -88,6 +116,14 @@ class Performer:
             raise
         admitted.settle(reply.usage)
         return reply
+
+    async def _filled(self, workspace_id: str, request: ModelRequest) -> ModelRequest:
+        if self.files is None:
+            return request
+        try:
+            return await self.files.fill(workspace_id, request)
+        except Unavailable as error:
+            raise ModelError(Failure.REQUEST_FAILED, str(error), retryable=True) from error
 
     async def list_tools(self, view: View, command: ListTools) -> Outcome:
         """Ask every server at once."""

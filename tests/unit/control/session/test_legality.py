@@ -213,14 +213,6 @@ def test_13_16_while_calls_are_open_it_follows_a_result(log: Calls) -> None:
     assert len(log.judge(result(log.free), system())) == 2
 
 
-def test_uploaded_files_are_refused_until_there_are_any(log: Calls) -> None:
-    image = {"type": "image", "source": {"type": "file", "file_id": "file_1"}}
-    refused(log, event("user.message", content=[image]), match="not available")
-    refused(
-        log, event("user.tool_result", tool_use_id=log.free, content=[image]), match="available"
-    )
-
-
 def test_waiting_inputs_are_bounded(log: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(legality, "MAX_WAITING", 2)
     log.take(message(), message())
