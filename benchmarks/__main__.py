@@ -15,8 +15,9 @@ from pathlib import Path
 from intramuros.kernel.timing import SystemClock, rfc3339
 
 FOLDER = Path(__file__).parent
-# (a) the control plane, (b) a tool through the worker, (c) an MCP call through the tunnel.
-NAMES = ("overhead", "tool_roundtrip", "tunnel")
+# (a) the control plane, (b) a tool through the worker, (c) an MCP call through the tunnel, (d) the
+# API's calls.
+NAMES = ("overhead", "tool_roundtrip", "tunnel", "api")
 
 
 def main() -> int:

@@ -6,7 +6,7 @@ archived, and newer than the rest.
 """
 
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -53,22 +53,28 @@ def growing() -> list[Table]:
     return [table for table in metadata.sorted_tables if table.name not in BOUNDED]
 
 
-def crowd(path: Path, copies: int, only: Collection[str] = ()) -> dict[str, int]:
-    """Copy a row of every group ``copies`` times; return how many rows each table got."""
+def crowd(path: Path, copies: int, only: Mapping[str, str] | None = None) -> dict[str, int]:
+    """Copy a row of every group ``copies`` times; return how many rows each table got.
+
+    Args:
+        only: the tables to fill, each with a condition on the rows to copy; all by default.
+    """
     with sqlite3.connect(path, isolation_level=None, timeout=30) as connection:
         connection.execute("PRAGMA foreign_keys=OFF")
         connection.execute("BEGIN IMMEDIATE")
         made = {
-            table.name: connection.execute(_statement(table), {"copies": copies}).rowcount
+            table.name: connection.execute(
+                _statement(table, (only or {}).get(table.name, "1")), {"copies": copies}
+            ).rowcount
             for table in growing()
-            if not only or table.name in only
+            if only is None or table.name in only
         }
         connection.execute("COMMIT")
     connection.close()
     return made
 
 
-def _statement(table: Table) -> str:
+def _statement(table: Table, which: str) -> str:
     vary = _VARY.get(table.name) or _telling(table)
     shown = {column.name: _copied(table, column.name, vary) for column in table.columns}
     group = _GROUPS.get(table.name, "''")
@@ -79,7 +85,7 @@ def _statement(table: Table) -> str:
         ), ends AS (SELECT {_ends(table, vary)})
         SELECT {", ".join(shown.values())}
         FROM (SELECT * FROM {table.name} WHERE rowid IN (
-            SELECT min(rowid) FROM {table.name} GROUP BY {group})), numbers, ends
+            SELECT min(rowid) FROM {table.name} WHERE {which} GROUP BY {group})), numbers, ends
     """
 
 

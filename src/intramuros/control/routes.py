@@ -44,6 +44,7 @@ from intramuros.control.api import (
     work,
 )
 from intramuros.control.api.boundary import Boundary
+from intramuros.control.api.families import Families
 from intramuros.control.api.replies import reply
 from intramuros.control.api.services import Services
 from intramuros.protocol.resources.skills import MAX_SKILL_BYTES
@@ -59,7 +60,7 @@ def create_app(services: Services) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.services = services
-    # Matching tries one router after the other: what every turn calls comes first.
+    # Within a family routes are tried one after the other: what every turn calls comes first.
     routers = (
         events.router,
         sessions.router,
@@ -99,8 +100,7 @@ def create_app(services: Services) -> FastAPI:
         webhooks.organization_router,
         sandbox_files.router,
     )
-    for router in routers:
-        app.include_router(router)
+    app.router = Families(routers)
     app.add_api_route("/healthz", _healthz, include_in_schema=False)
     app.add_api_route("/readyz", _readyz, include_in_schema=False)
     errors.install(app)

@@ -52,7 +52,9 @@ class ManualClock:
 
 def rfc3339(at: datetime) -> str:
     """Format an aware datetime as RFC 3339 in UTC with microseconds and a ``Z`` (contract 4.2)."""
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    # Several of these are in every row of every list: isoformat takes a fifth of strftime's time.
+    naive = (at if at.tzinfo is UTC else at.astimezone(UTC)).replace(tzinfo=None)
+    return naive.isoformat(timespec="microseconds") + "Z"
 
 
 def parse_rfc3339(text: str) -> datetime:

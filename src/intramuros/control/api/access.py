@@ -146,7 +146,7 @@ async def identify(request: Request) -> Principal:
         )
     now_us = to_micros(svc.clock.now())
     try:
-        caller = await svc.db.read(lambda tx: authenticate(tx, token, now_us))
+        caller = await svc.db.glance(lambda tx: authenticate(tx, token, now_us))
     except AuthenticationFailed:
         wait_s = svc.throttle.fail(request.client.host if request.client else "")
         if wait_s is not None:

@@ -45,7 +45,7 @@ async def retrieve(
     caller: Developer, svc: ServicesDep, agent_id: str, version: VersionQuery = None
 ) -> Response:
     """Return an agent at its newest or at the given version."""
-    found = await svc.db.read(
+    found = await svc.db.glance(
         lambda tx: service.get(tx, caller.workspace_id, AGENT, agent_id, version)
     )
     return reply(agents.present(found))

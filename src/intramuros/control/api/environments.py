@@ -44,7 +44,7 @@ async def find(caller: Developer, svc: ServicesDep, paging: PagingDep) -> Respon
 @router.get("/{environment_id}")
 async def retrieve(caller: Developer, svc: ServicesDep, environment_id: str) -> Response:
     """Return an environment."""
-    found = await svc.db.read(
+    found = await svc.db.glance(
         lambda tx: service.get(tx, caller.workspace_id, ENVIRONMENT, environment_id)
     )
     return reply(environments.present(found))

@@ -65,7 +65,7 @@ async def find(
 @router.get("/{file_id}")
 async def retrieve(caller: Operator, svc: ServicesDep, file_id: str) -> Response:
     """Return a file's metadata."""
-    found = await svc.db.read(lambda tx: service.get(tx, caller.workspace_id, FILE, file_id))
+    found = await svc.db.glance(lambda tx: service.get(tx, caller.workspace_id, FILE, file_id))
     return reply(files.present(found))
 
 

@@ -159,7 +159,7 @@ async def retrieve(
         memory_stores.reach(tx, caller, memory_store_id)
         return _memory(tx, memories.get(tx, memory_store_id, memory_id), view)
 
-    return reply(await svc.db.read(read))
+    return reply(await svc.db.glance(read))
 
 
 @router.post("/{memory_id}")

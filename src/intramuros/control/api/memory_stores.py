@@ -55,7 +55,7 @@ async def find(
 @router.get("/{memory_store_id}")
 async def retrieve(caller: User, svc: ServicesDep, memory_store_id: str) -> Response:
     """Return a memory store."""
-    found = await svc.db.read(lambda tx: memory_stores.reach(tx, caller, memory_store_id))
+    found = await svc.db.glance(lambda tx: memory_stores.reach(tx, caller, memory_store_id))
     return reply(memory_stores.present(found))
 
 

@@ -43,7 +43,7 @@ async def find(caller: Developer, svc: ServicesDep, paging: PagingDep) -> Respon
 @router.get("/{vault_id}")
 async def retrieve(caller: Developer, svc: ServicesDep, vault_id: str) -> Response:
     """Return a vault."""
-    found = await svc.db.read(lambda tx: service.get(tx, caller.workspace_id, VAULT, vault_id))
+    found = await svc.db.glance(lambda tx: service.get(tx, caller.workspace_id, VAULT, vault_id))
     return reply(vaults.present(found))
 
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Final, Generic, TypeVar, cast
 
 import anyio
-import anyio.to_thread
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, QueuePool
@@ -73,9 +72,15 @@ class Database:
         self.engine = engine
         self._readers = readers
         self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
-        self._limiter = anyio.CapacityLimiter(READERS)
+        self._wanted: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
+        self._here: Connection | None = None
         self._writer = threading.Thread(target=self._write_loop, name="db-writer", daemon=True)
-        self._writer.start()
+        self._threads = [
+            threading.Thread(target=self._read_loop, name=f"db-reader-{n}", daemon=True)
+            for n in range(READERS)
+        ]
+        for thread in (self._writer, *self._threads):
+            thread.start()
 
     @classmethod
     def open(cls, url: str) -> "Database":
@@ -118,19 +123,55 @@ class Database:
 
     async def read(self, work: Callable[[Tx], T]) -> T:
         """Run ``work`` in a read-only snapshot and return its result."""
+        job = _Job(work)
+        self._wanted.put(job)
+        result, _ = await _wait(job.done)
+        return result
 
-        def run() -> T:
-            with self._readers.connect() as connection, connection.begin():
-                return work(Tx(connection))
+    async def glance(self, work: Callable[[Tx], T]) -> T:
+        """Like :meth:`read`, for a row or two found by a unique index: on the loop's own thread.
 
-        return await anyio.to_thread.run_sync(run, limiter=self._limiter)
+        Going to a thread and back costs more than such a look-up. It never waits for anybody: when
+        the file is locked, it goes to a thread after all.
+        """
+        if self._here is None:
+            self._here = self._readers.connect()
+            _raw(self._here).execute("PRAGMA busy_timeout=0")
+        try:
+            with self._here.begin():
+                return work(Tx(self._here))
+        except DBAPIError:
+            return await self.read(work)
 
     def close(self) -> None:
         """Finish the waiting transactions and release the file."""
         self._jobs.put(None)
-        self._writer.join()
+        for _ in self._threads:
+            self._wanted.put(None)
+        for thread in (self._writer, *self._threads):
+            thread.join()
+        if self._here is not None:
+            self._here.close()
         self.engine.dispose()
         self._readers.dispose()
+
+    def _read_loop(self) -> None:
+        while self._read_with_one_connection():
+            pass
+
+    def _read_with_one_connection(self) -> bool:
+        """Serve reads until the end, or until the database fails; return whether to go on."""
+        with self._readers.connect() as connection:
+            while (job := self._wanted.get()) is not None:
+                try:
+                    with connection.begin():
+                        result = job.work(Tx(connection))
+                    job.done.set_result((result, []))
+                except BaseException as error:  # noqa: BLE001  handed to the caller as it is
+                    job.done.set_exception(error)
+                    if isinstance(error, DBAPIError):
+                        return True
+        return False
 
     def _write_loop(self) -> None:
         with self.engine.connect() as connection:
@@ -220,7 +261,8 @@ def _sqlite_engine(path: Path, *, readers: bool) -> Engine:
         f"sqlite:///{path}",
         poolclass=QueuePool if readers else NullPool,
         connect_args={"check_same_thread": False, "isolation_level": None},
-        **({"pool_size": READERS, "max_overflow": 0} if readers else {}),
+        # One more: what is looked up on the loop's thread.
+        **({"pool_size": READERS + 1, "max_overflow": 0} if readers else {}),
     )
 
     @event.listens_for(engine, "connect")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from intramuros.control.store import tables
@@ -244,3 +244,46 @@ def test_what_was_acknowledged_survives_kill_minus_9(tmp_path: Path) -> None:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     connection.close()
     assert set(acknowledged) <= kept
+
+
+async def test_a_glance_is_a_read_on_the_loops_own_thread(database: Database) -> None:
+    def where(tx: Tx) -> tuple[int, int]:
+        return threading.get_ident(), tx.scalar(text("SELECT 41 + 1"))
+
+    assert await database.glance(where) == (threading.get_ident(), 42)
+    assert (await database.read(where))[0] != threading.get_ident()
+
+
+async def test_a_glance_sees_what_was_acknowledged_just_before(database: Database) -> None:
+    for number in range(20):
+        await database.write(add(str(number)))
+        seen = await database.glance(lambda tx: tx.scalar(select(func.count()).select_from(T)))
+        assert seen == number + 1
+
+
+async def test_a_glance_cannot_write_and_what_it_raises_is_raised(database: Database) -> None:
+    with pytest.raises(OperationalError):
+        await database.glance(add("x"))
+    with pytest.raises(ZeroDivisionError):
+        await database.glance(lambda _: 1 // 0)
+    assert await database.glance(lambda tx: tx.scalar(text("SELECT 1"))) == 1
+
+
+async def test_a_glance_that_meets_a_lock_goes_to_a_thread(database: Database) -> None:
+    tried: list[int] = []
+
+    def locked_once(tx: Tx) -> int:
+        tried.append(threading.get_ident())
+        if len(tried) == 1:
+            raise OperationalError("SELECT", {}, Exception("database is locked"))
+        return 7
+
+    assert await database.glance(locked_once) == 7
+    assert [ident == threading.get_ident() for ident in tried] == [True, False]
+
+
+async def test_readers_go_on_after_a_failure_of_the_database(database: Database) -> None:
+    for _ in range(9):
+        with pytest.raises(OperationalError):
+            await database.read(lambda tx: tx.execute(text("SELECT * FROM nowhere")))
+    assert await database.read(lambda tx: tx.scalar(text("SELECT 1"))) == 1

@@ -1,0 +1,261 @@
+"""What the API adds to a database: each call beside an empty route, and appends beside raw SQL.
+
+``python -m benchmarks.api [--rounds N] [--out FILE]``
+
+The server and a bare FastAPI application (``bare.py``) serve the same database file. One client
+takes turns between a call and the bare route that does one indexed read or one durable write, so
+that load from elsewhere hits both alike; the ratio of the medians is what counts. Appends are
+events that the journal accepts, from tasks at once, beside one row and one commit after the other.
+"""
+
+import argparse
+import http.client
+import itertools
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+import anyio.to_thread
+from sqlalchemy import select
+from tests.wire.host import ROOT, Server, running
+
+from benchmarks.meter import MIB, spent, summary_ms
+from intramuros.control.api.services import Services
+from intramuros.control.app import build_services
+from intramuros.control.identity.installation import open_installation
+from intramuros.control.identity.principal import CredentialKind, Principal
+from intramuros.control.settings import ServerSettings
+from intramuros.control.store.db import Tx
+from intramuros.control.store.tables import sessions
+from intramuros.kernel.config import environment
+from intramuros.kernel.telemetry import configure
+from intramuros.protocol.events import INBOUND
+from intramuros.protocol.resources.sessions import SessionCreate
+
+BETA: Final = "managed-agents-2026-04-01"
+TARGET_RATIO: Final = 1.5
+TARGET_APPENDS: Final = 0.6
+_MESSAGE: Final = {"type": "user.message", "content": [{"type": "text", "text": "x" * 500}]}
+_PER_SESSION: Final = 10
+Call = Callable[[], object]
+
+
+class Client:
+    """One connection that is kept open."""
+
+    def __init__(self, base_url: str, api_key: str = "") -> None:
+        host, _, port = base_url.removeprefix("http://").rpartition(":")
+        self._connection = http.client.HTTPConnection(host, int(port), timeout=30)
+        self._headers = {"content-type": "application/json"}
+        if api_key:
+            self._headers |= {"x-api-key": api_key, "anthropic-beta": BETA}
+
+    def ask(self, method: str, path: str, body: object = None) -> Any:  # noqa: ANN401  any JSON
+        """Send a request and return the answer."""
+        content = None if body is None else json.dumps(body)
+        self._connection.request(method, path, body=content, headers=self._headers)
+        answer = self._connection.getresponse()
+        data = json.loads(answer.read())
+        if answer.status != 200:
+            raise RuntimeError(f"{method} {path}: {answer.status} {data}")
+        return data
+
+
+@contextmanager
+def bare(database: Path) -> Iterator[Client]:
+    """Run the application to compare with."""
+    command = [sys.executable, "-m", "benchmarks.bare", str(database)]
+    env = {**environment(), "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
+    with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield Client(f"http://127.0.0.1:{process.stdout.readline().strip()}")
+        finally:
+            process.terminate()
+
+
+def calls(api: Client) -> dict[str, tuple[str, Call]]:
+    """Return each call by name, and which bare route it is compared with."""
+    agent = {"name": "bench", "model": "instant", "system": "x" * 1000}
+    agent_id = api.ask("POST", "/v1/agents", agent)["id"]
+    place = {"name": "bench", "config": {"type": "self_hosted"}}
+    session = {
+        "agent": agent_id,
+        "environment_id": api.ask("POST", "/v1/environments", place)["id"],
+    }
+    session_id = api.ask("POST", "/v1/sessions", session)["id"]
+    memories = f"/v1/memory_stores/{api.ask('POST', '/v1/memory_stores', {'name': 's'})['id']}"
+    numbers = itertools.count()
+
+    def memory() -> object:
+        body = {"path": f"/{next(numbers)}", "content": "x" * 500}
+        return api.ask("POST", f"{memories}/memories", body)
+
+    memory_id = memory()["id"]  # type: ignore[index]  # an answer's member
+    for _ in range(30):
+        memory()
+        for path, body in (("agents", agent), ("sessions", session)):
+            api.ask("POST", f"/v1/{path}", body)
+    log = f"/v1/sessions/{session_id}/events"
+    for _ in range(25):
+        api.ask("POST", log, {"events": [_MESSAGE]})
+    return {
+        "agents create": ("write", lambda: api.ask("POST", "/v1/agents", agent)),
+        "agents retrieve": ("read", lambda: api.ask("GET", f"/v1/agents/{agent_id}")),
+        "agents list 20": ("read", lambda: api.ask("GET", "/v1/agents")),
+        "sessions create": ("write", lambda: api.ask("POST", "/v1/sessions", session)),
+        "sessions retrieve": ("read", lambda: api.ask("GET", f"/v1/sessions/{session_id}")),
+        "sessions list 20": ("read", lambda: api.ask("GET", "/v1/sessions")),
+        "events list 20": ("read", lambda: api.ask("GET", f"{log}?limit=20")),
+        "memories create": ("write", memory),
+        "memories retrieve": (
+            "read",
+            lambda: api.ask("GET", f"{memories}/memories/{memory_id}"),
+        ),
+        "memories list 20": ("read", lambda: api.ask("GET", f"{memories}/memories?limit=20")),
+    }
+
+
+def timed(call: Call) -> int:
+    """Return how long a call takes, in nanoseconds."""
+    began = time.perf_counter_ns()
+    call()
+    return time.perf_counter_ns() - began
+
+
+def side_by_side(server: Server, rounds: int) -> dict[str, Any]:
+    """Time each call and the bare route in turn."""
+    api = Client(server.base_url, server.api_key)
+    (database,) = server.data_dir.glob("*.db")
+    figures: dict[str, Any] = {}
+    with bare(database) as plain:
+        numbers = itertools.count()
+        plainly: dict[str, Call] = {
+            "read": lambda: plain.ask("GET", "/read/one"),
+            "write": lambda: plain.ask("POST", f"/write/{next(numbers)}", {"text": "x" * 1000}),
+        }
+        for name, (kind, call) in calls(api).items():
+            pairs = [(timed(call), timed(plainly[kind])) for _ in range(rounds + rounds // 10)]
+            ours, theirs = zip(*pairs[rounds // 10 :], strict=True)
+            mine, other = summary_ms(ours), summary_ms(theirs)
+            figures[name] = {
+                "api_ms": mine,
+                f"bare_{kind}_ms": other,
+                "ratio": round(mine["p50"] / other["p50"], 2),
+            }
+    return figures
+
+
+def raw_appends(database: Path, rows: int) -> float:
+    """Return rows a second that raw SQL appends, each with a commit of its own."""
+    body = json.dumps(_MESSAGE)
+    with closing(sqlite3.connect(database, isolation_level=None, timeout=10)) as db:
+        db.execute("PRAGMA synchronous=FULL")
+        db.execute("CREATE TABLE raw (session, seq INTEGER, body, PRIMARY KEY (session, seq))")
+        began = time.perf_counter()
+        for seq in range(rows):
+            db.execute("BEGIN IMMEDIATE")
+            db.execute("INSERT INTO raw VALUES ('sesn_1', ?, ?)", (seq, body))
+            db.execute("COMMIT")
+        return rows / (time.perf_counter() - began)
+
+
+async def appends(home: Path, database: Path, rows: int) -> dict[str, Any]:
+    """Return events a second that the journal accepts, from one task and from several at once."""
+    opened = await open_installation(home, None, None)
+    try:
+        services = await build_services(opened, ServerSettings(data_dir=home))
+        raw = await anyio.to_thread.run_sync(raw_appends, database, rows)
+        found: dict[str, Any] = {"raw_per_s": round(raw)}
+        for tasks in (1, 16):
+            rate = await accepted(services, opened.workspace_id, rows, tasks)
+            found[f"accepted_by_{tasks}_per_s"] = round(rate)
+            found[f"ratio_by_{tasks}"] = round(rate / raw, 2)
+        return found
+    finally:
+        opened.close()
+
+
+async def accepted(services: Services, workspace_id: str, rows: int, tasks: int) -> float:
+    """Return the rate at which so many tasks have messages accepted, a few for each session."""
+    caller = Principal(CredentialKind.API_KEY, "apikey_bench", workspace_id)
+    message = INBOUND.validate_python(_MESSAGE)
+    each = rows // tasks // _PER_SESSION
+
+    def prepare(tx: Tx) -> list[str]:
+        row = tx.execute(select(sessions.c.agent_id, sessions.c.environment_id).limit(1)).one()
+        body = SessionCreate(agent=row.agent_id, environment_id=row.environment_id)
+        return [services.sessions.create(tx, caller, body).id for _ in range(each * tasks)]
+
+    ids = await services.db.write(prepare)
+
+    async def send(mine: list[str]) -> None:
+        for session_id in mine:
+            for _ in range(_PER_SESSION):
+                await services.db.write(
+                    partial(
+                        services.journal.accept,
+                        principal=caller,
+                        session_id=session_id,
+                        inbound=[message],
+                    )
+                )
+
+    began = time.perf_counter()
+    async with anyio.create_task_group() as group:
+        for task in range(tasks):
+            group.start_soon(send, ids[task * each : (task + 1) * each])
+    return len(ids) * _PER_SESSION / (time.perf_counter() - began)
+
+
+def report(figures: dict[str, Any]) -> str:
+    """Return the figures for people."""
+    lines = [f"{'call':20} {'api p50':>10} {'bare p50':>10} {'ratio':>7}  target {TARGET_RATIO}"]
+    for name, row in figures["calls"].items():
+        bare_ms = next(value for key, value in row.items() if key.startswith("bare_"))
+        lines.append(
+            f"{name:20} {row['api_ms']['p50']:>7} ms {bare_ms['p50']:>7} ms {row['ratio']:>7}"
+        )
+    append = figures["appends"]
+    lines.append(
+        f"appends a second: raw SQL {append['raw_per_s']}, accepted from one task "
+        f"{append['accepted_by_1_per_s']} ({append['ratio_by_1']}), from 16 "
+        f"{append['accepted_by_16_per_s']} ({append['ratio_by_16']}); target {TARGET_APPENDS}"
+    )
+    lines.append(f"server memory: {figures['server_rss_mib']} MiB")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run, print and write the figures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=300)
+    parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    options = parser.parse_args()
+    configure(json=True, level="error")
+    with tempfile.TemporaryDirectory() as scratch:
+        home = Path(scratch, "data")
+        with running(home, log_level="warning") as server:
+            figures: dict[str, Any] = {"calls": side_by_side(server, options.rounds)}
+            figures["server_rss_mib"] = round(spent(server.process.pid).rss_bytes / MIB, 1)
+        rows, (database,) = 5 * options.rounds, home.glob("*.db")
+        figures["appends"] = anyio.run(
+            appends, home, database, rows, backend_options={"use_uvloop": True}
+        )
+    print(report(figures))
+    if options.out:
+        options.out.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

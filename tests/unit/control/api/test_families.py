@@ -1,0 +1,86 @@
+import pytest
+from fastapi import APIRouter, FastAPI
+
+from intramuros.control.api.families import Families, family_of
+from tests.unit.control.api.asgi import call
+
+first = APIRouter(prefix="/v1/things")
+second = APIRouter(prefix="/v1/things")
+other = APIRouter(prefix="/v1/others")
+
+
+@first.get("/special")
+async def special() -> str:
+    return "special"
+
+
+@second.get("/{id}")
+async def one(id: str) -> str:
+    return f"one {id}"
+
+
+@second.post("")
+async def make() -> str:
+    return "made"
+
+
+@other.get("/{id}/parts/{part}")
+async def part(id: str, part: str) -> str:
+    return f"{id} {part}"
+
+
+def application() -> FastAPI:
+    app = FastAPI(redirect_slashes=False)
+    app.router = Families((first, second, other))
+    app.add_api_route("/healthz", special)
+    return app
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("method", "path", "status", "answer"),
+    [
+        ("GET", "/v1/things/special", 200, "special"),
+        ("GET", "/v1/things/7", 200, "one 7"),
+        ("POST", "/v1/things", 200, "made"),
+        ("GET", "/v1/others/1/parts/2", 200, "1 2"),
+        ("GET", "/healthz", 200, "special"),
+        ("GET", "/v1/things", 405, None),
+        ("GET", "/v1/things/7/8", 404, None),
+        ("GET", "/v1/others", 404, None),
+        ("GET", "/v1/nothing", 404, None),
+        ("GET", "/v1", 404, None),
+        ("GET", "/", 404, None),
+        ("GET", "//v1/things/7", 404, None),
+        ("GET", "/v1/things/", 404, None),
+    ],
+)
+async def test_a_request_reaches_the_route_it_would_reach_without(
+    method: str, path: str, status: int, answer: str | None
+) -> None:
+    plain = FastAPI(redirect_slashes=False)
+    for router in (first, second, other):
+        plain.include_router(router)
+    plain.add_api_route("/healthz", special)
+    found = await call(application(), path, method=method)
+    assert found.status == status
+    assert answer is None or found.json == answer
+    same = await call(plain, path, method=method)
+    assert (found.status, found.body) == (same.status, same.body)
+
+
+def test_the_document_has_every_route() -> None:
+    paths = application().openapi()["paths"]
+    assert set(paths) == {
+        "/v1/things/special",
+        "/v1/things/{id}",
+        "/v1/things",
+        "/v1/others/{id}/parts/{part}",
+        "/healthz",
+    }
+
+
+def test_a_family_is_two_parts() -> None:
+    assert family_of("/v1/agents/agent_1/versions") == "/v1/agents"
+    assert family_of("/v1/agents") == "/v1/agents"
+    assert family_of("/healthz") == "/healthz"
