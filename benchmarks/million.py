@@ -97,6 +97,7 @@ def main() -> None:
         ids = furnish(api)
         (database,) = server.data_dir.glob("*.db")
         counts = crowd(database, options.rows, _FILLED)
+        api = Client(server.base_url, server.api_key)  # the server has closed the idle one
         print(f"rows: {counts}; {database.stat().st_size >> 20} MiB", flush=True)
         for name, path, query in lists(ids, middle_of(database)):
             asked = f"{path}?{urlencode(query)}"

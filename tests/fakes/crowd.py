@@ -39,12 +39,17 @@ _GROUPS: Final = {
     "credentials": "kind",
     "leases": "queue = 'turn'",
 }
-# The rows of an old installation rest.
+# Which rows may be copied: of the audit chain, one that an activity points to, if any does.
+_SOURCES: Final = {
+    "audit": "(seq IN (SELECT seq FROM activities) OR NOT EXISTS (SELECT 1 FROM activities))"
+}
+# The rows of an old installation rest; copies point to copies.
 _AT_REST: Final = {
+    "activities": {"seq": "(SELECT max(seq) FROM audit) - :copies + i"},
     "leases": {
         "state": "CASE queue WHEN 'turn' THEN 'idle' ELSE 'stopped' END",
         "key": "key || '_' || i",
-    }
+    },
 }
 
 
@@ -77,6 +82,7 @@ def crowd(path: Path, copies: int, only: Mapping[str, str] | None = None) -> dic
 def _statement(table: Table, which: str) -> str:
     vary = _VARY.get(table.name) or _telling(table)
     shown = {column.name: _copied(table, column.name, vary) for column in table.columns}
+    source = _SOURCES.get(table.name, "1")
     group = _GROUPS.get(table.name, "''")
     return f"""
         INSERT INTO {table.name} ({", ".join(shown)})
@@ -85,7 +91,8 @@ def _statement(table: Table, which: str) -> str:
         ), ends AS (SELECT {_ends(table, vary)})
         SELECT {", ".join(shown.values())}
         FROM (SELECT * FROM {table.name} WHERE rowid IN (
-            SELECT min(rowid) FROM {table.name} WHERE {which} GROUP BY {group})), numbers, ends
+            SELECT min(rowid) FROM {table.name} WHERE {which} AND {source} GROUP BY {group}
+        )), numbers, ends
     """
 
 

@@ -9,6 +9,7 @@ from anthropic import Anthropic
 from intramuros.protocol.not_served import NOT_SERVED
 
 CALLS: dict[str, Callable[[Anthropic], object]] = {
+    "/v1/messages/batches": lambda api: api.messages.batches.list(),
     "/v1/organizations/analytics": lambda api: api.beta.organization.analytics.users.list(
         date="2026-11-01"
     ),

@@ -100,7 +100,7 @@ def create_app(services: Services) -> FastAPI:
         webhooks.organization_router,
         sandbox_files.router,
     )
-    app.router = Families(routers)
+    app.router = Families(routers, app.router.routes)
     app.add_api_route("/healthz", _healthz, include_in_schema=False)
     app.add_api_route("/readyz", _readyz, include_in_schema=False)
     errors.install(app)

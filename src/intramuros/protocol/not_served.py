@@ -27,6 +27,11 @@ _OTHER_PRODUCT: Final = "it belongs to another product of the API's vendor"
 _SEATS: Final = "it is part of plans with seats, which an installation of your own has not"
 
 NOT_SERVED: Final = (
+    LeftOut(
+        "/v1/messages/batches",
+        "beta.messages.batches",
+        "batches are the model provider's own: send them there",
+    ),
     LeftOut("/v1/organizations/analytics", "beta.organization.analytics", _OTHER_PRODUCT),
     LeftOut("/v1/organizations/claude_code", "beta.organization.claude_code", _OTHER_PRODUCT),
     LeftOut("/v1/organizations/claude_tag", "beta.organization.claude_tag", _OTHER_PRODUCT),

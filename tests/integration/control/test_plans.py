@@ -11,12 +11,14 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import httpx2
 import pytest
 
+from intramuros.kernel.timing import SystemClock, rfc3339
 from tests.fakes.crowd import BOUNDED, crowd, growing
 from tests.wire.host import Server, running
 from tests.wire.matrix import BETAS, Callers, World, world
@@ -27,9 +29,11 @@ COPIES: Final = 3000
 PAGE: Final = 100
 # A page of 100 rows takes some 6,000 steps; looking at every row takes 15,000 or more.
 MOST_STEPS: Final = 12_000
-# Streams and polls wait by design; content is bytes and no list.
-_NO_LISTS: Final = ("/stream", "/poll", "/content", "/reconnect")
+# Streams and polls wait by design; content is bytes; effective limits are refused here.
+_NO_LISTS: Final = ("/stream", "/poll", "/content", "/effective")
 _POSITIONS: Final = frozenset({"limit", "page", "after_id", "before_id"})
+# Ids of activities come from lines of the chain, which copies share: positions name no copy.
+_ONE_PAGE: Final = frozenset({"/v1/compliance/activities"})
 NO_ROWS: Final = {
     "spent_assertions": "written by the exchange of assertions only; reads go by its key",
     **dict.fromkeys(("activities", "compliance"), "written while compliance is switched on"),
@@ -155,7 +159,11 @@ def queries(parameters: Any, things: World) -> Iterator[dict[str, Any]]:
     for one in filters:
         for picks in itertools.product(*orders.values()):
             query = {**one, **dict(zip(orders, picks, strict=True))}
-            yield {**query, "limit": PAGE} if "limit" in names and "ids[]" not in one else query
+            if "starting_at" in names:  # reports need to know from when
+                query["starting_at"] = rfc3339(SystemClock().now() - timedelta(days=2))
+            if "limit" in names and "ids[]" not in one:
+                query["limit"] = 7 if "starting_at" in names else PAGE
+            yield query
 
 
 def values(name: str, schema: Any, things: World) -> Iterator[Any]:
@@ -194,6 +202,8 @@ def walk(http: httpx2.Client, path: str, query: dict[str, Any], secret: str) -> 
     seen: set[str] = set()
     while True:
         answer = http.get(path, params=query, headers=headers)
+        if answer.status_code == 400 and "nobody" in query.values():
+            return  # a filter that takes certain words only, and asks nothing of the database
         assert answer.status_code in (200, 404), (
             f"say in WORDS what {path} {query} takes: {answer.text}"
         )
@@ -201,6 +211,8 @@ def walk(http: httpx2.Client, path: str, query: dict[str, Any], secret: str) -> 
         rows = {json.dumps(row) for row in body.get("data", [])}
         assert not seen & rows, f"{path} {query} shows rows twice"
         seen |= rows
+        if path in _ONE_PAGE:
+            return
         if body.get("next_page"):
             query = {**query, "page": body["next_page"]}
         elif body.get("has_more"):

@@ -7,6 +7,7 @@ them that takes longer than a query. A family is the first two parts of a path.
 from collections.abc import Sequence
 
 from fastapi import APIRouter
+from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
 
@@ -15,10 +16,11 @@ class Families(APIRouter):
 
     Args:
         routers: in the order in which their routes are to be tried.
+        others: routes without a family, such as the document's.
     """
 
-    def __init__(self, routers: Sequence[APIRouter]) -> None:
-        super().__init__(redirect_slashes=False)
+    def __init__(self, routers: Sequence[APIRouter], others: Sequence[BaseRoute] = ()) -> None:
+        super().__init__(redirect_slashes=False, routes=list(others))
         self._families: dict[str, APIRouter] = {}
         for router in routers:
             for route in router.routes:

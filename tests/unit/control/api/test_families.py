@@ -31,7 +31,7 @@ async def part(id: str, part: str) -> str:
 
 def application() -> FastAPI:
     app = FastAPI(redirect_slashes=False)
-    app.router = Families((first, second, other))
+    app.router = Families((first, second, other), app.router.routes)
     app.add_api_route("/healthz", special)
     return app
 
@@ -45,6 +45,7 @@ def application() -> FastAPI:
         ("POST", "/v1/things", 200, "made"),
         ("GET", "/v1/others/1/parts/2", 200, "1 2"),
         ("GET", "/healthz", 200, "special"),
+        ("GET", "/openapi.json", 200, None),
         ("GET", "/v1/things", 405, None),
         ("GET", "/v1/things/7/8", 404, None),
         ("GET", "/v1/others", 404, None),
@@ -66,7 +67,8 @@ async def test_a_request_reaches_the_route_it_would_reach_without(
     assert found.status == status
     assert answer is None or found.json == answer
     same = await call(plain, path, method=method)
-    assert (found.status, found.body) == (same.status, same.body)
+    assert found.status == same.status
+    assert path == "/openapi.json" or found.body == same.body  # the order of paths may differ
 
 
 def test_the_document_has_every_route() -> None:
