@@ -56,6 +56,11 @@ PAUSES: Final[Mapping[str, bool]] = {
     "session_creation_rejected_error": False,
 }
 
+# Refusals that say themselves what is missing.
+_BY_CODE: Final = {
+    skills.NOT_FOUND_CODE: "skill_not_found_error",
+    "file_expired": "file_not_found_error",
+}
 # All that a self-hosted environment can mount.
 _MOUNTED_ANYWHERE: Final = frozenset({"memory_store"})
 _MAX_MESSAGE_CHARS: Final = 1000
@@ -110,8 +115,8 @@ def of(error: Exception) -> RunError:
 
 
 def _type(error: DomainError) -> str:
-    if error.hints.code == skills.NOT_FOUND_CODE:
-        return "skill_not_found_error"
+    if error.hints.code in _BY_CODE:
+        return _BY_CODE[error.hints.code]
     if isinstance(error, RateLimited):
         return "session_rate_limited_error"
     if isinstance(error, NotFound):

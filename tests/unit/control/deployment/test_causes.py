@@ -202,6 +202,7 @@ def test_things_of_another_workspace_are_not_there(desk: Desk) -> None:
     ("error", "type"),
     [
         (InvalidRequest("no", code=skills.NOT_FOUND_CODE), "skill_not_found_error"),
+        (NotFound("no", code="file_expired"), "file_not_found_error"),
         (InvalidRequest("no"), "session_creation_rejected_error"),
         (TooLarge("no"), "session_creation_rejected_error"),
         (Conflict("no"), "session_creation_rejected_error"),

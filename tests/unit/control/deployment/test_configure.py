@@ -1,10 +1,16 @@
+from dataclasses import replace
+
 import pytest
 from pydantic import ValidationError
+from sqlalchemy import insert
 
-from intramuros.control.catalog import memory_stores, vaults
-from intramuros.control.catalog.kinds import MEMORY_STORE, VAULT
+from intramuros.control.catalog import agents, environments, memory_stores, service, vaults
+from intramuros.control.catalog.kinds import FILE, MEMORY_STORE, VAULT
 from intramuros.control.deployment import configure
+from intramuros.control.store.tables import workspaces
 from intramuros.kernel.errors import InvalidRequest, NotFound, TooLarge
+from intramuros.protocol.resources.agents import AgentCreate
+from intramuros.protocol.resources.environments import EnvironmentCreate
 from intramuros.protocol.resources.memory import MemoryStoreCreate
 from intramuros.protocol.resources.vaults import VaultCreate
 from tests.fakes.deployments import GO, HOURLY, Desk, schedule
@@ -107,12 +113,47 @@ def test_stores_and_vaults_are_looked_up(desk: Desk) -> None:
         desk.make(vault_ids=[vault_id])
 
 
-def test_counts_of_resources_and_vaults_are_bounded(desk: Desk) -> None:
-    resource = {"type": "memory_store", "memory_store_id": "memstore_1"}
-    with pytest.raises(ValidationError):
-        desk.make(resources=[resource] * 501)
-    with pytest.raises(ValidationError):
-        desk.make(vault_ids=[f"vlt_{n}" for n in range(51)])
+def test_R207_500_resources_and_50_vaults(desk: Desk) -> None:
+    file_id = service.create(desk.world.tx, desk.actor, FILE, {}).id
+    resources = [
+        {"type": "memory_store", "memory_store_id": store(desk)},
+        *({"type": "file", "file_id": file_id, "mount_path": f"/{n}"} for n in range(499)),
+    ]
+    made = desk.make(resources=resources)
+    assert [resource["type"] for resource in made.body["resources"]].count("file") == 499
+    with pytest.raises(ValidationError, match="500"):
+        desk.make(resources=[*resources, resources[1]])
+    vault_ids = [vault(desk) for _ in range(50)]
+    assert desk.make(vault_ids=vault_ids).body["vault_ids"] == vault_ids
+    with pytest.raises(ValidationError, match="50"):
+        desk.make(vault_ids=[*vault_ids, vault_ids[0]])
+
+
+def test_things_of_another_workspace_are_not_found(desk: Desk) -> None:
+    other = "wrkspc_other"
+    desk.world.tx.execute(insert(workspaces).values(id=other, name="Other", created_us=1))
+    stranger = replace(desk.actor, workspace_id=other)
+    agent = agents.create(
+        desk.world.tx, stranger, AgentCreate.model_validate({"name": "A", "model": "m"})
+    ).id
+    environment = environments.create(
+        desk.world.tx, stranger, EnvironmentCreate.model_validate({"name": "E"})
+    ).id
+    foreign_store = memory_stores.create(desk.world.tx, stranger, MemoryStoreCreate(name="N")).id
+    foreign_vault = vaults.create(desk.world.tx, stranger, VaultCreate(display_name="V")).id
+    foreign_file = service.create(desk.world.tx, stranger, FILE, {}).id
+    made = desk.make()
+    for body in (
+        {"agent": agent},
+        {"environment_id": environment},
+        {"vault_ids": [foreign_vault]},
+        {"resources": [{"type": "memory_store", "memory_store_id": foreign_store}]},
+        {"resources": [{"type": "file", "file_id": foreign_file}]},
+    ):
+        with pytest.raises(NotFound):
+            desk.make(**body)
+        with pytest.raises(NotFound):
+            desk.change(made.resource.id, **body)
 
 
 @pytest.mark.parametrize(

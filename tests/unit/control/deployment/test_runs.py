@@ -1,3 +1,5 @@
+from unittest.mock import Mock
+
 import pytest
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
@@ -5,6 +7,7 @@ from sqlalchemy.exc import IntegrityError
 from intramuros.control.deployment import present, runs
 from intramuros.control.deployment.causes import CannotStart, RunError
 from intramuros.control.deployment.runs import Query
+from intramuros.control.model.catalogue import shipped_catalogue
 from intramuros.control.session import present as session_present
 from intramuros.control.store import events
 from intramuros.control.store.tables import sessions
@@ -122,3 +125,32 @@ def test_R232_lists_are_filtered(desk: Desk) -> None:
     assert runs.find(desk.world.tx, "wrkspc_other", Query(10)) == ([], False)
     with pytest.raises(NotFound):
         runs.get(desk.world.tx, "wrkspc_other", ids[0])
+
+
+CAP = {"type": "limit", "max_list_cost": {"amount": "2000", "currency": "USD"}}
+
+
+def test_the_budget_is_copied_to_each_session(desk: Desk) -> None:
+    made = desk.make(agent=desk.agent(model="claude-opus-4-6"), budget=CAP)
+    first = desk.runs.start(desk.world.tx, desk.world.api, made, None)
+    cleared = desk.change(made.resource.id, budget=None)
+    second = desk.runs.start(desk.world.tx, desk.world.api, cleared, None)
+    shown = [
+        session_present.session(
+            desk.world.sessions.get(desk.world.tx, desk.world.api, run.session_id),
+            desk.world.now_us,
+        )["budget"]
+        for run in (first, second)
+    ]
+    assert shown == [CAP, None]
+
+
+def test_prices_are_looked_at_again_at_every_run(desk: Desk) -> None:
+    made = desk.make(agent=desk.agent(model="claude-opus-4-6"), budget=CAP)
+    priceless = Mock(wraps=shipped_catalogue())
+    priceless.price.side_effect = lambda *_: None
+    desk.world.sessions._models = priceless
+    with pytest.raises(CannotStart) as refused:
+        desk.runs.start(desk.world.tx, desk.world.api, made, None)
+    assert refused.value.error.type == "session_creation_rejected_error"
+    assert "model_not_budgetable" in refused.value.error.message
