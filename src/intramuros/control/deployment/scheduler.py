@@ -39,7 +39,7 @@ POLL_S: Final = 2.0
 LEASE_S: Final = 60.0
 # Claimed at once: about so many transactions share one commit (store/db.py).
 BATCH: Final = 32
-# What the audit chain names as the one who pauses and archives.
+# What the audit chain names as the one who starts sessions, pauses and archives.
 BY: Final = "schedule"
 
 
@@ -150,7 +150,7 @@ class Scheduler:
 
     def _run(self, tx: Tx, found: Deployment, fire: Fire, error: RunError | None) -> None:
         resource = found.resource
-        itself = Principal(CredentialKind.API_KEY, resource.id, resource.workspace_id)
+        itself = Principal(CredentialKind.API_KEY, BY, resource.workspace_id)
         if error is None:
             self._runs.start(tx, itself, found, fire.nominal_us)
         else:

@@ -182,7 +182,7 @@ def test_R227_what_is_missing_is_found_and_named(
     assert re.match(match, error.message) or match in error.message
 
 
-def test_R226_an_archived_subagent_is_an_archived_agent(desk: Desk) -> None:
+def test_an_archived_subagent_is_an_archived_agent(desk: Desk) -> None:
     error = cause(desk, subagent_archived(desk))
     assert error is not None
     assert error.type == "agent_archived_error"

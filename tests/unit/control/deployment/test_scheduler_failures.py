@@ -1,13 +1,16 @@
 """What a scheduler does when a run cannot start, and whom it tells."""
 
+import json
 from typing import Any
 
 import pytest
 from sqlalchemy import delete, select, update
 
 from intramuros.control.catalog import vaults
+from intramuros.control.catalog.kinds import AGENT
 from intramuros.control.deployment.deployments import QUEUE
 from intramuros.control.deployment.scheduler import LEASE_S
+from intramuros.control.identity import audit
 from intramuros.control.store import leases
 from intramuros.control.store.deployment_tables import deployments as rows
 from intramuros.control.store.tables import resources, sessions
@@ -53,6 +56,41 @@ async def test_R227_a_scheduled_failure_is_recorded_and_pauses(stage: Stage) -> 
     await stage.fire_at(deployment_id)
     await stage.one.fire_due()
     assert [run["error"] for run in await stage.history(deployment_id)][1:] == [None]
+
+
+async def test_R226_an_archived_subagent_fails_the_run_and_pauses(stage: Stage) -> None:
+    helper = await stage.act(lambda desk: desk.agent(name="Helper"))
+    roster = {"type": "coordinator", "agents": [helper]}
+    boss = await stage.act(lambda desk: desk.agent(multiagent=roster))
+    deployment_id = await stage.make(agent=boss)
+    await stage.act(lambda desk: desk.put_away(AGENT, helper))
+    await stage.fire_at(deployment_id)
+    await stage.one.fire_due()
+    (run,) = await stage.history(deployment_id)
+    assert run["error"] == {
+        "type": "agent_archived_error",
+        "message": f"agent `{helper}` is archived",
+    }
+    shown = await stage.shown(deployment_id)
+    assert shown["paused_reason"] == {"type": "error", "error": {"type": "agent_archived_error"}}
+    assert shown["archived_at"] is None
+
+
+async def test_the_chain_says_that_a_schedule_did_it(stage: Stage) -> None:
+    deployment_id = await stage.make()
+    await stage.fire_at(deployment_id)
+    await stage.one.fire_due()
+    (run,) = await stage.history(deployment_id)
+    lines = await stage.act(lambda desk: list(audit.read_lines(desk.world.tx)))
+    (told,) = [line for line in lines if run["id"] in line]
+    assert json.loads(told)["fields"] == {
+        "id": deployment_id,
+        "run_id": run["id"],
+        "by": "schedule",
+        "session_id": run["session_id"],
+        "scheduled_at": "2026-01-01T01:00:00.000000Z",
+        "workspace_id": "wrkspc_test",
+    }
 
 
 def refuse(stage: Stage, monkeypatch: pytest.MonkeyPatch, error: Exception) -> list[str]:
