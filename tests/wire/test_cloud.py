@@ -130,6 +130,25 @@ async def test_R183_R185_c11_4_files_go_in_read_only_and_what_is_left_comes_out(
     assert digest in {record["fields"]["sha256"] for record in sent}
 
 
+async def test_R390_the_fixed_directories_are_there(site: Site, tmp_path: Path) -> None:
+    store = site.api.beta.memory_stores.create(name="Notes").id
+    async with ours(site, tmp_path, pool_key(site)):
+        session = site.api.beta.sessions.create(
+            agent=site.agent("places"),
+            environment_id=site.environment("cloud"),
+            resources=[{"type": "memory_store", "memory_store_id": store}],
+            initial_events=[MESSAGE],
+        )
+        log = await ended(site, session.id)
+    (result,) = named(log, "agent.tool_result")
+    assert result.content[0].text.split() == [
+        "/workspace",
+        "/mnt/memory/notes",
+        "/mnt/session/outputs",
+        "/mnt/session/uploads",
+    ]
+
+
 async def test_what_a_person_allows_runs_and_what_is_denied_does_not(
     site: Site, tmp_path: Path
 ) -> None:

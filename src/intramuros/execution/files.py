@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +18,7 @@ from intramuros.execution.sandbox import trees
 from intramuros.execution.sandbox.base import Mount
 from intramuros.execution.uploads import Uploads
 from intramuros.kernel.telemetry import logger
-from intramuros.kernel.timing import Clock
+from intramuros.kernel.timing import Clock, parse_rfc3339, rfc3339
 from intramuros.protocol.resources.mounts import OUTPUTS, UPLOADS
 
 log = logger("files")
@@ -27,6 +28,8 @@ log = logger("files")
 FRESH_S: Final = 5.0
 # Of the last sync of an item, in seconds.
 CLOSE_S: Final = 60.0
+# A cloud sandbox and all that is in it lasts this long, used or not (contract 8.14).
+LIFETIME: Final = timedelta(days=30)
 _ERRORS: Final = (ControlPlaneError, OSError, RecordFailed)
 
 
@@ -59,6 +62,35 @@ class Files:
         self._outputs = Outputs(self._home / "outputs", client, means.record)
         self._looked_s = 0.0
         self._turn = 0
+
+    async def outlived(self) -> bool:
+        """Tell whether the session's sandbox is too old; what is here of it is removed then.
+
+        Raises:
+            FilesFailed: the disk does not tell.
+        """
+        since = self._home / "since"
+        now = self._means.clock.now()
+
+        def look() -> bool:
+            try:
+                born = parse_rfc3339(since.read_text(encoding="ascii"))
+            except (OSError, ValueError):
+                self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
+                since.write_text(rfc3339(now), encoding="ascii")
+                return False
+            if now - born < LIFETIME:
+                return False
+            trees.remove(os.fspath(self._home))
+            return True
+
+        try:
+            if not await to_thread.run_sync(look):
+                return False
+            await to_thread.run_sync(look)  # the new one begins now
+        except OSError as error:
+            raise FilesFailed(f"cannot keep the session's files: {error}") from error
+        return True
 
     async def open(self, uploads: Sequence[Upload]) -> tuple[Mount, ...]:
         """Fetch the mounted files and return what the sandbox is to mount.

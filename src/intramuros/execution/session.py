@@ -197,6 +197,8 @@ class Item:
             mounts = await self._bench.skills.lay_out(self._client, session.skills)
             mounts += await self._remember(session)
             if self._files is not None:
+                if await self._files.outlived():
+                    await self._bench.hands.forget(self._work.session_id)
                 mounts += await self._files.open(session.uploads)
             self._bench.hands.equip(self._work.session_id, mounts)
             group.start_soon(self._watch_idle, scope)

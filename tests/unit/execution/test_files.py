@@ -68,3 +68,19 @@ async def test_the_last_outputs_are_brought_and_the_directories_stay_until_the_e
     assert outputs.source.exists()
     await rig.files.close(deleted=True)
     assert not (tmp_path / "files" / "sesn_1").exists()
+
+
+async def test_c8_14_R389_a_sandbox_lasts_thirty_days_from_its_creation(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    assert not await rig.files.outlived()
+    _, outputs = await rig.files.open([])
+    (outputs.source / "old").write_bytes(b"1")
+    for _ in range(29):
+        rig.clock.advance(24 * 3600)
+        assert not await rig.files.outlived()
+    rig.clock.advance(24 * 3600)
+    assert await rig.files.outlived()
+    assert not outputs.source.exists()
+    # The new one has thirty days of its own.
+    rig.clock.advance(24 * 3600)
+    assert not await rig.files.outlived()
