@@ -271,6 +271,29 @@ def test_signing_out_needs_its_beta(
         org.users.sign_out("user_no")
 
 
+@pytest.mark.rule("R010")
+def test_R010_each_family_is_served_with_the_beta_that_the_sdk_sends(
+    client: Anthropic, org: Any, http: httpx2.Client
+) -> None:
+    user = person(org, http)
+    families: dict[str, Any] = {
+        "mcp-tunnels-2026-06-22": client.beta.tunnels.with_raw_response.list,
+        "user-profiles-2026-08-18": client.beta.user_profiles.with_raw_response.list,
+        "webhooks-2026-10-07": org.webhooks.with_raw_response.list,
+        "telemetry-destinations-2026-08-11": org.telemetry_destinations.with_raw_response.list,
+        "spend-limit-reads-2026-09-26": org.spend_limits.with_raw_response.list,
+        "admin-user-sign-out-2026-10-08": lambda: org.users.with_raw_response.sign_out(user.id),
+    }
+    for beta, call in families.items():
+        raw = call()
+        assert raw.http_request.headers["anthropic-beta"] == beta
+        assert raw.status_code == 200
+        path = raw.http_request.url.path
+        method = raw.http_request.method
+        answer = http.request(method, path, headers={"anthropic-beta": f"oauth-2025-04-20, {beta}"})
+        assert answer.status_code == 200, (beta, answer.text)
+
+
 @pytest.mark.rule("R013")
 def test_R013_what_a_missing_beta_is_answered_with(org: Any, http: httpx2.Client) -> None:
     user = person(org, http)

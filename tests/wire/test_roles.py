@@ -1,13 +1,16 @@
 """What roles allow: keys that act as people, tried out through the official SDK."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import anthropic
+import anyio
 import httpx2
 import pytest
 from anthropic import Anthropic
 
+from intramuros.control.identity.operator import dismiss_user, set_role
 from tests.wire.host import Server
 from tests.wire.structure import check
 from tests.wire.test_people import acting, address, allowed, person
@@ -192,3 +195,44 @@ def test_nobody_climbs(server: Server, org: Any, http: httpx2.Client) -> None:
     ):
         api.beta.agents.list(extra_headers={"anthropic-workspace-id": other.id})
     assert org.users.retrieve(user.id).role == "developer"
+
+
+def test_an_administrator_is_a_person_whom_only_the_operator_appoints(
+    server: Server, org: Any, http: httpx2.Client
+) -> None:
+    keeper, user = person(org, http), person(org, http)
+    for who in (keeper, user):
+        anyio.run(partial(set_role, server.data_dir, who.id, "admin"))
+    _, secret = acting(http, user.id)
+    assert allowed(server, secret) == {"developer", "tunnels", "admin"}
+    assert user.id in [u.id for u in org.users.list(roles=["admin"])]
+    made = httpx2.post(f"{server.base_url}/x/keys", json={}, headers={"x-api-key": secret}).json()
+    assert [k.id for k in org.api_keys.list(created_by_user_id=user.id)] == [made["id"]]
+    shown = org.api_keys.retrieve(made["id"])
+    check(shown)
+    assert shown.created_by.to_dict() == {"id": user.id, "type": "user"}
+    workspace = org.workspaces.create(name="W")
+    assert allowed(server, acting(http, user.id, workspace.id)[1]) == {
+        "developer",
+        "tunnels",
+        "admin",
+    }
+    with Anthropic(base_url=server.base_url, api_key=secret, max_retries=0) as api:
+        with pytest.raises(anthropic.BadRequestError) as own:
+            api.beta.organization.users.sign_out(user.id)
+        assert type(own.value).__name__ == "BetaCannotSignOutSelfError"
+        for act in (
+            lambda: api.beta.organization.users.update(keeper.id, role="user"),
+            lambda: api.beta.organization.users.remove(keeper.id),
+            lambda: api.beta.organization.users.remove(user.id),
+        ):
+            with pytest.raises(anthropic.BadRequestError, match="intramuros user"):
+                act()
+        anyio.run(partial(set_role, server.data_dir, user.id, "user"))
+        with pytest.raises(anthropic.PermissionDeniedError):
+            api.beta.organization.users.list()
+    anyio.run(partial(dismiss_user, server.data_dir, user.id))
+    with pytest.raises(anthropic.NotFoundError):
+        org.users.retrieve(user.id)
+    # The key that the person made belongs to the workspace and stays.
+    assert org.api_keys.retrieve(made["id"]).status == "active"
