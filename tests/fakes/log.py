@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from intramuros.control.session.fold import fold
 from intramuros.control.session.state import State, initial
 from intramuros.control.store.records import Draft, Record
+from intramuros.protocol.events import PROCESSED_ON_RECEIPT
 
 START_US = 1_767_225_600_000_000
 
@@ -45,8 +46,20 @@ class MemoryLog:
 
     def send(self, type: str, **body: object) -> str:
         """Take a client's input as the API does, and return its id."""
-        queued = type not in ("user.tool_result", "user.custom_tool_result")
+        queued = type not in PROCESSED_ON_RECEIPT
         return self.append(Draft(type, body, queued=queued))[0].id
+
+    def aim(self, rubric: str = "- It works.", iterations: int = 3) -> str:
+        """Define an outcome as the API does, and return its id."""
+        outcome_id = f"outc_{len(self.records) + 1}"
+        self.send(
+            "user.define_outcome",
+            outcome_id=outcome_id,
+            description="Build it.",
+            rubric={"type": "text", "content": rubric},
+            max_iterations=iterations,
+        )
+        return outcome_id
 
     def say(self, text: str = "hello") -> str:
         return self.send("user.message", content=[{"type": "text", "text": text}])

@@ -6,7 +6,8 @@ from typing import Any
 
 from intramuros.control.mcp.base import McpError, McpFailure, McpResult, McpTool
 from intramuros.control.model.base import Failure, ModelError, ModelReply, ModelRequest, Usage
-from intramuros.control.session import outcome
+from intramuros.control.session import evaluation, outcome
+from intramuros.control.session.evaluation import AskGrader
 from intramuros.control.session.state import initial
 from intramuros.control.session.turn import (
     CallMcp,
@@ -83,6 +84,15 @@ def away(retryable: bool = True, retry_after_s: float | None = None) -> ModelErr
     return ModelError(Failure.OVERLOADED, "full", retryable=retryable, retry_after_s=retry_after_s)
 
 
+def verdict(*met: bool, first: int = 1, **more: object) -> ModelReply:
+    """What a grader answers: one verdict for each criterion."""
+    grades = [
+        {"criterion": number, "met": passed, "why": f"reason {number}"}
+        for number, passed in enumerate(met, first)
+    ]
+    return uses(use("grade_criteria", grades=grades, **more))
+
+
 class Loop:
     """A session, driven step by step with scripted answers.
 
@@ -98,12 +108,15 @@ class Loop:
         mcp: Sequence[McpResult | McpError] = (),
         self_hosted: bool = True,
         limits: Limits | None = None,
+        grader: Sequence[ModelReply | ModelError] = (),
     ) -> None:
         self.log = MemoryLog(self_hosted=self_hosted)
         self.subject = Subject("sesn_1", "wrkspc_1", declared)
         self._view = View.empty(self.subject, initial("sthr_main", self_hosted=self_hosted))
         self.model = deque(model)
         self.mcp = deque(mcp)
+        self.grader = deque(grader)
+        self.graded: list[ModelRequest] = []
         self.tools = tools
         self.limits = limits or Limits()
         self.epoch = 1
@@ -137,6 +150,12 @@ class Loop:
                 if isinstance(answer, ModelError):
                     return outcome.model_failed(self.view, effect, answer, self.context)
                 return outcome.replied(self.view, effect, answer, [], self.context)
+            case AskGrader():
+                self.graded.append(effect.request)
+                verdict = self.grader.popleft()
+                if isinstance(verdict, ModelError):
+                    return outcome.ungraded(self.view, effect.aim, verdict, self.context)
+                return evaluation.answered(self.view, effect.aim, verdict)
             case ListTools():
                 self.listings += 1
                 found = {server.name: self.tools for server in effect.servers}

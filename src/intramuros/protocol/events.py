@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 # Content is bounded by the request body; a list this long is a mistake (contract 13.16).
 MAX_BLOCKS: Final = 1000
+MAX_RUBRIC_CHARS: Final = 262_144
+# A session shows the description of every outcome it had, so it is bounded, generously.
+MAX_DESCRIPTION_CHARS: Final = 32_768
 MAX_EVENTS_PER_SEND: Final = 1000
 
 
@@ -153,13 +156,37 @@ class SystemMessage(Strict):
     content: list[TextBlock] = Field(min_length=1, max_length=MAX_BLOCKS)
 
 
+class TextRubric(Strict):
+    """How an outcome is graded, as text (contract 20.1)."""
+
+    type: Literal["text"]
+    content: str = Field(min_length=1, max_length=MAX_RUBRIC_CHARS)
+
+
+class FileRubric(Strict):
+    """The same in an uploaded file."""
+
+    type: Literal["file"]
+    file_id: str = Field(min_length=1, max_length=128)
+
+
+class UserDefineOutcome(Strict):
+    """What the agent is to bring about, and how that is graded (contract 20.1, 20.2)."""
+
+    type: Literal["user.define_outcome"]
+    description: str = Field(min_length=1, max_length=MAX_DESCRIPTION_CHARS)
+    rubric: Annotated[TextRubric | FileRubric, Field(discriminator="type")]
+    max_iterations: int | None = Field(default=None, strict=True, ge=1, le=20)
+
+
 Inbound = Annotated[
     UserMessage
     | UserInterrupt
     | UserToolConfirmation
     | UserToolResult
     | UserCustomToolResult
-    | SystemMessage,
+    | SystemMessage
+    | UserDefineOutcome,
     Field(discriminator="type"),
 ]
 
@@ -172,8 +199,10 @@ class SendEvents(Strict):
 
 INBOUND: Final[TypeAdapter[Inbound]] = TypeAdapter(Inbound)
 
-# Results are facts when they arrive; everything else waits for the loop (contract 13.4).
-PROCESSED_ON_RECEIPT: Final = frozenset({"user.tool_result", "user.custom_tool_result"})
+# Results are facts when they arrive, and an outcome is accepted at once; everything else waits for
+# the loop (contract 13.4).
+RESULT_EVENTS: Final = frozenset({"user.tool_result", "user.custom_tool_result"})
+PROCESSED_ON_RECEIPT: Final = RESULT_EVENTS | {"user.define_outcome"}
 
 # What settles work in progress, so that a session takes it even at its budget (contract 12.7).
 SETTLING: Final = (

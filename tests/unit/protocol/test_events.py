@@ -8,7 +8,7 @@ from intramuros.protocol.events import (
     INBOUND,
     MAX_BLOCKS,
     MAX_EVENTS_PER_SEND,
-    PROCESSED_ON_RECEIPT,
+    RESULT_EVENTS,
     SendEvents,
 )
 
@@ -81,7 +81,7 @@ def test_a_send_is_one_or_more_events_within_the_bound() -> None:
 
 
 def test_each_call_is_answered_by_the_event_that_names_it() -> None:
-    for kind in PROCESSED_ON_RECEIPT:
+    for kind in RESULT_EVENTS:
         member = next(member for answer, member in ANSWERS.values() if answer == kind)
         assert INBOUND.validate_python({"type": kind, member: "call_1"})
 

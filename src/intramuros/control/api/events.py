@@ -24,7 +24,7 @@ from intramuros.control.store.events import PAGE_LIMIT, Position
 from intramuros.control.store.notify import session_topic
 from intramuros.control.store.records import Record
 from intramuros.kernel.errors import InvalidRequest, PermissionDenied
-from intramuros.protocol.events import PROCESSED_ON_RECEIPT, Inbound, SendEvents
+from intramuros.protocol.events import RESULT_EVENTS, Inbound, SendEvents
 
 router = APIRouter(prefix="/v1/sessions/{session_id}", tags=["events"])
 
@@ -84,7 +84,8 @@ AfterDep = Annotated[int | None, Depends(_after)]
 async def send(caller: Reader, svc: ServicesDep, session_id: str, body: SendBody) -> Response:
     """Take events, all or none, and return them as stored (contract 13.1)."""
     _check_sender(caller, body.events)
-    stored = await svc.db.write(lambda tx: svc.journal.accept(tx, caller, session_id, body.events))
+    inbound = await svc.shelf.resolve(caller.workspace_id, body.events)
+    stored = await svc.db.write(lambda tx: svc.journal.accept(tx, caller, session_id, inbound))
     return reply({"data": [record.public() for record in stored]})
 
 
@@ -161,7 +162,7 @@ def _check_sender(caller: Principal, inbound: Sequence[Inbound]) -> None:
     if caller.scoped:
         return
     for index, event in enumerate(inbound):
-        if event.type not in PROCESSED_ON_RECEIPT:
+        if event.type not in RESULT_EVENTS:
             raise PermissionDenied(f"events[{index}]: {event.type} needs an API key")
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from intramuros.control.api.pages import Cursors
 from intramuros.control.catalog.exchange import Exchange
 from intramuros.control.catalog.reach import Reach
+from intramuros.control.catalog.rubrics import Shelf
 from intramuros.control.catalog.tunnels import Issuer
 from intramuros.control.catalog.validation import Validator
 from intramuros.control.catalog.vaults import Credentials
@@ -90,3 +91,8 @@ class Services:
     """A UUID; this installation is one organization."""
     lenient: bool = False
     """Ignore unknown body fields instead of refusing them."""
+
+    @property
+    def shelf(self) -> Shelf:
+        """What reads rubrics that lie in files."""
+        return Shelf(self.db, self.blobs, self.clock)

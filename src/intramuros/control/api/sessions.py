@@ -66,6 +66,9 @@ FiltersDep = Annotated[dict[str, Any], Depends(_filters)]
 @router.post("")
 async def create(caller: Developer, svc: ServicesDep, body: CreateBody) -> Response:
     """Create a session."""
+    if body.initial_events:
+        events = await svc.shelf.resolve(caller.workspace_id, body.initial_events)
+        body = body.model_copy(update={"initial_events": events})
     row = await svc.db.write(lambda tx: svc.sessions.create(tx, caller, body))
     return _session(svc, row)
 

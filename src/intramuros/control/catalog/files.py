@@ -121,7 +121,7 @@ def by_ids(tx: Tx, workspace_id: str, ids: Collection[str]) -> list[Resource]:
 
 
 def content(tx: Tx, workspace_id: str, file_id: str, now_us: int) -> tuple[Resource, Blob]:
-    """Return a file and where its bytes are.
+    """Return a file that may be downloaded, and where its bytes are.
 
     Raises:
         NotFound: no such file, or it has expired (``file_expired``).

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Literal, Protocol
 
 from intramuros.control.model.cost import Tokens
 from intramuros.kernel.errors import IntramurosError
@@ -57,6 +57,7 @@ class ModelRequest:
         tools: Messages API tool definitions.
         max_tokens: the most that the reply may use.
         effort: low, medium, high, xhigh or max; adapters ignore what a model lacks.
+        purpose: whether the agent works or a grader judges it; only scripts tell them apart.
     """
 
     model: str
@@ -65,6 +66,7 @@ class ModelRequest:
     tools: Sequence[Block] = ()
     max_tokens: int = 16_384
     effort: str | None = None
+    purpose: Literal["work", "grade"] = "work"
 
 
 @dataclass(frozen=True)

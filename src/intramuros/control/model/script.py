@@ -85,10 +85,27 @@ class Step(_Part):
 
 
 class Script(_Part):
-    """A whole conversation. ``pace_s`` is the pause after each streamed word, in seconds."""
+    """A whole conversation. ``pace_s`` is the pause after each streamed word, in seconds.
+
+    ``grader`` is what a grader of the work answers: one step for each evaluation, the last one
+    again and again.
+    """
 
     steps: tuple[Step, ...] = Field(min_length=1)
+    grader: tuple[Step, ...] = ()
     pace_s: float = Field(default=0.0, ge=0.0, le=10.0)
+
+    def verdict(self, messages: Sequence[Block]) -> Step:
+        """Return the grader's step for the evaluation that a request is about.
+
+        Raises:
+            ScriptStuck: nobody wrote one.
+        """
+        if not self.grader:
+            raise ScriptStuck("it has no grader")
+        asked = _text(messages[0]) if messages else ""
+        found = re.search(r'"iteration": (\d{1,4})', asked)
+        return self.grader[min(int(found.group(1)) if found else 0, len(self.grader) - 1)]
 
 
 class ScriptStuck(ValueError):

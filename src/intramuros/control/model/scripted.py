@@ -27,6 +27,7 @@ from intramuros.control.model.script import (
     Progress,
     Script,
     ScriptStuck,
+    Step,
     fill,
     tool_named,
 )
@@ -75,8 +76,9 @@ class ScriptedModel:
         script = self._script(request.model)
         progress = Progress(script, request.messages)
         try:
-            text, calls = _reply(progress, request)
-            used = Usage(**dict(progress.step().usage))
+            step = _step(script, progress, request)
+            text, calls = _reply(step, progress, request)
+            used = Usage(**dict(step.usage))
         except ScriptStuck as stuck:
             text, calls = f"The script {request.model} cannot go on: {stuck}.", []
             used = Usage()
@@ -102,8 +104,12 @@ class ScriptedModel:
         return self._scripts[name]
 
 
-def _reply(progress: Progress, request: ModelRequest) -> tuple[str, list[Block]]:
-    step = progress.step()
+def _step(script: Script, progress: Progress, request: ModelRequest) -> Step:
+    grading = request.purpose == "grade"
+    return script.verdict(request.messages) if grading else progress.step()
+
+
+def _reply(step: Step, progress: Progress, request: ModelRequest) -> tuple[str, list[Block]]:
     values = progress.values(step)
     calls: list[Block] = [
         {

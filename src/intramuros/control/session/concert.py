@@ -21,6 +21,7 @@ from anyio.abc import TaskGroup
 
 from intramuros.control.session import ensemble
 from intramuros.control.session.drive import DriveSettings
+from intramuros.control.session.evaluation import AskGrader
 from intramuros.control.session.hold import Desk, Hold
 from intramuros.control.session.perform import Outcome, Performer
 from intramuros.control.session.turn import CallMcp, CallModel, Context, Effect, ListTools, Wait
@@ -177,18 +178,21 @@ class Concert:
 
     async def _effect(self, flight: _Flight) -> Outcome:
         view, context = _seen(self._hold.view, flight.thread_id), self._context()
+
+        async def early(outcome: Outcome) -> None:
+            arrival = _Arrival(flight, outcome, last=False)
+            self._land(arrival)
+            await arrival.stored.wait()
+
         match flight.effect:
             case CallModel() as effect:
                 return await self._performer.call_model(view, effect, context)
+            case AskGrader() as effect:
+                pulse_s = self._settings.pulse_s
+                return await self._performer.ask_grader(view, effect, early, pulse_s)
             case ListTools() as effect:
                 return await self._performer.list_tools(view, effect)
             case CallMcp() as effect:
-
-                async def early(outcome: Outcome) -> None:
-                    arrival = _Arrival(flight, outcome, last=False)
-                    self._land(arrival)
-                    await arrival.stored.wait()
-
                 return await self._performer.call_mcp(view, effect, early)
             case Wait():
                 raise TypeError("waiting is not performed")

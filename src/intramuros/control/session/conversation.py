@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
+from intramuros.control.session import outcomes
 from intramuros.control.session.calls import RESULTS
 from intramuros.control.store.records import Record
 from intramuros.kernel.errors import IntramurosError
@@ -27,6 +28,14 @@ Block = dict[str, Any]
 # A breakpoint tells the provider that everything up to it will come again.
 CACHE: Final = {"type": "ephemeral"}
 DENIED: Final = "The user denied this call; it did not run."
+REVISE: Final = (
+    "An evaluation of your work against the rubric came to this. Correct what is not met, then end "
+    "your turn; it will be evaluated again."
+)
+LAST: Final = (
+    "That was the last evaluation; no further one follows. Say in a few words what was reached and "
+    "what was not, then end your turn."
+)
 # Stands in for a message without text, which the Messages API refuses.
 _SILENCE: Final = {"type": "text", "text": "(no text)"}
 _THOUGHTS: Final = frozenset({"thinking", "redacted_thinking"})
@@ -46,6 +55,8 @@ class Conversation:
         results: event id → the result, of those calls.
         said: what clients said since.
         ordered: operator text since.
+        aims: outcome id → what the agent is told when its turn comes.
+        aim: what it was told of the outcome under way; it outlives a compaction.
     """
 
     settled: tuple[Block, ...] = ()
@@ -53,6 +64,8 @@ class Conversation:
     results: Mapping[str, Block] = field(default_factory=dict)
     said: tuple[Block, ...] = ()
     ordered: tuple[Block, ...] = ()
+    aims: Mapping[str, str] = field(default_factory=dict)
+    aim: str | None = None
 
 
 def hear(conversation: Conversation, record: Record) -> Conversation:
@@ -65,6 +78,8 @@ def hear(conversation: Conversation, record: Record) -> Conversation:
             return replace(conversation, said=(*conversation.said, *said))
         case "agent.thread_message_received" | "internal.consultation":
             return replace(conversation, said=(*conversation.said, *_told(record)))
+        case outcomes.DEFINE | outcomes.BEGIN | outcomes.END:
+            return _aimed(conversation, record)
         case "system.message":
             return replace(conversation, ordered=(*conversation.ordered, *_content(record)))
         case "agent.thread_context_compacted":
@@ -128,6 +143,41 @@ def _replied(conversation: Conversation, record: Record) -> Conversation:
     return Conversation(
         settled=(*conversation.settled, *_gap(conversation), message),
         calls=tuple((model_id, use_id) for model_id, use_id in private.get("calls", ())),
+        aims=conversation.aims,
+        aim=conversation.aim,
+    )
+
+
+def _aimed(conversation: Conversation, record: Record) -> Conversation:
+    """Tell the agent of an outcome when it begins, and of each evaluation that was not passed."""
+    outcome_id, aims = str(record.body["outcome_id"]), dict(conversation.aims)
+    if record.type == outcomes.DEFINE:
+        aims[outcome_id] = _assignment(record)
+        return replace(conversation, aims=aims)
+    if record.type == outcomes.BEGIN:
+        text = aims.pop(outcome_id)
+        return _say(replace(conversation, aims=aims, aim=text), text)
+    if record.body["result"] in outcomes.TERMINAL:
+        # One that never began leaves the one under way alone.
+        waited = aims.pop(outcome_id, None) is not None
+        conversation = replace(conversation, aims=aims, aim=conversation.aim if waited else None)
+    if record.body["result"] not in outcomes.HEARD:
+        return conversation
+    advice = REVISE if record.body["result"] == "needs_revision" else LAST
+    return _say(conversation, f"{record.body['explanation']}\n\n{advice}")
+
+
+def _say(conversation: Conversation, text: str) -> Conversation:
+    said = (*conversation.said, {"type": "text", "text": text})
+    return replace(conversation, said=said)
+
+
+def _assignment(record: Record) -> str:
+    rubric = cast("Mapping[str, str]", record.body["rubric"])["content"]
+    return (
+        f"Bring about this outcome:\n\n{record.body['description']}\n\n"
+        "When you end your turn, a grader that sees only the work judges it by this rubric:\n\n"
+        f"{rubric}"
     )
 
 
@@ -148,7 +198,13 @@ def _compacted(conversation: Conversation, record: Record) -> Conversation:
     private = cast("Mapping[str, Any]", record.private or {})
     said = tuple(block for block in private.get("summary", ()) if not _empty(block))
     told = (m for m in (*conversation.settled, *_open_gap(conversation)) if m["role"] == "system")
-    return Conversation(said=said, ordered=tuple(block for m in told for block in m["content"]))
+    compacted = Conversation(
+        said=said,
+        ordered=tuple(block for m in told for block in m["content"]),
+        aims=conversation.aims,
+        aim=conversation.aim,
+    )
+    return _say(compacted, conversation.aim) if conversation.aim else compacted
 
 
 def _open_gap(conversation: Conversation) -> list[Block]:

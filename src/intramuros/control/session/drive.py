@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import anyio
 
+from intramuros.control.session.evaluation import AskGrader
 from intramuros.control.session.hold import Desk, Hold
 from intramuros.control.session.perform import Outcome, Performer
 from intramuros.control.session.turn import (
@@ -45,12 +46,14 @@ class DriveSettings:
         lease_s: how long a claim lasts without a sign of life, in seconds.
         beat_s: how often a sign of life is given; a third of the lease survives two lost ones.
         watch_s: how often an effect looks for an interrupt when no hint comes.
+        pulse_s: how often an evaluation shows that it goes on.
         limits: bounds of a turn.
     """
 
     lease_s: float = 12.0
     beat_s: float = 4.0
     watch_s: float = 2.0
+    pulse_s: float = 15.0
     limits: Limits = field(default_factory=Limits)
 
 
@@ -137,6 +140,9 @@ class Drive:
         match effect:
             case CallModel():
                 return await self._performer.call_model(view, effect, context)
+            case AskGrader():
+                pulse_s = self._settings.pulse_s
+                return await self._performer.ask_grader(view, effect, self._record_early, pulse_s)
             case ListTools():
                 return await self._performer.list_tools(view, effect)
             case CallMcp():

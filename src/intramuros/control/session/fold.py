@@ -13,12 +13,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final, cast
 
+from intramuros.control.session import outcomes
 from intramuros.control.session.calls import RESULTS, USES, Call, CallKind, Permission
+from intramuros.control.session.outcomes import pursue
 from intramuros.control.session.phase import (
     AFTERLIFE,
     AWAIT,
     END,
     OF_THREAD,
+    OPENERS,
     PAUSE,
     QUEUEABLE,
     RETRY,
@@ -225,7 +228,9 @@ def _consume(state: State, record: Record) -> State:
         raise IllegalRecord(f"{record.type} {record.id} did not wait")
     if state.phase is Phase.SAMPLING:
         raise IllegalRecord(f"{record.type} cannot be consumed while sampling")
-    return replace(state, queued=rest)
+    # What is heard behind the agent's last word makes it go on.
+    ending = None if record.type in OPENERS else state.ending
+    return replace(state, queued=rest, ending=ending)
 
 
 def _confirm(state: State, record: Record) -> State:
@@ -264,7 +269,7 @@ def _run(state: State, record: Record) -> State:
         compactions=0 if opens else state.compactions,
         retry_at_us=None,
         stop=None,
-        ending=None,
+        ending=None if opens else state.ending,
         announced=(),
         running_since_us=record.at_us,
     )
@@ -290,7 +295,8 @@ def _reschedule(state: State, record: Record) -> State:
 
 
 def _terminate(state: State, record: Record) -> State:
-    return replace(_clocked(state, record), queued=(), calls=(), announced=(), retry_at_us=None)
+    ended = _clocked(state, record)
+    return replace(ended, queued=(), calls=(), announced=(), retry_at_us=None, aims=())
 
 
 def _clocked(state: State, record: Record) -> State:
@@ -303,6 +309,8 @@ def _clocked(state: State, record: Record) -> State:
 def _ask_model(state: State, record: Record) -> State:
     if state.calls:
         raise IllegalRecord("a model request needs every call answered")
+    if state.aim and state.aim.start_id:
+        raise IllegalRecord("a model request cannot start while the work is evaluated")
     epoch = cast("int", (record.private or {})["epoch"])
     request = OpenRequest(record.id, record.seq, epoch)
     return replace(state, request=request)
@@ -364,6 +372,21 @@ def _heed(state: State, record: Record) -> State:
     return replace(state, queued=tuple(i for i in state.queued if i.id != interrupt_id))
 
 
+def _pursue(state: State, record: Record) -> State:
+    try:
+        aims = pursue(state.aims, record)
+    except LookupError as error:
+        raise IllegalRecord(str(error)) from error
+    if record.type == outcomes.GRADED:
+        counts = cast("Mapping[str, int]", record.body["usage"])
+        failures = state.failures + 1 if record.body["failed"] else 0
+        usage = add(state.usage, counts, record.private or {})
+        return replace(state, aims=aims, usage=usage, failures=failures)
+    if record.type == outcomes.END and record.body["result"] in outcomes.HEARD:
+        return replace(state, aims=aims, ending=None, rounds=0)
+    return replace(state, aims=aims)
+
+
 def _know_tools(state: State, record: Record) -> State:
     return replace(state, mcp_turn=cast("int", record.body["turn"]))
 
@@ -411,6 +434,17 @@ _CHANGES: Final[Mapping[str, Callable[[State, Record], State]]] = {
     "session.thread_status_terminated": _announce,
     "internal.budget": _limit,
     "session.updated": _limit,
+    **dict.fromkeys(
+        (
+            outcomes.DEFINE,
+            outcomes.BEGIN,
+            outcomes.START,
+            outcomes.ONGOING,
+            outcomes.GRADED,
+            outcomes.END,
+        ),
+        _pursue,
+    ),
     "internal.mcp_listed": _know_tools,
     "internal.mcp_call_started": _start_call,
     "agent.thread_message_received": _receive,

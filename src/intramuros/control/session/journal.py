@@ -16,7 +16,7 @@ from sqlalchemy import Row, bindparam, select, update
 
 from intramuros.control.identity import audit
 from intramuros.control.identity.principal import CredentialKind, Principal
-from intramuros.control.session import file_sources, legality, notices, threads
+from intramuros.control.session import file_sources, legality, notices, outcomes, threads
 from intramuros.control.session.fold import fold
 from intramuros.control.session.legality import Past
 from intramuros.control.session.phase import Status
@@ -135,8 +135,13 @@ class Journal:
         hosted = principal.kind is CredentialKind.SESSIONS_TOKEN and not held.state.self_hosted
         now_us = to_micros(self._clock.now())
         file_sources.check(tx, principal, session_id, inbound, now_us)
-        outcomes = legality.check(held.state, past, inbound, now_us, hosted=hosted)
-        drafts = [outcome for outcome in outcomes if isinstance(outcome, Draft)]
+        verdicts = legality.check(held.state, past, inbound, now_us, hosted=hosted)
+        drafts = [
+            outcomes.named(verdict, self._ids.new)
+            for verdict in verdicts
+            if isinstance(verdict, Draft)
+        ]
+        outcomes.check_room(held.row.outcomes, drafts)
         written = self.append(tx, held, drafts)
         if written:
             fields: dict[str, object] = {
@@ -149,7 +154,7 @@ class Journal:
             id = self._ids.new("sevt")
             return Record(session_id, 0, id, draft.type, now_us, draft.body, queued=True)
 
-        return legality.resolve(outcomes, iter(written), unwritten)
+        return legality.resolve(verdicts, iter(written), unwritten)
 
     def record(self, tx: Tx, session_id: str, epoch: int, drafts: Sequence[Draft]) -> list[Record]:
         """Append what the loop did, if its turn lease is still the newest.
@@ -200,6 +205,7 @@ class Journal:
             "end_us": written[-1].at_us,
         }
         tx.execute(_PROJECT, projection)
+        self._tell_outcomes(tx, row, written)
         self._staff(tx, row, state, written)
         if notices.pass_on(tx, self._clock, row, written):
             tx.after_commit(lambda: self._hub.hint(WEBHOOK_TOPIC))
@@ -210,6 +216,14 @@ class Journal:
             self._watch(tx, row, written)
         tx.after_commit(lambda: self._tell(row.id, row.last_seq, written))
         return written, state
+
+    def _tell_outcomes(self, tx: Tx, row: Row[Any], written: Sequence[Record]) -> None:
+        shown = row.outcomes
+        for record in written:
+            if record.type in outcomes.TELLING:
+                shown = outcomes.show(shown, record)
+        if shown != row.outcomes:
+            tx.execute(update(sessions).where(sessions.c.id == row.id).values(outcomes=shown))
 
     def _tell(self, session_id: str, after_seq: int, written: Sequence[Record]) -> None:
         topic = session_topic(session_id)

@@ -11,6 +11,7 @@ from typing import Final, Literal, assert_never
 
 from intramuros.control.session.budget import refuse_work
 from intramuros.control.session.calls import Call, CallKind, Permission
+from intramuros.control.session.outcomes import DEFAULT_ITERATIONS
 from intramuros.control.session.phase import Phase, Status
 from intramuros.control.session.state import State
 from intramuros.control.store.records import Draft, Record
@@ -19,7 +20,9 @@ from intramuros.protocol.events import (
     PROCESSED_ON_RECEIPT,
     Inbound,
     SystemMessage,
+    TextRubric,
     UserCustomToolResult,
+    UserDefineOutcome,
     UserInterrupt,
     UserMessage,
     UserToolConfirmation,
@@ -128,6 +131,8 @@ def _one(request: _Request, index: int, event: Inbound) -> Outcome:
             return _draft(event)
         case SystemMessage():
             return _draft(event)
+        case UserDefineOutcome():
+            return _definition(index, event)
         case UserInterrupt():
             return _interrupt(request, event)
         case UserToolConfirmation():
@@ -158,6 +163,14 @@ def _routed(request: _Request, draft: Draft, thread: State) -> Draft:
     named = {"session_thread_id": thread.thread_id} if draft.type.startswith("user.") else {}
     body = {**draft.body, **named}
     return replace(draft, body=body, thread_id=thread.thread_id, shared=True)
+
+
+def _definition(index: int, event: UserDefineOutcome) -> Outcome:
+    if not isinstance(event.rubric, TextRubric):
+        raise _illegal(index, "a rubric's file must have been read before")
+    draft = _draft(event)
+    limit = event.max_iterations or DEFAULT_ITERATIONS
+    return replace(draft, body={**draft.body, "max_iterations": limit})
 
 
 def _confirmation(request: _Request, index: int, event: UserToolConfirmation) -> Outcome:

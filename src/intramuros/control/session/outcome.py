@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from intramuros.control.mcp.base import McpError, McpFailure, McpResult, McpTool
 from intramuros.control.model.base import ModelError, ModelReply
-from intramuros.control.session import compaction
+from intramuros.control.session import compaction, evaluation
 from intramuros.control.session.calls import Call, CallKind, Permission
 from intramuros.control.session.drafts import (
     error_result,
@@ -16,6 +16,7 @@ from intramuros.control.session.drafts import (
     rescheduled,
     result,
 )
+from intramuros.control.session.outcomes import Aim
 from intramuros.control.session.toolset import Tool, judge
 from intramuros.control.session.turn import CallModel, Context
 from intramuros.control.session.usage import priced
@@ -107,11 +108,25 @@ def model_failed(
         report = failure(error.failure.value, error.message, "exhausted")
         after = view.expect([lost], context.now_us, context.new_id)
         return [lost, *exhausted(after, context.now_us, report)]
+    report = failure(error.failure.value, error.message, "retrying")
+    return [lost, report, *rescheduled(view, _retry_at_us(failures, error, context))]
+
+
+def _retry_at_us(failures: int, error: ModelError, context: Context) -> int:
     limits = context.limits
     delay_s = backoff_s(failures - 1, limits.backoff_base_s, limits.backoff_cap_s, context.rand())
     delay_s = max(delay_s, min(error.retry_after_s or 0.0, RETRY_AFTER_CAP_S))
-    report = failure(error.failure.value, error.message, "retrying")
-    return [lost, report, *rescheduled(view, context.now_us + round(delay_s * MICROS))]
+    return context.now_us + round(delay_s * MICROS)
+
+
+def ungraded(view: View, aim: Aim, error: ModelError, context: Context) -> list[Draft]:
+    """Record that the grader's model did not answer: ask again later, or give the turn up."""
+    final = not error.retryable or view.state.failures + 1 > context.limits.failures
+    drafts = evaluation.failed(view, aim, error, context.now_us, final=final)
+    if final:
+        return drafts
+    at_us = _retry_at_us(view.state.failures + 1, error, context)
+    return [*drafts, *rescheduled(view, at_us)]
 
 
 def listed(view: View, found: Mapping[str, Sequence[McpTool] | McpError]) -> list[Draft]:

@@ -21,8 +21,9 @@ from intramuros.control.model.base import (
     ModelRequest,
     Usage,
 )
-from intramuros.control.session import outcome
+from intramuros.control.session import evaluation, outcome
 from intramuros.control.session.calls import Call
+from intramuros.control.session.evaluation import AskGrader
 from intramuros.control.session.preview import Preview
 from intramuros.control.session.turn import CallMcp, CallModel, Context, ListTools
 from intramuros.control.session.view import View
@@ -124,6 +125,35 @@ class Performer:
             return await self.files.fill(workspace_id, request)
         except Unavailable as error:
             raise ModelError(Failure.REQUEST_FAILED, str(error), retryable=True) from error
+
+    async def ask_grader(
+        self, view: View, command: AskGrader, early: Early, pulse_s: float
+    ) -> Outcome:
+        """Send the request to the grader; say now and then that it still works.
+
+        Args:
+            pulse_s: seconds between two signs of life (contract 15.27).
+        """
+        brought: list[Outcome] = []
+
+        async def pulse() -> None:
+            while True:
+                await anyio.sleep(pulse_s)
+                await early(lambda view, _: evaluation.ongoing(command.aim))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(pulse)
+            brought.append(await self._grade(view, command))
+            group.cancel_scope.cancel()
+        return brought[0]
+
+    async def _grade(self, view: View, command: AskGrader) -> Outcome:
+        try:
+            reply = await self._ask(view, command.request, lambda _: None)
+        except ModelError as error:
+            failed = error  # the name of an except clause ends with it
+            return lambda view, context: outcome.ungraded(view, command.aim, failed, context)
+        return lambda view, _: evaluation.answered(view, command.aim, reply)
 
     async def list_tools(self, view: View, command: ListTools) -> Outcome:
         """Ask every server at once."""

@@ -31,7 +31,7 @@ def session(row: Row[Any], now_us: int) -> Shown:
         "vault_ids": row.vault_ids,
         "budget": budget.shown(state.budget_cents),
         "deployment_id": row.deployment_id,
-        "outcome_evaluations": [],
+        "outcome_evaluations": row.outcomes,
         "stats": _stats(row, state, now_us),
         "usage": snapshot(state.usage, state.active_us_at(now_us)),
         **_times(row),

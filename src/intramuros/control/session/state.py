@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
+from intramuros.control.session import outcomes
 from intramuros.control.session.calls import Call, CallKind, dump_call, load_call
+from intramuros.control.session.outcomes import Aim, Aims
 from intramuros.control.session.phase import OPENERS, STATUS_OF, Phase, Status
 from intramuros.control.session.usage import SECOND_US, UsageTotals, capped
 
@@ -54,6 +56,7 @@ class State:
             provider's counts; 0 when that is not known yet.
         compactions: summaries made since the model's last own reply, in this turn.
         overflowed: whether the conversation was too long for the model.
+        aims: the outcomes that are not over; the first is under way or next.
     """
 
     thread_id: str
@@ -80,6 +83,7 @@ class State:
     context_tokens: int = 0
     compactions: int = 0
     overflowed: bool = False
+    aims: Aims = ()
 
     @property
     def own_status(self) -> Status:
@@ -168,7 +172,8 @@ class State:
             return True
         match self.phase:
             case Phase.IDLE:
-                return bool(waiting & OPENERS) and not self.capped()
+                starts = bool(waiting & OPENERS) or self.next_aim
+                return starts and not self.capped()
             case Phase.PAUSED:
                 return not self.capped()
             case Phase.REQUIRES_ACTION:
@@ -179,6 +184,22 @@ class State:
                 return True
             case _:
                 return False
+
+    @property
+    def aim(self) -> Aim | None:
+        """The outcome that the agent works for."""
+        return self.aims[0] if self.aims and self.aims[0].begun else None
+
+    @property
+    def next_aim(self) -> bool:
+        """Whether an outcome waits and none is under way."""
+        return bool(self.aims) and not self.aims[0].begun
+
+    @property
+    def crew_works(self) -> bool:
+        """Whether another thread has something to do, so that its report is still to come."""
+        others = self.threads[1:]
+        return any(t.phase is not Phase.IDLE or self.at(t).own_due for t in others)
 
     def call(self, use_id: str) -> Call | None:
         """Return the open call of that tool use, or None if it is settled or unknown."""
@@ -210,6 +231,7 @@ class State:
             "announced": list(self.announced),
             "usage": dict(vars(self.usage)),
             **({} if self.crew is None else {"crew": self.crew.dump()}),
+            "aims": outcomes.dump(self.aims),
         }
 
     def _performed_elsewhere(self, call: Call) -> bool:
@@ -297,6 +319,7 @@ def load(dumped: Mapping[str, object]) -> State:
         request=OpenRequest(*request) if request else None,  # type: ignore[arg-type]  # as above
         announced=tuple(cast("list[str]", dumped["announced"])),
         usage=UsageTotals(**cast("dict[str, Any]", dumped["usage"])),
+        aims=outcomes.load(cast("list[dict[str, Any]]", dumped.get("aims", []))),
         crew=_load_crew(cast("dict[str, Any]", dumped["crew"])) if "crew" in dumped else None,
     )
 

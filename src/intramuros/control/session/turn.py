@@ -15,7 +15,7 @@ from typing import Final
 
 from intramuros.control.mcp.base import McpServer
 from intramuros.control.model.base import ModelRequest
-from intramuros.control.session import compaction, transcript
+from intramuros.control.session import compaction, evaluation, transcript
 from intramuros.control.session.calls import Call, CallKind, Permission
 from intramuros.control.session.conversation import denial
 from intramuros.control.session.drafts import (
@@ -28,6 +28,7 @@ from intramuros.control.session.drafts import (
     resting,
     running,
 )
+from intramuros.control.session.evaluation import AskGrader
 from intramuros.control.session.phase import Phase
 from intramuros.control.session.state import OpenRequest
 from intramuros.control.session.view import View, identified
@@ -124,7 +125,7 @@ class Wait:
     until_us: int | None = None
 
 
-Effect = CallModel | ListTools | CallMcp | Wait
+Effect = CallModel | AskGrader | ListTools | CallMcp | Wait
 Command = Append | Effect
 
 
@@ -201,6 +202,7 @@ def _interrupted(view: View, context: Context) -> Command:
     drafts = [processed(record) for record in waiting[: last + 1]]
     after = view.expect(drafts, context.now_us, context.new_id)
     drafts += _close(after.state.calls, INTERRUPTED, view)
+    drafts += evaluation.interrupted(view, waiting[last].seq)
     if view.state.phase is not Phase.IDLE:
         drafts += resting(view, context.now_us, "end_turn")
     return Append(drafts)
@@ -233,7 +235,8 @@ def _denied(call: Call, confirmation: Record, view: View) -> Draft:
 
 def _idle(view: View) -> Command:
     """Open a turn with everything that was said (AMB 26)."""
-    return Append(running(view) + [processed(record) for record in view.waiting()])
+    heard = [processed(record) for record in view.waiting()]
+    return Append(running(view) + heard + evaluation.begin(view))
 
 
 def _requires_action(view: View, context: Context) -> Command:
@@ -261,6 +264,9 @@ def _running(view: View, context: Context) -> Command:
         return Append(resting(view, context.now_us, "requires_action"))
     if state.calls:
         return Wait()
+    if state.ending == "end_turn" and state.aim is not None and not state.crew_works:
+        after = evaluation.step(view, state.aim, context.now_us, context.epoch)
+        return after if isinstance(after, AskGrader) else Append(after)
     if state.ending is not None:
         return Append(_end(view, context))
     return _next_request(view, context)

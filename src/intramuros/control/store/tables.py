@@ -224,6 +224,7 @@ sessions = Table(
     Column("updated_us", BigInteger, nullable=False),
     Column("archived_us", BigInteger),
     Column("deployment_id", String),  # whose run created it
+    Column("outcomes", JSON, nullable=False, server_default="[]"),  # as the API shows them
     Index("ix_sessions_list", "workspace_id", "created_us", "id"),
     Index("ix_sessions_environment", "environment_id"),
     Index("ix_sessions_agent", "agent_id", "created_us", "id"),
@@ -413,14 +414,13 @@ storage = Table(
     Column("used_bytes", BigInteger, nullable=False),
 )
 
-# Secrets of active vault credentials (store/strongbox.py); the row goes when the credential is
-# archived. ``match_key`` is what the credential answers to: a server's URL or a variable's name.
+# Secrets of active vault credentials (store/strongbox.py); archiving a credential deletes its row.
 vault_secrets = Table(
     "vault_secrets",
     metadata,
     Column("credential_id", String, ForeignKey("resources.id"), primary_key=True),
     Column("vault_id", String, ForeignKey("resources.id"), nullable=False),
-    Column("match_key", String, nullable=False),
+    Column("match_key", String, nullable=False),  # a server's URL or a variable's name
     Column("sealed_key", LargeBinary, nullable=False),  # the data key, by the master key
     Column("sealed", LargeBinary, nullable=False),  # the secret, by the data key
     Column("epoch", BigInteger, nullable=False),  # grows with every replacement and refresh lock

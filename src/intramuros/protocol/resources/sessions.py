@@ -4,7 +4,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, StringConstraints, field_validator
 
-from intramuros.protocol.events import UserMessage
+from intramuros.protocol.events import UserDefineOutcome, UserMessage
 from intramuros.protocol.resources.agents import AgentParam, McpServers, distinct_servers
 from intramuros.protocol.resources.base import (
     Metadata,
@@ -24,11 +24,12 @@ MAX_RESOURCES: Final = 508  # 500 files and 8 memory stores (contract 11.1)
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 Title = Annotated[str, StringConstraints(max_length=512)]
-SessionStatus = Literal["rescheduling", "running", "idle", "terminated"]
 # What may be attached to a session when it is created.
 ResourceParam = Annotated[
     MemoryStoreParam | FileParam | RepositoryParam, Field(discriminator="type")
 ]
+SessionStatus = Literal["rescheduling", "running", "idle", "terminated"]
+InitialEvent = Annotated[UserMessage | UserDefineOutcome, Field(discriminator="type")]
 
 
 class SessionCreate(Request):
@@ -38,10 +39,19 @@ class SessionCreate(Request):
     environment_id: Id
     title: Title | None = None
     metadata: Metadata | None = None
-    initial_events: Annotated[list[UserMessage], Field(max_length=MAX_INITIAL_EVENTS)] | None = None
+    initial_events: Annotated[list[InitialEvent], Field(max_length=MAX_INITIAL_EVENTS)] | None = (
+        None
+    )
     resources: Annotated[list[ResourceParam], Field(max_length=MAX_RESOURCES)] | None = None
     vault_ids: Annotated[list[Id], Field(max_length=MAX_VAULTS)] | None = None
     budget: BudgetLimit | None = None
+
+    @field_validator("initial_events")
+    @classmethod
+    def _one_outcome(cls, events: list[InitialEvent] | None) -> list[InitialEvent] | None:
+        if sum(isinstance(event, UserDefineOutcome) for event in events or ()) > 1:
+            raise ValueError("at most one user.define_outcome")
+        return events
 
 
 class SessionAgentUpdate(Request):

@@ -2,6 +2,7 @@
 
 from collections import Counter, deque
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given, settings
@@ -10,9 +11,12 @@ from hypothesis import strategies as st
 from intramuros.control.mcp.base import McpResult
 from intramuros.control.model.base import ModelReply, Usage
 from intramuros.control.model.cost import UNITS_PER_CENT
+from intramuros.control.session import outcomes
 from intramuros.control.session.budget import change, shown
 from intramuros.control.session.calls import RESULTS, USES, CallKind
+from intramuros.control.session.evaluation import AskGrader
 from intramuros.control.session.fold import fold
+from intramuros.control.session.grading import BATCH, criteria
 from intramuros.control.session.phase import Phase
 from intramuros.control.session.state import initial, load
 from intramuros.control.session.turn import CallMcp, CallModel, Effect, Limits, Wait, plan
@@ -20,7 +24,18 @@ from intramuros.control.session.view import View
 from intramuros.control.store.records import Draft
 from intramuros.kernel.errors import InvalidRequest
 from intramuros.protocol.resources.budgets import BudgetLimit
-from tests.fakes.loop import ALLOW, ASK, CUSTOM, Loop, agent, away, mcp_toolset, toolset, use
+from tests.fakes.loop import (
+    ALLOW,
+    ASK,
+    CUSTOM,
+    Loop,
+    agent,
+    away,
+    mcp_toolset,
+    toolset,
+    use,
+    verdict,
+)
 from tests.fakes.messages_rules import check_messages
 
 NAMES = ["bash", "read", "weather", "mcp__db__query", "mcp__db__insert", "nonsense"]
@@ -35,6 +50,7 @@ class History:
         self.draw = draw
         self.loop = Loop(DECLARED, self_hosted=self_hosted, limits=Limits(failures=3, rounds=6))
         self.toolu = 0
+        self.rubric = "\n".join(f"- c{n}" for n in range(draw(st.sampled_from([1, 2, 23]))))
         if (cap := draw(st.none() | st.integers(1, 30))) is not None:
             self.loop.log.append(Draft("internal.budget", {"budget": shown(cap)}))
 
@@ -70,6 +86,10 @@ class History:
         elif isinstance(effect, CallModel):
             assert effect.opened.epoch == loop.epoch
             assert not before.capped(context.now_us), "no request begins at the cap"
+        elif isinstance(effect, AskGrader):
+            assert effect.aim == state.aim
+            assert effect.aim.asked_epoch == loop.epoch
+            assert not before.capped(context.now_us), "nor does the grader"
         elif isinstance(effect, CallMcp):
             assert {call.started_epoch for call in effect.calls} == {loop.epoch}
         return effect
@@ -99,7 +119,22 @@ class History:
             loop.model.append(away(self.draw(st.booleans())) if fail else self.reply())
         if isinstance(effect, CallMcp):
             loop.mcp.extend(McpResult([{"type": "text", "text": "ok"}]) for _ in effect.calls)
+        if isinstance(effect, AskGrader):
+            loop.grader.append(away(self.draw(st.booleans())) if fail else self.judge(effect))
         loop.perform(effect)
+
+    def judge(self, effect: AskGrader, passes: bool = False) -> ModelReply:
+        """Answer as a grader may: rightly, rudely, or not at all."""
+        left = min(BATCH, len(criteria(self.rubric)) - effect.aim.graded)
+        mood = "fair" if passes else self.choose("fair", "fair", "fair", "silent", "rude")
+        if mood == "fair":
+            met = [passes or self.draw(st.booleans()) for _ in range(left)]
+            answer = verdict(*met, first=effect.aim.graded + 1)
+        elif mood == "silent":
+            answer = ModelReply([], "end_turn")
+        else:
+            answer = verdict(True, first=99, applies=self.draw(st.sampled_from([False, "no", 0])))
+        return replace(answer, cost=self.draw(st.integers(0, 2)) * UNITS_PER_CENT)
 
     def reply(self, uses: int | None = None) -> ModelReply:
         count = self.draw(st.integers(0, 3)) if uses is None else uses
@@ -125,7 +160,7 @@ class History:
         loop = self.loop
         state = loop.log.state
         open_calls = [call for call in state.calls if not call.refused]
-        acts = ["message", "interrupt", "answer", "answer", "answer", "system"]
+        acts = ["message", "interrupt", "answer", "answer", "answer", "system", "outcome"]
         what = self.choose(*acts, *(["budget"] if state.budget_cents else []))
         if what == "answer" and open_calls:
             self.answer(self.draw(st.sampled_from(open_calls)))
@@ -133,6 +168,8 @@ class History:
             loop.log.send("user.interrupt")
         elif what == "system" and state.phase is Phase.IDLE:
             loop.log.send("system.message", content=[{"type": "text", "text": "note"}])
+        elif what == "outcome":
+            loop.log.aim(self.rubric, self.draw(st.integers(1, 3)))
         elif what == "budget":
             self.budget(self.draw(st.none() | st.integers(1, 100)))
         else:
@@ -164,6 +201,17 @@ class History:
             else:
                 log.append(Draft("agent.tool_result", {"tool_use_id": call.id}))
 
+    def behave(self, effect: Effect) -> None:
+        loop = self.loop
+        if isinstance(effect, CallModel):
+            check_messages(effect.request.messages)
+            loop.model.append(self.reply(uses=0))
+        if isinstance(effect, CallMcp):
+            loop.mcp.extend(McpResult([]) for _ in effect.calls)
+        if isinstance(effect, AskGrader):
+            loop.grader.append(self.judge(effect, passes=True))
+        loop.perform(effect)
+
     def settle(self) -> None:
         """Everybody behaves from here on; the session must come to rest."""
         loop = self.loop
@@ -171,19 +219,16 @@ class History:
             effect = self.planned()
             state = loop.log.state
             if not isinstance(effect, Wait):
-                if isinstance(effect, CallModel):
-                    check_messages(effect.request.messages)
-                    loop.model.append(self.reply(uses=0))
-                if isinstance(effect, CallMcp):
-                    loop.mcp.extend(McpResult([]) for _ in effect.calls)
-                loop.perform(effect)
+                self.behave(effect)
             elif effect.until_us is not None:
                 loop.log.now_us = effect.until_us
             elif state.calls:
                 for call in state.calls:
                     self.answer(call, "allow")
-            elif state.capped() and (state.queued or state.phase is Phase.PAUSED):
+            elif state.capped() and (state.queued or state.next_aim or state.phase is Phase.PAUSED):
                 self.budget(None)
+            elif state.aim:
+                loop.log.say("go on")  # its turn was given up or refused
             elif state.phase is Phase.IDLE:
                 return
         raise AssertionError("the session never comes to rest")
@@ -214,10 +259,39 @@ def check_log(loop: Loop) -> None:
     assert not loop.log.state.queued or all(
         item.type == "system.message" for item in loop.log.state.queued
     )
+    check_outcomes(loop)
     types = [record.type for record in shown]
     for place, type in enumerate(types):
         if type == "session.status_idle":
             assert types[place - 2 : place] == ["session.thread_status_idle", "session.usage"]
+
+
+def check_outcomes(loop: Loop) -> None:
+    """Each outcome ends once; each evaluation is its start's; nothing else begins in between."""
+    shown = loop.log.shown
+    defined = [r.body["outcome_id"] for r in shown if r.type == outcomes.DEFINE]
+    closed = [r for r in shown if r.type == outcomes.END]
+    over = [r.body["outcome_id"] for r in closed if r.body["result"] in outcomes.TERMINAL]
+    assert sorted(map(str, over)) == sorted(map(str, defined))
+    open_id = ""
+    iterations: Counter[object] = Counter()
+    for record in shown:
+        if record.type == outcomes.START:
+            assert not open_id
+            open_id = record.id
+        elif record.type == outcomes.END:
+            assert record.body["outcome_evaluation_start_id"] in ("", open_id)
+            about = record.body["outcome_id"]
+            if record.body["outcome_evaluation_start_id"]:
+                open_id = ""
+            assert record.body["iteration"] == iterations[about]
+            iterations[about] += 1
+        elif record.type == outcomes.ONGOING:
+            assert open_id
+        elif record.type in ("span.model_request_start", "session.thread_status_idle"):
+            paused = record.body.get("stop_reason") == {"type": "budget_reached"}
+            assert not open_id or paused
+    assert not open_id
 
 
 def check_folds(loop: Loop) -> None:
@@ -258,6 +332,48 @@ def test_every_prefix_of_a_session_can_be_taken_over() -> None:
         _finish(again)
         check_log(again)
         assert isinstance(again.view, View)
+
+
+def test_every_prefix_of_an_evaluation_goes_on_the_same_way() -> None:
+    """What comes next follows from the records alone; whoever takes over brings it to an end."""
+    rubric = "\n".join(f"- c{n}" for n in range(22))
+    whole = Loop(
+        DECLARED,
+        model=[ModelReply([{"type": "text", "text": said}], "end_turn") for said in "abc"],
+        grader=[
+            ModelReply([], "end_turn"),
+            verdict(*[False] * 20),
+            away(),
+            verdict(True, True, first=21),
+            verdict(*[False] * 20),
+            verdict(True, False, first=21),
+        ],
+    )
+    whole.log.aim(rubric, iterations=2)
+    while (until_us := whole.run().until_us) is not None:
+        whole.log.now_us = until_us
+    check_log(whole)
+    for cut in range(1, len(whole.log.records) + 1):
+        again = Loop(
+            DECLARED,
+            model=[ModelReply([], "end_turn")] * 9,
+            grader=[ModelReply([], "end_turn")] * 20,
+        )
+        again.log.records += whole.log.records[:cut]
+        for record in again.log.records:
+            again.log.state = load(fold(again.log.state, record).dump())
+        again.log.now_us = again.log.records[-1].at_us
+        again.log.new_id = iter(f"sevt_again_{n}" for n in range(10_000)).__next__
+        step = View.empty(again.subject, initial("sthr_main", self_hosted=True))
+        for record in again.log.records:
+            step = step.extend([record])
+        ids = [deque(f"sevt_x{n}" for n in range(200)) for _ in range(2)]
+        contexts = [replace(again.context, new_id=fresh.popleft) for fresh in ids]
+        assert plan(again.view, contexts[0]) == plan(step, contexts[1])
+        again.crash()
+        while (until_us := again.run().until_us) is not None:
+            again.log.now_us = until_us
+        check_log(again)
 
 
 def _finish(loop: Loop) -> None:

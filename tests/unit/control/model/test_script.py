@@ -1,4 +1,5 @@
 import contextlib
+import json
 from typing import Any
 
 import pytest
@@ -131,3 +132,18 @@ def test_any_conversation_has_a_step_or_is_stuck(said: list[dict[str, Any]]) -> 
     with contextlib.suppress(ScriptStuck):
         progress.values(progress.step())
     assert progress.turns == sum(m["role"] == "assistant" for m in said)
+
+
+def test_a_grader_plays_a_step_for_each_evaluation_and_the_last_one_again() -> None:
+    script = Script.model_validate(
+        {"steps": [{"text": "work"}], "grader": [{"text": "no"}, {"text": "yes"}]}
+    )
+
+    def asked(iteration: int) -> list[dict[str, Any]]:
+        text = json.dumps({"task": "x", "iteration": iteration, "work": []})
+        return [{"role": "user", "content": [{"type": "text", "text": text}]}]
+
+    assert [script.verdict(asked(n)).text for n in range(4)] == ["no", "yes", "yes", "yes"]
+    assert script.verdict([]).text == "no"
+    with pytest.raises(ScriptStuck, match="no grader"):
+        SCRIPT.verdict(asked(0))

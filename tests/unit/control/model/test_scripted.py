@@ -3,7 +3,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from intramuros.control.model.base import Delta, Failure, ModelError, ModelRequest, TextDelta
+from intramuros.control.model.base import Delta, Failure, ModelError, ModelRequest, TextDelta, Usage
 from intramuros.control.model.scripted import ScriptedModel, load_script
 from intramuros.kernel.errors import OperatorError
 
@@ -106,3 +106,17 @@ def test_bad_scripts_are_named(tmp_path: Path, text: str, says: str) -> None:
 def test_an_absent_script_is_named(tmp_path: Path) -> None:
     with pytest.raises(OperatorError, match="absent"):
         load_script(tmp_path / "absent.yaml")
+
+
+async def test_a_grader_and_what_a_step_used(tmp_path: Path) -> None:
+    (tmp_path / "both.yaml").write_text(
+        "{steps: [{text: work, usage: {input_tokens: 3, output_tokens: 2}}],"
+        " grader: [{tools: [{name: grade_criteria}], usage: {cache_read_input_tokens: 7}}]}"
+    )
+    model = ScriptedModel(tmp_path)
+    works = await model.run(ModelRequest("scripted/both", [USER]), lambda _: None)
+    assert (works.content[0]["text"], works.usage) == ("work", Usage(3, 2))
+    tools = [{"name": "grade_criteria"}]
+    request = ModelRequest("scripted/both", [USER], tools=tools, purpose="grade")
+    grades = await model.run(request, lambda _: None)
+    assert (grades.content[0]["name"], grades.usage) == ("grade_criteria", Usage(0, 0, 0, 7))

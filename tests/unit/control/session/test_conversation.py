@@ -1,9 +1,10 @@
 import pytest
 
 from intramuros.control.model.base import ModelReply
-from intramuros.control.session.conversation import Unanswered, messages
+from intramuros.control.session.conversation import LAST, REVISE, Unanswered, messages
+from intramuros.control.session.turn import Wait
 from intramuros.control.store.records import Draft
-from tests.fakes.loop import CUSTOM, Loop, agent, text, toolset, use, uses
+from tests.fakes.loop import CUSTOM, Loop, agent, text, toolset, use, uses, verdict
 from tests.fakes.messages_rules import check_messages
 
 CACHED = {"cache_control": {"type": "ephemeral"}}
@@ -116,3 +117,51 @@ def test_what_was_compacted_is_told_by_its_summary_alone() -> None:
         sent = loop.requests[-1].messages
         assert [said(message) for message in sent] == [heard]
         check_messages(sent)
+
+
+def test_an_outcome_is_told_when_its_turn_comes_and_so_is_each_verdict() -> None:
+    answers = [text("one"), text("two"), text("bye"), text("hello")]
+    no = verdict(False)
+    loop = Loop(agent(), model=answers, grader=[no, no, verdict(True)])
+    loop.log.aim("- first", 2)
+    loop.log.aim("- second")
+    loop.run()
+    (begun,) = said(loop.requests[0].messages[0])
+    assert "Build it." in begun
+    assert "- first" in begun
+    assert "second" not in begun
+    assert REVISE in said(loop.requests[1].messages[-1])[0]
+    assert LAST in said(loop.requests[2].messages[-1])[0]
+    assert "- second" in said(loop.requests[3].messages[-1])[0]
+    for request in loop.requests:
+        check_messages(request.messages)
+    assert not loop.view.conversation.aims
+
+
+def test_an_outcome_that_waits_outlives_a_compaction() -> None:
+    loop = Loop(agent(), model=[text("done")], grader=[verdict(True)])
+    loop.log.aim("- kept")
+    loop.log.append(Draft("agent.thread_context_compacted", private={"summary": []}))
+    loop.run()
+    assert "- kept" in said(loop.requests[0].messages[0])[0]
+
+
+def test_the_outcome_under_way_is_told_again_behind_a_summary() -> None:
+    loop = Loop(
+        agent(), model=[text("one"), text("two"), text("x")], grader=[verdict(False), verdict(True)]
+    )
+    loop.log.aim("- kept")
+    loop.perform(loop.next())
+    assert not isinstance(loop.next(), Wait)
+    summary = [{"type": "text", "text": "So far."}]
+    loop.log.append(Draft("agent.thread_context_compacted", private={"summary": summary}))
+    loop.run()
+    again = said(loop.requests[1].messages[0])
+    assert again[0] == "So far."
+    assert "- kept" in again[1]
+    assert REVISE in again[2]
+    assert loop.view.conversation.aim is None
+    loop.log.append(Draft("agent.thread_context_compacted", private={"summary": summary}))
+    loop.log.say("more")
+    loop.run()
+    assert said(loop.requests[2].messages[0]) == ["So far.", "more"]

@@ -206,3 +206,33 @@ def test_a_session_that_ends_lets_go_of_whoever_serves_it(world: World) -> None:
         world.loop(session_id, Draft("session.status_terminated"))
     states = [world.work.get(world.tx, world.environment_id, i.id).state for i in (first, second)]
     assert states == [WorkState.STOPPED, WorkState.STOPPING]
+
+
+def define(**more: object) -> dict[str, object]:
+    rubric = {"type": "text", "content": "- a"}
+    return {"type": "user.define_outcome", "description": "x", "rubric": rubric, **more}
+
+
+def test_an_outcome_is_named_shown_and_starts_a_turn(world: World) -> None:
+    session_id = world.create()
+    (echo,) = world.send(session_id, define(max_iterations=2))
+    assert str(echo.body["outcome_id"]).startswith("outc_")
+    assert not echo.queued
+    stored = row(world, session_id)
+    (shown,) = stored.outcomes
+    assert (shown["outcome_id"], shown["result"]) == (echo.body["outcome_id"], "pending")
+    assert stored.status == "running"
+    world.loop(
+        session_id,
+        Draft("session.status_running"),
+        Draft("internal.outcome_started", {"outcome_id": echo.body["outcome_id"]}),
+    )
+    assert row(world, session_id).outcomes[0]["result"] == "running"
+
+
+def test_a_session_has_room_for_so_many_outcomes(world: World) -> None:
+    session_id = world.create()
+    world.send(session_id, *[define()] * 100)
+    with pytest.raises(InvalidRequest, match="at most 100"):
+        world.send(session_id, define())
+    assert len(row(world, session_id).outcomes) == 100

@@ -270,3 +270,18 @@ def test_c12_9_an_interrupt_of_a_paused_session_is_taken_and_forgotten() -> None
     assert (echo.type, echo.public()["processed_at"]) == ("user.interrupt", None)
     log.append(Draft("session.updated", {"budget": None}))
     assert isinstance(log.judge(interrupt)[0], Draft), "it counts again once work goes on"
+
+
+def test_a_definition_is_a_fact_with_its_iterations() -> None:
+    rubric = {"type": "text", "content": "- a"}
+    log = Calls()
+    (draft,) = log.judge(event("user.define_outcome", description="x", rubric=rubric))
+    assert isinstance(draft, Draft)
+    assert (draft.queued, draft.body) == (
+        False,
+        {"description": "x", "rubric": rubric, "max_iterations": 3},
+    )
+    filed = {"type": "file", "file_id": "file_1"}
+    refused(log, event("user.define_outcome", description="x", rubric=filed), match="been read")
+    with pytest.raises(InvalidRequest, match=r"takes no user\.define_outcome"):
+        capped().judge(event("user.define_outcome", description="x", rubric=rubric))

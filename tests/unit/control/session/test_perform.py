@@ -4,12 +4,13 @@ import anyio
 import pytest
 
 from intramuros.control.mcp.base import McpResult
-from intramuros.control.model.base import ModelReply
+from intramuros.control.model.base import ModelReply, ModelRequest
+from intramuros.control.session.evaluation import AskGrader
 from intramuros.control.session.perform import Outcome, Performer
 from intramuros.control.session.turn import CallMcp, CallModel, ListTools
 from intramuros.control.store.notify import Hub, session_topic
 from tests.fakes.effects import ScriptedConnector, ScriptedModel
-from tests.fakes.loop import Loop, agent, away, mcp_toolset, text, unreachable, use, uses
+from tests.fakes.loop import Loop, agent, away, mcp_toolset, text, unreachable, use, uses, verdict
 
 pytestmark = pytest.mark.anyio
 
@@ -108,3 +109,39 @@ async def test_a_call_goes_out_with_the_models_arguments() -> None:
     makes = performer()
     await makes.call_mcp(loop.view, effect, never)
     assert makes.connector.calls == [("query", {"sql": "select 1"})]
+
+
+async def test_a_grader_is_asked_and_shows_that_it_works() -> None:
+    loop = Loop(agent(), model=[text("done")])
+    loop.log.aim()
+    loop.perform(loop.next())
+    effect = loop.next()
+    assert isinstance(effect, AskGrader)
+    slowly = anyio.Event()
+    signs: list[list[str]] = []
+
+    async def answer(_: ModelRequest) -> ModelReply:
+        await slowly.wait()
+        return verdict(True)
+
+    async def early(outcome: Outcome) -> None:
+        signs.append([draft.type for draft in outcome(loop.view, loop.context)])
+        if len(signs) == 2:
+            slowly.set()
+
+    makes = performer()
+    makes.model.answers.append(answer)  # type: ignore[attr-defined]
+    outcome = await makes.ask_grader(loop.view, effect, early, 0.01)
+    assert signs[:2] == [["span.outcome_evaluation_ongoing"]] * 2
+    assert [d.type for d in outcome(loop.view, loop.context)] == ["internal.outcome_graded"]
+
+
+async def test_a_grader_that_is_away_is_an_outcome_too() -> None:
+    loop = Loop(agent(), model=[text("done")])
+    loop.log.aim()
+    loop.perform(loop.next())
+    effect = loop.next()
+    assert isinstance(effect, AskGrader)
+    makes = performer(away())  # type: ignore[arg-type]
+    outcome = await makes.ask_grader(loop.view, effect, never, 60)
+    assert "session.status_rescheduled" in [d.type for d in outcome(loop.view, loop.context)]
