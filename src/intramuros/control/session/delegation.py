@@ -38,7 +38,9 @@ class _Refused(Exception):
 
 def waiting_calls(view: View) -> list[Call]:
     """Return the primary thread's calls to its crew that nothing has begun."""
-    asked = {m.call_id for m in view.state.crew.members} if view.state.crew else set()
+    members = view.state.crew.members if view.state.crew else ()
+    # An advisor that knows its question will answer the call, whatever happens to it.
+    asked = {m.call_id for m in members if m.state.queued or m.state.turn}
     return [
         call
         for call in view.state.calls
@@ -155,14 +157,16 @@ def _check_room(view: View) -> None:
 
 def _consult(view: View, call: Call, model: str, context: Context) -> list[Draft]:
     """Start an advisor; the call waits for its advice (contract 15.29)."""
-    thread_id = _thread_id(context)
-    agent = {"type": "advisor", "model": model}
     text = transcript(view.subject.agent.get("system"), view.conversation)
     asked = {"content": [{"type": "text", "text": text}]}
-    return [
-        _created(thread_id, ADVISOR_NAME, agent, call_id=call.id),
-        Draft("internal.consultation", asked, thread_id=thread_id, queued=True),
-    ]
+    members = view.state.crew.members if view.state.crew else ()
+    known = next((m.state.thread_id for m in members if m.call_id == call.id), None)
+    thread_id = known or _thread_id(context)
+    question = Draft("internal.consultation", asked, thread_id=thread_id, queued=True)
+    if known is not None:
+        return [question]
+    agent = {"type": "advisor", "model": model}
+    return [_created(thread_id, ADVISOR_NAME, agent, call_id=call.id), question]
 
 
 def _created(thread_id: str, name: str, agent: Json, call_id: str | None = None) -> Draft:

@@ -273,7 +273,7 @@ def _advised(
         answers = [delegation.answer(call, "\n".join(block["text"] for block in advice))]
     elif call is not None:
         answers = [delegation.answer(call, _NO_ADVICE, is_error=True)]
-    return [*dressed[:place], *delivered, *dressed[place:], _ended(member), *answers]
+    return [*dressed[:place], *delivered, *answers, *dressed[place:], _ended(member)]
 
 
 def _ended(member: Member) -> Draft:
