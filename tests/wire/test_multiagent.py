@@ -5,12 +5,12 @@ from typing import Any
 import anthropic
 import anyio.to_thread
 import pytest
-from anthropic import Anthropic, AsyncAnthropic
+from anthropic import Anthropic, AsyncAnthropic, beta_async_tool
 
 from tests.wire.site import MESSAGE, Site, until
 from tests.wire.structure import check
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
 
 @pytest.mark.rule("c7_1", "c7_5", "c7_6")
@@ -322,3 +322,48 @@ def test_a_thread_is_of_its_session_alone(site: Site) -> None:
             other.id, events=[{"type": "user.interrupt", "session_thread_id": thread.id}]
         )
     site.api.beta.sessions.events.send(made.id, events=[{"type": "user.interrupt"}])
+
+
+@pytest.mark.rule("c19_9", "c19_10")
+async def test_the_sdks_tool_runner_serves_the_children(
+    async_client: AsyncAnthropic, site: Site
+) -> None:
+    @beta_async_tool
+    async def weather() -> str:
+        """Tell the weather."""
+        return "sun"
+
+    @beta_async_tool
+    async def bash(command: str) -> str:
+        """Run a command."""
+        return command.removeprefix("echo ")
+
+    made = led(site)
+    runner = async_client.beta.sessions.events.tool_runner(
+        made.id, tools=[weather, bash], max_idle=0.5
+    )
+    ran: list[Any] = []
+    async with anyio.create_task_group() as group:
+
+        async def allow() -> None:
+            idle = await anyio.to_thread.run_sync(resting, site, made.id, "requires_action")
+            log = {e.id: e for e in site.events(made.id)}
+            for use_id in idle.stop_reason.event_ids:
+                if log[use_id].type == "agent.tool_use":
+                    verdict = {"tool_use_id": use_id, "result": "allow"}
+                    await async_client.beta.sessions.events.send(
+                        made.id, events=[{"type": "user.tool_confirmation", **verdict}]
+                    )
+
+        group.start_soon(allow)
+        await async_client.beta.sessions.events.send(made.id, events=[MESSAGE])
+        with anyio.fail_after(40):
+            ran.extend([call async for call in runner])
+    crew = children(site, made.id)
+    served = {(call.name, call.event.session_thread_id, call.is_error) for call in ran}
+    assert served == {("weather", crew["Clerk"].id, False), ("bash", crew["Asker"].id, False)}
+    log = site.events(made.id)
+    results = [e for e in log if e.type in ("user.tool_result", "user.custom_tool_result")]
+    texts = {event.session_thread_id: event.content[0].text for event in results}
+    assert texts == {crew["Clerk"].id: "sun", crew["Asker"].id: "from-the-child"}
+    assert log[-1].stop_reason.type == "end_turn"
