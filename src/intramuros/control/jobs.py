@@ -107,5 +107,5 @@ def _sleeps(tx: Tx, item: Item, before_us: int) -> bool:
         row is not None
         and row.status == Status.IDLE
         and row.updated_us <= before_us
-        and not load(row.state).calls
+        and not load(row.state).open_calls
     )

@@ -13,6 +13,7 @@ from intramuros.control.session import delegation
 from intramuros.control.session.calls import RESULTS, USES, CallKind
 from intramuros.control.session.drafts import resting, thread_ended
 from intramuros.control.session.phase import END, OF_THREAD, RETRY, RUN, Phase, Status
+from intramuros.control.session.roster import CONSULT
 from intramuros.control.session.state import Member, State
 from intramuros.control.session.turn import Append, Command, Context, Effect, Wait, decide
 from intramuros.control.session.view import View, identified
@@ -33,8 +34,6 @@ _SHARED: Final = frozenset(
 )
 _ROUTED: Final = frozenset({"user.tool_result", "user.custom_tool_result"})
 _ANSWERS: Final = _ROUTED | {"agent.tool_result"}
-# A child that stops for one of these goes on by itself.
-_PAUSES: Final = frozenset({"requires_action", "budget_reached"})
 _SILENT: Final = "(The agent ended its turn without a message.)"
 _NO_ADVICE: Final = "The consultation failed; go on without it."
 
@@ -137,12 +136,33 @@ def _decide(view: View, thread_id: str, context: Context) -> Command:
     if thread_id != state.thread_id:
         return decide(view.of(thread_id), context)
     if state.phase is Phase.RUNNING and not interrupted(state):
+        if state.capped(context.now_us) and (starved := _starved(view)):
+            return Append(starved)
         if waiting := delegation.waiting_calls(view):
             return Append(delegation.perform(view, waiting[0], context))
         if any(call.kind is CallKind.CREW and call.permitted for call in state.calls):
             others = tuple(call for call in state.calls if call.kind is not CallKind.CREW)
             return _beside(replace(view, state=replace(state, calls=others)), context)
     return decide(view, context)
+
+
+def _starved(view: View) -> list[Draft]:
+    """Give up the consultations that cannot begin at the budget's cap.
+
+    The primary thread runs as long as it waits for advice, so nobody could raise the budget.
+    """
+    crew = view.state.crew
+    asked = {member.call_id: member for member in crew.members} if crew else {}
+    drafts: list[Draft] = []
+    for call in view.state.calls:
+        use = view.find([call.id])[0]
+        if call.kind is not CallKind.CREW or use.body["name"] != CONSULT or not call.permitted:
+            continue
+        advisor = asked.get(call.id)
+        if advisor is None or advisor.state.phase is Phase.IDLE:
+            drafts.append(delegation.answer(call, _NO_ADVICE, is_error=True))
+            drafts += [] if advisor is None else [_ended(advisor)]
+    return drafts
 
 
 def _beside(view: View, context: Context) -> Command:
@@ -228,7 +248,7 @@ def _with_report(
     if place is None:
         return dressed
     stop = str(cast("Mapping[str, Any]", dressed[place].body["stop_reason"])["type"])
-    if stop in _PAUSES:
+    if stop == "requires_action" or (stop == "budget_reached" and member.call_id is None):
         return dressed
     stopped = any(draft.type == "user.interrupt" for draft in drafts)
     if member.call_id is not None:
@@ -261,7 +281,10 @@ def _report_of(
 def _advised(
     view: View, member: Member, dressed: list[Draft], place: int, *, heard: bool
 ) -> list[Draft]:
-    """Deliver the advice and end its thread, whatever came of it (contract 15.29, 19.14)."""
+    """Deliver the advice and end its thread, whatever came of it (contract 15.29, 19.14).
+
+    An advisor that would pause at the budget's cap fails (see :func:`_starved`).
+    """
     thread_id = member.state.thread_id
     advice = delegation.last_words(view.of(thread_id)) if heard else []
     call = view.state.call(member.call_id or "")

@@ -121,3 +121,24 @@ def test_two_skills_of_one_name_cannot_share_a_session(tx: Tx, actor: Actor, ski
     twin = skills.create(tx, actor, upload("k2"), None).id
     with pytest.raises(InvalidRequest, match="share a directory"):
         skills.pin(tx, actor.workspace_id, [custom(skill_id), custom(twin)])
+
+
+def test_R201_skills_count_over_all_agents_of_a_session(
+    tx: Tx, actor: Actor, skill_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = skills.create(tx, actor, upload("k2", "other"), None).id
+    first = latest(tx, actor, skill_id)
+
+    def agents(*references: dict[str, Any]) -> list[dict[str, Any]]:
+        return [{"name": f"a{n}", "skills": [one]} for n, one in enumerate(references)]
+
+    crew = agents(custom(skill_id), custom(skill_id, first), custom(other))
+    told = skills.pin_all(tx, actor.workspace_id, crew)
+    assert [skill.skill_id for skill in told] == [skill_id, other], "a shared skill counts once"
+    assert [agent["skills"][0]["version"] for agent in crew[:2]] == [first, first]
+    skills.add_version(tx, actor, skill_id, upload("k3"))
+    with pytest.raises(InvalidRequest, match=r"a1.*'calc'"):
+        skills.pin_all(tx, actor.workspace_id, agents(custom(skill_id), custom(skill_id, first)))
+    monkeypatch.setattr(skills, "MAX_SESSION_SKILLS", 1)
+    with pytest.raises(InvalidRequest, match="a session takes 1"):
+        skills.pin_all(tx, actor.workspace_id, crew)

@@ -3,10 +3,14 @@ from typing import Any
 
 import pytest
 
+from intramuros.control.model.base import ModelReply, Usage
+from intramuros.control.model.cost import UNITS_PER_CENT
+from intramuros.control.session.budget import shown
 from intramuros.control.session.fold import fold
 from intramuros.control.session.phase import Phase, Status
 from intramuros.control.session.state import initial, load
 from intramuros.control.session.turn import CallModel, Limits
+from intramuros.control.store.records import Draft
 from tests.fakes.band import Band, definition, delegate, lead
 from tests.fakes.loop import ALLOW, ASK, CUSTOM, ROWS, away, mcp_toolset, text, toolset, use, uses
 
@@ -395,3 +399,42 @@ def test_rounds_are_limited_per_thread() -> None:
     stops = [r.body["stop_reason"] for r in band.shown() if r.type == "session.thread_status_idle"]
     assert stops == [{"type": "retries_exhausted"}, {"type": "end_turn"}, {"type": "end_turn"}]
     assert "north" in str(band.requests[-1][1].messages), "the report opens a new turn"
+
+
+@pytest.mark.rule("c12_6")
+def test_at_the_budgets_cap_every_thread_pauses_and_a_consultation_fails() -> None:
+    consult = uses(use("consult_advisor", "toolu_c"))
+    dear = ModelReply(consult.content, "tool_use", Usage(1, 1), 100 * UNITS_PER_CENT)
+    band = Band(lead(advisor=True), lead=[dear])
+    band.log.append(Draft("internal.budget", {"budget": shown(50)}))
+    band.log.say("plan")
+    band.run()
+    assert stop_of(band) == {"type": "budget_reached"}
+    assert band.log.state.status is Status.IDLE
+    assert band.log.state.open_calls == ()
+    assert band.flights == {}
+    band.log.append(Draft("session.updated", {"budget": None}))
+    assert band.log.state.due
+    band.scripts["lead"].append(text("alone"))
+    band.run()
+    assert stop_of(band) == {"type": "end_turn"}
+
+
+def test_children_pause_at_the_shared_cap_and_go_on() -> None:
+    dear = ModelReply([use("bash", command="ls")], "tool_use", Usage(1, 1), 100 * UNITS_PER_CENT)
+    band = begun("scout", agents=[SCOUT], scout=[dear])
+    band.log.append(Draft("session.updated", {"budget": shown(50)}))
+    band.run()
+    scout = band.child("scout").state
+    band.answer("user.tool_result", scout, tool_use_id=band.call(scout).id)
+    band.run()
+    assert band.child("scout").state.phase is Phase.PAUSED
+    assert band.log.state.capped()
+    assert band.log.state.status is Status.IDLE
+    assert not band.log.state.due
+    band.scripts["scout"].append(text("found"))
+    band.scripts["lead"].append(text("done"))
+    band.log.append(Draft("session.updated", {"budget": None}))
+    band.run()
+    assert stop_of(band) == {"type": "end_turn"}
+    assert "agent.thread_message_received" in band.types()
