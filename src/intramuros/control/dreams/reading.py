@@ -19,7 +19,8 @@ from intramuros.control.store.tables import memories as memories_table
 from intramuros.control.store.tables import sessions
 
 _MEMORIES: Final = 20
-_EVENTS: Final = 200
+# Each may be as large as a request.
+_EVENTS: Final = 10
 
 
 @dataclass

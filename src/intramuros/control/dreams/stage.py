@@ -19,7 +19,7 @@ from intramuros.control.dreams.plan import Dream
 from intramuros.control.identity import audit
 from intramuros.control.identity.actor import Actor
 from intramuros.control.model.catalogue import Catalogue
-from intramuros.control.session.journal import DREAM, Held, Journal
+from intramuros.control.session.journal import Held, Journal
 from intramuros.control.session.phase import Phase
 from intramuros.control.session.state import initial
 from intramuros.control.store import events
@@ -32,6 +32,7 @@ from intramuros.kernel.errors import NotFound
 from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.timing import Clock, to_micros
 from intramuros.protocol.resources.agents import AgentCreate, ModelConfig
+from intramuros.protocol.resources.dreams import ENVIRONMENT_KIND
 from intramuros.protocol.resources.environments import Cloud, EnvironmentCreate, Limited
 
 _ENVIRONMENT: Final = EnvironmentCreate(
@@ -69,7 +70,7 @@ class Stage:
                 id=dream.session_id,
                 workspace_id=dream.workspace_id,
                 environment_id=environment_id,
-                environment_kind=DREAM,
+                environment_kind=ENVIRONMENT_KIND,
                 agent_id=agent["id"],
                 agent_version=agent["version"],
                 agent=agent,

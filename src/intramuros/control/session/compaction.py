@@ -23,8 +23,8 @@ from intramuros.control.store.records import Draft, Record
 
 # Compactions in a row without a message or a call of the model's; one more would not help.
 MAX_IN_A_ROW: Final = 3
-# The most that a summary may be, in tokens.
-SUMMARY_TOKENS: Final = 8_192
+# A summary may be as long as any reply, thought included, if there is room; so much it needs.
+SUMMARY_TOKENS: Final = 4_096
 # The window counts as full at this share, or when one more reply might not fit.
 FULL: Final = 0.8
 # The question is shorter.
@@ -79,16 +79,23 @@ def due(view: View, window: int | None, max_tokens: int) -> bool:
     return _estimate(view) > _threshold(window, max_tokens)
 
 
-def request(view: View, window: int | None) -> ModelRequest:
+def request(view: View, window: int | None, max_tokens: int) -> ModelRequest:
     """Return the request for a summary: the conversation as it stands, and the question.
 
     It begins with what the provider has in its cache. Where even this does not fit, long texts in
     it are cut in their middle.
 
+    Args:
+        window: as for :func:`due`.
+        max_tokens: the most that the summary may use, where the window has room for it.
+
     Raises:
         Unanswered: a tool use has no result.
     """
-    asked = transcript.request(view, SUMMARY_TOKENS)
+    if window is not None:
+        free = window - _estimate(view) - _ASK_TOKENS
+        max_tokens = max(SUMMARY_TOKENS, min(max_tokens, free))
+    asked = transcript.request(view, max_tokens)
     messages: list[Block] = [dict(message) for message in asked.messages]
     share = _share(view, window)
     if share < 1:

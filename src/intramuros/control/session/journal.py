@@ -40,6 +40,7 @@ from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.timing import Clock, to_micros
 from intramuros.protocol.envelope import MAX_BODY_BYTES
 from intramuros.protocol.events import ANSWERS, Inbound
+from intramuros.protocol.resources.dreams import ENVIRONMENT_KIND
 
 # One row holds at most what one request may carry.
 MAX_RECORD_BYTES: Final = MAX_BODY_BYTES
@@ -51,9 +52,6 @@ _WAKES_WORKER: Final = frozenset({"user.message", "user.interrupt", "user.tool_c
 # The same of what the loop writes.
 _NEEDS_WORKER: Final = frozenset({"session.status_running", "agent.tool_use"})
 
-
-# What a session that runs a dream has for a kind of environment: no sandbox, and no worker.
-DREAM: Final = "dream"
 
 # Built once: both run in every transaction.
 _HOLD: Final = select(sessions).where(sessions.c.id == bindparam("session_id")).with_for_update()
@@ -209,7 +207,7 @@ class Journal:
         self._staff(tx, row, state, written)
         if notices.pass_on(tx, self._clock, row, written):
             tx.after_commit(lambda: self._hub.hint(WEBHOOK_TOPIC))
-        if row.environment_kind == DREAM and state.status is not Status.RUNNING:
+        if row.environment_kind == ENVIRONMENT_KIND and state.status is not Status.RUNNING:
             leases.offer(tx, leases.DREAMS, row.id, stamp.now_us)
             tx.after_commit(lambda: self._hub.hint(DREAM_TOPIC))
         if self._watch is not None:
@@ -256,7 +254,7 @@ def refuse_dreaming(row: Row[Any]) -> None:
     Raises:
         InvalidRequest: it does, and the dream has not stopped.
     """
-    if row.environment_kind == DREAM and row.archived_us is None:
+    if row.environment_kind == ENVIRONMENT_KIND and row.archived_us is None:
         raise InvalidRequest(
             f"session {row.id!r} runs the dream {row.metadata.get('dream_id')!r} and takes no "
             "orders of its own; cancel the dream to stop it"

@@ -10,6 +10,7 @@ from intramuros.control.store.db import Tx
 from intramuros.control.store.records import Record, primary_thread_id
 from intramuros.control.store.tables import events
 from intramuros.kernel.timing import Clock
+from intramuros.protocol.resources.dreams import ENVIRONMENT_KIND
 
 # The log's type → the webhook's.
 _TOLD: Final[Mapping[str, str]] = {
@@ -61,7 +62,7 @@ def pass_on(tx: Tx, clock: Clock, session: Row[Any], written: Sequence[Record]) 
 
 def _kinds(tx: Tx, session: Row[Any], record: Record) -> list[tuple[str, str | None]]:
     kind = _TOLD.get(record.type) if record.visible else None
-    if kind is None:
+    if kind is None or _asks_a_dream(session, record):
         return []
     if kind in _OF_THREADS:
         thread_id = cast("str", record.body["session_thread_id"])
@@ -69,6 +70,12 @@ def _kinds(tx: Tx, session: Row[Any], record: Record) -> list[tuple[str, str | N
     if _stop(record.body) == "budget_reached" and _first_since_change(tx, record):
         return [(_BUDGET, None), (kind, None)]
     return [(kind, None)]
+
+
+def _asks_a_dream(session: Row[Any], record: Record) -> bool:
+    """Tell whether a session asks for what its dream will answer, and nobody else can."""
+    dreams = session.environment_kind == ENVIRONMENT_KIND
+    return dreams and _stop(record.body) == "requires_action"
 
 
 def _concerns(session: Row[Any], kind: str, thread_id: str) -> bool:

@@ -182,7 +182,7 @@ def _sampling(view: View, context: Context) -> Command:
     private = start.private or {}
     message_id = str(private["message_id"])
     if private.get("compaction"):
-        request = compaction.request(view, _window(view, context.limits))
+        request = compaction.request(view, _window(view, context.limits), context.limits.max_tokens)
         return CallModel(request, opened, message_id, compacts=True)
     request = transcript.request(view, context.limits.max_tokens)
     return CallModel(request, opened, message_id)

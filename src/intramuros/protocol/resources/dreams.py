@@ -19,6 +19,8 @@ ErrorType = Literal[
     "input_memory_store_unavailable",
     "input_session_unavailable",
 ]
+# What the session of a dream has for a kind of environment: no sandbox, and no worker.
+ENVIRONMENT_KIND: Final = "dream"
 # A dream with one of these never changes its status again (R242).
 FINAL: Final[frozenset[Status]] = frozenset({"completed", "failed", "canceled"})
 

@@ -4,11 +4,11 @@ from intramuros.control.catalog import service
 from intramuros.control.catalog.kinds import AGENT, ENVIRONMENT
 from intramuros.control.dreams import prompts
 from intramuros.control.dreams.plan import Ask
-from intramuros.control.session.journal import DREAM
 from intramuros.control.session.phase import Phase
 from intramuros.control.store import leases
 from intramuros.control.store.records import Draft
 from intramuros.control.store.tables import resources, sessions
+from intramuros.protocol.resources.dreams import ENVIRONMENT_KIND
 from tests.fakes.dreams import Night
 
 
@@ -20,7 +20,7 @@ def test_its_session_is_of_the_workspace_and_has_no_sandbox(night: Night) -> Non
     dream = night.begin(night.store(a="x"), night.talk("hi"), instructions="Only code.")
     night.until(dream, Ask)
     row = row_of(night, dream.session_id)
-    assert (row.environment_kind, row.resources, row.vault_ids) == (DREAM, [], [])
+    assert (row.environment_kind, row.resources, row.vault_ids) == (ENVIRONMENT_KIND, [], [])
     assert row.metadata == {"dream_id": dream.id}
     assert row.agent["model"]["id"] == "scripted/x"
     assert row.agent["system"] == prompts.system("Only code.")

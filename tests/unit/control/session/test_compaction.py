@@ -178,6 +178,19 @@ def test_real_counts_decide_and_what_came_since_is_estimated(
     assert (COMPACTED in loop.log.types) == compacts
 
 
+@pytest.mark.parametrize(("tokens", "room"), [(8_500, 4_096), (8_100, 4_096)])
+def test_a_summary_gets_the_room_that_is_left(tokens: int, room: int) -> None:
+    loop = filled(tokens=tokens)
+    effect = loop.next()
+    assert isinstance(effect, CallModel)
+    assert effect.request.max_tokens == room
+    roomy = compaction.request(loop.view, 100_000, 16_384)
+    assert roomy.max_tokens == 16_384
+    tight = compaction.request(loop.view, 20_000, 16_384)
+    assert 4_096 < tight.max_tokens < 16_384
+    assert compaction.request(loop.view, None, 16_384).max_tokens == 16_384
+
+
 def test_a_window_that_nobody_knows_is_never_full() -> None:
     loop = filled(text("done"), tokens=10**9)
     loop.limits = Limits()

@@ -23,8 +23,8 @@ def _somebody_listens(tx: Tx) -> None:
 class Log:
     """A session's log that nothing judges, passed on row by row as the journal does."""
 
-    def __init__(self, world: World, multiagent: object = None) -> None:
-        self._world = world
+    def __init__(self, world: World, multiagent: object = None, kind: str = "cloud") -> None:
+        self._world, self._kind = world, kind
         self._row = world.sessions.get(world.tx, world.api, world.create("cloud"))
         self.id, self.seq = str(self._row.id), 0
         self.primary = primary_thread_id(self.id)
@@ -36,7 +36,10 @@ class Log:
         written = events.append(tx, self.id, End(self.seq, world.now_us), drafts, stamp)
         self.seq = written[-1].seq
         session: Any = SimpleNamespace(
-            id=self.id, workspace_id=self._row.workspace_id, agent=self._agent
+            id=self.id,
+            workspace_id=self._row.workspace_id,
+            agent=self._agent,
+            environment_kind=self._kind,
         )
         return notices.pass_on(tx, world.clock, session, written)
 
@@ -47,6 +50,14 @@ def idle(reason: str) -> Draft:
 
 def of_thread(type: str, thread_id: str) -> Draft:
     return Draft(type, {"session_thread_id": thread_id, "agent_name": "A"})
+
+
+def test_what_a_dream_is_asked_by_its_session_is_told_to_nobody(world: World) -> None:
+    dream = Log(world, kind="dream")
+    dream.write(idle("requires_action"))
+    assert told(world.tx) == []
+    dream.write(idle("end_turn"))
+    assert told(world.tx) == ["session.status_idled"]
 
 
 def test_c26_3_a_turn_is_told_under_the_names_of_webhooks(world: World) -> None:
