@@ -177,6 +177,32 @@ def test_stores_and_vaults_reach_the_session(site: Site, store: str) -> None:
     assert [r.type for r in session.resources] == ["memory_store"]
 
 
+def test_R229_a_budget_reaches_each_session(site: Site) -> None:
+    cap: Any = {"type": "limit", "max_list_cost": {"amount": "2000", "currency": "USD"}}
+    with pytest.raises(anthropic.BadRequestError, match="model_not_budgetable"):
+        deploy(site, budget=cap)
+    priced = site.api.beta.agents.create(name="P", model="claude-opus-4-6").id
+    api = site.api.beta.deployments
+    made = api.create(
+        name="n",
+        agent=priced,
+        environment_id=site.environment_id,
+        initial_events=[MESSAGE],
+        budget=cap,
+    )
+    check(made)
+    assert made.budget is not None
+    assert made.budget.max_list_cost.amount == "2000"
+    session = site.api.beta.sessions.retrieve(api.run(made.id).session_id or "")
+    assert session.budget is not None
+    assert session.budget.to_dict() == cap
+    cleared = checked(api.update(made.id, budget=None))
+    assert cleared.budget is None
+    session = site.api.beta.sessions.retrieve(api.run(made.id).session_id or "")
+    assert session.budget is None
+    check(api.update(made.id, budget=cap))
+
+
 def test_R217_R219_a_schedule_shows_its_next_five_times(site: Site) -> None:
     made = deploy(site, schedule=HOURLY)
     assert made.schedule is not None

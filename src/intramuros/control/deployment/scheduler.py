@@ -37,8 +37,8 @@ log = logger("schedules")
 POLL_S: Final = 2.0
 # A batch of fires is a few transactions; a process that takes this long for one is dead.
 LEASE_S: Final = 60.0
-# Claimed at once: about so many transactions share one commit (store/db.py).
-BATCH: Final = 32
+# Claimed at once: transactions that share one commit (store/db.py), while others wait for it.
+BATCH: Final = 8
 # What the audit chain names as the one who starts sessions, pauses and archives.
 BY: Final = "schedule"
 

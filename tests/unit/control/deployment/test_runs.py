@@ -11,7 +11,7 @@ from intramuros.control.model.catalogue import shipped_catalogue
 from intramuros.control.session import present as session_present
 from intramuros.control.store import events
 from intramuros.control.store.tables import sessions
-from intramuros.kernel.errors import NotFound
+from intramuros.kernel.errors import InvalidRequest, NotFound
 from tests.fakes.deployments import GO, Desk
 
 ERROR = RunError("vault_archived_error", "vault `vlt_1` is archived")
@@ -130,7 +130,7 @@ def test_R232_lists_are_filtered(desk: Desk) -> None:
 CAP = {"type": "limit", "max_list_cost": {"amount": "2000", "currency": "USD"}}
 
 
-def test_the_budget_is_copied_to_each_session(desk: Desk) -> None:
+def test_R229_the_budget_is_copied_to_each_session(desk: Desk) -> None:
     made = desk.make(agent=desk.agent(model="claude-opus-4-6"), budget=CAP)
     first = desk.runs.start(desk.world.tx, desk.world.api, made, None)
     cleared = desk.change(made.resource.id, budget=None)
@@ -145,12 +145,31 @@ def test_the_budget_is_copied_to_each_session(desk: Desk) -> None:
     assert shown == [CAP, None]
 
 
-def test_prices_are_looked_at_again_at_every_run(desk: Desk) -> None:
-    made = desk.make(agent=desk.agent(model="claude-opus-4-6"), budget=CAP)
-    priceless = Mock(wraps=shipped_catalogue())
-    priceless.price.side_effect = lambda *_: None
-    desk.world.sessions._models = priceless
-    with pytest.raises(CannotStart) as refused:
-        desk.runs.start(desk.world.tx, desk.world.api, made, None)
-    assert refused.value.error.type == "session_creation_rejected_error"
-    assert "model_not_budgetable" in refused.value.error.message
+def test_R229_the_whole_rosters_prices_are_looked_at_again_at_every_run(desk: Desk) -> None:
+    helper = desk.agent(name="Helper", model="claude-sonnet-4-6")
+    roster = {"type": "coordinator", "agents": [helper]}
+    made = desk.make(agent=desk.agent(model="claude-opus-4-6", multiagent=roster), budget=CAP)
+    run = desk.runs.start(desk.world.tx, desk.world.api, made, None)
+    row = desk.world.sessions.get(desk.world.tx, desk.world.api, run.session_id)
+    assert session_present.session(row, desk.world.now_us)["budget"] == CAP
+    known = shipped_catalogue()
+    for unpriced in ("claude-sonnet-4-6", "claude-opus-4-6"):
+        later = Mock(wraps=known)
+        later.price.side_effect = lambda model, speed, no=unpriced: (
+            None if model == no else known.price(model, speed)
+        )
+        desk.world.sessions._models = later
+        with pytest.raises(CannotStart) as refused:
+            desk.runs.start(desk.world.tx, desk.world.api, made, None)
+        assert refused.value.error.type == "session_creation_rejected_error"
+        assert unpriced in refused.value.error.message
+        assert "model_not_budgetable" in refused.value.error.message
+
+
+def test_a_roster_without_prices_has_no_budget(desk: Desk) -> None:
+    helper = desk.agent(name="Helper", model="scripted/unpriced")
+    roster = {"type": "coordinator", "agents": [helper]}
+    boss = desk.agent(model="claude-opus-4-6", multiagent=roster)
+    with pytest.raises(InvalidRequest, match="scripted/unpriced"):
+        desk.make(agent=boss, budget=CAP)
+    desk.make(agent=boss)
