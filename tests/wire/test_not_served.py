@@ -10,6 +10,12 @@ from intramuros.protocol.not_served import NOT_SERVED
 
 CALLS: dict[str, Callable[[Anthropic], object]] = {
     "/v1/messages/batches": lambda api: api.messages.batches.list(),
+    "/v1/compliance/apps": lambda api: api.get("/v1/compliance/apps/chats", cast_to=object),
+    "/v1/compliance/code": lambda api: api.get("/v1/compliance/code/artifacts", cast_to=object),
+    "/v1/compliance/groups": lambda api: api.get("/v1/compliance/groups", cast_to=object),
+    "/v1/compliance/organizations": lambda api: api.get(
+        "/v1/compliance/organizations", cast_to=object
+    ),
     "/v1/organizations/analytics": lambda api: api.beta.organization.analytics.users.list(
         date="2026-11-01"
     ),

@@ -24,6 +24,9 @@ class LeftOut:
 
 
 _OTHER_PRODUCT: Final = "it belongs to another product of the API's vendor"
+_UNDER_ORGANIZATIONS: Final = "people, groups and roles are under /v1/organizations"
+# Documented, but in no SDK.
+_NO_SDK: Final = "none"
 _SEATS: Final = "it is part of plans with seats, which an installation of your own has not"
 
 NOT_SERVED: Final = (
@@ -32,6 +35,10 @@ NOT_SERVED: Final = (
         "beta.messages.batches",
         "batches are the model provider's own: send them there",
     ),
+    LeftOut("/v1/compliance/apps", _NO_SDK, _OTHER_PRODUCT),
+    LeftOut("/v1/compliance/code", _NO_SDK, _OTHER_PRODUCT),
+    LeftOut("/v1/compliance/groups", _NO_SDK, _UNDER_ORGANIZATIONS),
+    LeftOut("/v1/compliance/organizations", _NO_SDK, _UNDER_ORGANIZATIONS),
     LeftOut("/v1/organizations/analytics", "beta.organization.analytics", _OTHER_PRODUCT),
     LeftOut("/v1/organizations/claude_code", "beta.organization.claude_code", _OTHER_PRODUCT),
     LeftOut("/v1/organizations/claude_tag", "beta.organization.claude_tag", _OTHER_PRODUCT),
