@@ -38,7 +38,7 @@ def test_every_entry_is_called() -> None:
     assert set(CALLS) == {entry.path for entry in NOT_SERVED}
 
 
-@pytest.mark.parametrize("entry", NOT_SERVED, ids=lambda entry: str(entry.sdk))
+@pytest.mark.parametrize("entry", NOT_SERVED, ids=lambda entry: str(entry.path))
 def test_a_call_is_a_404_that_says_why(client: Anthropic, entry: object) -> None:
     path, why = getattr(entry, "path", ""), getattr(entry, "why", "?")
     with pytest.raises(anthropic.NotFoundError, match=why) as caught:

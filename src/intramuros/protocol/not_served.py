@@ -14,7 +14,7 @@ class LeftOut:
 
     Args:
         path: without a slash at its end.
-        sdk: what the official SDK calls it.
+        sdk: what the official SDK calls it; empty for what is documented but in no SDK.
         why: a clause that goes on from "not served here:".
     """
 
@@ -25,8 +25,7 @@ class LeftOut:
 
 _OTHER_PRODUCT: Final = "it belongs to another product of the API's vendor"
 _UNDER_ORGANIZATIONS: Final = "people, groups and roles are under /v1/organizations"
-# Documented, but in no SDK.
-_NO_SDK: Final = "none"
+_NO_SDK: Final = ""
 _SEATS: Final = "it is part of plans with seats, which an installation of your own has not"
 
 NOT_SERVED: Final = (
@@ -71,7 +70,10 @@ def left_out(path: str) -> LeftOut | None:
 
 def page() -> str:
     """Return the reference page, in Markdown."""
-    rows = [f"| `{entry.path}` | `{entry.sdk}` | {entry.why} |" for entry in NOT_SERVED]
+    rows = [
+        f"| `{entry.path}` | {f'`{entry.sdk}`' if entry.sdk else '—'} | {entry.why} |"
+        for entry in NOT_SERVED
+    ]
     return "\n".join(
         [
             "# Not served",
