@@ -403,11 +403,17 @@ async def test_usage_is_counted_for_whole_streamed_and_broken_off_answers(
     with anyio.fail_after(8):
         while rows(metered, counted)[0][:2] != (33, 15):  # noqa: ASYNC110  another process writes
             await anyio.sleep(0.02)
+    fake.faults.append(Fault("silence", at=2))
+    async with async_api.messages.stream(model=model, **HELLO) as stream:
+        await anext(aiter(stream))  # and leave
+    with anyio.fail_after(8):
+        while rows(metered, counted)[0][:2] != (44, 16):  # noqa: ASYNC110  another process writes
+            await anyio.sleep(0.02)
     fake.faults.append(Fault("status"))
     with pytest.raises(anthropic.APIStatusError):
         await async_api.messages.create(model=model, **HELLO)
-    assert rows(metered, counted)[0][:2] == (33, 15)
-    assert rows(metered, counted)[0][2] == 15 * 500_000  # 5 dollars a million: 0.0005 cents
+    assert rows(metered, counted)[0][:2] == (44, 16)
+    assert rows(metered, counted)[0][2] == 16 * 500_000  # 5 dollars a million: 0.0005 cents
 
 
 def test_c1_27_R031_calls_are_limited_when_the_operator_says_so(tmp_path: Path) -> None:

@@ -94,7 +94,8 @@ def think(body: Body, models: Models, transport_for: TransportFor) -> Mapping[st
     performer = Performer(models, pool, body.hub, loop.LoopGate(body.meter), files)
 
     def count(tx: Tx, view: View, written: Sequence[Record]) -> None:
-        loop.count(body.meter, tx, view.subject.workspace_id, written)
+        whose = view.subject.workspace_id, str(view.subject.agent["model"]["id"])
+        loop.count(body.meter, tx, whose, written)
 
     desk = Desk(body.db, body.journal, body.clock, (count,))
     settings = RunnerSettings(drive=DriveSettings(limits=Limits(window_of=models.window)))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from intramuros.control.metering.meter import Meter, SpendLimitReached, TierReached, Wish
 from intramuros.control.metering.rates import Rates, Ticket
@@ -11,6 +11,10 @@ from intramuros.control.model.base import Failure, ModelError, ModelRequest, Usa
 from intramuros.control.store.db import Tx
 from intramuros.control.store.records import Record
 from intramuros.kernel.errors import RateLimited
+
+_ANSWERED: Final = "span.model_request_end"
+# Where the rows that end requests say what they used: those of turns, and those of graders.
+_USAGES: Final = {_ANSWERED: "model_usage", "internal.outcome_graded": "usage"}
 
 
 @dataclass(frozen=True)
@@ -57,14 +61,20 @@ class LoopGate:
             ) from limited
 
 
-def count(meter: Meter, tx: Tx, workspace_id: str, written: Sequence[Record]) -> None:
-    """Add what a session's model requests used, with the transaction that records their ends."""
+def count(meter: Meter, tx: Tx, whose: tuple[str, str], written: Sequence[Record]) -> None:
+    """Add what a session's model requests used, with the transaction that records their ends.
+
+    Args:
+        whose: the workspace, and the model of the session's agent.
+    """
+    workspace_id, agents_model = whose
     for record in written:
-        if record.type != "span.model_request_end" or record.body.get("is_error"):
+        usage: Any = record.body.get(_USAGES.get(record.type, ""))
+        if not isinstance(usage, Mapping) or record.body.get("is_error"):
+            continue
+        if record.type != _ANSWERED and not any(usage.values()):
             continue
         private = record.private or {}
-        usage: Any = record.body.get("model_usage")
-        model = private.get("model")
-        if isinstance(usage, Mapping) and isinstance(model, str):
-            hour = {"ephemeral_1h_input_tokens": private.get("cache_1h", 0)}
-            meter.count(tx, Spender(workspace_id), read(model, {**usage, "cache_creation": hour}))
+        model = str(private.get("model") or agents_model)
+        hour = {"ephemeral_1h_input_tokens": private.get("cache_1h", 0)}
+        meter.count(tx, Spender(workspace_id), read(model, {**usage, "cache_creation": hour}))

@@ -5,7 +5,7 @@ with it. Everything here is synchronous, so that no two requests can take the sa
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final, NamedTuple
@@ -22,6 +22,8 @@ _DAY_S: Final = 86_400.0
 PROMISE_S: Final = 120.0
 # Nobody is promised room that is further away than this.
 MAX_PROMISE_S: Final = 600.0
+# So many promises are looked through for those that nobody came for.
+MANY_PROMISES: Final = 1_000
 
 _SHOWN: Final[Mapping[str, str]] = {
     "requests_per_minute": "requests per minute",
@@ -147,6 +149,8 @@ class Rates:
             return ticket
         if promise_to is not None and worst[0] <= MAX_PROMISE_S:
             self._take(ticket, now_s)
+            if len(self._promises) >= MANY_PROMISES:
+                self._forget(now_s)
             self._promises[promise_to] = _Promise(now_s + worst[0], ticket)
         raise self._refusal(group, worst[1], worst[0])
 
@@ -223,11 +227,12 @@ class Rates:
         if wait_s > 0.05:  # clocks of two kinds drift apart a little
             raise RateLimited("the rate limit is used up", retry_after_s=math.ceil(wait_s))
         del self._promises[who]
-        self._forget(self._promises, now_s)
+        self._forget(now_s)
         return promise.ticket if wait_s > -PROMISE_S else None
 
-    def _forget(self, promises: Iterable[str], now_s: float) -> None:
-        stale = [who for who in promises if self._promises[who].due_s + PROMISE_S < now_s]
+    def _forget(self, now_s: float) -> None:
+        """Let go of room that nobody came for."""
+        stale = [who for who, one in self._promises.items() if one.due_s + PROMISE_S < now_s]
         for who in stale:
             del self._promises[who]
 

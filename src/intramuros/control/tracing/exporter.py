@@ -165,9 +165,14 @@ class Exporter:
         content = traces["content_mode"] == "content"
         limit = min(traces["max_content_bytes"] or MAX_CONTENT_BYTES, MAX_CONTENT_BYTES)
         # With content it is megabytes: not on the event loop.
-        body = await anyio.to_thread.run_sync(
-            encode, spans, self._organization_id, limit if content else None
-        )
+        try:
+            body = await anyio.to_thread.run_sync(
+                encode, spans, self._organization_id, limit if content else None
+            )
+        except Exception as error:
+            # One span that the library does not take must not stop all others for ever.
+            log.error("spans_do_not_encode", destination=row.id, exc_info=error)
+            raise NotDelivered("connection failure", retryable=False) from error
         url = traces_url(row.config["endpoint_url"], traces["endpoint_url"])
         try:
             headers = destinations.headers_of(self.rules, row)

@@ -15,6 +15,7 @@ _SCOPE: Final = InstrumentationScope("intramuros")
 _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
 _KINDS: Final = {"internal": SpanKind.INTERNAL, "client": SpanKind.CLIENT}
 _CUT: Final = "…"
+_MAX_INT: Final = 2**63 - 1
 
 
 class Span(TypedDict):
@@ -65,14 +66,14 @@ def cut(content: Mapping[str, str], most_bytes: int) -> dict[str, str]:
 
 
 def _readable(span: Span, resource: Resource, content_bytes: int | None) -> ReadableSpan:
-    attributes = dict(span["attributes"])
+    attributes = {name: _plain(value) for name, value in span["attributes"].items()}
     if content_bytes is not None:
         attributes |= cut(span["content"], content_bytes)
     trace_id = int(span["trace_id"], 16)
     parent = span["parent_id"]
     failed = span["error"]
     return ReadableSpan(
-        name=span["name"],
+        name=_text(span["name"]),
         context=_context(trace_id, span["span_id"]),
         parent=_context(trace_id, parent) if parent else None,
         resource=resource,
@@ -83,6 +84,20 @@ def _readable(span: Span, resource: Resource, content_bytes: int | None) -> Read
         end_time=span["end_us"] * 1000,
         instrumentation_scope=_SCOPE,
     )
+
+
+def _plain(value: str | int | bool | list[str]) -> str | int | bool | list[str]:
+    """Return a value that OTLP can carry."""
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, list):
+        return [_text(item) for item in value]
+    return max(-_MAX_INT, min(value, _MAX_INT))
+
+
+def _text(text: str) -> str:
+    """Return text without halves of surrogate pairs, which JSON may hold and UTF-8 may not."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _context(trace_id: int, span_id: str) -> SpanContext:

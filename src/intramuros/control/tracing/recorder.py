@@ -19,8 +19,11 @@ from intramuros.control.store.records import Record
 from intramuros.control.store.tables import events as events_table
 from intramuros.control.tracing.coverage import covers
 from intramuros.control.tracing.otlp import Span, cut
+from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock, to_micros
 from intramuros.protocol.resources.telemetry import MAX_CONTENT_BYTES
+
+log = logger("tracing")
 
 Attributes = dict[str, str | int | bool | list[str]]
 
@@ -64,7 +67,12 @@ class Recorder:
         if content is None:
             return
         for record in ended:
-            span = _span(tx, session, record)
+            try:
+                span = _span(tx, session, record)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                # Telling of a session must never keep it from going on.
+                log.error("no_span", session=session.id, type=record.type, exc_info=error)
+                continue
             if span is not None:
                 self._write(tx, session.workspace_id, span, content=content)
 

@@ -62,10 +62,10 @@ def test_ends_of_requests_are_counted_and_nothing_else(tx: Tx, meter: Meter) -> 
         record(end, {"model_usage": usage, "is_error": False}, model),
         record(end, {"model_usage": usage, "is_error": True}, model),
         record(end, {"model_usage": None, "is_error": False}, model),
-        record(end, {"model_usage": usage, "is_error": False}, None),
         record("agent.message", {"model_usage": usage}, model),
+        record("internal.outcome_graded", {"usage": {"input_tokens": 0}}, None),
     ]
-    count(meter, tx, "wrkspc_test", written)
+    count(meter, tx, ("wrkspc_test", "claude-sonnet-5"), written)
     (row,) = tx.execute(select(usage_minutes)).all()
     assert (row.workspace_id, row.model, row.input, row.output, row.api_key_id) == (
         "wrkspc_test",
@@ -73,4 +73,20 @@ def test_ends_of_requests_are_counted_and_nothing_else(tx: Tx, meter: Meter) -> 
         5,
         6,
         "",
+    )
+
+
+def test_graders_and_requests_that_name_no_model_count_for_the_agents(tx: Tx, meter: Meter) -> None:
+    usage = {"input_tokens": 5, "output_tokens": 6, "cache_creation_input_tokens": 9}
+    written = [
+        record("internal.outcome_graded", {"usage": usage}, None),
+        record("span.model_request_end", {"model_usage": usage}, {"cache_1h": 4}),
+    ]
+    count(meter, tx, ("wrkspc_test", "claude-sonnet-5"), written)
+    (row,) = tx.execute(select(usage_minutes)).all()
+    assert (row.model, row.input, row.cache_write_5m, row.cache_write_1h) == (
+        "claude-sonnet-5",
+        10,
+        14,
+        4,
     )

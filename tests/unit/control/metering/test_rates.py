@@ -1,7 +1,9 @@
+import contextlib
 from pathlib import Path
 
 import pytest
 
+from intramuros.control.metering import rates as module
 from intramuros.control.metering.groups import Group, Groups, load_groups
 from intramuros.control.metering.rates import MAX_PROMISE_S, PROMISE_S, Key, Rates
 from intramuros.control.model.catalogue import Catalogue
@@ -167,3 +169,15 @@ def test_headers_tell_of_the_tightest_limit(rates: Rates, group: Group, clock: M
         "anthropic-ratelimit-output-tokens-remaining": "0",
         "anthropic-ratelimit-output-tokens-reset": "2026-01-01T00:00:00Z",
     }
+
+
+def test_promises_that_nobody_comes_for_are_let_go(
+    rates: Rates, group: Group, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MANY_PROMISES", 3)
+    for n in range(40):
+        for _ in range(8):
+            with contextlib.suppress(RateLimited):
+                rates.admit("w", group, promise_to=f"sesn_{n}_{_}")
+        clock.advance(PROMISE_S + 60)
+        assert len(rates._promises) <= 2 * 8

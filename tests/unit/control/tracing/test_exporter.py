@@ -277,6 +277,21 @@ async def test_batches_and_what_waits_are_bounded(
     assert (await house.row(id)).disabled is None
 
 
+async def test_a_span_that_cannot_be_encoded_stops_nobody(house: House) -> None:
+    await house.make()
+    await house.spans("a")
+
+    def poison(tx: Tx) -> None:
+        row = {"workspace_id": "wrkspc_test", "at_us": 1, "span": {**span("b"), "trace_id": "x"}}
+        tx.execute(insert(telemetry_spans).values(**row))
+
+    await house.db.write(poison)
+    await house.exporter.deliver_once()
+    await house.spans("c")
+    await house.exporter.deliver_once()
+    assert house.names == [["c"]]
+
+
 async def test_R381_a_test_is_sent_once_and_forgotten(house: House) -> None:
     id = await house.make(headers={"x": "y"})
     before = await house.row(id)

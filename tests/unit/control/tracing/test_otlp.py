@@ -64,3 +64,5 @@ def test_cut_content_fits_and_stays_text(content: dict[str, str], most: int) -> 
 @pytest.mark.parametrize("text", ["\ud800", "\x00", "a" * 10**6])
 def test_strange_content_breaks_nothing(text: str) -> None:
     parsed([span(content={"c": text})], 65_536)
+    (one,) = parsed([span(name=text, attributes={"a": text, "l": [text], "n": 10**30})])
+    assert attributes(one)["n"] == 2**63 - 1

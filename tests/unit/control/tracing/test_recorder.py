@@ -174,6 +174,19 @@ def test_beginnings_that_are_not_in_the_log_make_no_span(
     assert spans(tx) == []
 
 
+def test_a_row_that_cannot_be_told_of_keeps_no_session_up(
+    tx: Tx, actor: Actor, rules: Rules, log: Log
+) -> None:
+    destination(tx, actor, rules)
+    log.write("session.status_running")
+    start = log.write("span.model_request_start")
+    usage = {"input_tokens": "many"}
+    log.write("span.model_request_end", {"model_request_start_id": start, "model_usage": usage})
+    log.write("span.model_request_end", {})
+    log.write("session.status_idle")
+    assert [s["name"] for s in spans(tx)] == ["invoke_agent Auditor"]
+
+
 def test_a_message_is_a_trace_by_itself(
     tx: Tx, actor: Actor, rules: Rules, clock: ManualClock
 ) -> None:
