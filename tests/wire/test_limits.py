@@ -445,3 +445,34 @@ def test_c1_27_R031_calls_are_limited_when_the_operator_says_so(tmp_path: Path) 
         # What creates nothing goes on, and so do workers.
         api.beta.agents.update(agent.id, version=agent.version, name="c")
         assert site.worker.beta.environments.work.poll(site.environment_id) is None
+
+
+async def test_a_crowd_gets_exactly_what_the_limit_allows(
+    metered: Server, api: Anthropic, tenant: tuple[str, Anthropic]
+) -> None:
+    workspace, theirs = tenant
+    api.beta.organization.workspaces.rate_limits.update(
+        entry_of(api, OPUS),
+        workspace_id=workspace,
+        limits=[{"type": "requests_per_minute", "value": 5}],
+    )
+    statuses: list[int] = []
+
+    async def ask(client: AsyncAnthropic) -> None:
+        try:
+            await client.messages.create(model=OPUS, **HELLO)
+            statuses.append(200)
+        except anthropic.APIStatusError as error:
+            statuses.append(error.status_code)
+
+    async with AsyncAnthropic(
+        base_url=metered.base_url, api_key=theirs.api_key, max_retries=0
+    ) as client:
+        with anyio.move_on_after(8):
+            async with anyio.create_task_group() as group:
+                for _ in range(60):
+                    group.start_soon(ask, client)
+    assert len(statuses) == 60
+    # One more flows in every twelve seconds.
+    assert 5 <= statuses.count(200) <= 6
+    assert set(statuses) == {200, 429}

@@ -156,3 +156,13 @@ def test_json_is_compact_utf8_and_finite() -> None:
 def test_plain_refusals_have_a_type() -> None:
     assert refusal(404, "m", "req_1")["error"] == {"type": "not_found_error", "message": "m"}
     assert refusal(405, "m", "req_1")["error"] == {"type": "invalid_request_error", "message": "m"}
+
+
+async def test_headers_that_were_told_go_with_every_answer(wrap) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        context_of(scope).headers["anthropic-ratelimit-requests-remaining"] = "0"
+        raise RateLimited("slow down", retry_after_s=7)
+
+    answer = await call(wrap(app))
+    assert (answer.status, answer.headers["retry-after"]) == (429, "7")
+    assert answer.headers["anthropic-ratelimit-requests-remaining"] == "0"

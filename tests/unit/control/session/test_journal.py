@@ -1,16 +1,19 @@
 import json
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import Row, select
 
 from intramuros.control.session import journal as journal_module
 from intramuros.control.session.fold import fold
 from intramuros.control.session.state import initial
 from intramuros.control.store import events, leases
+from intramuros.control.store.db import Tx
 from intramuros.control.store.leases import LostLease
 from intramuros.control.store.notify import TURN_TOPIC, session_topic, work_topic
-from intramuros.control.store.records import Draft, primary_thread_id
+from intramuros.control.store.records import Draft, Record, primary_thread_id
 from intramuros.control.store.tables import audit, sessions
 from intramuros.kernel.errors import InvalidRequest, NotFound, TooLarge
 from intramuros.protocol.work import WorkState
@@ -236,3 +239,18 @@ def test_a_session_has_room_for_so_many_outcomes(world: World) -> None:
     with pytest.raises(InvalidRequest, match="at most 100"):
         world.send(session_id, define())
     assert len(row(world, session_id).outcomes) == 100
+
+
+def test_who_watches_sees_every_row_in_the_transaction_that_writes_it(world: World) -> None:
+    seen: list[tuple[str, str]] = []
+
+    def watch(tx: Tx, session: Row[Any], written: Sequence[Record]) -> None:
+        assert tx is world.tx
+        seen.extend((session.id, record.type) for record in written)
+
+    world.journal._watch = watch
+    session_id = world.create()
+    world.say(session_id)
+    world.run(session_id, use())
+    log = events.read(world.tx, session_id)
+    assert seen == [(session_id, record.type) for record in log]

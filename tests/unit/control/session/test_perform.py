@@ -1,10 +1,12 @@
 """Effects bring outcomes; they never write."""
 
+from dataclasses import replace
+
 import anyio
 import pytest
 
 from intramuros.control.mcp.base import McpResult
-from intramuros.control.model.base import ModelReply, ModelRequest
+from intramuros.control.model.base import Failure, ModelError, ModelReply, ModelRequest, Usage
 from intramuros.control.session.evaluation import AskGrader
 from intramuros.control.session.perform import Outcome, Performer
 from intramuros.control.session.turn import CallMcp, CallModel, ListTools
@@ -145,3 +147,48 @@ async def test_a_grader_that_is_away_is_an_outcome_too() -> None:
     makes = performer(away())  # type: ignore[arg-type]
     outcome = await makes.ask_grader(loop.view, effect, never, 60)
     assert "session.status_rescheduled" in [d.type for d in outcome(loop.view, loop.context)]
+
+
+class Keeper:
+    """A gate that lets through or not, and remembers what it was told."""
+
+    def __init__(self, refusal: ModelError | None = None) -> None:
+        self.refusal = refusal
+        self.asked: list[tuple[str, str, str]] = []
+        self.told: list[Usage | None] = []
+
+    async def admit(self, workspace_id: str, session_id: str, request: ModelRequest) -> "Keeper":
+        self.asked.append((workspace_id, session_id, request.model))
+        if self.refusal is not None:
+            raise self.refusal
+        return self
+
+    def settle(self, usage: Usage | None) -> None:
+        self.told.append(usage)
+
+
+async def test_every_model_request_passes_the_gate_and_says_what_it_used() -> None:
+    loop = Loop(agent())
+    effect = until(loop, CallModel)
+    assert isinstance(effect, CallModel)
+    keeper = Keeper()
+    makes = replace(performer(text("hi")), gate=keeper)
+    await makes.call_model(loop.view, effect, loop.context)
+    subject = loop.view.subject
+    assert keeper.asked == [(subject.workspace_id, subject.session_id, effect.request.model)]
+    assert [type(usage) for usage in keeper.told] == [Usage]
+    makes.model.answers.append(away())
+    await makes.call_model(loop.view, effect, loop.context)
+    assert keeper.told[1:] == [None]
+
+
+async def test_a_request_that_the_gate_refuses_is_not_sent_and_the_session_waits() -> None:
+    loop = Loop(agent())
+    effect = until(loop, CallModel)
+    assert isinstance(effect, CallModel)
+    refusal = ModelError(Failure.RATE_LIMITED, "too fast", retryable=True, retry_after_s=90.0)
+    makes = replace(performer(text("never")), gate=Keeper(refusal))
+    outcome = await makes.call_model(loop.view, effect, loop.context)
+    drafts = outcome(loop.view, loop.context)
+    assert drafts[-1].type == "session.status_rescheduled"
+    assert len(makes.model.answers) == 1
