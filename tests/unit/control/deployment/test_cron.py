@@ -249,6 +249,43 @@ def test_R215_everything_else_is_refused(expression: str, match: str) -> None:
         parse(expression)
 
 
+SNIPPETS = st.sampled_from(
+    [
+        "*",
+        "/",
+        "-",
+        ",",
+        "0",
+        "1",
+        "7",
+        "29",
+        "31",
+        "59",
+        "99",
+        "L",
+        "W",
+        "#",
+        "?",
+        "@",
+        "MON",
+        "feb",
+    ]
+)
+WORDS = st.lists(SNIPPETS, min_size=1, max_size=5).map("".join)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.one_of(st.text(max_size=40), st.lists(WORDS, min_size=4, max_size=6).map(" ".join)))
+def test_R215_whatever_is_sent_is_an_expression_or_a_refusal(text: str) -> None:
+    try:
+        cron = parse(text)
+    except BadExpression as error:
+        assert str(error)
+        return
+    after = datetime(2026, 1, 1, tzinfo=UTC)
+    assert next(cron.times(UTC, after)) > after
+
+
 @pytest.mark.parametrize("expression", ["0 0 30 2 *", "0 0 31 2,4,6 *", "0 0 31 11 */2"])
 def test_Q19_a_day_that_never_comes_is_refused(expression: str) -> None:
     with pytest.raises(BadExpression, match="never comes"):

@@ -1,3 +1,5 @@
+from zoneinfo import available_timezones
+
 import pytest
 
 from intramuros.control.deployment.zones import zone
@@ -6,6 +8,12 @@ from intramuros.control.deployment.zones import zone
 @pytest.mark.parametrize("name", ["UTC", "Europe/Dublin", "America/Argentina/Ushuaia", "Etc/GMT+5"])
 def test_R214_iana_names_are_known(name: str) -> None:
     assert zone(name).key == name
+
+
+def test_R214_every_name_of_the_database_is_known() -> None:
+    names = available_timezones() - {"localtime", "Factory"}
+    assert len(names) > 400
+    assert {zone(name).key for name in names} == names
 
 
 @pytest.mark.parametrize(
