@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from intramuros.control.model.base import ModelError, ModelReply, ModelRequest
-from intramuros.control.session import ensemble, outcome
+from intramuros.control.session import ensemble, evaluation, outcome
 from intramuros.control.session.calls import Call
+from intramuros.control.session.evaluation import AskGrader
 from intramuros.control.session.state import Member, State, initial
 from intramuros.control.session.turn import (
     CallMcp,
@@ -131,6 +132,12 @@ class Band:
                 if isinstance(answer, ModelError):
                     return outcome.model_failed(view, effect, answer, self.context)
                 return outcome.replied(view, effect, answer, [], self.context)
+            case AskGrader():
+                self.requests.append(("grader", effect.request))
+                verdict = self.scripts["grader"].popleft()
+                if isinstance(verdict, ModelError):
+                    return outcome.ungraded(view, effect.aim, verdict, self.context)
+                return evaluation.answered(view, effect.aim, verdict)
             case ListTools():
                 found = {server.name: (QUERY, INSERT) for server in effect.servers}
                 return outcome.listed(view, found)

@@ -12,7 +12,7 @@ request that kills processes nor an answer that is never of use goes on for ever
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from intramuros.control.model.base import ModelError, ModelReply, ModelRequest
@@ -78,11 +78,14 @@ def ongoing(aim: Aim) -> list[Draft]:
 def answered(view: View, aim: Aim, reply: ModelReply) -> list[Draft]:
     """Record what the grader said, or why it is of no use."""
     task = task_of(view, aim)
+    private = {**priced(reply), "model": view.subject.agent["model"]["id"]}
     try:
         found = grading.read(reply, aim.graded, len(grading.criteria(task.rubric)))
     except grading.Unusable as unusable:
-        return [_mark(aim, reply, problem=str(unusable))]
-    return [_mark(aim, reply, found)]
+        mark = _mark(aim, reply, problem=str(unusable))
+    else:
+        mark = _mark(aim, reply, found)
+    return [replace(mark, private=private)]
 
 
 def failed(view: View, aim: Aim, error: ModelError, now_us: int, *, final: bool) -> list[Draft]:
@@ -198,7 +201,7 @@ def _mark(
         "failed": failed,
         "usage": reply.usage.counters if reply else dict(NO_USAGE),
     }
-    return Draft(GRADED, body, private=priced(reply) if reply else None)
+    return Draft(GRADED, body)
 
 
 def _about(aim: Aim) -> dict[str, object]:

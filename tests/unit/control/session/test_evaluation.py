@@ -14,6 +14,7 @@ from intramuros.control.session.phase import Phase
 from intramuros.control.session.turn import CallModel, Wait
 from intramuros.control.store.records import Draft
 from intramuros.protocol.resources.budgets import BudgetLimit
+from tests.fakes.band import Band, definition, delegate, lead
 from tests.fakes.loop import (
     CUSTOM,
     END,
@@ -334,3 +335,71 @@ def test_at_the_cap_neither_agent_nor_grader_begins() -> None:
     loop.run()
     assert loop.log.types[-4:] == [END, *REST]
     assert loop.log.state.phase is Phase.PAUSED
+
+
+def team(**scripts: Any) -> Band:
+    """A session whose coordinator works for an outcome, delegates, and ends its turn."""
+    leading = [delegate("scout"), text("waiting"), *scripts.pop("lead", [])]
+    band = Band(lead(definition("scout")), lead=leading, **scripts)
+    band.log.aim(TWO)
+    return band
+
+
+def test_work_that_was_delegated_is_waited_for_before_it_is_judged() -> None:
+    band = team(lead=[text("all is known")], scout=[text("north")], grader=[verdict(True, True)])
+    band.next()
+    band.land("sthr_main")
+    band.next()
+    band.land("sthr_main")
+    band.next()
+    assert f"{SPAN}_start" not in band.types(), "the scout is still at work"
+    assert "sthr_main" not in band.flights
+    band.run()
+    types = band.types()
+    assert types.index(f"{SPAN}_start") > types.index("agent.thread_message_received")
+    assert types.count(f"{SPAN}_end") == types.count("session.status_idle") == 1
+    (asked,) = [request for name, request in band.requests if name == "grader"]
+    work = json.loads(asked.messages[0]["content"][0]["text"])["work"]  # type: ignore[index]
+    assert {"another_agent_said": "north"} in work
+    assert work[-1] == {"agent_said": "all is known"}
+    assert band.log.state.aims == ()
+    assert band.log.state.usage.input_tokens == sum(
+        record.body["model_usage"]["input_tokens"]  # type: ignore[index]
+        for record in band.log.records
+        if record.type == END
+    ) + sum(ends["usage"]["input_tokens"] for ends in spans(band))
+
+
+def spans(band: Band) -> list[Any]:
+    return [record.body for record in band.log.shown if record.type == f"{SPAN}_end"]
+
+
+def test_an_interrupt_of_the_session_ends_its_outcome_whoever_works() -> None:
+    band = team(scout=[text("north")])
+    band.next()
+    band.land("sthr_main")
+    band.next()
+    band.land("sthr_main")
+    band.next()
+    band.interrupt()
+    band.run()
+    assert [body["result"] for body in spans(band)] == ["interrupted"]
+    assert stop_of(band) == {"type": "end_turn"}
+
+
+def stop_of(band: Band) -> Any:
+    idles = [r for r in band.shown() if r.type == "session.status_idle"]
+    return idles[-1].body["stop_reason"]
+
+
+def test_a_team_that_was_killed_in_mid_evaluation_brings_it_to_its_end() -> None:
+    band = team(lead=[text("done")], scout=[text("north")], grader=[verdict(True, True)])
+    while not any(isinstance(effect, AskGrader) for effect in band.flights.values()):
+        band.next()
+        if any(isinstance(effect, AskGrader) for effect in band.flights.values()):
+            break
+        band.land(next(iter(band.flights)))
+    band.crash()
+    band.run()
+    assert [body["result"] for body in spans(band)] == ["satisfied"]
+    assert band.log.state.aims == ()
