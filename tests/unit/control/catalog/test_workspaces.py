@@ -7,7 +7,7 @@ from intramuros.control.catalog.workspaces import Filter
 from intramuros.control.identity import audit, bootstrap, keys
 from intramuros.control.identity.actor import Actor
 from intramuros.control.identity.credentials import authenticate
-from intramuros.control.identity.principal import DEFAULT_SCOPES
+from intramuros.control.identity.principal import ALL_SCOPES, DEFAULT_SCOPES
 from intramuros.control.store.db import Tx
 from intramuros.control.store.spans import Span
 from intramuros.kernel.errors import AuthenticationFailed, InvalidRequest, NotFound
@@ -90,3 +90,14 @@ def test_R366_the_default_is_listed_on_demand(tx: Tx, actor: Actor) -> None:
         workspaces.get(tx, "wrkspc_no")
     with pytest.raises(InvalidRequest):
         workspaces.archive(tx, actor, "wrkspc_test")
+
+
+def test_a_workspace_with_the_last_key_that_administers_stays(tx: Tx, actor: Actor) -> None:
+    made = workspaces.create(tx, actor, WorkspaceCreate(name="a"))["id"]
+    inside = Actor(actor.clock, actor.ids, made, "x")
+    keys.create(tx, inside, "boss", ALL_SCOPES)
+    keys.create(tx, actor, "plain", DEFAULT_SCOPES)
+    with pytest.raises(InvalidRequest, match="org:admin first"):
+        workspaces.archive(tx, actor, made)
+    keys.create(tx, actor, "other boss", ALL_SCOPES)
+    assert workspaces.archive(tx, actor, made)["archived_at"] is not None
