@@ -367,3 +367,27 @@ async def test_the_sdks_tool_runner_serves_the_children(
     texts = {event.session_thread_id: event.content[0].text for event in results}
     assert texts == {crew["Clerk"].id: "sun", crew["Asker"].id: "from-the-child"}
     assert log[-1].stop_reason.type == "end_turn"
+
+
+@pytest.mark.rule("c19_3")
+def test_an_agent_that_the_coordinator_defines(site: Site) -> None:
+    members: Any = {"type": "multiagent_20261001", "workflows": {"type": "disabled"}}
+    agent = site.api.beta.agents.create(
+        name="Maker", model="scripted/maker", tools=[WEATHER], multiagent=members
+    )
+    made = site.api.beta.sessions.create(
+        agent=agent.id, environment_id=site.environment_id, initial_events=[MESSAGE]
+    )
+    check(made)
+    assert made.agent.multiagent.subagents.inline_agents.type == "enabled"
+    child = until(lambda: children(site, made.id).get("Helper"))
+    check(child)
+    assert (child.agent.type, child.agent.system) == ("inline", "Help.")
+    assert child.agent.model.id == "scripted/maker"
+    assert [tool.name for tool in child.agent.tools] == ["weather"]
+    # The helper plays the same script, but is offered nobody to delegate to: one level is all.
+    resting(site, made.id, "end_turn")
+    told = [e for e in site.events(made.id) if e.type == "agent.thread_message_received"]
+    assert [e.from_agent_name for e in told] == ["Helper"]
+    assert "0 tools named 'send_to_agent' are offered" in told[0].content[0].text
+    assert children(site, made.id)["Helper"].status == "idle"

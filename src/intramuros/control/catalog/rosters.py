@@ -16,6 +16,9 @@ from intramuros.control.store.db import Tx
 from intramuros.kernel.errors import InvalidRequest, NotFound
 from intramuros.protocol.resources.multiagent import (
     ADVISOR_NAME,
+    CONSULT_TOOL,
+    LIST_TOOL,
+    SEND_TOOL,
     Advisor,
     Coordinator,
     Disabled,
@@ -32,6 +35,7 @@ Config = dict[str, Any]
 SELF: Final[Config] = {"type": "self"}
 OFF: Final[Config] = {"type": "disabled"}
 ON: Final[Config] = {"type": "enabled"}
+_TOOLS: Final = frozenset({LIST_TOOL, SEND_TOOL, CONSULT_TOOL})
 _TEAMS: Final = ("subagents", "workflows")
 
 
@@ -83,6 +87,11 @@ def check(tx: Tx, owner: Owner, settled: Mapping[str, Any] | None) -> None:
     """
     if settled is None:
         return
+    for tool in owner.config["tools"]:
+        if tool["type"] == "custom" and tool["name"] in _TOOLS:
+            raise InvalidRequest(
+                f"tools: {tool['name']!r} is a tool of multiagent; name the custom tool otherwise"
+            )
     for team in teams(settled):
         bodies = [_body(tx, owner, entry) for entry in team]
         names = [body["name"] for body in bodies]

@@ -12,11 +12,16 @@ from intramuros.control.session.calls import Call, CallKind
 from intramuros.control.session.conversation import Block, Conversation
 from intramuros.control.session.drafts import result
 from intramuros.control.session.phase import OPENERS
-from intramuros.control.session.roster import CONSULT, LIST, SEND, Crew, crew_of
+from intramuros.control.session.roster import Crew, crew_of
 from intramuros.control.session.turn import Context
 from intramuros.control.session.view import View
 from intramuros.control.store.records import Draft
-from intramuros.protocol.resources.multiagent import ADVISOR_NAME
+from intramuros.protocol.resources.multiagent import (
+    ADVISOR_NAME,
+    CONSULT_TOOL,
+    LIST_TOOL,
+    SEND_TOOL,
+)
 
 # Threads at once beside the primary one, advisors not counted (contract 19.6).
 MAX_THREADS: Final = 25
@@ -55,11 +60,11 @@ def perform(view: View, call: Call, context: Context) -> list[Draft]:
     crew = crew_of(view.subject.agent.get("multiagent"))
     try:
         match use.body["name"]:
-            case str() as name if name == LIST:
+            case str() as name if name == LIST_TOOL:
                 return [answer(call, _listing(view, crew))]
-            case str() as name if name == SEND:
+            case str() as name if name == SEND_TOOL:
                 return _send(view, crew, call, given, context)
-            case str() as name if name == CONSULT and crew.advisor is not None:
+            case str() as name if name == CONSULT_TOOL and crew.advisor is not None:
                 return _consult(view, call, crew.advisor, context)
             case name:
                 raise _Refused(f"There is no tool {name!r}.")

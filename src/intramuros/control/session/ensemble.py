@@ -13,11 +13,11 @@ from intramuros.control.session import delegation
 from intramuros.control.session.calls import RESULTS, USES, CallKind
 from intramuros.control.session.drafts import resting, thread_ended
 from intramuros.control.session.phase import END, OF_THREAD, RETRY, RUN, Phase, Status
-from intramuros.control.session.roster import CONSULT
 from intramuros.control.session.state import Member, State
 from intramuros.control.session.turn import Append, Command, Context, Effect, Wait, decide
 from intramuros.control.session.view import View, identified
 from intramuros.control.store.records import Draft
+from intramuros.protocol.resources.multiagent import CONSULT_TOOL
 
 # Rounds over all threads; each round but the last writes something that another thread waits for.
 _MAX_ROUNDS: Final = 256
@@ -156,7 +156,7 @@ def _starved(view: View) -> list[Draft]:
     drafts: list[Draft] = []
     for call in view.state.calls:
         use = view.find([call.id])[0]
-        if call.kind is not CallKind.CREW or use.body["name"] != CONSULT or not call.permitted:
+        if call.kind is not CallKind.CREW or use.body["name"] != CONSULT_TOOL or not call.permitted:
             continue
         advisor = asked.get(call.id)
         if advisor is None or advisor.state.phase is Phase.IDLE:

@@ -113,7 +113,8 @@ def check(
     if capped and all(thread.phase in (Phase.IDLE, Phase.PAUSED) for thread in state.threads):
         outcomes = [_deaf(outcome) for outcome in outcomes]
     new = sum(isinstance(outcome, Draft) and outcome.queued for outcome in outcomes)
-    if new and len(state.queued) + new > MAX_WAITING:
+    waiting = sum(len(thread.queued) for thread in state.threads)
+    if new and waiting + new > MAX_WAITING:
         raise RateLimited(f"{MAX_WAITING} inputs are waiting already", retry_after_s=5)
     return outcomes
 

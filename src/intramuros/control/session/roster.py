@@ -7,13 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from intramuros.protocol.resources.multiagent import CONSULT_TOOL, LIST_TOOL, SEND_TOOL
+
 Json = Mapping[str, Any]
 # name → (description, input schema)
 Definitions = Mapping[str, tuple[str, Json]]
-
-LIST: Final = "list_agents"
-SEND: Final = "send_to_agent"
-CONSULT: Final = "consult_advisor"
 
 _LIST: Final = (
     "List the agents that you can delegate to, and the threads that you have started with their "
@@ -71,10 +69,10 @@ def delegation_tools(multiagent: Json | None) -> Definitions:
     crew = crew_of(multiagent)
     tools: dict[str, tuple[str, Json]] = {}
     if crew.agents or crew.inline:
-        tools[LIST] = (_LIST, _schema([]))
-        tools[SEND] = (_SEND + _INLINE * crew.inline, _sending(crew))
+        tools[LIST_TOOL] = (_LIST, _schema([]))
+        tools[SEND_TOOL] = (_SEND + _INLINE * crew.inline, _sending(crew))
     if crew.advisor is not None:
-        tools[CONSULT] = (_CONSULT, _schema([]))
+        tools[CONSULT_TOOL] = (_CONSULT, _schema([]))
     return tools
 
 

@@ -11,6 +11,11 @@ MAX_VERSION: Final = 2**31 - 1
 # The name under which an advisor appears; no agent beside it may have it (contract 7.6).
 ADVISOR_NAME: Final = "anthropic.advisor"
 
+# What the tools are called with which a model works with others; custom tools have other names.
+LIST_TOOL: Final = "list_agents"
+SEND_TOOL: Final = "send_to_agent"
+CONSULT_TOOL: Final = "consult_advisor"
+
 AgentId = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 AdvisorModel = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^\S+$")]
 

@@ -215,3 +215,14 @@ def test_an_update_that_changes_nothing_makes_no_version(tx: Tx, actor: Actor) -
     lead = make(tx, actor, "lead", multiagent=roster(worker.id, {"type": "self"}))
     same = amend(tx, actor, lead.id, multiagent=roster(worker.id, {"type": "self"}))
     assert same.version == service.get(tx, actor.workspace_id, AGENT, lead.id).version == 1
+
+
+@pytest.mark.parametrize("name", ["list_agents", "send_to_agent", "consult_advisor"])
+def test_a_custom_tool_cannot_stand_in_for_one_of_ours(tx: Tx, actor: Actor, name: str) -> None:
+    schema = {"type": "object", "properties": {}}
+    tool = {"type": "custom", "name": name, "description": "d", "input_schema": schema}
+    alone = make(tx, actor, "alone", tools=[tool])
+    with pytest.raises(InvalidRequest, match=name):
+        amend(tx, actor, alone.id, multiagent=team())
+    with pytest.raises(InvalidRequest, match=name):
+        make(tx, actor, "lead", tools=[tool], multiagent=team())
