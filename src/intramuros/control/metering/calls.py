@@ -2,11 +2,10 @@
 
 import math
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Final
 
 from intramuros.control.metering.buckets import Bucket
-from intramuros.control.metering.rates import Rates
+from intramuros.control.metering.rates import Rates, stamp
 from intramuros.kernel.errors import RateLimited
 from intramuros.kernel.timing import Clock
 
@@ -76,11 +75,11 @@ class Calls:
                 retry_after_s=math.ceil(wait_s),
             )
         bucket.take(1, now_s)
-        reset = self._clock.now() + timedelta(seconds=bucket.full_in_s(now_s))
+        reset_unix_s = self._clock.now().timestamp() + bucket.full_in_s(now_s)
         return {
             "anthropic-ratelimit-requests-limit": str(bucket.limit),
             "anthropic-ratelimit-requests-remaining": str(bucket.remaining(now_s)),
-            "anthropic-ratelimit-requests-reset": reset.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "anthropic-ratelimit-requests-reset": stamp(math.ceil(reset_unix_s)),
         }
 
     def _grouped(self, call: Call) -> dict[str, str]:

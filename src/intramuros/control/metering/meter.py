@@ -67,14 +67,17 @@ class Meter:
         self.rates = rates
         self._known = known
         self._capped = False
+        self._changes = 0
 
     async def refresh(self) -> None:
         """Learn the limits that are set."""
+        known = (self.rates.generation, self._changes)
         values, capped = await self._db.read(
             lambda tx: (rate_limits.overrides(tx), spend_limits.any_set(tx))
         )
-        self.rates.override(values)
-        self._capped = capped
+        if known == (self.rates.generation, self._changes):  # else what we read is older
+            self.rates.override(values)
+            self._capped = capped
 
     async def run(self, stop: Stop) -> None:
         """Learn of other processes' changes until a stop is asked for."""
@@ -96,6 +99,7 @@ class Meter:
 
         def known() -> None:
             self._capped = capped
+            self._changes += 1
 
         tx.after_commit(known)
 

@@ -7,14 +7,14 @@ with it. Everything here is synchronous, so that no two requests can take the sa
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from intramuros.control.metering.buckets import MAX_WAIT_S, Bucket
 from intramuros.control.metering.groups import Group, Groups
 from intramuros.control.model.cost import Tokens
 from intramuros.kernel.errors import RateLimited
-from intramuros.kernel.timing import Clock
+from intramuros.kernel.timing import Clock, from_micros
 
 ORGANIZATION: Final = "organization"
 _DAY_S: Final = 86_400.0
@@ -89,7 +89,8 @@ class Rates:
         self._buckets: dict[Key, Bucket] = {}
         self._applied: dict[tuple[str, str], tuple[Key, ...]] = {}
         self._promises: dict[str, _Promise] = {}
-        self._overrides: Mapping[Key, int] = {}
+        self.generation = 0
+        """Grows whenever the workspaces' limits are set."""
         for group in groups.all:
             for limiter, value in group.limits.items():
                 key = Key(ORGANIZATION, group.id, limiter)
@@ -107,7 +108,7 @@ class Rates:
                 self._buckets[key] = self._bucket(key.limiter, value)
             elif bucket.limit != value:
                 bucket.resize(value, now_s)
-        self._overrides = dict(values)
+        self.generation += 1
         self._applied.clear()
 
     def limited(self, workspace_id: str, group: Group) -> bool:
@@ -165,7 +166,7 @@ class Rates:
 
     def headers(self, workspace_id: str, group: Group) -> dict[str, str]:
         """Return the headers that tell where a workspace stands in a group."""
-        now_s, now = self._clock.monotonic(), self._clock.now()
+        now_s, now_unix_s = self._clock.monotonic(), self._clock.now().timestamp()
         tightest: dict[str, Bucket] = {}
         for key in self._keys(workspace_id, group):
             name, bucket = _HEADERS.get(key.limiter), self._buckets[key]
@@ -179,10 +180,10 @@ class Rates:
             left = bucket.remaining(now_s)
             if name != "requests":
                 left = min(bucket.limit, round(left, -3))
-            full_at = now + timedelta(seconds=min(bucket.full_in_s(now_s), _DAY_S))
+            full_at = stamp(math.ceil(now_unix_s + min(bucket.full_in_s(now_s), _DAY_S)))
             headers[f"anthropic-ratelimit-{name}-limit"] = str(bucket.limit)
             headers[f"anthropic-ratelimit-{name}-remaining"] = str(left)
-            headers[f"anthropic-ratelimit-{name}-reset"] = full_at.strftime("%Y-%m-%dT%H:%M:%SZ")
+            headers[f"anthropic-ratelimit-{name}-reset"] = full_at
         return headers
 
     def _bucket(self, limiter: str, value: int) -> Bucket:
@@ -244,6 +245,12 @@ class Rates:
             f"for {group.display_name}",
             retry_after_s=min(MAX_WAIT_S, math.ceil(wait_s)),
         )
+
+
+@lru_cache(maxsize=256)
+def stamp(unix_s: int) -> str:
+    """Return a second as headers write it; many answers name the same one."""
+    return from_micros(unix_s * 1_000_000).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _counts(limiter: str, *, fast: bool) -> bool:

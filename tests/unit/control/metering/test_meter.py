@@ -10,6 +10,7 @@ from intramuros.control.identity.actor import Actor
 from intramuros.control.metering import meter as module
 from intramuros.control.metering import spend_limits
 from intramuros.control.metering.meter import MEDIA_TOKENS, Meter, SpendLimitReached, Wish, estimate
+from intramuros.control.metering.rates import Key
 from intramuros.control.metering.usage import Spender, Use
 from intramuros.control.model.cost import Tokens
 from intramuros.control.store.db import Database, Tx
@@ -127,3 +128,23 @@ def test_prompts_are_estimated_without_reading_media(clock: ManualClock) -> None
     assert estimate(["x" * 400, {"text": "y" * 40, "n": 5, "t": True}, None]) == 110
     assert estimate([image]) == MEDIA_TOKENS + len("image") // 4
     assert clock.monotonic() == 0
+
+
+async def test_a_look_that_a_change_overtook_changes_nothing(
+    db: Database, meter: Meter, actor: Actor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = meter.rates.groups.of_model("claude-opus-5")
+    plain = db.read
+
+    async def slow(work: Any) -> Any:
+        found = await plain(work)
+        meter.rates.override({Key("wrkspc_test", group.id, "requests_per_minute"): 0})
+        await cap(db, meter, actor, "0")
+        return found
+
+    monkeypatch.setattr(db, "read", slow)
+    await meter.refresh()
+    monkeypatch.undo()
+    assert meter.rates.limited("wrkspc_test", group)
+    with pytest.raises(SpendLimitReached):
+        await meter.admit(wish())
