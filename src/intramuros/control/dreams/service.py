@@ -174,7 +174,9 @@ class Dreams:
 
 def usage_of(dream: Dream, state: State | None) -> dict[str, int]:
     """Return the tokens that a dream has used by now; a deleted session's stay as they were."""
-    return dict(dream.usage) if state is None else dict(vars(state.usage))
+    if state is None:
+        return dict(dream.usage)
+    return {name: int(getattr(state.usage, name)) for name in NO_USAGE}
 
 
 def _present(dream: Dream, state: State | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from intramuros.control.catalog import service
 from intramuros.control.catalog.kinds import MEMORY_STORE
 from intramuros.control.dreams import rows
 from intramuros.control.dreams.plan import Ask, Start
+from intramuros.control.dreams.rows import NO_USAGE
 from intramuros.control.dreams.service import MAX_BUSY, usage_of
 from intramuros.control.identity.actor import Actor
 from intramuros.control.store import leases
@@ -110,7 +111,7 @@ def test_usage_is_the_sessions_while_there_is_one(night: Night) -> None:
     night.until(dream, Ask)
     state = rows.states(night.tx, [dream.session_id])[dream.session_id]
     spent = replace(state, usage=replace(state.usage, input_tokens=7))
-    assert usage_of(dream, spent)["input_tokens"] == 7
+    assert usage_of(dream, spent) == {**NO_USAGE, "input_tokens": 7}
     assert usage_of(replace(dream, usage={"input_tokens": 3}), None) == {"input_tokens": 3}
 
 
