@@ -1,5 +1,6 @@
 """Several threads at once over the real store; only the model is a double."""
 
+import random
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -12,8 +13,10 @@ from sqlalchemy import select
 from intramuros.control.mcp.base import Caller
 from intramuros.control.model.base import Delta, ModelReply, ModelRequest, TextDelta
 from intramuros.control.session.drive import DriveSettings
+from intramuros.control.session.fold import fold
 from intramuros.control.session.phase import Status
 from intramuros.control.session.runner import RunnerSettings
+from intramuros.control.session.state import initial, load
 from intramuros.control.session.turn import Limits
 from intramuros.control.store import events
 from intramuros.control.store.session_tables import threads
@@ -255,3 +258,50 @@ async def test_what_each_view_lists(rig: Rig) -> None:
         "session.thread_status_idle",
     }
     assert not any(r.internal or r.queued for r in (*own, *main))
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_whatever_comes_between_every_thread_comes_to_rest(rig: Rig, seed: int) -> None:
+    """Answers at random times, clients that interrupt, archive and go on: the real store agrees."""
+    chance = random.Random(seed)
+
+    async def at_last(request: ModelRequest) -> ModelReply:
+        await anyio.sleep(chance.random() / 20)
+        if request.model == "lead" and chance.random() < 0.4:
+            return delegate(*["scout"] * chance.randint(1, 4))
+        if request.model == "scout" and chance.random() < 0.3:
+            return uses(use("mcp__db__query"))
+        return text("found")
+
+    scout = definition("scout", mcp_toolset(ALLOW), model={"id": "scout"})
+    cast(rig, lead=[at_last] * 500, scout=[at_last] * 500)
+    session = await rig.create(leading(scout))
+    async with rig.running():
+        await rig.say(session)
+        for _ in range(25):
+            await anyio.sleep(chance.random() / 10)
+            state = await rig.state(session)
+            children = [thread.thread_id for thread in state.threads[1:]]
+            if chance.random() < 0.3 or not children:
+                await rig.say(session, "more")
+            elif chance.random() < 0.5:
+                named = {"session_thread_id": chance.choice(children)}
+                await rig.send(session, {"type": "user.interrupt", **named})
+            else:
+                await rig.send(session, {"type": "user.interrupt"})
+        await rig.send(session, {"type": "user.interrupt"})
+        final = await rig.until(session, lambda s: s.status is Status.IDLE and not s.due)
+    log = await rig.log(session)
+    state = initial(final.thread_id, self_hosted=True, crewed=True)
+    for record in log:
+        state = fold(state, record)
+    assert load(state.dump()) == final
+    assert [r.seq for r in log] == list(range(1, len(log) + 1))
+    stored = {row.id: row for row in await rows(rig)}
+    for thread in final.threads[1:]:
+        assert load(stored[thread.thread_id].state) == thread
+    for thread_id in (None, *stored):
+        own = [r for r in log if r.thread_id == thread_id]
+        starts = [r.id for r in own if r.type == "span.model_request_start"]
+        ends = [r.body["model_request_start_id"] for r in own if r.type.endswith("request_end")]
+        assert starts == ends
