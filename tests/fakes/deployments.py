@@ -1,6 +1,6 @@
 """Deployments over a world of tests."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import select
@@ -8,13 +8,16 @@ from sqlalchemy import select
 from intramuros.control.catalog import agents, service
 from intramuros.control.catalog.kinds import AGENT, ENVIRONMENT, Kind
 from intramuros.control.deployment import deployments, present, runs
+from intramuros.control.deployment.configure import rubric_files, with_texts
 from intramuros.control.deployment.deployments import Deployment, Deployments
 from intramuros.control.deployment.runs import Runs
 from intramuros.control.deployment.scheduler import Scheduler
 from intramuros.control.identity.actor import Actor
 from intramuros.control.store.db import Database, Tx
 from intramuros.control.store.tables import audit
+from intramuros.kernel.errors import InvalidRequest
 from intramuros.kernel.timing import rfc3339
+from intramuros.protocol.events import Inbound
 from intramuros.protocol.resources.agents import AgentCreate, AgentUpdate
 from intramuros.protocol.resources.deployments import DeploymentCreate, DeploymentUpdate
 from tests.fakes.world import World
@@ -29,7 +32,17 @@ class Desk:
     def __init__(self, world: World) -> None:
         self.world = world
         self.service = Deployments()
-        self.runs = Runs(world.clock, world.ids, world.sessions, world.journal)
+        self.texts: dict[str, str] = {}
+        self.runs = Runs(
+            world.clock, world.ids, world.sessions, world.journal, resolve=self._resolve
+        )
+
+    async def _resolve(self, _: str, events: Sequence[Inbound]) -> Sequence[Inbound]:
+        """Read rubrics out of ``texts`` instead of files."""
+        missing = set(rubric_files(events)) - set(self.texts)
+        if missing:
+            raise InvalidRequest(f"{missing} hold no text")
+        return with_texts(events, self.texts)
 
     @property
     def actor(self) -> Actor:

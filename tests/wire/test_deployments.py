@@ -132,6 +132,29 @@ def test_events_are_echoed_and_sent_to_each_session(site: Site) -> None:
     assert types == ["user.message", "user.message", "system.message"]
 
 
+def test_R205_outcomes_and_files_reach_the_session(site: Site) -> None:
+    file_id = site.api.beta.files.upload(file=("rubric.md", b"It is brief.", "text/markdown")).id
+    rubric: Any = {"type": "file", "file_id": file_id}
+    define: Any = {"type": "user.define_outcome", "description": "a report", "rubric": rubric}
+    made = deploy(site, initial_events=[define, MESSAGE, SYSTEM])
+    shown = made.initial_events[0]
+    assert shown.type == "user.define_outcome"
+    assert shown.rubric.to_dict() == rubric
+    run = site.api.beta.deployments.run(made.id)
+    assert run.session_id is not None
+    events = {event.type: event for event in site.wait(run.session_id, "user.define_outcome")}
+    assert events["user.define_outcome"].rubric.content == "It is brief."
+    site.api.beta.files.delete(file_id)
+    failed = site.api.beta.deployments.run(made.id)
+    assert failed.error is not None
+    assert failed.error.type == "file_not_found_error"
+    for wrong in ([SYSTEM], [define, define], [define, SYSTEM], [SYSTEM, MESSAGE]):
+        with pytest.raises(anthropic.BadRequestError):
+            deploy(site, initial_events=wrong)
+    with pytest.raises(anthropic.NotFoundError):
+        deploy(site, initial_events=[define])
+
+
 def test_R206_missing_and_archived_agents(site: Site) -> None:
     with pytest.raises(anthropic.NotFoundError):
         deploy(site, agent="agent_none")

@@ -14,6 +14,7 @@ from intramuros.control.brain import Body, edges_from, networks_from, process_na
 from intramuros.control.catalog.exchange import Exchange
 from intramuros.control.catalog.issuer_keys import IssuerKeys
 from intramuros.control.catalog.reach import Reach
+from intramuros.control.catalog.rubrics import Shelf
 from intramuros.control.catalog.sweep import Sweeper
 from intramuros.control.catalog.tunnels import Issuer
 from intramuros.control.catalog.validation import Validator
@@ -104,10 +105,11 @@ async def build_services(opened: Installation, settings: ServerSettings) -> Serv
     rates = Rates(clock, load_groups(known, opened.organization_id, settings.limits_file))
     meter = Meter(db, clock, rates, known, settings.monthly_cap_cents)
     await meter.refresh()
+    blobs = Blobs.open(settings.blob_url, settings.data_dir)
     sessions = Sessions(clock, ids, hub, journal, queue, known)
     return Services(
         db=db,
-        blobs=Blobs.open(settings.blob_url, settings.data_dir),
+        blobs=blobs,
         storage=Storage(
             settings.max_file_bytes, settings.storage_quota_bytes, settings.uploads_downloadable
         ),
@@ -119,7 +121,7 @@ async def build_services(opened: Installation, settings: ServerSettings) -> Serv
         dreams=Dreams(Stage(clock, ids, hub, journal, known), known),
         sessions=sessions,
         deployments=Deployments(known),
-        runs=Runs(clock, ids, sessions, journal),
+        runs=Runs(clock, ids, sessions, journal, Shelf(db, blobs, clock).resolve),
         cursors=Cursors(cursor_key, clock),
         throttle=FailureThrottle(clock),
         issuer=issuer,

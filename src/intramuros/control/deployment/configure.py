@@ -5,19 +5,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from intramuros.control.catalog import agents, service, vaults
+from intramuros.control.catalog import agents, files, service, vaults
 from intramuros.control.catalog.kinds import ENVIRONMENT
 from intramuros.control.deployment.cron import BadExpression, parse
 from intramuros.control.deployment.timetable import Timetable
 from intramuros.control.deployment.zones import zone
 from intramuros.control.identity.actor import Actor
+from intramuros.control.identity.principal import CredentialKind, Principal
 from intramuros.control.model.catalogue import Catalogue, shipped_catalogue
-from intramuros.control.session import budget, legality, mounts
+from intramuros.control.session import budget, file_sources, legality, mounts
 from intramuros.control.session.state import initial
 from intramuros.control.store.db import Tx
 from intramuros.kernel.errors import InvalidRequest, TooLarge
 from intramuros.kernel.timing import to_micros
-from intramuros.protocol.events import Inbound
+from intramuros.protocol.events import (
+    FileRubric,
+    Inbound,
+    SystemMessage,
+    TextRubric,
+    UserDefineOutcome,
+)
 from intramuros.protocol.resources.agents import AgentReference
 from intramuros.protocol.resources.base import MetadataPatch, merge_metadata
 from intramuros.protocol.resources.budgets import BudgetLimit
@@ -96,8 +103,18 @@ class Reader:
 
     def _events(self, sent: Sequence[Inbound]) -> list[Body]:
         """Return events that a new session would take (R205)."""
-        now_us = to_micros(self.actor.clock.now())
-        legality.check(initial("", self_hosted=False), {}, sent, now_us)
+        if isinstance(sent[0], SystemMessage):
+            raise InvalidRequest(
+                "initial_events: a system.message follows the user.message it is for"
+            )
+        now_us, workspace_id = to_micros(self.actor.clock.now()), self.actor.workspace_id
+        legality.check(
+            initial("", self_hosted=False), {}, [_as_if_read(event) for event in sent], now_us
+        )
+        itself = Principal(CredentialKind.API_KEY, self.actor.by, workspace_id)
+        file_sources.check(self.tx, itself, "", sent, now_us)
+        for file_id in rubric_files(sent):
+            files.of_workspace(self.tx, workspace_id, file_id, now_us)
         shown = [event.model_dump(mode="json") for event in sent]
         if len(json.dumps(shown)) > MAX_EVENTS_BYTES:
             raise TooLarge(f"initial_events: at most {MAX_EVENTS_BYTES} bytes are kept")
@@ -153,6 +170,31 @@ def timetable(deployment_id: str, schedule: Mapping[str, Any] | None) -> Timetab
     if schedule is None:
         return None
     return Timetable(deployment_id, parse(schedule["expression"]), zone(schedule["timezone"]))
+
+
+def rubric_files(events: Sequence[Inbound]) -> list[str]:
+    """Return the files that hold rubrics, which are read anew for each run."""
+    return [
+        event.rubric.file_id
+        for event in events
+        if isinstance(event, UserDefineOutcome) and isinstance(event.rubric, FileRubric)
+    ]
+
+
+def with_texts(events: Sequence[Inbound], texts: Mapping[str, str]) -> list[Inbound]:
+    """Return the events with the texts of the files that hold rubrics, by file id."""
+    return [
+        event.model_copy(
+            update={"rubric": TextRubric(type="text", content=texts[event.rubric.file_id])}
+        )
+        if isinstance(event, UserDefineOutcome) and isinstance(event.rubric, FileRubric)
+        else event
+        for event in events
+    ]
+
+
+def _as_if_read(event: Inbound) -> Inbound:
+    return with_texts([event], dict.fromkeys(rubric_files([event]), "read later"))[0]
 
 
 def _merged(stored: dict[str, str], patch: MetadataPatch | None) -> dict[str, str]:

@@ -4,14 +4,18 @@ A run that succeeds is written in the transaction that creates its session. One 
 written in a transaction of its own, after whatever there was of a session has been undone.
 """
 
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Any, Final, Protocol, TypeVar
 
 from sqlalchemy import ColumnElement, Row, bindparam, insert, select
 
 from intramuros.control.deployment import causes, deployments
 from intramuros.control.deployment.causes import CannotStart, RunError
+from intramuros.control.deployment.configure import rubric_files, with_texts
 from intramuros.control.deployment.deployments import Deployment
 from intramuros.control.identity import audit
 from intramuros.control.identity.principal import Principal
@@ -21,11 +25,17 @@ from intramuros.control.store import outbox
 from intramuros.control.store.db import Database, Tx
 from intramuros.control.store.deployment_tables import deployment_runs
 from intramuros.control.store.keyset import beyond
-from intramuros.kernel.errors import InvalidRequest, NotFound
+from intramuros.kernel.errors import IntramurosError, InvalidRequest, NotFound, Unavailable
 from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock, from_micros, rfc3339, to_micros
-from intramuros.protocol.events import INBOUND
+from intramuros.protocol.events import (
+    INBOUND,
+    FileRubric,
+    Inbound,
+    TextRubric,
+    UserDefineOutcome,
+)
 from intramuros.protocol.resources.deployments import TriggerType
 from intramuros.protocol.resources.sessions import SessionCreate
 
@@ -35,6 +45,11 @@ DEFAULT_PAGE: Final = 20
 MAX_PAGE: Final = 1000
 
 RunRow = Row[Any]
+T = TypeVar("T")
+R = TypeVar("R", covariant=True)
+
+# A deployment whose rubrics change between all of these is not started.
+_TRIES: Final = 3
 
 
 @dataclass(frozen=True)
@@ -50,14 +65,45 @@ class Query:
     until_us: int | None = None
 
 
+class Unread(IntramurosError):
+    """A run needs the texts of files, which no transaction can wait for."""
+
+    def __init__(self, workspace_id: str, events: Sequence[Inbound]) -> None:
+        super().__init__("rubrics are not read yet")
+        self.workspace_id = workspace_id
+        self.events = events
+
+
+Texts = Mapping[str, str]
+Resolve = Callable[[str, Sequence[Inbound]], Awaitable[Sequence[Inbound]]]
+
+
+class Act(Protocol[R]):
+    """A transaction that starts a run, or writes why it cannot start."""
+
+    def __call__(self, tx: Tx, texts: Texts, error: RunError | None) -> R:
+        """Act.
+
+        Args:
+            texts: of the rubrics that have been read so far, by file id.
+            error: why the run cannot start, as an earlier try found.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Runs:
-    """Starts sessions of deployments."""
+    """Starts sessions of deployments.
+
+    Args:
+        resolve: gives events with the texts of the rubrics that lie in files.
+    """
 
     clock: Clock
     ids: IdFactory
     sessions: Sessions
     journal: Journal
+    resolve: Resolve
 
     async def by_hand(self, db: Database, caller: Principal, deployment_id: str) -> RunRow:
         """Run a deployment now, paused or not (contract-2 R233); a failure is a run too (Q16).
@@ -67,33 +113,69 @@ class Runs:
             InvalidRequest: it is archived.
             Unavailable: nothing happened; try again.
         """
+
+        def act(tx: Tx, texts: Texts, error: RunError | None) -> RunRow:
+            found = _active(tx, caller, deployment_id)
+            if error is not None:
+                return self.fail(tx, caller, found, None, error)
+            return self.start(tx, caller, found, None, texts)
+
+        return await self.attempt(db, act)
+
+    async def attempt(self, db: Database, act: Act[T]) -> T:
+        """Carry out a transaction that starts a run, reading files between tries.
+
+        Raises:
+            Unavailable: the database is away, or what is to be read changes all the time.
+        """
+        texts: dict[str, str] = {}
         try:
-            return await db.write(partial(self._start, caller=caller, deployment_id=deployment_id))
+            for _ in range(_TRIES):
+                try:
+                    return await db.write(partial(act, texts=texts, error=None))
+                except Unread as unread:
+                    texts |= await self._read(unread)
         except CannotStart as refused:
-            failed = partial(self._fail, caller=caller, deployment_id=deployment_id)
-            return await db.write(partial(failed, error=refused.error))
+            return await db.write(partial(act, texts=texts, error=refused.error))
+        raise Unavailable("the deployment changes while it is started; try again")
 
-    def _start(self, tx: Tx, caller: Principal, deployment_id: str) -> RunRow:
-        return self.start(tx, caller, _active(tx, caller, deployment_id), None)
-
-    def _fail(self, tx: Tx, caller: Principal, deployment_id: str, error: RunError) -> RunRow:
-        return self.fail(tx, caller, _active(tx, caller, deployment_id), None, error)
+    async def _read(self, unread: Unread) -> dict[str, str]:
+        with _told():
+            resolved = await self.resolve(unread.workspace_id, unread.events)
+        named = [event for event in unread.events if isinstance(event, UserDefineOutcome)]
+        read = [event for event in resolved if isinstance(event, UserDefineOutcome)]
+        return {
+            before.rubric.file_id: after.rubric.content
+            for before, after in zip(named, read, strict=True)
+            if isinstance(before.rubric, FileRubric) and isinstance(after.rubric, TextRubric)
+        }
 
     def start(
-        self, tx: Tx, caller: Principal, deployment: Deployment, scheduled_us: int | None
+        self,
+        tx: Tx,
+        caller: Principal,
+        deployment: Deployment,
+        scheduled_us: int | None,
+        texts: Texts = MappingProxyType({}),
     ) -> RunRow:
         """Create a session with the deployment's events, and the run that says so.
 
         Args:
             scheduled_us: the nominal time of a scheduled run.
+            texts: of rubrics that lie in files, by file id.
 
         Raises:
             CannotStart: it cannot be; undo this transaction and write :meth:`fail`.
+            Unread: a text is missing; undo this transaction and come back with it.
             Unavailable: nothing was decided; try again.
         """
         body = deployment.body
-        try:
+        with _told():
             causes.check(tx, caller.workspace_id, body)
+            events = [INBOUND.validate_python(event) for event in body["initial_events"]]
+        if any(file_id not in texts for file_id in rubric_files(events)):
+            raise Unread(caller.workspace_id, events)
+        with _told():
             request = SessionCreate.model_validate(
                 {
                     "agent": {"type": "agent", **body["agent"]},
@@ -101,13 +183,7 @@ class Runs:
                 }
             )
             session = self.sessions.create(tx, caller, request, deployment.resource.id)
-            events = [INBOUND.validate_python(event) for event in body["initial_events"]]
-            self.journal.accept(tx, caller, session.id, events)
-        except Exception as error:
-            cause = causes.of(error)
-            if cause.type == "unknown_error":
-                log.error("run_failed", deployment=deployment.resource.id, exc_info=error)
-            raise CannotStart(cause) from error
+            self.journal.accept(tx, caller, session.id, with_texts(events, texts))
         return self._write(tx, caller, deployment, scheduled_us, {"session_id": session.id})
 
     def fail(
@@ -169,6 +245,18 @@ class Runs:
         for what in ("started", "failed" if failed else "succeeded"):
             kind = f"deployment_run.{what}"
             outbox.tell(tx, self.clock, kind, workspace_id=workspace_id, resource_id=run_id)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Tell what fails inside as the reason of a run."""
+    try:
+        yield
+    except Exception as error:
+        cause = causes.of(error)
+        if cause.type == "unknown_error":
+            log.error("run_failed", error=repr(error), exc_info=error)
+        raise CannotStart(cause) from error
 
 
 def get(tx: Tx, workspace_id: str, run_id: str) -> RunRow:

@@ -16,9 +16,9 @@ from sqlalchemy import select
 from intramuros.control.catalog import service
 from intramuros.control.catalog.kinds import AGENT
 from intramuros.control.deployment import deployments, runs
-from intramuros.control.deployment.causes import PAUSES, CannotStart, RunError
+from intramuros.control.deployment.causes import PAUSES, RunError
 from intramuros.control.deployment.deployments import QUEUE, Deployment
-from intramuros.control.deployment.runs import Runs
+from intramuros.control.deployment.runs import Runs, Texts
 from intramuros.control.deployment.timetable import Fire, Plan
 from intramuros.control.identity.actor import Actor
 from intramuros.control.identity.principal import CredentialKind, Principal
@@ -102,21 +102,14 @@ class Scheduler:
     async def _fire(self, lease: Lease) -> None:
         """Act for a claimed deployment; whatever fails leaves the claim to lapse."""
         try:
-            try:
-                await self._db.write(partial(self._act, lease=lease))
-            except CannotStart as refused:
-                await self._db.write(partial(self._act, lease=lease, error=refused.error))
+            await self._runs.attempt(self._db, partial(self._act, lease))
         except (LostLease, Unavailable) as error:
             log.info("fire_left", deployment=lease.key, error=repr(error))
         except Exception as error:
             log.error("fire_failed", deployment=lease.key, error=repr(error), exc_info=error)
 
-    def _act(self, tx: Tx, lease: Lease, error: RunError | None = None) -> None:
-        """Do what is due for a deployment, and give the claim back.
-
-        Args:
-            error: why the run that is due could not start, as a transaction before found.
-        """
+    def _act(self, lease: Lease, tx: Tx, texts: Texts, error: RunError | None) -> None:
+        """Do what is due for a deployment, and give the claim back."""
         leases.check(tx, QUEUE, lease.key, lease.epoch)
         now_us = self._now_us()
         found = _look(tx, lease.key)
@@ -135,7 +128,7 @@ class Scheduler:
             if not _has_agent(tx, found):
                 deployments.archive(tx, self._actor(found), lease.key)
                 return
-            self._run(tx, found, plan.run, error)
+            self._run(tx, found, plan.run, texts, error)
             ran_us = now_us
             if error and PAUSES[error.type]:
                 reason = {"type": "error", "error": {"type": error.type}}
@@ -148,11 +141,13 @@ class Scheduler:
         else:
             leases.postpone(tx, lease, now_us, following.at_us)
 
-    def _run(self, tx: Tx, found: Deployment, fire: Fire, error: RunError | None) -> None:
+    def _run(
+        self, tx: Tx, found: Deployment, fire: Fire, texts: Texts, error: RunError | None
+    ) -> None:
         resource = found.resource
         itself = Principal(CredentialKind.API_KEY, BY, resource.workspace_id)
         if error is None:
-            self._runs.start(tx, itself, found, fire.nominal_us)
+            self._runs.start(tx, itself, found, fire.nominal_us, texts)
         else:
             self._runs.fail(tx, itself, found, fire.nominal_us, error)
 

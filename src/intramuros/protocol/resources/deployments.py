@@ -2,9 +2,9 @@
 
 from typing import Annotated, Final, Literal
 
-from pydantic import Discriminator, Field, StringConstraints, Tag, field_validator
+from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag, field_validator
 
-from intramuros.protocol.events import SystemMessage, UserMessage
+from intramuros.protocol.events import SystemMessage, UserDefineOutcome, UserMessage
 from intramuros.protocol.resources.agents import AgentReference
 from intramuros.protocol.resources.base import (
     Description,
@@ -21,8 +21,22 @@ MAX_VAULTS: Final = 50
 
 Status = Literal["active", "paused"]
 TriggerType = Literal["schedule", "manual"]
-InitialEvent = Annotated[UserMessage | SystemMessage, Field(discriminator="type")]
-InitialEvents = Annotated[list[InitialEvent], Field(min_length=1, max_length=MAX_INITIAL_EVENTS)]
+InitialEvent = Annotated[
+    UserMessage | UserDefineOutcome | SystemMessage, Field(discriminator="type")
+]
+
+
+def _one_outcome(events: list[InitialEvent]) -> list[InitialEvent]:
+    if sum(isinstance(event, UserDefineOutcome) for event in events) > 1:
+        raise ValueError("at most one user.define_outcome")
+    return events
+
+
+InitialEvents = Annotated[
+    list[InitialEvent],
+    Field(min_length=1, max_length=MAX_INITIAL_EVENTS),
+    AfterValidator(_one_outcome),
+]
 # Files, repositories and memory stores together (contract-2 R207).
 MAX_RESOURCES: Final = 500
 Resources = Annotated[list[ResourceParam], Field(max_length=MAX_RESOURCES)]

@@ -72,11 +72,42 @@ def test_events_are_those_that_a_new_session_would_take(desk: Desk) -> None:
         with pytest.raises(InvalidRequest, match=r"system\.message"):
             desk.make(initial_events=wrong)
     file = {"type": "image", "source": {"type": "file", "file_id": "file_1"}}
-    with pytest.raises(InvalidRequest, match="file sources"):
+    with pytest.raises(NotFound, match="file_1"):
         desk.make(initial_events=[{"type": "user.message", "content": [file]}])
     interrupt = {"type": "user.interrupt"}
     with pytest.raises(ValidationError):
         desk.make(initial_events=[interrupt])
+
+
+def outcome(rubric: dict[str, str]) -> dict[str, object]:
+    return {"type": "user.define_outcome", "description": "a report", "rubric": rubric}
+
+
+TEXT = {"type": "text", "content": "it is brief"}
+
+
+def test_R205_which_events_may_stand_where(desk: Desk) -> None:
+    define = outcome(TEXT)
+    made = desk.make(initial_events=[define])
+    assert made.body["initial_events"] == [{**define, "max_iterations": None}]
+    desk.make(initial_events=[define, GO, SYSTEM])
+    desk.make(initial_events=[GO, define])
+    for wrong in ([SYSTEM], [SYSTEM, GO], [GO, SYSTEM, SYSTEM], [GO, SYSTEM, define]):
+        with pytest.raises(InvalidRequest, match=r"system\.message"):
+            desk.make(initial_events=wrong)
+    picture = {"type": "image", "source": {"type": "url", "url": "https://x.test"}}
+    for bad in (
+        [define, define],
+        [GO, {**SYSTEM, "content": [picture]}],
+        [{**define, "max_iterations": 21}],
+    ):
+        with pytest.raises(ValidationError):
+            desk.make(initial_events=bad)
+
+
+def test_a_rubrics_file_must_be_there(desk: Desk) -> None:
+    with pytest.raises(NotFound, match="file_none"):
+        desk.make(initial_events=[outcome({"type": "file", "file_id": "file_none"})])
 
 
 @pytest.mark.rule("R204")

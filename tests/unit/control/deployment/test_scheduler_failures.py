@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, select, update
 
-from intramuros.control.catalog import vaults
-from intramuros.control.catalog.kinds import AGENT
+from intramuros.control.catalog import service, vaults
+from intramuros.control.catalog.kinds import AGENT, FILE
 from intramuros.control.deployment.deployments import QUEUE
 from intramuros.control.deployment.scheduler import LEASE_S
 from intramuros.control.identity import audit
-from intramuros.control.store import leases
+from intramuros.control.store import events, leases
 from intramuros.control.store.deployment_tables import deployments as rows
 from intramuros.control.store.tables import resources, sessions
 from intramuros.kernel.errors import InvalidRequest, RateLimited, Unavailable
@@ -91,6 +91,45 @@ async def test_the_chain_says_that_a_schedule_did_it(stage: Stage) -> None:
         "scheduled_at": "2026-01-01T01:00:00.000000Z",
         "workspace_id": "wrkspc_test",
     }
+
+
+async def with_rubric(stage: Stage) -> str:
+    """Return a deployment whose outcome is graded by a file that is there."""
+    deployment_id = await stage.make()
+
+    def put(desk: Desk) -> None:
+        file_id = service.create(desk.world.tx, desk.actor, FILE, {}).id
+        rubric = {"type": "file", "file_id": file_id}
+        event = {"type": "user.define_outcome", "description": "d", "rubric": rubric}
+        body = {**desk.get(deployment_id).body, "initial_events": [event]}
+        changed = update(resources).where(resources.c.id == deployment_id).values(body=body)
+        desk.world.tx.execute(changed)
+        desk.texts[file_id] = "it is brief"
+
+    await stage.act(put)
+    return deployment_id
+
+
+async def test_a_rubric_is_read_when_the_run_starts(stage: Stage) -> None:
+    deployment_id = await with_rubric(stage)
+    await stage.fire_at(deployment_id)
+    await stage.one.fire_due()
+    (run,) = await stage.history(deployment_id)
+    log = await stage.act(lambda desk: events.read(desk.world.tx, run["session_id"]))
+    (defined,) = [record for record in log if record.type == "user.define_outcome"]
+    assert defined.body["rubric"] == {"type": "text", "content": "it is brief"}
+    row = await stage.desk.runs.by_hand(stage.db, stage.desk.world.api, deployment_id)
+    assert row.session_id is not None
+
+
+async def test_a_rubric_that_cannot_be_read_fails_the_run(stage: Stage) -> None:
+    deployment_id = await with_rubric(stage)
+    stage.desk.texts.clear()
+    await stage.fire_at(deployment_id)
+    await stage.one.fire_due()
+    (run,) = await stage.history(deployment_id)
+    assert run["error"]["type"] == "session_creation_rejected_error"
+    assert (await stage.shown(deployment_id))["status"] == "active"
 
 
 def refuse(stage: Stage, monkeypatch: pytest.MonkeyPatch, error: Exception) -> list[str]:
