@@ -24,7 +24,7 @@ from intramuros.protocol.tickets import CallTicket, DialTicket, SigningKey, Tunn
 from intramuros.tunnel.certs import KeyPair, make_ca, make_self_signed_edge, make_server_certificate
 from intramuros.tunnel.config import GatewayConfig, parse_config
 from intramuros.tunnel.edge_app import EdgeSettings, Listening, serve_edge
-from intramuros.tunnel.gateway_app import serve_gateway
+from intramuros.tunnel.gateway_app import GatewaySettings, serve_gateway
 
 DOMAIN = "k3v9.tunnel.intramuros.internal"
 TUNNEL = "tnl_test"
@@ -153,7 +153,9 @@ async def running_edge(rig: Rig, port: int = 0) -> AsyncIterator[int]:
 
 
 @asynccontextmanager
-async def running_gateway(config: GatewayConfig, *, links: int = 1) -> AsyncIterator[Stop]:
+async def running_gateway(
+    config: GatewayConfig | GatewaySettings, *, links: int = 1
+) -> AsyncIterator[Stop]:
     """Run a gateway and wait until it has its links."""
     ready, stop = anyio.Event(), Stop()
     seen: list[str] = []

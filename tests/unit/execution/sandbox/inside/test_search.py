@@ -137,3 +137,15 @@ def test_a_ripgrep_the_agent_could_have_written_is_not_run(
     fake_ripgrep(tmp_path / "trusted", "true")
     monkeypatch.setenv("PATH", f"{workdir}/bin:{tmp_path}/trusted")
     assert search.find_ripgrep(policy) == f"{tmp_path}/trusted/rg"
+
+
+@pytest.mark.rule("c23_21")
+def test_walks_stop_after_so_many_files(
+    policy: Policy, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert search.MAX_ENTRIES == 50_000
+    for number in range(30):
+        (workdir / f"f{number}").write_text("needle\n")
+    monkeypatch.setattr(search, "MAX_ENTRIES", 10)
+    assert len(grep(policy, "needle").splitlines()) == 10
+    assert len(glob(policy, "f*")) == 10
