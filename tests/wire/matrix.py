@@ -38,6 +38,9 @@ class Callers:
         self.server = server
         self.http = httpx2.Client(base_url=server.base_url, headers={"x-api-key": server.api_key})
         self.clients = [self.http]
+        self.federated: dict[
+            str, str
+        ] = {}  # a workload's token for each scope, where there are any
         self._asked = 0
         # The feed of activities answers nobody while it is off.
         self.post("/v1/organizations/compliance_settings", {"state": "enabled"})
@@ -211,11 +214,11 @@ class World:
         member = {"service_account_id": account, "workspace_role": "workspace_developer"}
         self.callers.post(f"/v1/organizations/workspaces/{workspace}/service_accounts", member)
         issuer = org.federation.issuers.create(
-            name=f"issuer-{number}", issuer_url=f"https://issuer-{number}.test"
+            name=f"some-issuer-{number}", issuer_url=f"https://issuer-{number}.test"
         ).id
         yield "issuer_id", issuer
         rule = org.federation.rules.create(
-            name=f"rule-{number}",
+            name=f"some-rule-{number}",
             issuer_id=issuer,
             match={"subject_prefix": "repo:x"},
             oauth_scope="workspace:developer",
@@ -277,6 +280,10 @@ class World:
             "api_key": self.callers.server.api_key,
             "api_key_lacking": self.callers.lacking.get(scope, self.callers.server.api_key),
             "api_key_elsewhere": self.callers.elsewhere,
+            "federated": self.callers.federated.get(scope or SCOPES[0]),
+            "federated_lacking": self.callers.federated.get(
+                next(other for other in SCOPES if other != scope)
+            ),
             "environment_key": self.site.key,
             "environment_key_other": self.key_other,
             "token": self.token,

@@ -2,15 +2,21 @@
 
 import tomllib
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from anthropic import Anthropic
 
 from tests.wire.host import Server, running
-from tests.wire.matrix import Callers, World, world
+from tests.wire.matrix import SCOPES, Callers, World, world
+from tests.wire.provider import AUDIENCE, running_provider
+from tests.wire.trust import Trust
 
+# One case makes one of everything, and asks as everybody.
+pytestmark = pytest.mark.timeout(60)
 TABLE: dict[str, Any] = tomllib.loads(
     (Path(__file__).parent / "authorization.toml").read_text(encoding="utf-8")
 )
@@ -26,21 +32,37 @@ KINDS = (
     "token",
     "api_key",
 )
+# A token of a workload is let in where an API key with its one scope is, and nowhere else.
+SAME_AS = {"federated": "api_key", "federated_lacking": "api_key_lacking"}
 DENIED = {401, 403, 404, 405}
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("matrix") / "data") as started:
+    with running(
+        tmp_path_factory.mktemp("matrix") / "data",
+        issuer_networks=["127.0.0.0/8", "::1/128"],
+        audience=[AUDIENCE],
+    ) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
 def callers(server: Server) -> Iterator[Callers]:
-    made = Callers(server)
-    yield made
-    for client in made.clients:
-        client.close()
+    with (
+        closing(Callers(server)) as made,
+        running_provider() as provider,
+        Anthropic(base_url=server.base_url, api_key=server.api_key) as api,
+    ):
+        for scope in SCOPES:
+            # Longer than this table takes; the provider's own lifetime is no limit.
+            rule = {"oauth_scope": scope, "token_lifetime_seconds": 3600}
+            settings = {"rule": rule, "account": {"organization_role": "admin"}}
+            trust = Trust(api, server, provider, settings)
+            answer = trust.post(provider.assertion())
+            assert answer.status_code == 200, answer.text
+            made.federated[scope] = answer.json()["access_token"]
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +107,8 @@ def test_who_may_call(callers: Callers, shared: World, route: str) -> None:
 def wrong_answers(made: World, route: str, row: Any, body: object) -> dict[str, tuple[int, Any]]:
     """Return (got, wanted) by kind, the harmless kinds tried first."""
     wrong, deleted = {}, False
-    for kind in sorted(KINDS, key=lambda kind: row[kind] == "in"):
+    row = {**row, **{kind: row[same] for kind, same in SAME_AS.items()}}
+    for kind in sorted((*KINDS, *SAME_AS), key=lambda kind: row[kind] == "in"):
         status, wanted = made.ask(route, kind, row["scope"], body), row[kind]
         if wanted != "in":
             fits = status == wanted

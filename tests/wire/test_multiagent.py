@@ -114,7 +114,7 @@ def status(site: Site, session_id: str) -> str:
 
 
 @pytest.mark.rule("c7_5", "c10_25", "c19_2", "c19_3", "c19_4", "c19_5", "R128", "R129")
-@pytest.mark.rule("c13_10", "c17_11", "c19_9", "c19_10", "c19_11")
+@pytest.mark.rule("c4_22", "c13_10", "c17_11", "c19_9", "c19_10", "c19_11")
 def test_three_children_work_at_once_and_ask_the_client(site: Site) -> None:
     made = begun(site)
     check(made)
@@ -179,6 +179,13 @@ def test_three_children_work_at_once_and_ask_the_client(site: Site) -> None:
     threads = site.api.beta.sessions.threads
     assert len(list(threads.list(made.id, statuses=["idle"]))) == 4
     assert list(threads.list(made.id, statuses=["terminated", "running"])) == []
+    spawned = [
+        event.session_thread_id
+        for event in site.events(made.id)
+        if event.type == "session.thread_created"
+    ]
+    (primary,) = [t.id for t in threads.list(made.id) if t.parent_thread_id is None]
+    assert [t.id for t in threads.list(made.id)] == [primary, *spawned]
     paged = list(threads.list(made.id, limit=1))
     assert [t.id for t in paged] == [t.id for t in threads.list(made.id)]
     assert paged[0].parent_thread_id is None

@@ -198,3 +198,23 @@ async def test_c11_13_R146_the_model_is_told_where_its_memory_is(tmp_path: Any) 
     text = json.dumps(fake.bodies[0]["system"])
     for part in ("Look.", "/mnt/memory/team-notes", "read and write", "We know.", "Read it first."):
         assert part in text
+
+
+def test_c4_22_lists_without_an_order_of_their_own_have_one(site: Site) -> None:
+    beta = site.api.beta
+    stores = [beta.memory_stores.create(name=f"s{number}").id for number in range(4)]
+    shown = [store.id for store in beta.memory_stores.list(limit=2)]
+    assert [id for id in shown if id in stores] == stores[::-1]
+    memories = beta.memory_stores.memories
+    made = [
+        memories.create(stores[0], path=f"/{name}", content="x").memory_version_id
+        for name in ("b", "a", "c")
+    ]
+    versions = beta.memory_stores.memory_versions.list(stores[0], limit=2)
+    assert [version.id for version in versions] == made[::-1]
+    attached: Any = [
+        {"type": "memory_store", "memory_store_id": stores[number]} for number in (2, 0, 1)
+    ]
+    session = site.session(resources=attached)
+    listed = [resource.memory_store_id for resource in beta.sessions.resources.list(session.id)]
+    assert listed == [stores[2], stores[0], stores[1]]

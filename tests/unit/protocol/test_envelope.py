@@ -1,3 +1,6 @@
+import ast
+from pathlib import Path
+
 import pytest
 
 from intramuros.kernel.errors import Conflict, DomainError, InvalidRequest, Kind, RateLimited
@@ -74,3 +77,31 @@ def test_retry_headers(error: DomainError, headers: dict[str, str]) -> None:
 @pytest.mark.rule("c1_11", "R004")
 def test_betas_are_a_set(header: str | None, betas: set[str]) -> None:
     assert parse_betas(header) == betas
+
+
+def test_c3_17_what_may_pass_by_itself_is_never_a_final_refusal() -> None:
+    """Whoever tells callers to try again raises a status that the SDK's loops survive."""
+    survived = {408, 409, 429}
+    classes = {type(error).__name__: error for error in errors_by_kind().values()}
+    told = 0
+    for path in (Path(__file__).parents[3] / "src").rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+                continue
+            error = classes.get(call.func.id)
+            if error is not None and any(invites(keyword) for keyword in call.keywords):
+                told += 1
+                status = status_of(error)
+                assert status in survived or status >= 500, f"{path}: {call.lineno}"
+    assert told > 5
+    # What is away or full, or in another state for now, has such a status by its kind alone.
+    for kind in (Kind.CONFLICT, Kind.RATE_LIMITED, Kind.UNAVAILABLE, Kind.OVERLOADED):
+        status = status_of(errors_by_kind()[kind])
+        assert status in survived or status >= 500
+
+
+def invites(keyword: ast.keyword) -> bool:
+    if keyword.arg == "retry_after_s":
+        return True
+    refused = isinstance(keyword.value, ast.Constant) and keyword.value.value is False
+    return keyword.arg == "should_retry" and not refused
