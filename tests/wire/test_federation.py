@@ -2,6 +2,8 @@
 
 import json
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +16,8 @@ from anthropic.lib.credentials import WorkloadIdentityError
 from joserfc import jwt
 from joserfc.jwk import OctKey, RSAKey
 
-from tests.wire.host import Server, running
+from intramuros.kernel.config import environment
+from tests.wire.host import ROOT, Server, running
 from tests.wire.provider import AUDIENCE, Provider, running_provider
 from tests.wire.structure import check
 from tests.wire.trust import SUBJECT, Trust, default_workspace
@@ -462,3 +465,32 @@ def test_R376_workloads_are_told_apart_in_the_feed(trust: Trust) -> None:
         "match_subject_prefix",
     )
     client.beta.organization.compliance_settings.update(state={"type": "disabled"})
+
+
+@pytest.mark.timeout(60)
+def test_R333_a_gateway_is_set_up_without_a_key(trust: Trust, tmp_path: Path) -> None:
+    rule = {"rule": {"oauth_scope": "workspace:manage_tunnels"}}
+    keyless = Trust(trust.client, trust.server, trust.provider, rule)
+    (tmp_path / "token").write_text(trust.provider.assertion())
+    command = [
+        *("gateway", "init", "--dir", str(tmp_path / "gw"), "--url", trust.server.base_url),
+        *("--edge", "127.0.0.1:7844", "--route", "bank=http://127.0.0.1:8080"),
+        *("--federation-rule-id", keyless.rule.id),
+        *("--organization-id", keyless.organization_id, "--workspace-id", "default"),
+        *("--identity-token-file", str(tmp_path / "token")),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", "from intramuros.cli.entry import main; main()", *command],
+        env={"PATH": environment()["PATH"], "PYTHONPATH": str(ROOT / "src")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    tunnel_id = (tmp_path / "gw" / "tunnel-id").read_text()
+    assert trust.client.beta.tunnels.retrieve(tunnel_id).archived_at is None
+    (certificate,) = trust.client.beta.tunnels.certificates.list(tunnel_id)
+    assert certificate.tunnel_id == tunnel_id
+    trust.client.beta.tunnels.archive(tunnel_id)

@@ -15,6 +15,7 @@ from intramuros.kernel.errors import DomainError, OperatorError
 
 if TYPE_CHECKING:
     from anthropic import Anthropic
+    from anthropic.lib.credentials import WorkloadIdentityCredentials
 
 TIMEOUT_S = 30.0
 
@@ -50,8 +51,19 @@ DataDirOption = Annotated[
 ]
 
 
-def client_of(url: str | None, key_file: Path | None, data_dir: Path | None) -> "Anthropic":
+def client_of(
+    url: str | None,
+    key_file: Path | None,
+    data_dir: Path | None,
+    workload: "WorkloadIdentityCredentials | None" = None,
+) -> "Anthropic":
     """Return a client; what is not given comes from the data directory, then the environment.
+
+    Args:
+        url: address of the server.
+        key_file: holds the API key.
+        data_dir: of a server on this machine.
+        workload: used instead of any API key, when given.
 
     Raises:
         OperatorError: there is no key, or its file cannot be read.
@@ -61,6 +73,10 @@ def client_of(url: str | None, key_file: Path | None, data_dir: Path | None) -> 
         url = url or layout.address()
         key_file = key_file or layout.api_key
     settings = load(ClientSettings, flags={"url": url, "api_key_file": key_file}).settings
+    if workload is not None:
+        from anthropic import Anthropic
+
+        return Anthropic(base_url=settings.url, credentials=workload, timeout=TIMEOUT_S)
     key = read_key(settings.api_key_file) if settings.api_key_file else settings.api_key
     if not key:
         raise OperatorError(

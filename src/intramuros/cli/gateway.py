@@ -12,6 +12,13 @@ from intramuros.cli.api import DataDirOption, KeyFileOption, UrlOption, asking, 
 from intramuros.cli.options import imported
 from intramuros.cli.output import note
 from intramuros.cli.planes import run_gateway
+from intramuros.cli.workload import (
+    OrganizationOption,
+    RuleOption,
+    TokenFileOption,
+    WorkspaceOption,
+    credentials_of,
+)
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.timing import SystemClock
 
@@ -47,11 +54,18 @@ def gateway(
 
 @app.command("init")
 def init(
-    tunnel_id: Annotated[str, typer.Argument(help="The tunnel, tnl_….", metavar="TUNNEL_ID")],
     edge: Annotated[list[str], typer.Option(help="HOST:PORT of an edge; may be repeated.")],
     route: Annotated[
         list[str], typer.Option(help="LABEL=http://HOST:PORT of a private server; repeatable.")
     ],
+    tunnel_id: Annotated[
+        str | None,
+        typer.Argument(
+            help="The tunnel, tnl_…; else the one set up here before, else a new one.",
+            metavar="TUNNEL_ID",
+            envvar="INTRAMUROS_TUNNEL_ID",
+        ),
+    ] = None,
     directory: DirOption = Path("gateway"),
     allow_ip: Annotated[
         list[str] | None,
@@ -63,6 +77,10 @@ def init(
     url: UrlOption = None,
     api_key_file: KeyFileOption = None,
     data_dir: DataDirOption = None,
+    rule_id: RuleOption = None,
+    organization_id: OrganizationOption = None,
+    workspace_id: WorkspaceOption = None,
+    identity_token_file: TokenFileOption = None,
 ) -> None:
     """Make a CA and certificate for a tunnel, register the CA, fetch the token, write the file.
 
@@ -74,10 +92,13 @@ def init(
         raise OperatorError(f"there is no file {edge_ca_file}", "pass the edge's CA in PEM")
     routes = dict(_route(text) for text in route)
     prepare, options = (imported(SETUP, "tunnel", name) for name in ("init", "InitOptions"))
-    with asking(client_of(url, api_key_file, data_dir)) as client:
+    workload = credentials_of(rule_id, organization_id, workspace_id, identity_token_file)
+    with asking(client_of(url, api_key_file, data_dir, workload)) as client:
         made = anyio.run(_prepare, prepare, client, options(directory, tunnel_id))
+    if made.created_tunnel:
+        note(f"created {made.tunnel_id}")
     if made.created_ca:
-        note(f"registered {directory / 'ca.crt'} on {tunnel_id}")
+        note(f"registered {directory / 'ca.crt'} on {made.tunnel_id}")
     config: dict[str, object] = {
         "tunnel_domain": made.domain,
         "edge": edge,
@@ -117,7 +138,10 @@ async def _prepare(
     from anthropic import AsyncAnthropic
 
     async with AsyncAnthropic(
-        base_url=client.base_url, api_key=client.api_key, timeout=client.timeout
+        base_url=client.base_url,
+        api_key=client.api_key,
+        credentials=client.credentials,
+        timeout=client.timeout,
     ) as asynchronous:
         return await prepare(asynchronous, options, SystemClock().now())
 

@@ -91,3 +91,28 @@ def test_a_missing_edge_ca_is_told_before_anything_is_made(
     assert "nowhere.pem" in made.err
     assert not (tmp_path / "gw").exists()
     assert run("tunnel", "certificate", tunnel_id, *served.options).out == ""
+
+
+def test_R326_the_tunnel_is_named_or_found_or_made(
+    run: Run, served: Served, tunnel_id: str, tmp_path: Path
+) -> None:
+    rest = ("--edge", "127.0.0.1:7844", "--route", "bank=http://127.0.0.1:8080", *served.options)
+
+    def tunnel_of(directory: str, *arguments: str, **env: str) -> str:
+        made = run("gateway", "init", *arguments, "--dir", directory, *rest, **env)
+        assert made.status == 0, made.err
+        return (tmp_path / directory / "tunnel-id").read_text()
+
+    assert tunnel_of("by-flag", tunnel_id) == tunnel_id
+    assert tunnel_of("by-env", INTRAMUROS_TUNNEL_ID=tunnel_id) == tunnel_id
+    new = tunnel_of("new")
+    assert new != tunnel_id
+    assert tunnel_of("new") == new, "the one in the output is used again"
+    listed = run("tunnel", "list", *served.options).out
+    assert new in listed
+    nowhere = ("--edge", "e:1", "--route", "bank=http://127.0.0.1:8080", "--dir", "x")
+    refused = run("gateway", "init", *nowhere, "--url", "http://127.0.0.1:1", *served.options[2:])
+    assert (refused.status, refused.err.count("\n")) == (2, 1)
+    assert "the API is unreachable" in refused.err
+    for made in (new, tunnel_id):  # an organization has only ten
+        assert run("tunnel", "archive", made, *served.options).status == 0
