@@ -46,6 +46,21 @@ def create(
     say(f"{tunnel.id}\t{tunnel.domain}")
 
 
+@app.command("archive")
+def archive(
+    tunnel_id: TunnelArgument,
+    url: UrlOption = None,
+    api_key_file: KeyFileOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Archive a tunnel for good: its gateways are turned away and its domain is not used again.
+
+    Example: intramuros tunnel archive tnl_…
+    """
+    with asking(client_of(url, api_key_file, data_dir)) as client:
+        client.beta.tunnels.archive(tunnel_id)
+
+
 @app.command("token")
 def token(
     tunnel_id: TunnelArgument,

@@ -116,3 +116,4 @@ def test_R326_the_tunnel_is_named_or_found_or_made(
     assert "the API is unreachable" in refused.err
     for made in (new, tunnel_id):  # an organization has only ten
         assert run("tunnel", "archive", made, *served.options).status == 0
+    assert new not in run("tunnel", "list", *served.options).out

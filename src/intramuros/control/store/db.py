@@ -165,7 +165,7 @@ class Database:
             while (job := self._wanted.get()) is not None:
                 try:
                     with connection.begin():
-                        result = job.work(Tx(connection))
+                        result = job.context.run(job.work, Tx(connection))
                     job.done.set_result((result, []))
                 except BaseException as error:  # noqa: BLE001  handed to the caller as it is
                     job.done.set_exception(error)
