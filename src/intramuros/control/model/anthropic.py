@@ -10,14 +10,15 @@ from anthropic import AsyncAnthropic, AsyncStream
 
 from intramuros.control.model.assemble import Assembler, BadStream
 from intramuros.control.model.base import Delta, Failure, ModelError, ModelReply, ModelRequest
-from intramuros.kernel.errors import OperatorError
-from intramuros.kernel.telemetry import mask_text
+from intramuros.control.model.failures import (
+    CONNECT_TIMEOUT_S,
+    READ_TIMEOUT_S,
+    checked_key,
+    clean,
+    retry_after_s,
+)
 
 DEFAULT_BASE_URL: Final = "https://api.anthropic.com"
-CONNECT_TIMEOUT_S: Final = 10.0
-# The longest silence between two pieces of a stream; providers send pings far more often.
-READ_TIMEOUT_S: Final = 300.0
-MESSAGE_LIMIT: Final = 500
 
 _FAILURES: Final[Mapping[str, tuple[Failure, bool]]] = {
     "overloaded_error": (Failure.OVERLOADED, True),
@@ -55,12 +56,7 @@ class AnthropicModel:
         Raises:
             OperatorError: the key cannot be sent.
         """
-        key = (api_key or "").strip()
-        if not key.isascii() or not (key.isprintable() and " " not in key):
-            raise OperatorError(
-                "the model provider's key holds a character that no key has",
-                "set ANTHROPIC_UPSTREAM_API_KEY again, without quotes or line breaks",
-            )
+        key = checked_key(api_key, "ANTHROPIC_UPSTREAM_API_KEY")
         # Base URL and key are always given, so that the SDK never looks at its own environment
         # variables: they may point at this very server. Retries are the loop's, which logs them.
         return cls(
@@ -70,7 +66,7 @@ class AnthropicModel:
                 max_retries=0,
                 timeout=httpx2.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
             ),
-            key or None,
+            key,
         )
 
     async def run(self, request: ModelRequest, on_delta: Callable[[Delta], None]) -> ModelReply:
@@ -106,10 +102,7 @@ class AnthropicModel:
             ) from error
 
     def _clean(self, text: str) -> str:
-        """Return a provider's words without any key; some repeat what they were sent."""
-        if self._key:
-            text = text.replace(self._key, "[our key]")
-        return mask_text(text)[:MESSAGE_LIMIT]
+        return clean(text, self._key)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -141,7 +134,7 @@ def _body(request: ModelRequest) -> bytes:
     ).encode()
 
 
-def _refused(error: anthropic.APIStatusError, clean: Callable[[str], str]) -> ModelError:
+def _refused(error: anthropic.APIStatusError, cleaned: Callable[[str], str]) -> ModelError:
     """Classify an error answer, or an error event in a stream that began with status 200."""
     status = error.status_code
     failure, retryable = _FAILURES.get(error.type or "", (Failure.REQUEST_FAILED, False))
@@ -163,22 +156,11 @@ def _refused(error: anthropic.APIStatusError, clean: Callable[[str], str]) -> Mo
     message = f"{advice} ({said})" if advice else f"the model provider answered: {said}"
     return ModelError(
         failure,
-        clean(message),
+        cleaned(message),
         retryable=retryable,
-        retry_after_s=_retry_after_s(error.response.headers) if retryable else None,
+        retry_after_s=retry_after_s(error.response.headers) if retryable else None,
         too_long=status == 413,
     )
-
-
-def _retry_after_s(headers: httpx2.Headers) -> float | None:
-    for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        try:
-            wish = float(headers.get(name, "")) * unit_s
-        except ValueError:
-            continue
-        if 0 <= wish < float("inf"):
-            return wish
-    return None
 
 
 def _why(error: Exception) -> str:

@@ -140,7 +140,7 @@ class Assembler:
                 block["input"] = _input(whole) if whole else block.get("input", {})
             else:
                 block[member] = str(block.get(member) or "") + whole
-        _check(block)
+        check_block(block)
         self._parts[index] = {}
         self._open = None
 
@@ -163,8 +163,12 @@ def _mapping(value: object) -> Mapping[str, object]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _check(block: Mapping[str, object]) -> None:
-    """Refuse what could be stored but never sent: no number, endless depth, half a character."""
+def check_block(block: Mapping[str, object]) -> None:
+    """Refuse what could be stored but never sent: no number, endless depth, half a character.
+
+    Raises:
+        BadStream: the block is no JSON.
+    """
     try:
         check_json(cast("JsonValue", block))
         json.dumps(block, ensure_ascii=False).encode()

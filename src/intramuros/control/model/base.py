@@ -58,6 +58,7 @@ class ModelRequest:
         max_tokens: the most that the reply may use.
         effort: low, medium, high, xhigh or max; adapters ignore what a model lacks.
         purpose: whether the agent works or a grader judges it; only scripts tell them apart.
+        last_try: whether nobody will ask again if this fails, so that another model may answer.
     """
 
     model: str
@@ -67,6 +68,7 @@ class ModelRequest:
     max_tokens: int = 16_384
     effort: str | None = None
     purpose: Literal["work", "grade"] = "work"
+    last_try: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,12 +77,14 @@ class ModelReply:
 
     Args:
         cost: the list price in units of ``cost.py``; None where none is known.
+        model: the model that answered, if it is not the one that was asked.
     """
 
     content: Sequence[Block]
     stop_reason: str
     usage: Usage = field(default_factory=Usage)
     cost: int | None = None
+    model: str | None = None
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from intramuros.control.model.providers import Provider, ProviderId
 from intramuros.kernel.errors import InvalidRequest, OperatorError
 
 EFFORT_LEVELS: Final = ("low", "medium", "high", "xhigh", "max")
@@ -28,6 +29,7 @@ DEFAULT_EFFORT: Final = "high"
 # "The release date is unknown" in the contract's words.
 UNKNOWN_DATE: Final = "1970-01-01T00:00:00Z"
 MAX_BYTES: Final = 1024 * 1024
+MAX_FALLBACKS: Final = 5
 
 _SHIPPED: Final = Path(__file__).with_name("models.yaml")
 
@@ -83,7 +85,13 @@ class Prices(_Part):
 
 
 class ModelEntry(_Part):
-    """One model; a member that is None is not known."""
+    """One model; a member that is None is not known.
+
+    Args:
+        provider: who serves it; the server's own provider when None.
+        upstream_model: its name there, if it is not its id.
+        fallback: models that answer in its place, in this order, when it cannot.
+    """
 
     id: Id
     display_name: Annotated[str, StringConstraints(min_length=1, max_length=256)]
@@ -100,6 +108,18 @@ class ModelEntry(_Part):
     prices: Prices | None = None
     thinking: tuple[Thinking, ...] | None = None
     features: tuple[Feature, ...] | None = None
+    provider: ProviderId | None = None
+    upstream_model: Id | None = None
+    fallback: Annotated[tuple[Id, ...], Field(max_length=MAX_FALLBACKS)] = ()
+
+    @model_validator(mode="after")
+    def _others(self) -> Self:
+        own = {self.id, *self.aliases}
+        if own & set(self.fallback) or len(set(self.fallback)) < len(self.fallback):
+            raise ValueError(f"fallback of {self.id!r}: expected other models, each once")
+        if self.upstream_model and not self.provider:
+            raise ValueError(f"upstream_model of {self.id!r} needs a provider")
+        return self
 
     def info(self) -> dict[str, Any]:
         """Return the model as ``GET /v1/models`` shows it."""
@@ -166,6 +186,7 @@ class ModelEntry(_Part):
 
 class _File(_Part):
     models: tuple[ModelEntry, ...]
+    providers: tuple[Provider, ...] = ()
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -173,14 +194,21 @@ class _File(_Part):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"{name!r} appears twice")
+        providers = [provider.id for provider in self.providers]
+        if len(set(providers)) < len(providers):
+            raise ValueError("a provider appears twice")
+        for entry in self.models:
+            if entry.provider and entry.provider not in providers:
+                raise ValueError(f"{entry.id!r} names the provider {entry.provider!r}, not listed")
         return self
 
 
 class Catalogue:
-    """The models that are known, newest first, by id and alias."""
+    """The models that are known, newest first, by id and alias; and who serves them."""
 
-    def __init__(self, entries: Sequence[ModelEntry]) -> None:
+    def __init__(self, entries: Sequence[ModelEntry], providers: Sequence[Provider] = ()) -> None:
         self.entries = tuple(entries)
+        self.providers = tuple(providers)
         self._by_name: dict[str, ModelEntry] = {}
         for entry in self.entries:
             for name in entry.aliases:
@@ -237,10 +265,11 @@ def load_catalogue(extra: Path | None = None, scripts: Path | None = None) -> Ca
     Raises:
         OperatorError: a file cannot be read or is not shaped like that.
     """
-    own = _read(extra) if extra is not None else ()
-    replaced = {name for entry in own for name in (entry.id, *entry.aliases)}
-    others = [*_read(_SHIPPED), *_scripted(scripts)]
-    return Catalogue([*own, *(entry for entry in others if entry.id not in replaced)])
+    own = _read(extra) if extra is not None else _File(models=())
+    replaced = {name for entry in own.models for name in (entry.id, *entry.aliases)}
+    others = [*_read(_SHIPPED).models, *_scripted(scripts)]
+    kept = [entry for entry in others if entry.id not in replaced]
+    return Catalogue([*own.models, *kept], own.providers)
 
 
 @cache
@@ -249,12 +278,12 @@ def shipped_catalogue() -> Catalogue:
     return load_catalogue()
 
 
-def _read(file: Path) -> tuple[ModelEntry, ...]:
+def _read(file: Path) -> _File:
     try:
         if file.stat().st_size > MAX_BYTES:
             raise OperatorError(f"{file} is larger than {MAX_BYTES} bytes", "shorten it")
         data: object = yaml.safe_load(file.read_text(encoding="utf-8"))
-        return _File.model_validate(data).models
+        return _File.model_validate(data)
     except OSError as error:
         raise OperatorError(
             f"cannot read {file} ({error.strerror})", "check --models-file"

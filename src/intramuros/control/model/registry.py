@@ -1,14 +1,27 @@
-"""Which adapter serves which model id."""
+"""Which adapter serves which model id, and which model answers when another cannot."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import structlog
+
 from intramuros.control.model.anthropic import DEFAULT_BASE_URL, AnthropicModel
-from intramuros.control.model.base import Delta, Failure, ModelError, ModelReply, ModelRequest
-from intramuros.control.model.catalogue import Catalogue, shipped_catalogue
+from intramuros.control.model.base import (
+    Delta,
+    Failure,
+    Model,
+    ModelError,
+    ModelReply,
+    ModelRequest,
+)
+from intramuros.control.model.catalogue import Catalogue, ModelEntry, shipped_catalogue
+from intramuros.control.model.chat_reply import without_unsigned
 from intramuros.control.model.cost import tokens_cost
+from intramuros.control.model.hosts import Host, connect
 from intramuros.control.model.scripted import PREFIX, ScriptedModel
+
+log = structlog.get_logger()
 
 
 class Models:
@@ -18,7 +31,12 @@ class Models:
         base_url: a Messages-compatible provider; Anthropic's own when only a key is given.
         api_key: the provider's key.
         scripts: directory of scripts for ``scripted/<name>``.
-        known: what models take; a setting that a model lacks is left out of its requests.
+        known: what models take and who serves them; a setting that a model lacks is left out of
+            its requests.
+        env: where the keys of further providers lie; the process's environment when None.
+
+    Raises:
+        OperatorError: a provider's key is missing, or its adapter is not installed.
     """
 
     def __init__(
@@ -28,9 +46,11 @@ class Models:
         api_key: str | None = None,
         scripts: Path | None = None,
         known: Catalogue | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         self._known = known or shipped_catalogue()
         self._scripted = ScriptedModel(scripts)
+        self._hosts: Mapping[str, Host] = connect(self._known, env)
         self._anthropic: AnthropicModel | None = None
         if base_url or api_key:
             self._anthropic = AnthropicModel.connect(base_url or DEFAULT_BASE_URL, api_key)
@@ -38,9 +58,39 @@ class Models:
     async def run(self, request: ModelRequest, on_delta: Callable[[Delta], None]) -> ModelReply:
         """Send the request to the model's adapter, and price the reply.
 
+        When the model's provider fails for good, or for the last time, the models of its entry's
+        ``fallback`` are asked in their order. The reply names and is priced as the one that
+        answered. A conversation that is too long is not passed on: the loop makes it shorter.
+
         Raises:
-            ModelError: no adapter serves this model, or the adapter's own.
+            ModelError: no adapter serves this model, or the adapter's own; of several models, the
+                first one's.
         """
+        shown = False
+
+        def show(delta: Delta) -> None:
+            nonlocal shown
+            shown = True
+            on_delta(delta)
+
+        try:
+            return await self._priced(request, show)
+        except ModelError as error:
+            first = error
+        if first.too_long or (first.retryable and not request.last_try):
+            raise first
+        for name in self._fallbacks(request.model):
+            log.warning("model_fallback", model=request.model, answers=name, error=first.message)
+            try:
+                # A preview that began is not begun again; the event that concludes it is whole.
+                reply = await self._priced(replace(request, model=name), _unseen if shown else show)
+            except ModelError as error:
+                log.warning("model_fallback_failed", model=name, error=error.message)
+                continue
+            return replace(reply, model=name)
+        raise first
+
+    async def _priced(self, request: ModelRequest, on_delta: Callable[[Delta], None]) -> ModelReply:
         reply = await self._run(request, on_delta)
         price = self._known.price(request.model)
         if price is None:
@@ -50,16 +100,27 @@ class Models:
     async def _run(self, request: ModelRequest, on_delta: Callable[[Delta], None]) -> ModelReply:
         if request.model.startswith(PREFIX):
             return await self._scripted.run(request, on_delta)
-        if self._anthropic is None:
+        entry = self._known.find(request.model)
+        adapter: Model
+        if entry is not None and entry.provider is not None:
+            adapter = self._hosts[entry.provider]
+        elif self._anthropic is None:
             raise ModelError(
                 Failure.REQUEST_FAILED,
                 f"no model provider is configured for {request.model!r}: "
                 "set ANTHROPIC_UPSTREAM_API_KEY or start the server with --model-base-url",
                 retryable=False,
             )
-        if request.effort and not self._known.takes_effort(request.model):
-            request = replace(request, effort=None)
-        return await self._anthropic.run(request, on_delta)
+        else:
+            adapter = self._anthropic
+            if self._hosts:
+                # Another provider's model may have thought earlier in this conversation.
+                request = replace(request, messages=without_unsigned(request.messages))
+        return await adapter.run(_fitting(request, entry), on_delta)
+
+    def _fallbacks(self, model: str) -> tuple[str, ...]:
+        entry = self._known.find(model)
+        return () if entry is None else entry.fallback
 
     def window(self, model: str) -> int | None:
         """Return how many tokens a model can read at once, or None where nobody knows."""
@@ -70,3 +131,30 @@ class Models:
         """Close the adapters' connections."""
         if self._anthropic is not None:
             await self._anthropic.aclose()
+        for host in self._hosts.values():
+            await host.aclose()
+
+
+def _fitting(request: ModelRequest, entry: ModelEntry | None) -> ModelRequest:
+    """Return the request without what the model is known to lack.
+
+    Of models behind other providers nothing is promised: an effort goes out only to those whose
+    entry lists it, since most of these servers refuse parameters that they do not know.
+    """
+    if entry is None:
+        return request
+    levels = entry.effort.levels if entry.effort else None
+    if levels is None:
+        lacks = entry.provider is not None
+    else:
+        lacks = not levels or (entry.provider is not None and request.effort not in levels)
+    most = entry.max_tokens or request.max_tokens
+    return replace(
+        request,
+        effort=None if lacks else request.effort,
+        max_tokens=min(request.max_tokens, most),
+    )
+
+
+def _unseen(_: Delta) -> None:
+    """Show nothing."""

@@ -17,7 +17,7 @@ from typing import Any, Final
 from intramuros.control.model.base import ModelReply, ModelRequest
 from intramuros.control.session import transcript
 from intramuros.control.session.conversation import Block, Conversation, hear
-from intramuros.control.session.usage import priced
+from intramuros.control.session.usage import answered_by, priced
 from intramuros.control.session.view import View
 from intramuros.control.store.records import Draft, Record
 
@@ -123,7 +123,7 @@ def told(view: View, start_id: str, asked: ModelRequest, reply: ModelReply) -> l
         "calls": [],
         "stop_reason": reply.stop_reason,
         **priced(reply),
-        "model": asked.model,
+        **answered_by(asked, reply),
     }
     end = Draft("span.model_request_end", body, private=private)
     texts = [str(block["text"]) for block in reply.content if block["type"] == "text"]

@@ -19,7 +19,7 @@ from intramuros.control.session.drafts import (
 from intramuros.control.session.outcomes import Aim
 from intramuros.control.session.toolset import Tool, judge
 from intramuros.control.session.turn import CallModel, Context
-from intramuros.control.session.usage import priced
+from intramuros.control.session.usage import answered_by, priced
 from intramuros.control.session.view import View, dump_tool
 from intramuros.control.store.records import Draft
 from intramuros.kernel.timing import backoff_s
@@ -86,7 +86,7 @@ def replied(
         "ending": ending,
         "stop_reason": reply.stop_reason,
         **priced(reply),
-        "model": command.request.model,
+        **answered_by(command.request, reply),
     }
     return [*drafts, Draft("span.model_request_end", body, private=private)]
 

@@ -6,7 +6,7 @@ taken into account.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import anyio
@@ -94,8 +94,10 @@ class Performer:
             for whisper in preview.feed(delta):
                 self.hub.whisper(session_id, whisper)
 
+        # The loop gives the turn up if this request fails too (outcome.model_failed).
+        last = view.state.failures >= context.limits.failures
         try:
-            reply = await self._ask(view, command.request, on_delta)
+            reply = await self._ask(view, replace(command.request, last_try=last), on_delta)
         except ModelError as error:
             failed = error  # the name of an except clause ends with it
             return lambda view, context: outcome.model_failed(view, command, failed, context)

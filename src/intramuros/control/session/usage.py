@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 from intramuros.control.model import cost
-from intramuros.control.model.base import ModelReply
+from intramuros.control.model.base import ModelReply, ModelRequest
 from intramuros.control.store.records import Record
 
 SECOND_US: Final = 1_000_000
@@ -41,6 +41,16 @@ def priced(reply: ModelReply) -> dict[str, object]:
     """Return what the private part of a request's end says of its price; :func:`add` reads it."""
     hour = reply.usage.tokens.cache_write_1h
     return {"cost": reply.cost, **({"cache_1h": hour} if hour else {})}
+
+
+def answered_by(asked: ModelRequest, reply: ModelReply) -> dict[str, object]:
+    """Return what the private part of a request's end says of its model: the one that answered.
+
+    Meters and traces read it. ``asked_model`` stands beside it where another one was asked first.
+    """
+    if reply.model is None or reply.model == asked.model:
+        return {"model": asked.model}
+    return {"model": reply.model, "asked_model": asked.model}
 
 
 def add(totals: UsageTotals, counts: Mapping[str, int], private: Mapping[str, Any]) -> UsageTotals:

@@ -153,8 +153,10 @@ def _of_model(tx: Tx, session: Row[Any], turn: Row[Any], ends: tuple[Record, Rec
     attributes = {
         **_common(session),
         "gen_ai.operation.name": "chat",
-        "gen_ai.request.model": model,
+        "gen_ai.request.model": str(private.get("asked_model") or model),
     }
+    if private.get("asked_model"):
+        attributes["gen_ai.response.model"] = model
     usage: Any = record.body.get("model_usage")
     if isinstance(usage, Mapping):
         attributes |= {f"gen_ai.usage.{name}": int(count) for name, count in usage.items()}

@@ -236,11 +236,6 @@ async def test_messages_never_show_a_key() -> None:
     assert "very-secret-part" not in caught.value.message
 
 
-def test_retry_after_ignores_nonsense() -> None:
-    for text in ("soon", "-1", "inf", "nan", ""):
-        assert adapter._retry_after_s(httpx2.Headers({"retry-after": text})) is None
-
-
 async def test_a_provider_that_repeats_our_key_tells_nobody() -> None:
     key = "a-key-of-no-known-form-0123456789"
     fake = FakeMessages.saying(CONTENT)

@@ -107,6 +107,15 @@ def test_what_is_not_known_is_null_and_effort_is_spelled_out() -> None:
         ("models: [{id: a, display_name: A, efort: null}]", "efort"),
         ("models: [{id: a, display_name: A}, {id: b, aliases: [a], display_name: B}]", "twice"),
         ("#" * (MAX_BYTES + 1), "larger"),
+        ("models: [{id: a, display_name: A, provider: p}]", "not listed"),
+        ("models: [{id: a, display_name: A, upstream_model: b}]", "needs a provider"),
+        ("models: [{id: a, display_name: A, fallback: [a]}]", "other models"),
+        ("models: [{id: a, display_name: A, fallback: [b, b]}]", "other models"),
+        (
+            "{models: [], providers: [{id: p, kind: openai, base_url: 'http://h'},"
+            " {id: p, kind: openai, base_url: 'http://h'}]}",
+            "provider appears twice",
+        ),
     ],
 )
 def test_a_wrong_file_is_explained(tmp_path: Path, text: str, problem: str) -> None:

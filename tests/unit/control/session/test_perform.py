@@ -9,7 +9,7 @@ from intramuros.control.mcp.base import McpResult
 from intramuros.control.model.base import Failure, ModelError, ModelReply, ModelRequest, Usage
 from intramuros.control.session.evaluation import AskGrader
 from intramuros.control.session.perform import Outcome, Performer
-from intramuros.control.session.turn import CallMcp, CallModel, ListTools
+from intramuros.control.session.turn import CallMcp, CallModel, Limits, ListTools
 from intramuros.control.store.notify import Hub, session_topic
 from tests.fakes.effects import ScriptedConnector, ScriptedModel
 from tests.fakes.loop import Loop, agent, away, mcp_toolset, text, unreachable, use, uses, verdict
@@ -55,6 +55,19 @@ async def test_a_failed_request_is_an_outcome_too() -> None:
     outcome = await makes.call_model(loop.view, effect, loop.context)
     types = [draft.type for draft in outcome(loop.view, loop.context)]
     assert types[-1] == "session.status_rescheduled"
+
+
+@pytest.mark.parametrize(("allowed", "ending"), [(0, "idle"), (1, "rescheduled")])
+async def test_the_request_before_the_turn_is_given_up_says_so(allowed: int, ending: str) -> None:
+    loop = Loop(agent(), limits=Limits(failures=allowed))
+    effect = until(loop, CallModel)
+    assert isinstance(effect, CallModel)
+    makes = performer()
+    makes.model.answers.append(away())
+    outcome = await makes.call_model(loop.view, effect, loop.context)
+    drafts = outcome(loop.view, loop.context)
+    assert drafts[-1].type == f"session.status_{ending}"
+    assert [asked.last_try for asked in makes.model.requests] == [ending == "idle"]
 
 
 async def test_one_server_away_does_not_hide_the_others() -> None:

@@ -3,12 +3,13 @@ from decimal import Decimal
 
 import pytest
 
-from intramuros.control.model.base import ModelReply, Usage
+from intramuros.control.model.base import ModelReply, ModelRequest, Usage
 from intramuros.control.model.catalogue import Price
 from intramuros.control.model.cost import UNITS_PER_CENT, running_cost, tokens_cost
 from intramuros.control.session.usage import (
     UsageTotals,
     add,
+    answered_by,
     capped,
     list_cost,
     priced,
@@ -102,3 +103,12 @@ def test_r281_what_has_no_price_cannot_be_measured() -> None:
     assert totals.unpriced
     assert "list_cost" not in snapshot(totals, 0)
     assert capped(10**15, totals, 0)
+
+
+def test_the_log_names_the_model_that_answered_and_the_one_that_was_asked() -> None:
+    asked = ModelRequest("first", [])
+    assert answered_by(asked, ModelReply((), "end_turn")) == {"model": "first"}
+    assert answered_by(asked, ModelReply((), "end_turn", model="second")) == {
+        "model": "second",
+        "asked_model": "first",
+    }

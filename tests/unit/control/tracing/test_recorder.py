@@ -123,6 +123,20 @@ def test_a_turn_is_a_trace_of_its_requests_and_calls(
     assert len({s["span_id"] for s in spans(tx)}) == 6
 
 
+def test_a_request_that_another_model_answered_names_both(
+    tx: Tx, actor: Actor, rules: Rules, log: Log
+) -> None:
+    destination(tx, actor, rules)
+    log.write("session.status_running")
+    start = log.write("span.model_request_start")
+    body = {"model_request_start_id": start, "is_error": False}
+    log.write("span.model_request_end", body, model="second", asked_model="first")
+    log.write("session.status_idle", {"stop_reason": {"type": "end_turn"}})
+    attributes = spans(tx)[0]["attributes"]
+    assert attributes["gen_ai.request.model"] == "first"
+    assert attributes["gen_ai.response.model"] == "second"
+
+
 def test_content_is_kept_only_if_somebody_was_granted_it(
     tx: Tx, actor: Actor, rules: Rules, log: Log
 ) -> None:

@@ -1,0 +1,212 @@
+"""A request in the Messages API's shapes, written as Chat Completions take it. Pure.
+
+What has no counterpart there is said in words or left out:
+
+* the model's thinking is left out, because nobody takes it back;
+* results of tools are text, so images and files of theirs follow in a message of the user, and that
+  a call failed is said in front of its result;
+* documents are text where they are text; PDFs go out as files to models that read them, and are
+  named to the others.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Final, Literal
+
+from intramuros.control.model.base import Block, ModelRequest
+
+Json = dict[str, Any]
+LimitField = Literal["max_completion_tokens", "max_tokens"]
+
+# What a function may be called there; the Messages API takes longer names.
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_FAILED: Final = "The call failed."
+_NOTHING: Final = "(no output)"
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What a model can be shown.
+
+    Args:
+        model: its name at the provider.
+        images, pdfs: whether it reads them.
+        limit: the parameter that bounds the reply.
+    """
+
+    model: str
+    images: bool = True
+    pdfs: bool = False
+    limit: LimitField = "max_completion_tokens"
+
+
+def body(request: ModelRequest, reader: Reader) -> Json:
+    """Return the parameters of a streaming Chat Completions request."""
+    parameters: Json = {
+        "model": reader.model,
+        "messages": list(_messages(request, reader)),
+        reader.limit: request.max_tokens,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    if request.tools:
+        parameters["tools"] = [_function(tool) for tool in request.tools]
+    if request.effort:
+        parameters["reasoning_effort"] = request.effort
+    return parameters
+
+
+def function_name(name: str) -> str:
+    """Return the name under which a tool is offered: its own where that is allowed."""
+    if _NAME.fullmatch(name):
+        return name
+    kept = re.sub(r"[^A-Za-z0-9_-]", "_", name)[:51]
+    return f"{kept}_{sha256(name.encode()).hexdigest()[:12]}"
+
+
+def tool_names(request: ModelRequest) -> dict[str, str]:
+    """Return the tools' own names by those under which they are offered."""
+    return {function_name(str(tool["name"])): str(tool["name"]) for tool in request.tools}
+
+
+def call_ids(request: ModelRequest) -> set[str]:
+    """Return the ids of all calls that the conversation holds."""
+    return {
+        str(block["id"])
+        for message in request.messages
+        for block in _blocks(message)
+        if block["type"] == "tool_use"
+    }
+
+
+def _messages(request: ModelRequest, reader: Reader) -> Iterable[Json]:
+    if request.system:
+        yield {"role": "system", "content": request.system}
+    for message in request.messages:
+        blocks = _blocks(message)
+        if message["role"] == "assistant":
+            yield from _said_by_model(blocks)
+        elif message["role"] == "system":
+            yield {"role": "system", "content": _text(blocks)}
+        else:
+            yield from _said_by_user(blocks, reader)
+
+
+def _said_by_model(blocks: Sequence[Block]) -> Iterable[Json]:
+    text = "".join(str(block["text"]) for block in blocks if block["type"] == "text")
+    calls = [_call(block) for block in blocks if block["type"] == "tool_use"]
+    if text or calls:
+        said: Json = {"role": "assistant", "content": text or None}
+        yield {**said, "tool_calls": calls} if calls else said
+
+
+def _said_by_user(blocks: Sequence[Block], reader: Reader) -> Iterable[Json]:
+    """Yield the results, which must stand right behind their calls, then everything else."""
+    parts: list[Json] = []
+    for block in blocks:
+        if block["type"] != "tool_result":
+            parts += _parts(block, reader)
+            continue
+        shown = [part for inner in _blocks(block) for part in _parts(inner, reader)]
+        texts = [_FAILED] if block.get("is_error") else []
+        texts += [part["text"] for part in shown if part["type"] == "text"]
+        others = [part for part in shown if part["type"] != "text"]
+        if others:
+            texts.append("(What this call returned besides text follows in the next message.)")
+            parts.append(_as_text(f"Returned by the call {block['tool_use_id']}:"))
+            parts += others
+        yield {
+            "role": "tool",
+            "tool_call_id": block["tool_use_id"],
+            "content": "\n".join(texts) or _NOTHING,
+        }
+    if parts:
+        texts_only = all(part["type"] == "text" for part in parts)
+        yield {
+            "role": "user",
+            # Many servers take nothing but a string for models that read only text.
+            "content": "\n\n".join(part["text"] for part in parts) if texts_only else parts,
+        }
+
+
+def _parts(block: Block, reader: Reader) -> list[Json]:
+    kind = block["type"]
+    if kind == "text":
+        return [_as_text(str(block["text"]))]
+    if kind == "image":
+        return [_image(_mapping(block.get("source")), reader)]
+    if kind == "document":
+        return _document(block, reader)
+    if kind == "search_result":
+        text = f"{block.get('title')} ({block.get('source')})\n{_text(_blocks(block))}"
+        return [_as_text(text)]
+    return [_as_text(f"[{kind}: cannot be shown to this model]")]
+
+
+def _image(source: Block, reader: Reader) -> Json:
+    if not reader.images:
+        return _as_text("[an image, which this model cannot see]")
+    if source.get("type") == "url":
+        url = str(source["url"])
+    elif source.get("type") == "base64":
+        url = f"data:{source['media_type']};base64,{source['data']}"
+    else:
+        return _as_text("[an image that cannot be shown to this model]")
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def _document(block: Block, reader: Reader) -> list[Json]:
+    source = _mapping(block.get("source"))
+    title = str(block.get("title") or "document")
+    head = f"Document: {title}"
+    if block.get("context"):
+        head += f"\nContext: {block['context']}"
+    if source.get("type") == "text":
+        return [_as_text(f"{head}\n\n{source['data']}")]
+    pdf = source.get("type") == "base64" and source.get("media_type") == "application/pdf"
+    if pdf and reader.pdfs:
+        name = title if title.lower().endswith(".pdf") else f"{title}.pdf"
+        data = f"data:application/pdf;base64,{source['data']}"
+        return [_as_text(head), {"type": "file", "file": {"filename": name, "file_data": data}}]
+    where = f" at {source['url']}" if source.get("type") == "url" else ""
+    return [_as_text(f"[{head}{where}: this model cannot read it]")]
+
+
+def _call(block: Block) -> Json:
+    arguments = json.dumps(block["input"], ensure_ascii=False, separators=(",", ":"))
+    name = function_name(str(block["name"]))
+    return {
+        "id": block["id"],
+        "type": "function",
+        "function": {"name": name, "arguments": arguments},
+    }
+
+
+def _function(tool: Block) -> Json:
+    defined: Json = {"name": function_name(str(tool["name"]))}
+    if tool.get("description"):
+        defined["description"] = tool["description"]
+    defined["parameters"] = tool.get("input_schema") or {"type": "object", "properties": {}}
+    return {"type": "function", "function": defined}
+
+
+def _text(blocks: Sequence[Block]) -> str:
+    return "\n\n".join(str(block["text"]) for block in blocks if block["type"] == "text")
+
+
+def _as_text(text: str) -> Json:
+    return {"type": "text", "text": text}
+
+
+def _blocks(message: Block) -> Sequence[Block]:
+    content = message.get("content") or ()
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    return content if isinstance(content, Sequence) else ()
+
+
+def _mapping(value: object) -> Block:
+    return value if isinstance(value, Mapping) else {}
