@@ -17,8 +17,8 @@ EXTRAS = {
     "console": [],
     "tunnel": ["tunnel"],
     "execution": ["worker"],
-    "control": ["server"],
-    "cli": ["server", "worker", "tunnel"],
+    "control": ["server", "openai"],
+    "cli": ["server", "worker", "tunnel", "openai"],
 }
 
 

@@ -77,9 +77,9 @@ async def rested(client: AsyncAnthropic, session_id: str, stop: str) -> list[Any
         while True:
             listed = client.beta.sessions.events.list(session_id, limit=1000)
             events = [event async for event in listed]
-            if events and events[-1].type == "session.status_idle":
-                if events[-1].stop_reason.type == stop:
-                    return events
+            last: Any = events[-1] if events else None
+            if last and last.type == "session.status_idle" and last.stop_reason.type == stop:
+                return events
             await anyio.sleep(0.05)
 
 
@@ -103,7 +103,8 @@ async def test_a_turn_with_tools(tmp_path: Path) -> None:
         await client.beta.sessions.events.send(session_id, events=[result])
         events = await rested(client, session_id, "end_turn")
         usage = (await client.beta.sessions.retrieve(session_id)).usage
-    check(events)
+    for event in events:
+        check(event, nullable=False)
     types = [event.type for event in events]
     assert types.count("agent.custom_tool_use") == types.count("agent.thinking") == 1
     (said,) = [event for event in events if event.type == "agent.message"]
@@ -133,7 +134,8 @@ async def test_another_model_answers_at_its_own_price(tmp_path: Path) -> None:
         await go(client, session_id)
         events = await rested(client, session_id, "end_turn")
         usage = (await client.beta.sessions.retrieve(session_id)).usage
-    check(events)
+    for event in events:
+        check(event, nullable=False)
     assert not [event for event in events if event.type == "session.error"]
     (said,) = [event for event in events if event.type == "agent.message"]
     assert said.content[0].text == "from the other"

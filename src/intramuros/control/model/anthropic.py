@@ -13,10 +13,10 @@ from intramuros.control.model.base import Delta, Failure, ModelError, ModelReply
 from intramuros.control.model.failures import (
     CONNECT_TIMEOUT_S,
     READ_TIMEOUT_S,
-    checked_key,
     clean,
     retry_after_s,
 )
+from intramuros.control.model.keys import checked_key
 
 DEFAULT_BASE_URL: Final = "https://api.anthropic.com"
 

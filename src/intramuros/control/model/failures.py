@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Final
 
-from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.telemetry import mask_text
 
 CONNECT_TIMEOUT_S: Final = 10.0
@@ -29,21 +28,3 @@ def clean(text: str, key: str | None) -> str:
     if key:
         text = text.replace(key, "[our key]")
     return mask_text(text)[:MESSAGE_LIMIT]
-
-
-def checked_key(key: str | None, where: str) -> str | None:
-    """Return a key as it can be sent, or None for none.
-
-    Args:
-        where: the setting that holds it, for the error.
-
-    Raises:
-        OperatorError: it holds a character that no key has; the error does not show it.
-    """
-    key = (key or "").strip()
-    if not key.isascii() or not (key.isprintable() and " " not in key):
-        raise OperatorError(
-            "the model provider's key holds a character that no key has",
-            f"set {where} again, without quotes or line breaks",
-        )
-    return key or None

@@ -6,6 +6,7 @@ from typing import Protocol
 from intramuros.control.model.base import Delta, ModelReply, ModelRequest
 from intramuros.control.model.catalogue import Catalogue
 from intramuros.control.model.chat_request import Reader
+from intramuros.control.model.keys import provider_key
 from intramuros.control.model.providers import Provider
 from intramuros.kernel.config import environment
 from intramuros.kernel.errors import OperatorError
@@ -34,7 +35,7 @@ def connect(known: Catalogue, env: Mapping[str, str] | None = None) -> dict[str,
 
 
 def _host(provider: Provider, known: Catalogue, env: Mapping[str, str]) -> Host:
-    key = provider.key(env)
+    key = provider_key(provider, env)
     # Only servers that need the library load it: it is large.
     try:
         from intramuros.control.model.openai import OpenAIModel

@@ -3,9 +3,8 @@
 A key never stands in the file: it names an environment variable or a file of its own.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -16,12 +15,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-
-from intramuros.control.model.failures import checked_key
-from intramuros.kernel.errors import OperatorError
-
-# Longer than any key.
-MAX_KEY_BYTES: Final = 16 * 1024
 
 ProviderId = Annotated[
     str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -65,36 +58,3 @@ class Provider(BaseModel):
         if self.key_env and self.key_file:
             raise ValueError("key_env and key_file exclude each other")
         return self
-
-    def key(self, env: Mapping[str, str]) -> str | None:
-        """Return the key, or None where the provider asks for none.
-
-        Raises:
-            OperatorError: it is not where the models file says, or cannot be one.
-        """
-        if self.key_env:
-            where, found = self.key_env, env.get(self.key_env, "")
-        elif self.key_file:
-            where, found = str(self.key_file), _read(self.key_file)
-        else:
-            return None
-        key = checked_key(found, where)
-        if key is None:
-            raise OperatorError(
-                f"the model provider {self.id!r} has no key",
-                f"set {where}, or take it out of the models file",
-            )
-        return key
-
-
-def _read(file: Path) -> str:
-    try:
-        with file.open("rb") as opened:
-            data = opened.read(MAX_KEY_BYTES + 1)
-    except OSError as error:
-        raise OperatorError(
-            f"cannot read the key file {file} ({error.strerror})", "check the path and its mode"
-        ) from error
-    if len(data) > MAX_KEY_BYTES:
-        raise OperatorError(f"the key file {file} is too long to hold a key", "check key_file")
-    return data.decode("utf-8", errors="replace")

@@ -1,8 +1,6 @@
 import httpx2
-import pytest
 
-from intramuros.control.model.failures import MESSAGE_LIMIT, checked_key, clean, retry_after_s
-from intramuros.kernel.errors import OperatorError
+from intramuros.control.model.failures import MESSAGE_LIMIT, clean, retry_after_s
 
 
 def test_retry_after_ignores_nonsense() -> None:
@@ -14,11 +12,3 @@ def test_retry_after_ignores_nonsense() -> None:
 def test_words_of_providers_are_bounded_and_hold_no_key() -> None:
     assert clean("bad key k-123456", "k-123456") == "bad key [our key]"
     assert len(clean("x" * 9999, None)) == MESSAGE_LIMIT
-
-
-def test_keys_are_trimmed_or_refused_unseen() -> None:
-    assert checked_key(" abc\n", "KEY") == "abc"
-    assert checked_key("  ", "KEY") is checked_key(None, "KEY") is None
-    with pytest.raises(OperatorError, match="character") as caught:
-        checked_key("two\nlines-0123", "KEY")
-    assert "0123" not in str(caught.value)
