@@ -27,13 +27,14 @@ TABLE: Final = tomllib.loads((HERE / "authorization.toml").read_text(encoding="u
 ROUTES: Final = [
     re.compile(re.sub(r"\{\w+\}", "[^/]+", route) + r"\Z") for route in TABLE["routes"]
 ]
-# Not built yet: what is left of the surface, and why.
-PENDING: Final = {
-    "/v1/organizations/telemetry_destinations": "comes with telemetry destinations",
-    "/v1/sessions/ARG/resources": "comes with files and repositories as session resources",
-}
 # Served, and not called with success by a test here: why that is no gap.
-NOT_CALLED: Final[dict[str, str]] = {}
+_HOSTED: Final = "leads to a program of the hosted service: the refusal is tested"
+NOT_CALLED: Final[dict[str, str]] = {
+    "beta.organization.spend_limits.effective.list": "of seats, which no organization here has",
+    "beta.sessions.resources.update": "of repositories, which are refused so far",
+    "beta.user_profiles.action_urls.create": _HOSTED,
+    "beta.user_profiles.create_enrollment_url": _HOSTED,
+}
 
 
 def unserved(requests: dict[str, list[str]]) -> dict[str, str]:
@@ -42,7 +43,7 @@ def unserved(requests: dict[str, list[str]]) -> dict[str, str]:
     for name, (method, url) in requests.items():
         path = url.partition("?")[0]
         served = any(route.match(f"{method} {path}") for route in ROUTES)
-        if not served and left_out(path) is None and not path.startswith(tuple(PENDING)):
+        if not served and left_out(path) is None:
             found[name] = f"{method} {path}"
     return found
 
@@ -88,7 +89,7 @@ def test_each_method_of_the_oldest_sdk_is_served_or_refused_on_purpose() -> None
 )
 def test_each_method_of_the_typescript_sdk_is_served_or_refused_on_purpose() -> None:
     done = subprocess.run(
-        ["node", "surface/calls.js"],
+        ["node", "surface/calls.cjs"],
         cwd=NODE,
         env={"PATH": environment()["PATH"]},
         capture_output=True,

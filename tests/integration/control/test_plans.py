@@ -45,9 +45,13 @@ NO_ROWS: Final = {
     "spent_assertions": "written by the exchange of assertions only; reads go by its key",
     **dict.fromkeys(("activities", "compliance"), "written while compliance is switched on"),
     **dict.fromkeys(
-        ("webhook_deliveries", "webhook_endpoints", "webhook_events", "webhook_subscriptions"),
-        "no route writes them yet",
+        ("webhook_deliveries", "webhook_events"),
+        "what waits to be sent, for a day; claimed by its due time",
     ),
+    "dream_memories": "written by dreams that rewrite memories; at most 2,000 for one",
+    "rate_limits": "one for each workspace and group that an administrator limits",
+    "spend_days": "written by models that cost something; reads go by its key",
+    "telemetry_spans": "written while a destination listens; sent from the oldest on",
 }
 # Filters that take words only which the document does not list.
 WORDS: Final = {"source": ("custom", "anthropic")}
@@ -132,12 +136,21 @@ def drive(server: Server, made: Tour) -> None:
 
 
 def work(things: World) -> None:
-    """Have a session that says something, and a worker that looks for work."""
-    session = things.site.session()
-    things.site.api.beta.sessions.events.send(
+    """Have a session that delegates to three others, and a worker that looks for work."""
+    site = things.site
+    roster = [
+        site.api.beta.agents.create(name=name, model="scripted/answer").id
+        for name in ("Scout", "Asker", "Clerk")
+    ]
+    lead = site.api.beta.agents.create(
+        name="Lead", model="scripted/lead", multiagent={"type": "coordinator", "agents": roster}
+    )
+    session = site.session(agent=lead.id)
+    site.api.beta.sessions.events.send(
         session.id, events=[{"type": "user.message", "content": [{"type": "text", "text": "go"}]}]
     )
-    things.site.wait(session.id, "session.status_idle")
+    site.wait(session.id, "session.status_idle")
+    until(lambda: len(list(site.api.beta.sessions.threads.list(session.id))) == 4 or None)
     poll = things.site.worker.beta.environments.work.poll
     until(lambda: poll(things.site.environment_id, block_ms=1))
 
