@@ -10,7 +10,7 @@ VENV := .venv
 UPSTREAM := .venv-upstream
 LOCKER := .venv-lock
 OLD_SDK := .venv-old-sdk
-NODE := tests/wire/node
+NODES := tests/wire/node tests/integration/node
 BIN := $(VENV)/bin
 PIP_FLAGS := -qq --disable-pip-version-check --no-input
 HASHED := install $(PIP_FLAGS) --require-hashes
@@ -55,7 +55,7 @@ bench: dev upstream ## Run the benchmarks side by side and print the ratios
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## Remove the environments and caches that these targets made
-	rm -rf $(VENV) $(UPSTREAM) $(LOCKER) $(OLD_SDK) $(NODE)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(UPSTREAM) $(LOCKER) $(OLD_SDK) $(NODES:%=%/node_modules) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.venv.stamp: scripts/make-venv scripts/find-python
@@ -93,14 +93,14 @@ $(OLD_SDK)/.stamp: scripts/make-venv scripts/find-python requirements/old-sdk.tx
 	@$(OLD_SDK)/bin/python -m pip $(HASHED) -r requirements/old-sdk.txt
 	@touch $@
 
-# Without node and npm the tests with the TypeScript SDK are skipped, and say so.
+# Without node and npm the tests with the TypeScript SDK and the reference servers are skipped, and say so.
 node:
-	@if command -v node >/dev/null && command -v npm >/dev/null; then $(MAKE) --no-print-directory $(NODE)/node_modules/.stamp; \
-	else echo "==> no node or npm: the tests with the TypeScript SDK will be skipped"; fi
+	@if command -v node >/dev/null && command -v npm >/dev/null; then $(MAKE) --no-print-directory $(NODES:%=%/node_modules/.stamp); \
+	else echo "==> no node or npm: the tests with the TypeScript SDK and the reference MCP servers will be skipped"; fi
 
-$(NODE)/node_modules/.stamp: $(NODE)/package.json $(NODE)/package-lock.json
-	@echo "==> $(NODE): the official TypeScript SDK"
-	@cd $(NODE) && npm ci --ignore-scripts --no-audit --no-fund --silent
+%/node_modules/.stamp: %/package.json %/package-lock.json
+	@echo "==> $*: what its package-lock.json names"
+	@cd $* && npm ci --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
 
 $(LOCKER)/.stamp: scripts/make-venv scripts/find-python requirements/lock.txt

@@ -75,8 +75,10 @@ def test_the_build_backend_is_locked() -> None:
         assert requirement.specifier.contains(locked[canonicalize_name(requirement.name)])
 
 
-def test_the_node_lock_is_hashed_and_names_no_place() -> None:
-    folder = ROOT / "tests" / "wire" / "node"
+@pytest.mark.parametrize(
+    "folder", sorted(path.parent for path in ROOT.glob("tests/*/node/package.json"))
+)
+def test_the_node_locks_are_hashed_and_name_no_place(folder: Path) -> None:
     packages = json.loads((folder / "package-lock.json").read_text())["packages"]
     wanted = json.loads((folder / "package.json").read_text())["dependencies"]
     assert packages[""]["dependencies"] == wanted
