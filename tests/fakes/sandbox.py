@@ -10,6 +10,7 @@ from intramuros.execution.sandbox.base import (
     ExecResult,
     Finding,
     SandboxBusy,
+    SandboxError,
     SandboxGone,
     SandboxSpec,
     ToolOutcome,
@@ -36,6 +37,9 @@ class FakeSandbox:
         self._provider.calls.append((self.sandbox_id, tool, dict(arguments)))
         return await self._provider.handler(tool, arguments)
 
+    def network(self) -> int:
+        raise SandboxError("a function of a test has no network")
+
     async def exec(self, argv: Any, **_options: Any) -> ExecResult:
         raise NotImplementedError
 
@@ -54,7 +58,9 @@ class FakeSandbox:
 class FakeProvider:
     name = "fake"
 
-    def __init__(self, handler: Handler = echo, *, pause: bool = False) -> None:
+    def __init__(
+        self, handler: Handler = echo, *, pause: bool = False, egress: bool = False
+    ) -> None:
         self.handler = handler
         self.capabilities = Capabilities(
             isolation="none",
@@ -63,6 +69,7 @@ class FakeProvider:
             cpu_limit=False,
             disk_quota="none",
             distinct_uids=False,
+            egress=egress,
         )
         self.live: dict[str, FakeSandbox] = {}
         self.calls: list[tuple[str, str, dict[str, Any]]] = []

@@ -7,6 +7,7 @@ start never tell two stories.
 import os
 from pathlib import Path
 
+from intramuros.execution.egress.netns import probe as probe_network
 from intramuros.execution.sandbox.base import (
     GIB,
     MIB,
@@ -36,7 +37,8 @@ def probe(state_dir: Path, provider: str = DEFAULT) -> list[Finding]:
         found: Provider = open_provider(provider, state_dir)
     except SandboxUnavailable as error:
         return [Finding(Level.FAILURE, error.problem, error.fix)]
-    return [*found.probe(), probe_disk(state_dir)]
+    network = [probe_network()] if found.capabilities.egress else []
+    return [*found.probe(), *network, probe_disk(state_dir)]
 
 
 def probe_disk(state_dir: Path) -> Finding:

@@ -8,6 +8,8 @@ from typing import Final
 
 import anyio
 
+from intramuros.execution.egress.attach import Captures
+from intramuros.execution.egress.base import Outlet
 from intramuros.execution.sandbox.base import (
     Mount,
     Provider,
@@ -15,6 +17,7 @@ from intramuros.execution.sandbox.base import (
     SandboxBusy,
     SandboxError,
     SandboxSpec,
+    SandboxUnavailable,
 )
 from intramuros.kernel.service import Stop
 from intramuros.kernel.telemetry import logger
@@ -30,18 +33,27 @@ class Hands:
     """The sandboxes of one worker."""
 
     def __init__(
-        self, provider: Provider, spec: SandboxSpec, rand: Callable[[], float], *, keep: int = 0
+        self,
+        provider: Provider,
+        spec: SandboxSpec,
+        rand: Callable[[], float],
+        *,
+        keep: int = 0,
+        captures: Captures | None = None,
     ) -> None:
         """Take a started provider.
 
         Args:
             keep: how many sandboxes may wait paused for their session's next item.
+            captures: catch the connections of sandboxes that get an outlet; None gives them none.
         """
         self._provider = provider
         self._spec = spec
         self._rand = rand
         self._keep = keep if provider.capabilities.pause != "none" else 0
+        self._captures = captures
         self._mounts: dict[str, tuple[Mount, ...]] = {}
+        self._outlets: dict[str, Outlet] = {}
         self._live: dict[str, Sandbox] = {}
         self._paused: OrderedDict[str, Sandbox] = OrderedDict()
         self._turns: dict[str, anyio.Lock] = {}
@@ -60,12 +72,22 @@ class Hands:
                 if lock.statistics().tasks_waiting == 0:
                     self._turns.pop(session_id, None)
 
-    def equip(self, session_id: str, mounts: tuple[Mount, ...]) -> None:
-        """Show these in the sandboxes made for a session from now on; none takes them back."""
+    def equip(
+        self, session_id: str, mounts: tuple[Mount, ...], outlet: Outlet | None = None
+    ) -> None:
+        """Show these in the sandboxes made for a session from now on; none takes them back.
+
+        Args:
+            outlet: what those sandboxes may reach; None is nothing.
+        """
         if mounts:
             self._mounts[session_id] = mounts
         else:
             self._mounts.pop(session_id, None)
+        if outlet is not None:
+            self._outlets[session_id] = outlet
+        else:
+            self._outlets.pop(session_id, None)
 
     def rests(self, session_id: str) -> bool:
         """Tell whether the session's sandbox is kept paused, with all that it has mounted."""
@@ -78,11 +100,11 @@ class Hands:
             SandboxError, SandboxUnavailable: it did not come up.
         """
         sandbox = self._live.get(session_id)
-        if sandbox is not None and sandbox.alive:
-            return sandbox
-        await self.drop(session_id, paused=False)
-        sandbox = await self._resume(session_id) or await self._create(session_id)
-        self._live[session_id] = sandbox
+        if sandbox is None or not sandbox.alive:
+            await self.drop(session_id, paused=False)
+            sandbox = await self._resume(session_id) or await self._create(session_id)
+            self._live[session_id] = sandbox
+        await self._connect(session_id, sandbox)
         return sandbox
 
     async def drop(self, session_id: str, *, paused: bool = True) -> None:
@@ -91,7 +113,7 @@ class Hands:
         if sandbox is None and paused:
             sandbox = self._paused.pop(session_id, None)
         if sandbox is not None:
-            await _destroy(sandbox)
+            await self._destroy(sandbox)
 
     async def rest(self, session_id: str) -> None:
         """The session's item is over: keep its sandbox paused if we may, else destroy it."""
@@ -99,18 +121,18 @@ class Hands:
         if sandbox is None:
             return
         if not self._keep or not sandbox.alive:
-            await _destroy(sandbox)
+            await self._destroy(sandbox)
             return
         try:
             await sandbox.pause()
         except SandboxError as error:
             log.warning("pause_failed", session_id=session_id, error=str(error))
-            await _destroy(sandbox)
+            await self._destroy(sandbox)
             return
         self._paused[session_id] = sandbox
         while len(self._paused) > self._keep:
             _, oldest = self._paused.popitem(last=False)
-            await _destroy(oldest)
+            await self._destroy(oldest)
 
     async def forget(self, session_id: str) -> None:
         """The session was deleted: destroy its sandbox and its workspace."""
@@ -127,7 +149,7 @@ class Hands:
     async def aclose(self) -> None:
         """Destroy every sandbox; workspaces stay."""
         for sandbox in [*self._live.values(), *self._paused.values()]:
-            await _destroy(sandbox)
+            await self._destroy(sandbox)
         self._live.clear()
         self._paused.clear()
 
@@ -142,12 +164,11 @@ class Hands:
         else:
             if sandbox.alive:
                 return sandbox
-        await _destroy(sandbox)
+        await self._destroy(sandbox)
         return None
 
     async def _create(self, session_id: str) -> Sandbox:
-        more = self._mounts.get(session_id, ())
-        spec = replace(self._spec, mounts=(*self._spec.mounts, *more)) if more else self._spec
+        spec = self._spec_of(session_id)
         for attempt in range(_BUSY_ATTEMPTS):
             try:
                 return await self._provider.create(spec, session_id)
@@ -157,10 +178,35 @@ class Hands:
                 await anyio.sleep(backoff_s(attempt, 0.25, 5.0, self._rand()))
         raise AssertionError("unreachable")
 
+    def _spec_of(self, session_id: str) -> SandboxSpec:
+        mounts = (*self._spec.mounts, *self._mounts.get(session_id, ()))
+        spec = replace(self._spec, mounts=mounts)
+        outlet = self._outlets.get(session_id)
+        if outlet is None:
+            return spec
+        if self._captures is None or not self._provider.capabilities.egress:
+            raise SandboxUnavailable(
+                f"sandboxes of {self._provider.name!r} cannot be held to names of hosts",
+                "use a provider that can (bubblewrap), or give the environment no network",
+            )
+        variables = {**spec.environment, **outlet.environment}
+        return replace(spec, egress="names", trust=outlet.trust, environment=variables)
 
-async def _destroy(sandbox: Sandbox) -> None:
-    try:
-        await sandbox.destroy()
-    except SandboxError as error:
-        # What is left of it is swept at the next start.
-        log.warning("destroy_failed", sandbox_id=sandbox.sandbox_id, error=str(error))
+    async def _connect(self, session_id: str, sandbox: Sandbox) -> None:
+        """See that a sandbox reaches what it may now; without an outlet, nothing."""
+        if self._captures is None:
+            return
+        outlet = self._outlets.get(session_id)
+        if outlet is None:
+            await self._captures.detach(session_id)
+            return
+        await self._captures.attach(sandbox, outlet)
+
+    async def _destroy(self, sandbox: Sandbox) -> None:
+        if self._captures is not None:
+            await self._captures.detach(sandbox.sandbox_id)
+        try:
+            await sandbox.destroy()
+        except SandboxError as error:
+            # What is left of it is swept at the next start.
+            log.warning("destroy_failed", sandbox_id=sandbox.sandbox_id, error=str(error))

@@ -5,8 +5,16 @@ from typing import Any
 import anyio
 import pytest
 
+from intramuros.execution.egress.base import Outlet
+from intramuros.execution.egress.names import WEB_PORTS
 from intramuros.execution.hands import Hands
-from intramuros.execution.sandbox.base import Mount, SandboxBusy, SandboxError, SandboxSpec
+from intramuros.execution.sandbox.base import (
+    Mount,
+    SandboxBusy,
+    SandboxError,
+    SandboxSpec,
+    SandboxUnavailable,
+)
 from tests.fakes.sandbox import FakeProvider, FakeSandbox
 
 pytestmark = pytest.mark.anyio
@@ -166,3 +174,121 @@ async def test_a_session_is_shown_what_it_was_equipped_with() -> None:
     await pool.drop("a")
     await pool.take("a")
     assert provider.created[-1][0].mounts == ()
+
+
+class Anything:
+    def admits(self, name: str) -> bool:
+        return True
+
+    def ports(self) -> frozenset[int]:
+        return WEB_PORTS
+
+
+class NoGate:
+    async def serve(self, stream: Any, name: str, port: int) -> None:
+        await stream.aclose()
+
+
+class FakeCaptures:
+    """Notes what is attached to what."""
+
+    def __init__(self) -> None:
+        self.now: dict[str, Outlet] = {}
+        self.log: list[str] = []
+        self.fails = False
+
+    async def attach(self, sandbox: Any, outlet: Outlet) -> None:
+        if self.fails:
+            raise SandboxError("the sandbox's network cannot be joined")
+        assert sandbox.alive
+        self.log.append(f"attach {sandbox.sandbox_id}")
+        self.now[sandbox.sandbox_id] = outlet
+
+    async def detach(self, sandbox_id: str) -> None:
+        self.log.append(f"detach {sandbox_id}")
+        self.now.pop(sandbox_id, None)
+
+
+OUTLET = Outlet(Anything(), NoGate(), Path("/ca.pem"), {"TOKEN": "placeholder"})
+
+
+def caught(provider: FakeProvider, captures: FakeCaptures, keep: int = 0) -> Hands:
+    made: Any = captures
+    spec = SandboxSpec(environment={"A": "1"})
+    return Hands(provider, spec, lambda: 0.0, keep=keep, captures=made)
+
+
+async def test_without_an_outlet_a_sandbox_has_no_network() -> None:
+    provider, captures = FakeProvider(egress=True), FakeCaptures()
+    pool = caught(provider, captures)
+    await pool.take("a")
+    [(spec, _)] = provider.created
+    assert (spec.egress, spec.trust, dict(spec.environment)) == ("none", None, {"A": "1"})
+    assert captures.now == {}
+
+
+async def test_with_an_outlet_it_is_caught_before_it_is_used_and_until_it_goes() -> None:
+    provider, captures = FakeProvider(egress=True), FakeCaptures()
+    pool = caught(provider, captures)
+    pool.equip("a", (), OUTLET)
+    await pool.take("a")
+    [(spec, _)] = provider.created
+    assert (spec.egress, spec.trust) == ("names", Path("/ca.pem"))
+    assert dict(spec.environment) == {"A": "1", "TOKEN": "placeholder"}
+    assert captures.now == {"a": OUTLET}
+    await pool.drop("a")
+    assert captures.now == {}
+    assert captures.log[-1] == "detach a"
+    assert provider.destroyed == ["a"]
+
+
+async def test_a_sandbox_that_cannot_be_caught_is_not_used() -> None:
+    provider, captures = FakeProvider(egress=True), FakeCaptures()
+    pool = caught(provider, captures)
+    pool.equip("a", (), OUTLET)
+    captures.fails = True
+    for _ in range(2):
+        with pytest.raises(SandboxError, match="joined"):
+            await pool.take("a")
+    captures.fails = False
+    await pool.take("a")
+    assert captures.now == {"a": OUTLET}
+
+
+async def test_a_provider_that_cannot_hold_it_to_names_says_so() -> None:
+    for provider, captures in ((FakeProvider(), FakeCaptures()), (FakeProvider(egress=True), None)):
+        pool = Hands(provider, SandboxSpec(), lambda: 0.0, captures=captures)  # type: ignore[arg-type]
+        pool.equip("a", (), OUTLET)
+        with pytest.raises(SandboxUnavailable, match="held to names"):
+            await pool.take("a")
+        assert provider.created == []
+
+
+async def test_a_resumed_sandbox_reaches_what_its_session_may_now() -> None:
+    provider, captures = FakeProvider(egress=True, pause=True), FakeCaptures()
+    pool = caught(provider, captures, keep=1)
+    pool.equip("a", (), OUTLET)
+    first = await pool.take("a")
+    await pool.rest("a")
+    pool.equip("a", ())
+    assert captures.now == {"a": OUTLET}
+    stricter = Outlet(Anything(), NoGate())
+    pool.equip("a", (), stricter)
+    assert await pool.take("a") is first
+    assert captures.now == {"a": stricter}
+    await pool.rest("a")
+    pool.equip("a", ())
+    assert await pool.take("a") is first
+    assert captures.now == {}
+
+
+async def test_closing_detaches_every_sandbox() -> None:
+    provider, captures = FakeProvider(egress=True, pause=True), FakeCaptures()
+    pool = caught(provider, captures, keep=1)
+    for name in "ab":
+        pool.equip(name, (), OUTLET)
+        await pool.take(name)
+    await pool.rest("a")
+    await pool.aclose()
+    assert captures.now == {}
+    assert sorted(provider.destroyed) == ["a", "b"]

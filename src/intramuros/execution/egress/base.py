@@ -3,6 +3,9 @@
 The capture knows names and ports only; every decision about what may be said to whom is the gate's.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from anyio.abc import SocketStream
@@ -24,4 +27,16 @@ class Gate(Protocol):
         ...
 
 
-__all__ = ["Gate", "Names", "canonical"]
+@dataclass(frozen=True)
+class Outlet:
+    """What the sandbox of one session may reach, and what it is told for that."""
+
+    names: Names
+    gate: Gate
+    trust: Path | None = None
+    """PEM certificates that programs inside trust instead of the system's; readable by all."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables of programs inside; placeholders, never a secret."""
+
+
+__all__ = ["Gate", "Names", "Outlet", "canonical"]

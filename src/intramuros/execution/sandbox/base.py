@@ -27,6 +27,8 @@ MIB = 1024 * KIB
 GIB = 1024 * MIB
 
 WORKSPACE = "/workspace"
+RESOLVER = "198.18.0.1"
+"""Name server of a sandbox with egress, an address that is set aside for tests (RFC 2544)."""
 
 
 class SandboxError(DomainError):
@@ -97,7 +99,11 @@ class SandboxSpec:
     mounts: tuple[Mount, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     """Placeholders only: a credential never enters a sandbox."""
-    egress: Literal["none"] = "none"
+    egress: Literal["none", "names"] = "none"
+    """``names`` gives it a resolver at :data:`RESOLVER`; still nothing of the host's network shows,
+    and whoever makes the sandbox must serve what it connects to (:meth:`Sandbox.network`)."""
+    trust: Path | None = None
+    """Host file with the PEM certificates that programs inside trust, instead of the system's."""
     user: str = "agent"
 
 
@@ -142,6 +148,8 @@ class Capabilities:
     disk_quota: Literal["none", "watched", "hard"]
     distinct_uids: bool
     """True when each live sandbox has a host uid of its own."""
+    egress: bool = False
+    """Whether its sandboxes can have a network of which every connection is caught."""
     snapshots: bool = False
     gpu: bool = False
     ssh: bool = False
@@ -158,6 +166,15 @@ class Sandbox(Protocol):
     @property
     def alive(self) -> bool:
         """False once its process 1 is gone."""
+        ...
+
+    def network(self) -> int:
+        """Return a descriptor of its network namespace, which the caller closes.
+
+        Raises:
+            SandboxError: it has none of its own.
+            SandboxGone: its processes are dead.
+        """
         ...
 
     async def call(self, tool: str, arguments: Mapping[str, Any]) -> ToolOutcome:

@@ -85,6 +85,7 @@ class BubblewrapProvider:
             cpu_limit="cpu" in groups.parents,
             disk_quota="watched",
             distinct_uids=self._root,
+            egress=True,
         )
 
     def probe(self) -> list[Finding]:

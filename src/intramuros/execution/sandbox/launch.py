@@ -18,8 +18,10 @@ from intramuros.execution.sandbox.rootfs import (
     SCRATCH,
     Python,
     base_arguments,
+    egress_arguments,
     image_arguments,
     kernel_arguments,
+    trust_arguments,
 )
 from intramuros.execution.sandbox.runtime import command
 
@@ -90,6 +92,10 @@ def plan(spec: SandboxSpec, places: Places, *, uid: int, seccomp: bool) -> Plan:
         argv += base_arguments(runtime)
     else:
         argv += image_arguments(spec.rootfs, source(spec.rootfs), runtime)
+    if spec.egress == "names":
+        argv += egress_arguments(runtime)
+    if spec.trust is not None:
+        argv += trust_arguments(source(spec.trust), spec.rootfs or Path("/"))
     argv += kernel_arguments()
     if places.python.host_prefix is not None:
         argv += ["--ro-bind", source(places.python.host_prefix), PYTHON_TARGET]

@@ -25,7 +25,7 @@ from intramuros.execution.sandbox.base import (
 from intramuros.execution.sandbox.cgroups import Group
 from intramuros.execution.sandbox.channel import Channel
 from intramuros.execution.sandbox.quota import Quota
-from intramuros.execution.sandbox.rootfs import Python
+from intramuros.execution.sandbox.rootfs import TRUST, TRUSTING, Python
 from intramuros.execution.tools.calls import BadArguments, Call, encode_call
 from intramuros.execution.tools.outcomes import decode_answer
 from intramuros.kernel.telemetry import logger
@@ -89,6 +89,26 @@ class LiveSandbox:
         """Host pid of its outermost process."""
         return self._handles.pid
 
+    def network(self) -> int:
+        """Return a descriptor of its network namespace, which the caller closes."""
+        outer = self._handles.pid
+        inner = processes.first_child(outer)
+        if inner is None or not self.alive:
+            raise SandboxGone(f"sandbox {self._id} is gone")
+        try:
+            pinned = os.open(f"/proc/{inner}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise SandboxGone(f"sandbox {self._id} is gone") from error
+        try:
+            # Its number may have gone to another process before it was pinned, but never after.
+            if processes.first_child(outer) != inner or not self.alive:
+                raise SandboxGone(f"sandbox {self._id} is gone")
+            return os.open("ns/net", os.O_RDONLY | os.O_CLOEXEC, dir_fd=pinned)
+        except OSError as error:
+            raise SandboxError(f"sandbox {self._id} does not show its network") from error
+        finally:
+            os.close(pinned)
+
     async def configure(self, python: Python) -> None:
         """Give process 1 its settings and wait until it serves."""
         limits = self._spec.limits
@@ -118,6 +138,8 @@ class LiveSandbox:
             "LANG": "C.UTF-8",
             "PWD": WORKSPACE,
         }
+        if self._spec.trust is not None:
+            base |= dict.fromkeys(TRUSTING, TRUST)
         given = self._spec.environment
         # The vendor's own variables never reach a shell (contract 23.9).
         return base | {k: v for k, v in given.items() if not k.startswith("ANTHROPIC_")}

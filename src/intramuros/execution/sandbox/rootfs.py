@@ -9,6 +9,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from intramuros.execution.sandbox.base import RESOLVER
+
 PYTHON_TARGET = "/opt/python"
 LIBRARY_TARGET = "/opt/intramuros"
 AGENT_ID = 1000
@@ -54,6 +56,36 @@ MADE_UP = {
     "hostname": "sandbox\n",
 }
 """Files of /etc that every sandbox gets instead of the host's."""
+
+RESOLVING = {
+    "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
+    "resolv.conf": f"nameserver {RESOLVER}\noptions timeout:3 attempts:2\n",
+}
+"""Those of a sandbox with egress."""
+
+TRUST = "/etc/ca-bundle.pem"
+"""Where what a sandbox trusts is, whatever its image."""
+_TRUST_PLACES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/ssl/cert.pem",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ca-certificates/extracted/tls-ca-bundle.pem",
+)
+"""Where programs of one distribution or another look."""
+TRUSTING = (
+    "SSL_CERT_FILE",
+    "CURL_CA_BUNDLE",
+    "REQUESTS_CA_BUNDLE",
+    "NODE_EXTRA_CA_CERTS",
+    "GIT_SSL_CAINFO",
+    "PIP_CERT",
+    "AWS_CA_BUNDLE",
+    "CARGO_HTTP_CAINFO",
+    "DENO_CERT",
+)
+"""Variables by which programs that do not look there are told."""
 
 SCRATCH = {"/tmp": "1777", "/dev/shm": "1777", "/home/agent": "0700"}  # noqa: S108 - names inside
 """Temporary file systems and their modes."""
@@ -115,6 +147,32 @@ def base_arguments(runtime: str) -> list[str]:
         if host.exists():
             arguments += ["--ro-bind", str(host), f"/etc/{name}"]
     return [*arguments, *_made_up(runtime)]
+
+
+def egress_arguments(runtime: str) -> list[str]:
+    """Return bwrap's arguments for looking up names; they come after the root's."""
+    arguments = []
+    for name in RESOLVING:
+        arguments += ["--ro-bind", f"{runtime}/resolving/{name}", f"/etc/{name}"]
+    return arguments
+
+
+def trust_arguments(bundle: str, root: Path) -> list[str]:
+    """Return bwrap's arguments for what programs trust; they come after the root's.
+
+    Only plain files are covered: a link leads to one of the others, or out of the image.
+
+    Args:
+        bundle: the file, as bwrap sees it.
+        root: where the root directory is on the host; ``/`` without an image.
+    """
+    arguments = ["--ro-bind", bundle, TRUST]
+    for place in _TRUST_PLACES:
+        host = root / place.lstrip("/")
+        parents = [parent for parent in host.parents if parent.is_relative_to(root)]
+        if host.is_file() and not any(path.is_symlink() for path in (host, *parents[:-1])):
+            arguments += ["--ro-bind", bundle, place]
+    return arguments
 
 
 def _made_up(runtime: str) -> list[str]:

@@ -16,7 +16,13 @@ import anyio
 
 from intramuros.execution.sandbox import bwrap, inside
 from intramuros.execution.sandbox.base import SandboxUnavailable
-from intramuros.execution.sandbox.rootfs import LIBRARY_TARGET, MADE_UP, PYTHON_TARGET, Python
+from intramuros.execution.sandbox.rootfs import (
+    LIBRARY_TARGET,
+    MADE_UP,
+    PYTHON_TARGET,
+    RESOLVING,
+    Python,
+)
 
 _PACKAGE = ("intramuros", "execution", "sandbox", "inside")
 _COMPILE_S = 60
@@ -63,7 +69,7 @@ async def build(directory: Path, python: Python, binary: Path) -> Runtime:
     sources = {path.name: path.read_text() for path in _sources()}
     info = await anyio.Path(binary).stat()
     about = [python.inside, str(python.host_prefix), str(binary), info.st_size, info.st_mtime_ns]
-    described = json.dumps([sources, MADE_UP, about])
+    described = json.dumps([sources, MADE_UP, RESOLVING, about])
     target = directory / hashlib.sha256(described.encode()).hexdigest()[:16]
     if target.is_dir():
         return _existing(target, binary)
@@ -100,8 +106,10 @@ def _sources() -> list[Path]:
 
 def _write(draft: Path, sources: dict[str, str]) -> None:
     (draft / "etc").mkdir()
-    for name, text in MADE_UP.items():
-        (draft / "etc" / name).write_text(text)
+    (draft / "resolving").mkdir()
+    for folder, files in (("etc", MADE_UP), ("resolving", RESOLVING)):
+        for name, text in files.items():
+            (draft / folder / name).write_text(text)
     package = draft / "lib"
     for part in _PACKAGE:
         package /= part

@@ -9,6 +9,7 @@ from intramuros.kernel.errors import DomainError, Kind, OperatorError
 def test_a_spec_denies_by_default() -> None:
     spec = base.SandboxSpec()
     assert spec.egress == "none"
+    assert spec.trust is None
     assert spec.mounts == ()
     assert dict(spec.environment) == {}
     assert base.Mount(base.Path("/x"), "/mnt/x").read_only

@@ -4,7 +4,8 @@ import pytest
 
 from intramuros.execution.sandbox.base import MIB, Limits, Mount, SandboxError, SandboxSpec
 from intramuros.execution.sandbox.launch import Places, Plan, check_mount, plan
-from intramuros.execution.sandbox.rootfs import Python
+from intramuros.execution.sandbox.launcher import STAGE
+from intramuros.execution.sandbox.rootfs import TRUST, Python
 
 
 def planned(tmp_path: Path, spec: SandboxSpec | None = None, **more: object) -> Plan:
@@ -108,3 +109,33 @@ def test_without_a_filter_none_is_promised(tmp_path: Path) -> None:
     shape = plan(SandboxSpec(), places, uid=1, seccomp=False)
     assert "--seccomp" not in shape.argv
     assert shape.program == "/usr/bin/bwrap"
+
+
+def test_without_egress_nothing_is_looked_up_or_trusted_anew(tmp_path: Path) -> None:
+    argv = planned(tmp_path).argv
+    assert not any("resolving" in part for part in argv)
+    assert TRUST not in argv
+    assert "--unshare-net" in argv
+
+
+def test_egress_shows_a_resolver_and_takes_no_namespace_back(tmp_path: Path) -> None:
+    spec = SandboxSpec(egress="names")
+    argv = planned(tmp_path, spec).argv
+    shown = dict(pairs(argv, "--ro-bind"))
+    assert shown[f"{STAGE}/0/resolving/resolv.conf"] == "/etc/resolv.conf"
+    assert shown[f"{STAGE}/0/resolving/nsswitch.conf"] == "/etc/nsswitch.conf"
+    plain = planned(tmp_path).argv
+    assert [part for part in argv if part.startswith("--unshare")] == [
+        part for part in plain if part.startswith("--unshare")
+    ]
+    # Later binds cover earlier ones.
+    assert argv.index(f"{STAGE}/0/resolving/resolv.conf") > argv.index(f"{STAGE}/0/etc/resolv.conf")
+
+
+def test_what_is_trusted_is_staged_and_covers_the_systems(tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_text("ours")
+    plan = planned(tmp_path, SandboxSpec(egress="names", trust=bundle))
+    staged = f"{STAGE}/{plan.stage.index(str(bundle))}"
+    targets = [target for source, target in pairs(plan.argv, "--ro-bind") if source == staged]
+    assert targets[0] == TRUST

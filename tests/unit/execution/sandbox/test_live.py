@@ -9,6 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from intramuros.execution.sandbox import processes
 from intramuros.execution.sandbox.base import (
     Limits,
     Mount,
@@ -21,7 +22,7 @@ from intramuros.execution.sandbox.base import (
 from intramuros.execution.sandbox.channel import Channel
 from intramuros.execution.sandbox.inside.frames import Reader, encode
 from intramuros.execution.sandbox.live import Handles, LiveSandbox
-from intramuros.execution.sandbox.rootfs import Python
+from intramuros.execution.sandbox.rootfs import TRUST, TRUSTING, Python
 
 pytestmark = pytest.mark.anyio
 
@@ -77,6 +78,46 @@ async def test_process_1_is_told_places_and_limits(stage: Stage) -> None:
     assert b"ANTHROPIC" not in config["env"]
     # No group limits memory here, so each process is limited by itself.
     assert int(config["address_space"]) == Limits().memory_bytes
+
+
+async def test_programs_are_told_whom_to_trust_where_that_differs(tmp_path: Path) -> None:
+    spec = SandboxSpec(trust=tmp_path / "bundle.pem", environment={"PIP_CERT": "/mine"})
+    made = Stage(spec, tmp_path)
+    told = made.sandbox._environment(Python("/usr/bin/python3"))
+    assert {told[name] for name in TRUSTING} == {TRUST, "/mine"}
+    assert told["PIP_CERT"] == "/mine"
+    await made.sandbox.destroy()
+    made.process.wait()
+    made.theirs.close()
+
+
+async def test_its_network_is_that_of_its_innermost_process(stage: Stage) -> None:
+    with anyio.fail_after(5):
+        while processes.first_child(stage.process.pid) is None:  # noqa: ASYNC110 - bounded
+            await anyio.sleep(0.005)
+    found = stage.sandbox.network()
+    try:
+        # The stand-in for a sandbox shares the host's network; a real one does not.
+        assert os.path.samestat(os.fstat(found), os.stat("/proc/self/ns/net"))  # noqa: PTH116
+        assert not os.get_inheritable(found)
+    finally:
+        os.close(found)
+
+
+async def test_a_dead_sandbox_has_no_network(stage: Stage) -> None:
+    await stage.sandbox.destroy()
+    with pytest.raises(SandboxGone):
+        stage.sandbox.network()
+
+
+async def test_a_network_of_somebody_elses_is_not_taken_for_its(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Process 1 ends while it is looked up, and its number goes to another process.
+    numbers = [os.getpid(), None]
+    monkeypatch.setattr(processes, "first_child", lambda _: numbers.pop(0))
+    with pytest.raises(SandboxGone):
+        stage.sandbox.network()
 
 
 async def test_input_that_does_not_fit_never_enters(stage: Stage) -> None:

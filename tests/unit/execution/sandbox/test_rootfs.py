@@ -2,7 +2,13 @@ import os
 from pathlib import Path
 
 from intramuros.execution.sandbox import rootfs
-from intramuros.execution.sandbox.rootfs import Python, find_python, image_arguments
+from intramuros.execution.sandbox.base import RESOLVER
+from intramuros.execution.sandbox.rootfs import (
+    Python,
+    find_python,
+    image_arguments,
+    trust_arguments,
+)
 
 
 def test_the_system_s_python_is_preferred(tmp_path: Path) -> None:
@@ -62,3 +68,33 @@ def test_what_the_kernel_shows_is_masked_where_it_exists() -> None:
     masked = {arguments[n + 2] for n, word in enumerate(arguments) if word == "--ro-bind"}
     for name in ("kcore", "keys", "timer_list"):
         assert (f"/proc/{name}" in masked) == os.path.exists(f"/proc/{name}")  # noqa: PTH110 - beside /proc
+
+
+def test_names_can_be_looked_up_only_where_that_is_wanted() -> None:
+    assert "dns" not in rootfs.MADE_UP["nsswitch.conf"]
+    assert "hosts: files dns" in rootfs.RESOLVING["nsswitch.conf"]
+    assert f"nameserver {RESOLVER}\n" in rootfs.RESOLVING["resolv.conf"]
+    assert set(rootfs.RESOLVING) <= set(rootfs.MADE_UP)
+
+
+def test_what_is_trusted_covers_each_plain_file_that_programs_look_at(tmp_path: Path) -> None:
+    for place in ("etc/ssl/certs/ca-certificates.crt", "etc/pki/tls/certs/ca-bundle.crt"):
+        (tmp_path / place).parent.mkdir(parents=True)
+        (tmp_path / place).write_text("theirs")
+    (tmp_path / "etc/ssl/cert.pem").symlink_to("certs/ca-certificates.crt")
+    arguments = trust_arguments("/staged/1", tmp_path)
+    assert arguments == [
+        *("--ro-bind", "/staged/1", rootfs.TRUST),
+        *("--ro-bind", "/staged/1", "/etc/ssl/certs/ca-certificates.crt"),
+        *("--ro-bind", "/staged/1", "/etc/pki/tls/certs/ca-bundle.crt"),
+    ]
+
+
+def test_an_image_cannot_lead_what_is_trusted_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere/certs").mkdir(parents=True)
+    (tmp_path / "elsewhere/certs/ca-certificates.crt").write_text("x")
+    (tmp_path / "image/etc").mkdir(parents=True)
+    (tmp_path / "image/etc/ssl").symlink_to(tmp_path / "elsewhere")
+    assert trust_arguments("/staged/1", tmp_path / "image") == [
+        *("--ro-bind", "/staged/1", rootfs.TRUST)
+    ]
