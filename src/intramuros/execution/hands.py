@@ -9,7 +9,7 @@ from typing import Final
 import anyio
 
 from intramuros.execution.egress.attach import Captures
-from intramuros.execution.egress.base import Outlet
+from intramuros.execution.egress.base import Passage
 from intramuros.execution.sandbox.base import (
     Mount,
     Provider,
@@ -45,7 +45,7 @@ class Hands:
 
         Args:
             keep: how many sandboxes may wait paused for their session's next item.
-            captures: catch the connections of sandboxes that get an outlet; None gives them none.
+            captures: catch the connections of sandboxes that get a passage; None gives them none.
         """
         self._provider = provider
         self._spec = spec
@@ -53,7 +53,7 @@ class Hands:
         self._keep = keep if provider.capabilities.pause != "none" else 0
         self._captures = captures
         self._mounts: dict[str, tuple[Mount, ...]] = {}
-        self._outlets: dict[str, Outlet] = {}
+        self._passages: dict[str, Passage] = {}
         self._live: dict[str, Sandbox] = {}
         self._paused: OrderedDict[str, Sandbox] = OrderedDict()
         self._turns: dict[str, anyio.Lock] = {}
@@ -73,21 +73,21 @@ class Hands:
                     self._turns.pop(session_id, None)
 
     def equip(
-        self, session_id: str, mounts: tuple[Mount, ...], outlet: Outlet | None = None
+        self, session_id: str, mounts: tuple[Mount, ...], passage: Passage | None = None
     ) -> None:
         """Show these in the sandboxes made for a session from now on; none takes them back.
 
         Args:
-            outlet: what those sandboxes may reach; None is nothing.
+            passage: what those sandboxes may reach; None is nothing.
         """
         if mounts:
             self._mounts[session_id] = mounts
         else:
             self._mounts.pop(session_id, None)
-        if outlet is not None:
-            self._outlets[session_id] = outlet
+        if passage is not None:
+            self._passages[session_id] = passage
         else:
-            self._outlets.pop(session_id, None)
+            self._passages.pop(session_id, None)
 
     def rests(self, session_id: str) -> bool:
         """Tell whether the session's sandbox is kept paused, with all that it has mounted."""
@@ -181,26 +181,26 @@ class Hands:
     def _spec_of(self, session_id: str) -> SandboxSpec:
         mounts = (*self._spec.mounts, *self._mounts.get(session_id, ()))
         spec = replace(self._spec, mounts=mounts)
-        outlet = self._outlets.get(session_id)
-        if outlet is None:
+        passage = self._passages.get(session_id)
+        if passage is None:
             return spec
         if self._captures is None or not self._provider.capabilities.egress:
             raise SandboxUnavailable(
                 f"sandboxes of {self._provider.name!r} cannot be held to names of hosts",
                 "use a provider that can (bubblewrap), or give the environment no network",
             )
-        variables = {**spec.environment, **outlet.environment}
-        return replace(spec, egress="names", trust=outlet.trust, environment=variables)
+        variables = {**spec.environment, **passage.environment}
+        return replace(spec, egress="names", trust=passage.trust, environment=variables)
 
     async def _connect(self, session_id: str, sandbox: Sandbox) -> None:
-        """See that a sandbox reaches what it may now; without an outlet, nothing."""
+        """See that a sandbox reaches what it may now; without a passage, nothing."""
         if self._captures is None:
             return
-        outlet = self._outlets.get(session_id)
-        if outlet is None:
+        passage = self._passages.get(session_id)
+        if passage is None:
             await self._captures.detach(session_id)
             return
-        await self._captures.attach(sandbox, outlet)
+        await self._captures.attach(sandbox, passage)
 
     async def _destroy(self, sandbox: Sandbox) -> None:
         if self._captures is not None:

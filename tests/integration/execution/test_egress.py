@@ -16,7 +16,7 @@ from anyio.abc import SocketStream
 
 from intramuros.execution.egress import netns
 from intramuros.execution.egress.attach import Captures
-from intramuros.execution.egress.base import Outlet
+from intramuros.execution.egress.base import Passage
 from intramuros.execution.record import Record
 from intramuros.execution.sandbox.base import Level, SandboxGone, SandboxSpec
 from intramuros.execution.sandbox.bubblewrap import BubblewrapProvider
@@ -99,7 +99,7 @@ async def caught(
     trust.chmod(0o644)
     spec = SandboxSpec(egress="names", trust=trust, environment={"TOKEN": "placeholder"})
     sandbox = await provider.create(spec, "sesn_net")
-    await captures.attach(sandbox, Outlet(Names(), gate))
+    await captures.attach(sandbox, Passage(Names(), gate))
     return Caught(sandbox, captures, gate)
 
 
@@ -267,7 +267,7 @@ async def test_without_a_capture_there_is_no_network_at_all(caught: Caught) -> N
     await caught.python("import socket; print(socket.gethostbyname('api.test'))")
     await caught.captures.detach("sesn_net")
     assert await caught.python(answer) == "ConnectionRefusedError\ngaierror"
-    await caught.captures.attach(caught.sandbox, Outlet(Names(), caught.gate))
+    await caught.captures.attach(caught.sandbox, Passage(Names(), caught.gate))
     lookup = "import socket; print(socket.gethostbyname('api.test'))"
     assert (await caught.python(lookup)).startswith("198.18.")
 
@@ -322,7 +322,7 @@ async def test_two_sandboxes_share_neither_names_nor_networks(
         def admits(self, name: str) -> bool:
             return False
 
-    await captures.attach(other, Outlet(Nothing(), caught.gate))
+    await captures.attach(other, Passage(Nothing(), caught.gate))
     address = await caught.python("import socket; print(socket.gethostbyname('api.test'))")
     attempt = (
         "import socket\n"
@@ -352,4 +352,4 @@ async def test_a_network_is_not_found_once_the_sandbox_is_gone(caught: Caught) -
     await caught.captures.detach("sesn_net")
     await caught.sandbox.destroy()
     with pytest.raises(SandboxGone):
-        await caught.captures.attach(caught.sandbox, Outlet(Names(), caught.gate))
+        await caught.captures.attach(caught.sandbox, Passage(Names(), caught.gate))

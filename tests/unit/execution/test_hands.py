@@ -5,7 +5,7 @@ from typing import Any
 import anyio
 import pytest
 
-from intramuros.execution.egress.base import Outlet
+from intramuros.execution.egress.base import Passage
 from intramuros.execution.egress.names import WEB_PORTS
 from intramuros.execution.hands import Hands
 from intramuros.execution.sandbox.base import (
@@ -193,23 +193,23 @@ class FakeCaptures:
     """Notes what is attached to what."""
 
     def __init__(self) -> None:
-        self.now: dict[str, Outlet] = {}
+        self.now: dict[str, Passage] = {}
         self.log: list[str] = []
         self.fails = False
 
-    async def attach(self, sandbox: Any, outlet: Outlet) -> None:
+    async def attach(self, sandbox: Any, passage: Passage) -> None:
         if self.fails:
             raise SandboxError("the sandbox's network cannot be joined")
         assert sandbox.alive
         self.log.append(f"attach {sandbox.sandbox_id}")
-        self.now[sandbox.sandbox_id] = outlet
+        self.now[sandbox.sandbox_id] = passage
 
     async def detach(self, sandbox_id: str) -> None:
         self.log.append(f"detach {sandbox_id}")
         self.now.pop(sandbox_id, None)
 
 
-OUTLET = Outlet(Anything(), NoGate(), Path("/ca.pem"), {"TOKEN": "placeholder"})
+PASSAGE = Passage(Anything(), NoGate(), Path("/ca.pem"), {"TOKEN": "placeholder"})
 
 
 def caught(provider: FakeProvider, captures: FakeCaptures, keep: int = 0) -> Hands:
@@ -218,7 +218,7 @@ def caught(provider: FakeProvider, captures: FakeCaptures, keep: int = 0) -> Han
     return Hands(provider, spec, lambda: 0.0, keep=keep, captures=made)
 
 
-async def test_without_an_outlet_a_sandbox_has_no_network() -> None:
+async def test_without_a_passage_a_sandbox_has_no_network() -> None:
     provider, captures = FakeProvider(egress=True), FakeCaptures()
     pool = caught(provider, captures)
     await pool.take("a")
@@ -227,15 +227,15 @@ async def test_without_an_outlet_a_sandbox_has_no_network() -> None:
     assert captures.now == {}
 
 
-async def test_with_an_outlet_it_is_caught_before_it_is_used_and_until_it_goes() -> None:
+async def test_with_a_passage_it_is_caught_before_it_is_used_and_until_it_goes() -> None:
     provider, captures = FakeProvider(egress=True), FakeCaptures()
     pool = caught(provider, captures)
-    pool.equip("a", (), OUTLET)
+    pool.equip("a", (), PASSAGE)
     await pool.take("a")
     [(spec, _)] = provider.created
     assert (spec.egress, spec.trust) == ("names", Path("/ca.pem"))
     assert dict(spec.environment) == {"A": "1", "TOKEN": "placeholder"}
-    assert captures.now == {"a": OUTLET}
+    assert captures.now == {"a": PASSAGE}
     await pool.drop("a")
     assert captures.now == {}
     assert captures.log[-1] == "detach a"
@@ -245,20 +245,20 @@ async def test_with_an_outlet_it_is_caught_before_it_is_used_and_until_it_goes()
 async def test_a_sandbox_that_cannot_be_caught_is_not_used() -> None:
     provider, captures = FakeProvider(egress=True), FakeCaptures()
     pool = caught(provider, captures)
-    pool.equip("a", (), OUTLET)
+    pool.equip("a", (), PASSAGE)
     captures.fails = True
     for _ in range(2):
         with pytest.raises(SandboxError, match="joined"):
             await pool.take("a")
     captures.fails = False
     await pool.take("a")
-    assert captures.now == {"a": OUTLET}
+    assert captures.now == {"a": PASSAGE}
 
 
 async def test_a_provider_that_cannot_hold_it_to_names_says_so() -> None:
     for provider, captures in ((FakeProvider(), FakeCaptures()), (FakeProvider(egress=True), None)):
         pool = Hands(provider, SandboxSpec(), lambda: 0.0, captures=captures)  # type: ignore[arg-type]
-        pool.equip("a", (), OUTLET)
+        pool.equip("a", (), PASSAGE)
         with pytest.raises(SandboxUnavailable, match="held to names"):
             await pool.take("a")
         assert provider.created == []
@@ -267,12 +267,12 @@ async def test_a_provider_that_cannot_hold_it_to_names_says_so() -> None:
 async def test_a_resumed_sandbox_reaches_what_its_session_may_now() -> None:
     provider, captures = FakeProvider(egress=True, pause=True), FakeCaptures()
     pool = caught(provider, captures, keep=1)
-    pool.equip("a", (), OUTLET)
+    pool.equip("a", (), PASSAGE)
     first = await pool.take("a")
     await pool.rest("a")
     pool.equip("a", ())
-    assert captures.now == {"a": OUTLET}
-    stricter = Outlet(Anything(), NoGate())
+    assert captures.now == {"a": PASSAGE}
+    stricter = Passage(Anything(), NoGate())
     pool.equip("a", (), stricter)
     assert await pool.take("a") is first
     assert captures.now == {"a": stricter}
@@ -286,7 +286,7 @@ async def test_closing_detaches_every_sandbox() -> None:
     provider, captures = FakeProvider(egress=True, pause=True), FakeCaptures()
     pool = caught(provider, captures, keep=1)
     for name in "ab":
-        pool.equip(name, (), OUTLET)
+        pool.equip(name, (), PASSAGE)
         await pool.take(name)
     await pool.rest("a")
     await pool.aclose()

@@ -9,7 +9,7 @@ from typing import Final
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from intramuros.execution.egress.base import Outlet
+from intramuros.execution.egress.base import Passage
 from intramuros.execution.egress.capture import Capture, Means
 from intramuros.execution.egress.netns import Joiner
 from intramuros.execution.record import OUTWARD, Record, RecordFailed
@@ -64,7 +64,7 @@ class Captures:
                 group.cancel_scope.cancel()
                 self._joiner.close()
 
-    async def attach(self, sandbox: Sandbox, outlet: Outlet) -> None:
+    async def attach(self, sandbox: Sandbox, passage: Passage) -> None:
         """Catch what a sandbox connects to from now on.
 
         One that is caught already goes on under the new terms; on the same ports, which are opened
@@ -75,13 +75,13 @@ class Captures:
         """
         held = self._held.get(sandbox.sandbox_id)
         if held is not None:
-            held.capture.renew(outlet)
+            held.capture.renew(passage)
             return
         if self._group is None:
             raise SandboxError("nothing catches the connections of sandboxes now")
         network = sandbox.network()
         try:
-            sockets = await self._joiner.open(network, outlet.names.ports())
+            sockets = await self._joiner.open(network, passage.names.ports())
         finally:
             os.close(network)
         try:
@@ -91,7 +91,7 @@ class Captures:
                 await self._note(sandbox_id, name)
 
             means = Means(self._clock, refused, self._each)
-            held = _Held(Capture(sandbox_id, sockets, outlet, means))
+            held = _Held(Capture(sandbox_id, sockets, passage, means))
             await self._group.start(self._hold, sandbox_id, held)
         except BaseException:
             sockets.close()

@@ -28,7 +28,7 @@ class Gate(Protocol):
 
 
 @dataclass(frozen=True)
-class Outlet:
+class Passage:
     """What the sandbox of one session may reach, and what it is told for that."""
 
     names: Names
@@ -39,4 +39,4 @@ class Outlet:
     """Variables of programs inside; placeholders, never a secret."""
 
 
-__all__ = ["Gate", "Names", "Outlet", "canonical"]
+__all__ = ["Gate", "Names", "Passage", "canonical"]

@@ -16,7 +16,7 @@ import anyio
 from anyio.abc import SocketStream, TaskGroup, TaskStatus
 
 from intramuros.execution.egress.addresses import Addresses
-from intramuros.execution.egress.base import Outlet
+from intramuros.execution.egress.base import Passage
 from intramuros.execution.egress.dns import MAX_QUERY_BYTES, Answerer
 from intramuros.execution.egress.netns import Sockets
 from intramuros.execution.egress.pace import Pace
@@ -62,28 +62,28 @@ class Capture:
         self,
         sandbox_id: str,
         sockets: Sockets,
-        outlet: Outlet,
+        passage: Passage,
         means: Means,
         addresses: Addresses | None = None,
     ) -> None:
         self._id = sandbox_id
         self._sockets = sockets
-        self._outlet = outlet
+        self._passage = passage
         self._clock = means.clock
         self._refused = means.refused
         self._slots = anyio.Semaphore(means.max_connections)
         self._addresses = Addresses() if addresses is None else addresses
-        self._answerer = Answerer(outlet.names, self._addresses, self._note)
+        self._answerer = Answerer(passage.names, self._addresses, self._note)
         self._told: set[str] = set()
         self._to_tell: list[str] = []
         now = means.clock.monotonic()
         self._connections = Pace(_CONNECTIONS_PER_S, _CONNECTION_BURST, now)
         self._queries = Pace(_QUERIES_PER_S, _QUERY_BURST, now)
 
-    def renew(self, outlet: Outlet) -> None:
+    def renew(self, passage: Passage) -> None:
         """Judge by these from now on; names keep their addresses, connections their gate."""
-        self._outlet = outlet
-        self._answerer.names = outlet.names
+        self._passage = passage
+        self._answerer.names = passage.names
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
         """Catch connections until cancelled; every one of them ends with this."""
@@ -123,7 +123,7 @@ class Capture:
         except OSError:
             return None
         name = self._addresses.name(address)
-        return name if name is not None and self._outlet.names.admits(name) else None
+        return name if name is not None and self._passage.names.admits(name) else None
 
     async def _serve(self, made: socket.socket, name: str, port: int) -> None:
         """Let the gate serve one connection; its failure is this connection's alone."""
@@ -131,7 +131,7 @@ class Capture:
         try:
             made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             stream = await SocketStream.from_socket(made)
-            await self._outlet.gate.serve(stream, name, port)
+            await self._passage.gate.serve(stream, name, port)
         except Exception:
             log.exception("egress_connection_failed", sandbox=self._id, name=name, port=port)
         finally:

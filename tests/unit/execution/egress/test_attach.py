@@ -10,7 +10,7 @@ import pytest
 
 from intramuros.execution.egress import attach as tested
 from intramuros.execution.egress.attach import Captures, share
-from intramuros.execution.egress.base import Outlet
+from intramuros.execution.egress.base import Passage
 from intramuros.execution.egress.names import WEB_PORTS
 from intramuros.execution.egress.netns import Sockets
 from intramuros.execution.record import Record
@@ -33,7 +33,7 @@ class Silent:
         await stream.aclose()
 
 
-OUTLET = Outlet(Names(), Silent())
+PASSAGE = Passage(Names(), Silent())
 
 
 class Networked:
@@ -89,7 +89,7 @@ def sandbox(sandbox_id: str = "sesn_1") -> Any:
 
 async def test_a_sandbox_is_attached_until_it_is_detached(captures: Captures) -> None:
     async with captures.opened():
-        await captures.attach(sandbox(), OUTLET)
+        await captures.attach(sandbox(), PASSAGE)
         assert captures.attached("sesn_1")
         assert not captures.attached("sesn_2")
         await captures.detach("sesn_1")
@@ -101,27 +101,27 @@ async def test_a_sandbox_is_attached_until_it_is_detached(captures: Captures) ->
 
 async def test_attaching_again_renews_the_terms_and_opens_nothing(captures: Captures) -> None:
     async with captures.opened():
-        await captures.attach(sandbox(), OUTLET)
-        await captures.attach(sandbox(), Outlet(Names(), Silent()))
+        await captures.attach(sandbox(), PASSAGE)
+        await captures.attach(sandbox(), Passage(Names(), Silent()))
         assert len(joiner_of(captures).opened) == 1
 
 
 async def test_the_end_closes_every_capture(captures: Captures) -> None:
     async with captures.opened():
-        await captures.attach(sandbox("sesn_1"), OUTLET)
-        await captures.attach(sandbox("sesn_2"), OUTLET)
+        await captures.attach(sandbox("sesn_1"), PASSAGE)
+        await captures.attach(sandbox("sesn_2"), PASSAGE)
     assert joiner_of(captures).closed
     assert all(sockets.names.fileno() == -1 for sockets in joiner_of(captures).opened)
     with pytest.raises(SandboxError, match="nothing catches"):
-        await captures.attach(sandbox(), OUTLET)
+        await captures.attach(sandbox(), PASSAGE)
 
 
 async def test_a_capture_that_fails_takes_no_other_along_and_can_be_had_again(
     captures: Captures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with captures.opened():
-        await captures.attach(sandbox("sesn_1"), OUTLET)
-        await captures.attach(sandbox("sesn_2"), OUTLET)
+        await captures.attach(sandbox("sesn_1"), PASSAGE)
+        await captures.attach(sandbox("sesn_2"), PASSAGE)
         broken = joiner_of(captures).opened[0]
         # A descriptor that is closed under it is a defect that nothing else explains.
         anyio.notify_closing(broken.streams[443])
@@ -130,7 +130,7 @@ async def test_a_capture_that_fails_takes_no_other_along_and_can_be_had_again(
                 await anyio.sleep(0.005)
         assert broken.datagrams.fileno() == broken.names.fileno() == -1
         assert captures.attached("sesn_2")
-        await captures.attach(sandbox("sesn_1"), OUTLET)
+        await captures.attach(sandbox("sesn_1"), PASSAGE)
         assert captures.attached("sesn_1")
 
 
@@ -143,7 +143,7 @@ async def test_sockets_are_closed_when_nobody_is_left_to_hold_them(
     monkeypatch.setattr(tested, "Capture", refuse)
     async with captures.opened():
         with pytest.raises(RuntimeError):
-            await captures.attach(sandbox(), OUTLET)
+            await captures.attach(sandbox(), PASSAGE)
     (sockets,) = joiner_of(captures).opened
     assert sockets.names.fileno() == -1
 

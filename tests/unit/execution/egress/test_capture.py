@@ -16,7 +16,7 @@ from anyio.abc import SocketStream
 
 from intramuros.execution.egress import capture as tested
 from intramuros.execution.egress.addresses import Addresses
-from intramuros.execution.egress.base import Outlet
+from intramuros.execution.egress.base import Passage
 from intramuros.execution.egress.capture import MAX_REFUSED, Capture, Means
 from intramuros.execution.egress.names import WEB_PORTS
 from intramuros.execution.egress.netns import Sockets
@@ -109,7 +109,7 @@ async def running(gate: Any, *, max_connections: int = 8) -> AsyncIterator[Rig]:
         refused.append(name)
 
     means = Means(SystemClock(), note, max_connections)
-    capture = Capture("sesn_1", sockets, Outlet(names, gate), means, addresses)
+    capture = Capture("sesn_1", sockets, Passage(names, gate), means, addresses)
     rig = Rig(sockets, addresses, names, refused, capture, anyio.CancelScope(), anyio.Event())
 
     async def run(*, task_status: anyio.abc.TaskStatus[None]) -> None:
@@ -183,7 +183,7 @@ async def test_new_terms_hold_for_the_next_connection_and_lookup() -> None:
     async with running(Echo()) as rig:
         async with await rig.connect("api.test") as stream:
             await line(stream)
-            rig.capture.renew(Outlet(Names({"new.test"}), Echo()))
+            rig.capture.renew(Passage(Names({"new.test"}), Echo()))
             await stream.send(b"still\n")
             assert await line(stream) == b"still\n"
         async with await rig.connect("api.test") as stream:
