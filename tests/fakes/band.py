@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from intramuros.control.model.base import ModelError, ModelReply, ModelRequest
-from intramuros.control.session import ensemble, evaluation, outcome
+from intramuros.control.session import ensemble, evaluation, judging, outcome
 from intramuros.control.session.calls import Call
 from intramuros.control.session.evaluation import AskGrader
+from intramuros.control.session.judging import AskJudge
 from intramuros.control.session.state import Member, State, initial
 from intramuros.control.session.turn import (
     CallMcp,
@@ -138,6 +139,12 @@ class Band:
                 if isinstance(verdict, ModelError):
                     return outcome.ungraded(view, effect.aim, verdict, self.context)
                 return evaluation.answered(view, effect.aim, verdict)
+            case AskJudge():
+                drafts: list[Draft] = []
+                for asked in effect.asked:
+                    self.requests.append(("judge", asked.request))
+                    drafts += judging.answered(view, asked, self.scripts["judge"].popleft())
+                return drafts
             case ListTools():
                 found = {server.name: (QUERY, INSERT) for server in effect.servers}
                 return outcome.listed(view, found)

@@ -6,8 +6,9 @@ from typing import Any
 
 from intramuros.control.mcp.base import McpError, McpFailure, McpResult, McpTool
 from intramuros.control.model.base import Failure, ModelError, ModelReply, ModelRequest, Usage
-from intramuros.control.session import evaluation, outcome
+from intramuros.control.session import evaluation, judging, outcome
 from intramuros.control.session.evaluation import AskGrader
+from intramuros.control.session.judging import AskJudge
 from intramuros.control.session.state import initial
 from intramuros.control.session.turn import (
     CallMcp,
@@ -25,6 +26,7 @@ from tests.fakes.log import MemoryLog
 
 ALLOW = {"type": "always_allow"}
 ASK = {"type": "always_ask"}
+AUTO = {"type": "auto"}
 DB = {"type": "url", "name": "db", "url": "https://db.example/mcp"}
 QUERY = McpTool("query", "Runs SQL.", {"type": "object"}, read_only=True)
 INSERT = McpTool("insert", "Adds a row.", {"type": "object"})
@@ -93,6 +95,11 @@ def verdict(*met: bool, first: int = 1, **more: object) -> ModelReply:
     return uses(use("grade_criteria", grades=grades, **more))
 
 
+def opinion(verdict: object, why: str = "So it is.") -> ModelReply:
+    """What a judge of calls answers."""
+    return uses(use("judge_call", reason=why, verdict=verdict))
+
+
 class Loop:
     """A session, driven step by step with scripted answers.
 
@@ -109,6 +116,7 @@ class Loop:
         self_hosted: bool = True,
         limits: Limits | None = None,
         grader: Sequence[ModelReply | ModelError] = (),
+        judge: Sequence[ModelReply | ModelError | None] = (),
     ) -> None:
         self.log = MemoryLog(self_hosted=self_hosted)
         self.subject = Subject("sesn_1", "wrkspc_1", declared)
@@ -116,6 +124,8 @@ class Loop:
         self.model = deque(model)
         self.mcp = deque(mcp)
         self.grader = deque(grader)
+        self.judge = deque(judge)
+        self.judged: list[ModelRequest] = []
         self.graded: list[ModelRequest] = []
         self.tools = tools
         self.limits = limits or Limits()
@@ -156,6 +166,8 @@ class Loop:
                 if isinstance(verdict, ModelError):
                     return outcome.ungraded(self.view, effect.aim, verdict, self.context)
                 return evaluation.answered(self.view, effect.aim, verdict)
+            case AskJudge():
+                return self.opinions(effect)
             case ListTools():
                 self.listings += 1
                 found = {server.name: self.tools for server in effect.servers}
@@ -170,6 +182,13 @@ class Loop:
                 return drafts
             case Wait():
                 raise AssertionError("waiting is not performed")
+
+    def opinions(self, effect: AskJudge) -> list[Draft]:
+        drafts: list[Draft] = []
+        for asked in effect.asked:
+            self.judged.append(asked.request)
+            drafts += judging.answered(self.view, asked, self.judge.popleft())
+        return drafts
 
     def run(self) -> Wait:
         """Go on until the session waits."""

@@ -46,6 +46,7 @@ from intramuros.control.model.scripted import ScriptedModel
 from intramuros.control.model.upstream import Upstream
 from intramuros.control.routes import create_app
 from intramuros.control.session.journal import Journal
+from intramuros.control.session.judging import Bench
 from intramuros.control.session.sessions import Sessions
 from intramuros.control.session.work import WorkQueue
 from intramuros.control.settings import ServerSettings
@@ -241,8 +242,13 @@ def background(services: Services, settings: ServerSettings) -> Mapping[str, Tas
         "limits": services.meter.run,
         "traces": services.exporter.run,
         **deliver(services, settings),
-        **think(body, brains, services.wallet.transport_for),
+        **think(body, brains, services.wallet.transport_for, _bench(services, settings)),
     }
+
+
+def _bench(services: Services, settings: ServerSettings) -> Bench:
+    model = settings.judge_model
+    return Bench(model, priced=model is None or services.models.price(model) is not None)
 
 
 def _provider(settings: ServerSettings) -> str | None:

@@ -18,6 +18,7 @@ from intramuros.control.session.drive import DriveSettings
 from intramuros.control.session.hold import Desk
 from intramuros.control.session.inline import Inliner
 from intramuros.control.session.journal import Journal
+from intramuros.control.session.judging import Bench
 from intramuros.control.session.perform import Performer
 from intramuros.control.session.runner import Runner, RunnerSettings
 from intramuros.control.session.turn import Limits
@@ -87,8 +88,14 @@ def process_name() -> str:
     return f"{socket.gethostname()}/{os.getpid()}"
 
 
-def think(body: Body, models: Models, transport_for: TransportFor) -> Mapping[str, Task]:
-    """Return the tasks that run turns: the MCP pool, and the runner that borrows from it."""
+def think(
+    body: Body, models: Models, transport_for: TransportFor, bench: Bench | None = None
+) -> Mapping[str, Task]:
+    """Return the tasks that run turns: the MCP pool, and the runner that borrows from it.
+
+    Args:
+        bench: who judges calls under the ``auto`` policy.
+    """
     pool = McpPool(transport_for)
     files = Inliner(body.db, body.blobs, body.clock)
     performer = Performer(models, pool, body.hub, loop.LoopGate(body.meter), files)
@@ -98,7 +105,8 @@ def think(body: Body, models: Models, transport_for: TransportFor) -> Mapping[st
         loop.count(body.meter, tx, whose, written)
 
     desk = Desk(body.db, body.journal, body.clock, (count,))
-    settings = RunnerSettings(drive=DriveSettings(limits=Limits(window_of=models.window)))
+    limits = Limits(window_of=models.window, bench=bench or Bench())
+    settings = RunnerSettings(drive=DriveSettings(limits=limits))
     runner = Runner(desk, performer, body.ids, process_name(), settings)
 
     async def turns(stop: Stop) -> None:

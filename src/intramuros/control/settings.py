@@ -39,6 +39,9 @@ class ServerSettings:
     """Directory of scripts for models named scripted/NAME."""
     models_file: Path | None = None
     """YAML file of models that adds to the list of known ones, and wins over it."""
+    judge_model: str | None = None
+    """Model that judges the tool calls of agents whose policy is auto; each agent's own by
+    default."""
     mcp_networks: tuple[str, ...] = ()
     """Private networks whose MCP servers may be reached directly, as 10.1.0.0/16."""
     issuer_networks: tuple[str, ...] = ()

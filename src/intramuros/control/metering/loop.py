@@ -13,8 +13,12 @@ from intramuros.control.store.records import Record
 from intramuros.kernel.errors import RateLimited
 
 _ANSWERED: Final = "span.model_request_end"
-# Where the rows that end requests say what they used: those of turns, and those of graders.
-_USAGES: Final = {_ANSWERED: "model_usage", "internal.outcome_graded": "usage"}
+# Where the rows that end requests say what they used: those of turns, of graders and of judges.
+_USAGES: Final = {
+    _ANSWERED: "model_usage",
+    "internal.outcome_graded": "usage",
+    "internal.call_judged": "usage",
+}
 
 
 @dataclass(frozen=True)

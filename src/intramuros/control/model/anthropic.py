@@ -127,6 +127,9 @@ def _body(request: ModelRequest) -> bytes:
         parameters["system"] = [{"type": "text", "text": request.system, "cache_control": _CACHE}]
     if request.tools:
         parameters["tools"] = request.tools
+    if request.must_call:
+        forced = {"type": "tool", "name": request.must_call, "disable_parallel_tool_use": True}
+        parameters["tool_choice"] = forced
     if request.effort:
         parameters["output_config"] = {"effort": request.effort}
     return json.dumps(

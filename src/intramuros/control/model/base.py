@@ -57,8 +57,10 @@ class ModelRequest:
         tools: Messages API tool definitions.
         max_tokens: the most that the reply may use.
         effort: low, medium, high, xhigh or max; adapters ignore what a model lacks.
-        purpose: whether the agent works or a grader judges it; only scripts tell them apart.
+        purpose: whether the agent works, or a grader judges its work or a judge its calls; only
+            scripts tell them apart.
         last_try: whether nobody will ask again if this fails, so that another model may answer.
+        must_call: the tool that the reply has to call; None leaves it to the model.
     """
 
     model: str
@@ -67,8 +69,9 @@ class ModelRequest:
     tools: Sequence[Block] = ()
     max_tokens: int = 16_384
     effort: str | None = None
-    purpose: Literal["work", "grade"] = "work"
+    purpose: Literal["work", "grade", "judge"] = "work"
     last_try: bool = False
+    must_call: str | None = None
 
 
 @dataclass(frozen=True)

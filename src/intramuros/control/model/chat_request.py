@@ -54,6 +54,9 @@ def body(request: ModelRequest, reader: Reader) -> Json:
     }
     if request.tools:
         parameters["tools"] = [_function(tool) for tool in request.tools]
+    if request.must_call:
+        named = {"name": function_name(request.must_call)}
+        parameters["tool_choice"] = {"type": "function", "function": named}
     if request.effort:
         parameters["reasoning_effort"] = request.effort
     return parameters

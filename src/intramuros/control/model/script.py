@@ -17,10 +17,11 @@ A script is a mapping (``YAML`` or JSON)::
           rows: {step: count, tool: 0, pattern: '(\\d+) data.csv'}
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from string import Template
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
@@ -75,24 +76,50 @@ class Used(_Part):
 
 
 class Step(_Part):
-    """One reply; it says that it used no tokens, unless ``usage`` counts them."""
+    """One reply; it says that it used no tokens, unless ``usage`` counts them.
+
+    A tool that fails repeats it, unless ``despite_errors``.
+    """
 
     id: Name | None = None
     text: str = ""
     tools: tuple[ToolCall, ...] = ()
+    despite_errors: bool = False
     values: dict[Name, Value] = Field(default_factory=dict)
     usage: Used = Field(default_factory=Used)
+
+
+class Judgement(_Part):
+    """What a judge of calls says of one that the pattern is found in.
+
+    Without a verdict it talks instead of judging. ``pace_s`` is how long it thinks, in seconds.
+    """
+
+    pattern: str = ""
+    verdict: Literal["allow", "deny", "cannot_tell"] | None = None
+    pace_s: float = Field(default=0.0, ge=0.0, le=60.0)
+    usage: Used = Field(default_factory=Used)
+
+    @model_validator(mode="after")
+    def _compiles(self) -> "Judgement":
+        try:
+            re.compile(self.pattern)
+        except re.error as error:
+            raise ValueError(f"pattern {self.pattern!r}: {error}") from error
+        return self
 
 
 class Script(_Part):
     """A whole conversation. ``pace_s`` is the pause after each streamed word, in seconds.
 
     ``grader`` is what a grader of the work answers: one step for each evaluation, the last one
-    again and again.
+    again and again. ``judge`` is what a judge of calls answers: the first whose pattern is found in
+    the call's JSON.
     """
 
     steps: tuple[Step, ...] = Field(min_length=1)
     grader: tuple[Step, ...] = ()
+    judge: tuple[Judgement, ...] = ()
     pace_s: float = Field(default=0.0, ge=0.0, le=10.0)
 
     def verdict(self, messages: Sequence[Block]) -> Step:
@@ -106,6 +133,22 @@ class Script(_Part):
         asked = _text(messages[0]) if messages else ""
         found = re.search(r'"iteration": (\d{1,4})', asked)
         return self.grader[min(int(found.group(1)) if found else 0, len(self.grader) - 1)]
+
+    def judgement(self, messages: Sequence[Block]) -> Judgement:
+        """Return what the judge says of the call that a request is about.
+
+        Raises:
+            ScriptStuck: nobody wrote anything for it.
+        """
+        try:
+            call = json.loads(_text(messages[0]))["call"]
+        except (IndexError, KeyError, TypeError, ValueError) as error:
+            raise ScriptStuck("the request shows no call to judge") from error
+        shown = json.dumps(call, ensure_ascii=False)
+        for judgement in self.judge:
+            if re.search(judgement.pattern, shown):
+                return judgement
+        raise ScriptStuck("it has no judge for this call")
 
 
 class ScriptStuck(ValueError):
@@ -168,10 +211,15 @@ class Progress:
             str(b.get("tool_use_id")): b for b in _blocks(message) if b.get("type") == "tool_result"
         }
         results = [answers[call] for call in calls if call in answers]
-        if len(results) < len(calls) or any(result.get("is_error") for result in results):
+        failed = any(result.get("is_error") for result in results)
+        if len(results) < len(calls) or (failed and not self._despite_errors()):
             self._repeats += 1
         else:
             self._advance(results)
+
+    def _despite_errors(self) -> bool:
+        steps = self._script.steps
+        return self.position < len(steps) and steps[self.position].despite_errors
 
     def _advance(self, results: list[Mapping[str, object]]) -> None:
         if self.position < len(self._script.steps):

@@ -74,6 +74,8 @@ class ScriptedModel:
             ModelError: there is no such script.
         """
         script = self._script(request.model)
+        if request.purpose == "judge":
+            return await _judge(script, request)
         progress = Progress(script, request.messages)
         try:
             step = _step(script, progress, request)
@@ -102,6 +104,24 @@ class ScriptedModel:
             except OperatorError as error:
                 raise _unknown(model, error.fix) from error
         return self._scripts[name]
+
+
+async def _judge(script: Script, request: ModelRequest) -> ModelReply:
+    try:
+        found = script.judgement(request.messages)
+    except ScriptStuck as stuck:
+        return ModelReply([{"type": "text", "text": f"No verdict: {stuck}."}], "end_turn")
+    await anyio.sleep(found.pace_s)
+    used = Usage(**dict(found.usage))
+    if found.verdict is None:
+        return ModelReply([{"type": "text", "text": "I would rather not say."}], "end_turn", used)
+    call: Block = {
+        "type": "tool_use",
+        "id": "toolu_scripted_judge",
+        "name": request.must_call,
+        "input": {"reason": "The script says so.", "verdict": found.verdict},
+    }
+    return ModelReply([call], "tool_use", used)
 
 
 def _step(script: Script, progress: Progress, request: ModelRequest) -> Step:

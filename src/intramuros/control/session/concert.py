@@ -23,6 +23,7 @@ from intramuros.control.session import ensemble
 from intramuros.control.session.drive import DriveSettings
 from intramuros.control.session.evaluation import AskGrader
 from intramuros.control.session.hold import Desk, Hold
+from intramuros.control.session.judging import AskJudge
 from intramuros.control.session.perform import Outcome, Performer
 from intramuros.control.session.turn import CallMcp, CallModel, Context, Effect, ListTools, Wait
 from intramuros.control.session.view import View, identified
@@ -190,6 +191,9 @@ class Concert:
             case AskGrader() as effect:
                 pulse_s = self._settings.pulse_s
                 return await self._performer.ask_grader(view, effect, early, pulse_s)
+            case AskJudge() as effect:
+                limit_s = self._settings.limits.bench.timeout_s
+                return await self._performer.ask_judge(view, effect, early, limit_s)
             case ListTools() as effect:
                 return await self._performer.list_tools(view, effect)
             case CallMcp() as effect:

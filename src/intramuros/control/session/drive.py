@@ -17,6 +17,7 @@ import anyio
 
 from intramuros.control.session.evaluation import AskGrader
 from intramuros.control.session.hold import Desk, Hold
+from intramuros.control.session.judging import AskJudge
 from intramuros.control.session.perform import Outcome, Performer
 from intramuros.control.session.turn import (
     CallMcp,
@@ -143,6 +144,9 @@ class Drive:
             case AskGrader():
                 pulse_s = self._settings.pulse_s
                 return await self._performer.ask_grader(view, effect, self._record_early, pulse_s)
+            case AskJudge():
+                limit_s = self._settings.limits.bench.timeout_s
+                return await self._performer.ask_judge(view, effect, self._record_early, limit_s)
             case ListTools():
                 return await self._performer.list_tools(view, effect)
             case CallMcp():

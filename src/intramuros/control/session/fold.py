@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final, cast
 
-from intramuros.control.session import outcomes
+from intramuros.control.session import opinion, outcomes
 from intramuros.control.session.calls import RESULTS, USES, Call, CallKind, Permission
 from intramuros.control.session.outcomes import pursue
 from intramuros.control.session.phase import (
@@ -342,6 +342,22 @@ def _hear_model(state: State, record: Record) -> State:
     )
 
 
+def _judge(state: State, record: Record) -> State:
+    """Follow the judging of a reply's calls, while its request stays open."""
+    request = state.request
+    if request is None or record.body.get("reply_id") != request.reply_id:
+        raise IllegalRecord(f"{record.type} is about a reply that is not being judged")
+    if record.type == opinion.JUDGED:
+        counts = cast("Mapping[str, int]", record.body["usage"])
+        return replace(state, usage=add(state.usage, counts, record.private or {}))
+    epoch = cast("int", record.body["epoch"])
+    if record.type == opinion.AGAIN:
+        request = replace(request, judge_epoch=epoch, lost=request.lost + 1)
+    else:
+        request = replace(request, reply_id=record.id, judge_epoch=epoch)
+    return replace(state, request=request)
+
+
 def _compact(state: State, record: Record) -> State:
     # How much is left is known with the next reply.
     return replace(state, context_tokens=0, overflowed=False)
@@ -445,6 +461,7 @@ _CHANGES: Final[Mapping[str, Callable[[State, Record], State]]] = {
         ),
         _pursue,
     ),
+    **dict.fromkeys((opinion.HELD, opinion.AGAIN, opinion.JUDGED), _judge),
     "internal.mcp_listed": _know_tools,
     "internal.mcp_call_started": _start_call,
     "agent.thread_message_received": _receive,

@@ -15,6 +15,7 @@ import anyio
 from sqlalchemy import bindparam, select
 
 from intramuros.control.identity import audit
+from intramuros.control.session import judging
 from intramuros.control.session.journal import Journal
 from intramuros.control.session.state import initial
 from intramuros.control.session.turn import Wait
@@ -136,7 +137,7 @@ class Hold:
             leases.postpone(tx, self.lease, now_us, until_us)
 
     def _audit(self, tx: Tx, view: View, written: Sequence[Record]) -> None:
-        """Record each MCP call before it is made, and what came of it."""
+        """Record each MCP call before it is made, what came of it, and each call denied."""
         for record in written:
             if record.type == "internal.mcp_call_started":
                 use = view.find([cast("str", record.body["mcp_tool_use_id"])])[0]
@@ -152,6 +153,14 @@ class Hold:
                 fields = {
                     "call": record.body["mcp_tool_use_id"],
                     "is_error": record.body.get("is_error"),
+                }
+            elif (reason := judging.denied(record)) is not None:
+                kind, subject = "tool.denied", record.body["input"]
+                fields = {
+                    "call": record.id,
+                    "server": record.body.get("mcp_server_name"),
+                    "tool": record.body["name"],
+                    "reason": reason,
                 }
             else:
                 continue

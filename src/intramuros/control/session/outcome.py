@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from intramuros.control.mcp.base import McpError, McpFailure, McpResult, McpTool
 from intramuros.control.model.base import ModelError, ModelReply
-from intramuros.control.session import compaction, evaluation
+from intramuros.control.session import compaction, evaluation, judging
 from intramuros.control.session.calls import Call, CallKind, Permission
 from intramuros.control.session.drafts import (
     error_result,
@@ -70,10 +70,11 @@ def replied(
     cut = uses[-1] if uses and reply.stop_reason in _CUT else None
     tools = view.tools() if uses else {}
     calls: list[list[str]] = []
+    rows: list[Draft] = []
     for block in uses:
         use_id = context.new_id()
         calls.append([str(block["id"]), use_id])
-        drafts.append(_use(block, use_id, tools, cut=block is cut))
+        rows.append(_use(block, use_id, tools, cut=block is cut))
     ending = None if uses else "refusal" if refusal else "end_turn"
     body = {
         "model_request_start_id": command.opened.start_id,
@@ -88,7 +89,8 @@ def replied(
         **priced(reply),
         **answered_by(command.request, reply),
     }
-    return [*drafts, Draft("span.model_request_end", body, private=private)]
+    end = Draft("span.model_request_end", body, private=private)
+    return [*drafts, *judging.hold(rows, end, context.epoch)]
 
 
 def model_failed(

@@ -7,7 +7,7 @@ taken into account.
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Final, Protocol
 
 import anyio
 
@@ -21,15 +21,22 @@ from intramuros.control.model.base import (
     ModelRequest,
     Usage,
 )
-from intramuros.control.session import evaluation, outcome
+from intramuros.control.session import evaluation, judging, outcome
 from intramuros.control.session.calls import Call
 from intramuros.control.session.evaluation import AskGrader
+from intramuros.control.session.judging import Asked, AskJudge
 from intramuros.control.session.preview import Preview
 from intramuros.control.session.turn import CallMcp, CallModel, Context, ListTools
 from intramuros.control.session.view import View
 from intramuros.control.store.notify import Hub
 from intramuros.control.store.records import Draft
 from intramuros.kernel.errors import Unavailable
+
+# Calls of one reply that are judged at the same time.
+JUDGES: Final = 8
+# How often a judge is asked before a client is; the agent waits, and so do workers behind it.
+JUDGE_TRIES: Final = 3
+JUDGE_PAUSE_S: Final = 0.5
 
 Outcome = Callable[[View, Context], list[Draft]]
 # Records an outcome that must not wait for the rest of its effect.
@@ -156,6 +163,41 @@ class Performer:
             failed = error  # the name of an except clause ends with it
             return lambda view, context: outcome.ungraded(view, command.aim, failed, context)
         return lambda view, _: evaluation.answered(view, command.aim, reply)
+
+    async def ask_judge(
+        self, view: View, command: AskJudge, early: Early, timeout_s: float
+    ) -> Outcome:
+        """Ask about each call, some at once; hand each answer to ``early`` when it comes.
+
+        Args:
+            timeout_s: seconds that there are for a call's judgement, tries and all.
+        """
+        seats = anyio.CapacityLimiter(JUDGES)
+
+        async def ask(asked: Asked) -> None:
+            answer: ModelReply | ModelError | None = None
+            async with seats:
+                with anyio.move_on_after(timeout_s):
+                    answer = await self._opinion(view, asked.request)
+            await early(lambda view, _: judging.answered(view, asked, answer))
+
+        async with anyio.create_task_group() as group:
+            for asked in command.asked:
+                group.start_soon(ask, asked)
+        return lambda view, _: []
+
+    async def _opinion(self, view: View, request: ModelRequest) -> ModelReply | ModelError:
+        """Ask until there is an answer, or a failure that asking again does not cure."""
+        for attempt in range(JUDGE_TRIES):
+            last = attempt + 1 == JUDGE_TRIES
+            try:
+                return await self._ask(view, replace(request, last_try=last), lambda _: None)
+            except ModelError as error:
+                failed = error  # the name of an except clause ends with it
+            if last or not failed.retryable:
+                return failed
+            await anyio.sleep(max(JUDGE_PAUSE_S * 2**attempt, failed.retry_after_s or 0.0))
+        raise AssertionError("the last try returns")
 
     async def list_tools(self, view: View, command: ListTools) -> Outcome:
         """Ask every server at once."""

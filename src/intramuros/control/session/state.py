@@ -26,11 +26,20 @@ class Queued:
 
 @dataclass(frozen=True)
 class OpenRequest:
-    """A model request without an end: its start event, log position and lease epoch."""
+    """A model request without an end: its start event, log position and lease epoch.
+
+    Args:
+        reply_id: the mark that holds its reply while calls of it are judged.
+        judge_epoch: the lease epoch under which they are.
+        lost: how often whoever judged them was lost.
+    """
 
     start_id: str
     seq: int
     epoch: int
+    reply_id: str | None = None
+    judge_epoch: int = 0
+    lost: int = 0
 
 
 @dataclass(frozen=True)
@@ -226,8 +235,7 @@ class State:
             "phase": self.phase.value,
             "queued": [[item.id, item.type] for item in self.queued],
             "calls": [dump_call(call) for call in self.calls],
-            "request": self.request
-            and [self.request.start_id, self.request.seq, self.request.epoch],
+            "request": self.request and list(vars(self.request).values()),
             "announced": list(self.announced),
             "usage": dict(vars(self.usage)),
             **({} if self.crew is None else {"crew": self.crew.dump()}),

@@ -108,7 +108,7 @@ def used_servers(agent: Json) -> list[str]:
 def judge(tool: Tool) -> Verdict:
     """Return what the tool's policy says of a call.
 
-    ``auto`` wants a judge's opinion of the call; where there is none it asks (contract 6.8).
+    ``auto`` wants a judge's opinion of the call (``judging.py``); until there is one it asks.
     """
     match tool.policy:
         case None:

@@ -15,7 +15,7 @@ from typing import Final
 
 from intramuros.control.mcp.base import McpServer
 from intramuros.control.model.base import ModelRequest
-from intramuros.control.session import compaction, evaluation, transcript
+from intramuros.control.session import compaction, evaluation, judging, transcript
 from intramuros.control.session.calls import Call, CallKind, Permission
 from intramuros.control.session.conversation import denial
 from intramuros.control.session.drafts import (
@@ -29,6 +29,7 @@ from intramuros.control.session.drafts import (
     running,
 )
 from intramuros.control.session.evaluation import AskGrader
+from intramuros.control.session.judging import AskJudge, Bench
 from intramuros.control.session.phase import Phase
 from intramuros.control.session.state import OpenRequest
 from intramuros.control.session.view import View, identified
@@ -55,6 +56,7 @@ class Limits:
         max_tokens: the most that one reply may use.
         mcp_result_chars: text of one MCP result that the model sees (contract 6.25).
         window_of: the tokens that a model can read at once; None for one that nobody knows.
+        bench: who judges calls under the ``auto`` policy.
     """
 
     rounds: int = 500
@@ -64,6 +66,7 @@ class Limits:
     max_tokens: int = 16_384
     mcp_result_chars: int = 100_000
     window_of: Callable[[str], int | None] = field(default=lambda _: None)
+    bench: Bench = field(default_factory=Bench)
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ class Wait:
     until_us: int | None = None
 
 
-Effect = CallModel | AskGrader | ListTools | CallMcp | Wait
+Effect = CallModel | AskGrader | AskJudge | ListTools | CallMcp | Wait
 Command = Append | Effect
 
 
@@ -175,6 +178,9 @@ def _sampling(view: View, context: Context) -> Command:
     opened = view.state.request
     if opened is None:
         raise RuntimeError("sampling without a request")
+    if opened.reply_id is not None:
+        after = judging.step(view, opened, context.limits.bench, context.now_us, context.epoch)
+        return after if isinstance(after, AskJudge) else Append(after)
     stopped = any(item.type == "user.interrupt" for item in view.state.queued)
     if opened.epoch != context.epoch or stopped:
         return Append([request_lost(opened.start_id)])

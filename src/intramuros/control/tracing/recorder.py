@@ -35,6 +35,7 @@ _RESULTS: Final[Mapping[str, str]] = {
 }
 _ENDS: Final = frozenset({"session.status_idle", "session.status_terminated"})
 _MODEL_END: Final = "span.model_request_end"
+_JUDGED: Final = "internal.call_judged"
 _BEGINS: Final = "session.status_running"
 
 
@@ -119,7 +120,7 @@ def _asked(tx: Tx, workspace_id: str) -> bool | None:
 
 
 def _ends(record: Record) -> bool:
-    return record.type in _RESULTS or record.type in _ENDS or record.type == _MODEL_END
+    return record.type in _RESULTS or record.type in _ENDS or record.type in (_MODEL_END, _JUDGED)
 
 
 def _span(tx: Tx, session: Row[Any], record: Record) -> Span | None:
@@ -132,6 +133,9 @@ def _span(tx: Tx, session: Row[Any], record: Record) -> Span | None:
     if record.type == _MODEL_END:
         begun = events.by_id(tx, session.id, str(record.body["model_request_start_id"]))
         return _of_model(tx, session, turn, (begun, record)) if begun else None
+    if record.type == _JUDGED:
+        held = events.by_id(tx, session.id, str(record.body["reply_id"]))
+        return _of_judge(session, turn, (held, record)) if held else None
     use = events.by_id(tx, session.id, str(record.body[_RESULTS[record.type]]))
     return _of_tool(session, turn, use, record) if use else None
 
@@ -169,6 +173,24 @@ def _of_model(tx: Tx, session: Row[Any], turn: Row[Any], ends: tuple[Record, Rec
         "gen_ai.input.messages": _text(_heard(tx, session.id, begun.seq)),
     }
     return {**span, "attributes": attributes, "error": failed, "content": content}
+
+
+def _of_judge(session: Row[Any], turn: Row[Any], ends: tuple[Record, Record]) -> Span:
+    held, record = ends
+    private, name = record.private or {}, str(record.body["name"])
+    attributes = {
+        **_common(session),
+        "gen_ai.operation.name": "chat",
+        "gen_ai.request.model": str(private.get("model") or session.agent["model"]["id"]),
+        "gen_ai.tool.name": name,
+        "gen_ai.tool.call.id": str(record.body["use_id"]),
+        "anthropic.evaluated_permission": str(record.body["permission"]),
+    }
+    usage: Any = record.body["usage"]
+    attributes |= {f"gen_ai.usage.{key}": int(count) for key, count in usage.items()}
+    span = _base(f"judge_tool {name}", "client", session, turn, (held.at_us, record))
+    content = {"gen_ai.output.messages": _text(record.body["why"])}
+    return {**span, "attributes": attributes, "content": content}
 
 
 def _of_tool(session: Row[Any], turn: Row[Any], use: Record, record: Record) -> Span:

@@ -12,7 +12,7 @@ import pytest
 
 from intramuros.control.session.turn import UNKNOWN_OUTCOME
 from intramuros.kernel.config import clean_environment
-from tests.fakes.loop import agent, mcp_toolset, text
+from tests.fakes.loop import ALLOW, AUTO, agent, mcp_toolset, opinion, text
 from tests.integration.control.session.rig import Rig, types
 from tests.integration.control.session.test_runner import QUICK
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 @asynccontextmanager
 async def killed_at(rig: Rig, file: Path, where: str) -> AsyncIterator[str]:
     """Yield a session whose server has been killed at that point."""
-    session = await rig.create(agent(mcp_toolset()))
+    session = await rig.create(agent(mcp_toolset(AUTO if where == "judge" else ALLOW)))
     await rig.say(session)
     command = [sys.executable, "-m", "tests.integration.control.session.victim", str(file), where]
     environment = {**clean_environment(), "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -60,4 +60,20 @@ async def test_killed_in_an_mcp_call(tmp_path: Path) -> None:
     (result,) = [record for record in log if record.type == "agent.mcp_tool_result"]
     assert result.body["content"] == [{"type": "text", "text": UNKNOWN_OUTCOME}]
     assert rig.connector.calls == []  # never repeated
+    rig.db.close()
+
+
+@pytest.mark.timeout(40)
+async def test_killed_while_a_call_is_judged(tmp_path: Path) -> None:
+    """The reply is durable, the call has not begun: another process judges and makes it, once."""
+    rig = Rig(tmp_path / "log.db", settings=QUICK)
+    async with killed_at(rig, tmp_path / "log.db", "judge") as session:
+        rig.model.answers += [opinion("allow"), text("done")]
+        async with rig.running():
+            await rig.idle(session)
+        log = await rig.log(session)
+    assert [request.purpose for request in rig.model.requests] == ["judge", "work"]
+    assert [tool for tool, _ in rig.connector.calls] == ["insert"]
+    (call,) = [record for record in log if record.type == "agent.mcp_tool_use"]
+    assert call.body["evaluated_permission"] == "allow"
     rig.db.close()

@@ -16,18 +16,21 @@ from intramuros.control.session.budget import shown
 from intramuros.control.session.calls import RESULTS, USES, Call, CallKind
 from intramuros.control.session.drafts import thread_ended
 from intramuros.control.session.fold import fold
+from intramuros.control.session.judging import AskJudge
 from intramuros.control.session.phase import Phase, Status
 from intramuros.control.session.state import State, initial, load
 from intramuros.control.session.turn import CallModel, Effect, Limits, Wait
 from intramuros.control.store.records import Draft
 from tests.fakes.band import Band, definition, lead
-from tests.fakes.loop import ALLOW, ASK, CUSTOM, away, mcp_toolset, toolset, use
+from tests.fakes.loop import ALLOW, ASK, AUTO, CUSTOM, away, mcp_toolset, opinion, toolset, use
 from tests.fakes.messages_rules import check_messages
 
 READ = {"enabled": True, "permission_policy": ASK}
-WORKER = definition("worker", toolset(ALLOW, read=READ), CUSTOM, mcp_toolset())
-HELPER = definition("helper", toolset(ASK))
-NAMES = ["bash", "read", "weather", "mcp__db__query", "mcp__db__insert", "nonsense"]
+EDIT = {"enabled": True, "permission_policy": AUTO}
+WORKER = definition("worker", toolset(ALLOW, read=READ, edit=EDIT), CUSTOM, mcp_toolset())
+HELPER = definition("helper", toolset(ASK, edit=EDIT))
+NAMES = ["bash", "read", "weather", "mcp__db__query", "mcp__db__insert", "nonsense", "edit"]
+LEADS = toolset(ALLOW, read=READ, edit=EDIT)
 CREW = ["send", "send", "follow", "consult_advisor", "list_agents"]
 
 
@@ -36,7 +39,7 @@ class History:
 
     def __init__(self, draw: Any, self_hosted: bool) -> None:
         self.draw = draw
-        declared = lead(WORKER, HELPER, advisor=True, tools=[toolset(ALLOW, read=READ), CUSTOM])
+        declared = lead(WORKER, HELPER, advisor=True, tools=[LEADS, CUSTOM])
         limits = Limits(failures=2, rounds=5)
         self.band = Band(declared, self_hosted=self_hosted, limits=limits)
         self.toolu = 0
@@ -109,6 +112,10 @@ class History:
             fails = not calm and self.draw(st.integers(0, 5)) == 0
             reply = away(self.draw(st.booleans())) if fails else self.reply(name, calm=calm)
             band.scripts[name].append(reply)
+        elif isinstance(effect, AskJudge):
+            for _ in effect.asked:
+                mood = "allow" if calm else self.choose("allow", "deny", "cannot_tell", "rude")
+                band.scripts["judge"].append(opinion(mood))
         else:
             band.mcp.extend(McpResult([{"type": "text", "text": "ok"}]) for _ in range(9))
         band.land(thread_id)
@@ -275,7 +282,8 @@ def test_every_prefix_of_a_session_can_be_taken_over() -> None:
             ),
             *[say] * 3,
         ],
-        worker=[reply(use("mcp__db__insert", "toolu_4")), say],
+        worker=[reply(use("mcp__db__insert", "toolu_4"), use("edit", "toolu_5")), say],
+        judge=[opinion("deny")],
         helper=[say],
         anthropic__advisor=[say],
     )
@@ -287,6 +295,7 @@ def test_every_prefix_of_a_session_can_be_taken_over() -> None:
         again = Band(whole.subject.agent)
         for name in ("lead", "worker", "helper", "anthropic.advisor"):
             again.scripts[name].extend([say] * 9)
+        again.scripts["judge"].append(opinion("deny"))
         again.mcp.extend([McpResult([])] * 9)
         for record in whole.log.records[:cut]:
             again.log.records.append(record)

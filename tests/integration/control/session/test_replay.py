@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from intramuros.control.mcp.base import McpResult
 from intramuros.control.model.base import ModelReply, Usage
 from intramuros.control.model.cost import UNITS_PER_CENT
-from intramuros.control.session import outcomes
+from intramuros.control.session import judging, outcomes
 from intramuros.control.session.budget import change, shown
 from intramuros.control.session.calls import RESULTS, USES, CallKind
 from intramuros.control.session.evaluation import AskGrader
 from intramuros.control.session.fold import fold
 from intramuros.control.session.grading import BATCH, criteria
+from intramuros.control.session.judging import AskJudge
+from intramuros.control.session.opinion import JUDGED
 from intramuros.control.session.phase import Phase
 from intramuros.control.session.state import initial, load
 from intramuros.control.session.turn import CallMcp, CallModel, Effect, Limits, Wait, plan
@@ -27,20 +29,23 @@ from intramuros.protocol.resources.budgets import BudgetLimit
 from tests.fakes.loop import (
     ALLOW,
     ASK,
+    AUTO,
     CUSTOM,
     Loop,
     agent,
     away,
     mcp_toolset,
+    opinion,
     toolset,
     use,
     verdict,
 )
 from tests.fakes.messages_rules import check_messages
 
-NAMES = ["bash", "read", "weather", "mcp__db__query", "mcp__db__insert", "nonsense"]
+NAMES = ["bash", "read", "weather", "mcp__db__query", "mcp__db__insert", "nonsense", "edit", "edit"]
 READ = {"enabled": True, "permission_policy": ASK}
-DECLARED = agent(toolset(ALLOW, read=READ), CUSTOM, mcp_toolset())
+EDIT = {"enabled": True, "permission_policy": AUTO}
+DECLARED = agent(toolset(ALLOW, read=READ, edit=EDIT), CUSTOM, mcp_toolset())
 
 
 class History:
@@ -90,6 +95,11 @@ class History:
             assert effect.aim == state.aim
             assert effect.aim.asked_epoch == loop.epoch
             assert not before.capped(context.now_us), "nor does the grader"
+        elif isinstance(effect, AskJudge):
+            assert state.request is not None
+            assert state.request.judge_epoch == loop.epoch
+            assert not before.capped(context.now_us), "nor does a judge"
+            assert not state.calls, "nothing runs before the verdicts"
         elif isinstance(effect, CallMcp):
             assert {call.started_epoch for call in effect.calls} == {loop.epoch}
         return effect
@@ -100,6 +110,12 @@ class History:
             return
         event = self.choose("perform", "perform", "perform", "crash", "input", "fail")
         if event == "crash":
+            if isinstance(effect, AskJudge):
+                self.opine(effect)
+                for asked in effect.asked[: self.draw(st.integers(0, 2))]:
+                    answer = self.loop.judge.popleft()
+                    self.loop.log.append(*judging.answered(self.loop.view, asked, answer))
+                self.loop.judge.clear()
             self.loop.crash()
         elif event == "input":
             self.send()
@@ -121,7 +137,19 @@ class History:
             loop.mcp.extend(McpResult([{"type": "text", "text": "ok"}]) for _ in effect.calls)
         if isinstance(effect, AskGrader):
             loop.grader.append(away(self.draw(st.booleans())) if fail else self.judge(effect))
+        if isinstance(effect, AskJudge):
+            self.opine(effect)
         loop.perform(effect)
+
+    def opine(self, effect: AskJudge) -> None:
+        """Answer as judges may."""
+        for _ in effect.asked:
+            mood = self.choose("allow", "deny", "cannot_tell", "rude", "away", "late")
+            answers = {"rude": ModelReply([], "refusal"), "away": away(), "late": None}
+            answer = answers.get(mood, opinion(mood))
+            if answer is not None and isinstance(answer, ModelReply):
+                answer = replace(answer, cost=self.draw(st.integers(0, 2)) * UNITS_PER_CENT)
+            self.loop.judge.append(answer)
 
     def judge(self, effect: AskGrader, passes: bool = False) -> ModelReply:
         """Answer as a grader may: rightly, rudely, or not at all."""
@@ -210,6 +238,8 @@ class History:
             loop.mcp.extend(McpResult([]) for _ in effect.calls)
         if isinstance(effect, AskGrader):
             loop.grader.append(self.judge(effect, passes=True))
+        if isinstance(effect, AskJudge):
+            loop.judge.extend(opinion("allow") for _ in effect.asked)
         loop.perform(effect)
 
     def settle(self) -> None:
@@ -248,6 +278,7 @@ def check_log(loop: Loop) -> None:
     for use_id in used:
         assert results[use_id] == 1 or (results[use_id] == 0 and use_id in denied)
     assert set(results) <= set(used)
+    check_verdicts(loop)
     starts = [record.id for record in shown if record.type == "span.model_request_start"]
     ends = [
         record.body["model_request_start_id"]
@@ -264,6 +295,20 @@ def check_log(loop: Loop) -> None:
     for place, type in enumerate(types):
         if type == "session.status_idle":
             assert types[place - 2 : place] == ["session.thread_status_idle", "session.usage"]
+
+
+def check_verdicts(loop: Loop) -> None:
+    """Each verdict is its call's, and there is one for each call that wants one."""
+    marks = [record for record in loop.log.records if record.type == JUDGED]
+    found = {record.body["use_id"]: record.body["permission"] for record in marks}
+    assert len(found) == len(marks)
+    used = [record for record in loop.log.shown if record.type in USES]
+    auto = {
+        record.id: record.body["evaluated_permission"]
+        for record in used
+        if record.body.get("evaluation", {}).get("type") == "auto"
+    }
+    assert auto == found
 
 
 def check_outcomes(loop: Loop) -> None:
@@ -316,13 +361,17 @@ def test_every_prefix_of_a_session_can_be_taken_over() -> None:
     script = [
         ModelReply([use("mcp__db__insert", "toolu_1"), use("bash", "toolu_2")], "tool_use"),
         ModelReply([use("read", "toolu_3"), use("weather", "toolu_4")], "tool_use"),
+        ModelReply([use("edit", f"toolu_{n}") for n in (5, 6, 7)], "tool_use"),
         ModelReply([{"type": "text", "text": "done"}], "end_turn"),
     ]
-    whole = Loop(DECLARED, model=script, mcp=[McpResult([])])
+    judges = [opinion("allow"), opinion("deny"), None]
+    whole = Loop(DECLARED, model=script, mcp=[McpResult([])], judge=judges)
     whole.log.say()
     _finish(whole)
     for cut in range(1, len(whole.log.records) + 1):
-        again = Loop(DECLARED, model=[ModelReply([], "end_turn")] * 9, mcp=[McpResult([])] * 9)
+        rest = [ModelReply([], "end_turn")] * 9
+        judges = [opinion("allow")] * 9
+        again = Loop(DECLARED, model=rest, mcp=[McpResult([])] * 9, judge=judges)
         for record in whole.log.records[:cut]:
             again.log.records.append(record)
             again.log.state = fold(again.log.state, record)

@@ -1,6 +1,6 @@
 """A server process to be killed: it reaches the middle of a turn and stays there.
 
-``python -m tests.integration.control.session.victim DATABASE model|mcp``; prints ``reached``.
+``python -m tests.integration.control.session.victim DATABASE model|mcp|judge``; prints ``reached``.
 """
 
 import sys
@@ -34,7 +34,12 @@ async def called(tool: str) -> McpResult:
 async def main(file: str, where: str) -> None:
     rig = Rig(Path(file), settings=QUICK, fresh=False)
     rig.connector.handler = called
-    rig.model.answers.append(asked if where == "model" else uses(use("mcp__db__insert")))
+    if where == "model":
+        rig.model.answers.append(asked)
+    else:
+        rig.model.answers.append(uses(use("mcp__db__insert")))
+    if where == "judge":
+        rig.model.answers.append(asked)
     async with rig.running():
         await anyio.sleep_forever()
 

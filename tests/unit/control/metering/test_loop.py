@@ -76,17 +76,21 @@ def test_ends_of_requests_are_counted_and_nothing_else(tx: Tx, meter: Meter) -> 
     )
 
 
-def test_graders_and_requests_that_name_no_model_count_for_the_agents(tx: Tx, meter: Meter) -> None:
+def test_rows_that_name_no_model_count_for_the_agents(
+    tx: Tx, meter: Meter
+) -> None:
     usage = {"input_tokens": 5, "output_tokens": 6, "cache_creation_input_tokens": 9}
     written = [
         record("internal.outcome_graded", {"usage": usage}, None),
+        record("internal.call_judged", {"usage": usage}, None),
+        record("internal.call_judged", {"usage": dict.fromkeys(usage, 0)}, None),
         record("span.model_request_end", {"model_usage": usage}, {"cache_1h": 4}),
     ]
     count(meter, tx, ("wrkspc_test", "claude-sonnet-5"), written)
     (row,) = tx.execute(select(usage_minutes)).all()
     assert (row.model, row.input, row.cache_write_5m, row.cache_write_1h) == (
         "claude-sonnet-5",
-        10,
-        14,
+        15,
+        23,
         4,
     )

@@ -88,6 +88,15 @@ async def test_the_request_is_passed_on_as_it_is() -> None:
     assert fake.headers[0]["authorization"] == f"Bearer {KEY}"
 
 
+async def test_a_reply_that_must_call_a_tool_is_made_to() -> None:
+    fake = FakeMessages.saying(CONTENT)
+    request = ModelRequest("claude-x", [{"role": "user", "content": "x"}], must_call="verdict")
+    async with connected(fake) as model:
+        await model.run(request, lambda _: None)
+    forced = {"type": "tool", "name": "verdict", "disable_parallel_tool_use": True}
+    assert fake.bodies[0]["tool_choice"] == forced
+
+
 async def test_our_own_environment_is_not_the_providers(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"):
         monkeypatch.setenv(name, "a-client-key-of-ours")

@@ -151,3 +151,13 @@ def test_ids_of_earlier_calls() -> None:
     call = {"type": "tool_use", "id": "a", "name": "n", "input": {}}
     said = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": [call]}]
     assert call_ids(ModelRequest("m", said)) == {"a"}
+
+
+def test_a_tool_that_must_be_called_is_named_as_it_is_offered() -> None:
+    long = "x" * 70
+    tools = [{"name": long, "input_schema": {"type": "object"}}]
+    said = [{"role": "user", "content": "go"}]
+    sent = body(ModelRequest("m", said, tools=tools, must_call=long), Reader("m"))
+    (offered,) = sent["tools"]
+    forced = {"type": "function", "function": {"name": offered["function"]["name"]}}
+    assert sent["tool_choice"] == forced

@@ -1,3 +1,5 @@
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -120,3 +122,48 @@ async def test_a_grader_and_what_a_step_used(tmp_path: Path) -> None:
     request = ModelRequest("scripted/both", [USER], tools=tools, purpose="grade")
     grades = await model.run(request, lambda _: None)
     assert (grades.content[0]["name"], grades.usage) == ("grade_criteria", Usage(0, 0, 0, 7))
+
+
+JUDGING = """
+steps:
+  - despite_errors: true
+    tools: [{name: bash}]
+  - text: It failed.
+judge:
+  - {pattern: "rm -rf", verdict: deny, usage: {input_tokens: 3}}
+  - {pattern: "talk"}
+  - {pattern: "ls", verdict: allow}
+"""
+
+
+def judged(command: str) -> ModelRequest:
+    document = {"wishes": [{"user_said": "rm -rf"}], "call": {"input": {"command": command}}}
+    said = {"role": "user", "content": [{"type": "text", "text": json.dumps(document)}]}
+    return ModelRequest("scripted/judging", [said], purpose="judge", must_call="judge_call")
+
+
+async def test_a_judge_says_what_is_written_for_the_call(tmp_path: Path) -> None:
+    (tmp_path / "judging.yaml").write_text(JUDGING)
+    model = ScriptedModel(tmp_path)
+    verdicts: list[object] = []
+    for command in ("ls", "rm -rf /", "talk", "date"):
+        reply = await model.run(judged(command), lambda _: None)
+        found = [block["input"] for block in reply.content if block["type"] == "tool_use"]
+        verdicts.append(found[0]["verdict"] if found else reply.stop_reason)
+    assert verdicts == ["allow", "deny", "end_turn", "end_turn"]
+    reply = await model.run(replace(judged(""), messages=[USER]), lambda _: None)
+    assert "no call to judge" in str(reply.content)
+
+
+async def test_a_step_may_go_on_despite_errors(tmp_path: Path) -> None:
+    (tmp_path / "judging.yaml").write_text(JUDGING)
+    model = ScriptedModel(tmp_path)
+    first = await model.run(ModelRequest("scripted/judging", [USER], tools=TOOLS), lambda _: None)
+    result = {"type": "tool_result", "tool_use_id": first.content[0]["id"], "is_error": True}
+    said = [
+        USER,
+        {"role": "assistant", "content": list(first.content)},
+        {"role": "user", "content": [result]},
+    ]
+    reply = await model.run(ModelRequest("scripted/judging", said), lambda _: None)
+    assert reply.content == [{"type": "text", "text": "It failed."}]

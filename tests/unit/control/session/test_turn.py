@@ -165,18 +165,6 @@ def test_an_ask_waits_then_runs_again_then_waits_for_the_worker() -> None:
     assert stop_reason(loop) == {"type": "end_turn"}
 
 
-def test_auto_asks_while_there_is_no_judge() -> None:
-    loop = Loop(agent(toolset({"type": "auto"})), model=[uses(use("bash"))])
-    loop.log.say()
-    loop.run()
-    body = last(loop, "agent.tool_use")
-    assert body["evaluated_permission"] == "ask"
-    assert body["evaluation"] == {
-        "type": "auto",
-        "evaluated_permission": {"type": "ask", "reason_code": "indeterminate"},
-    }
-
-
 @pytest.mark.rule("c15_10", "c15_11", "R126")
 def test_a_denial_reaches_the_model_with_its_reason() -> None:
     loop = Loop(agent(toolset(ASK)), model=[uses(use("bash")), text("ok")])

@@ -214,3 +214,22 @@ def test_a_message_is_a_trace_by_itself(
     recorder.message(tx, "wrkspc_other", "req_2", 5, told)
     (one,) = spans(tx)
     assert (one["name"], one["parent_id"], one["start_us"]) == ("chat claude-opus-5", "", 5)
+
+
+def test_a_judge_of_a_call_has_a_span_of_its_own(
+    tx: Tx, actor: Actor, rules: Rules, log: Log
+) -> None:
+    destination(tx, actor, rules)
+    log.write("session.status_running")
+    held = log.write("internal.reply_held")
+    mark = {"reply_id": held, "use_id": "sevt_9", "name": "bash", "permission": "deny", "why": "no"}
+    usage = {"input_tokens": 7, "output_tokens": 2}
+    log.write("internal.call_judged", {**mark, "usage": usage}, model="judge-1")
+    log.write("internal.call_judged", {**mark, "reply_id": "sevt_no", "usage": usage})
+    (one,) = spans(tx)
+    assert (one["name"], one["start_us"], one["end_us"]) == ("judge_tool bash", 2_000, 3_000)
+    told = one["attributes"]
+    assert told["gen_ai.request.model"] == "judge-1"
+    assert told["gen_ai.usage.input_tokens"] == 7
+    assert told["gen_ai.tool.call.id"] == "sevt_9"
+    assert told["anthropic.evaluated_permission"] == "deny"
