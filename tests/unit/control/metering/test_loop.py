@@ -76,9 +76,7 @@ def test_ends_of_requests_are_counted_and_nothing_else(tx: Tx, meter: Meter) -> 
     )
 
 
-def test_rows_that_name_no_model_count_for_the_agents(
-    tx: Tx, meter: Meter
-) -> None:
+def test_rows_that_name_no_model_count_for_the_agents(tx: Tx, meter: Meter) -> None:
     usage = {"input_tokens": 5, "output_tokens": 6, "cache_creation_input_tokens": 9}
     written = [
         record("internal.outcome_graded", {"usage": usage}, None),
