@@ -18,7 +18,9 @@ from intramuros.protocol.resources.multiagent import (
     ADVISOR_NAME,
     CONSULT_TOOL,
     LIST_TOOL,
+    RUN_TOOL,
     SEND_TOOL,
+    STOP_TOOL,
     Advisor,
     Coordinator,
     Disabled,
@@ -35,7 +37,7 @@ Config = dict[str, Any]
 SELF: Final[Config] = {"type": "self"}
 OFF: Final[Config] = {"type": "disabled"}
 ON: Final[Config] = {"type": "enabled"}
-_TOOLS: Final = frozenset({LIST_TOOL, SEND_TOOL, CONSULT_TOOL})
+_TOOLS: Final = frozenset({LIST_TOOL, SEND_TOOL, CONSULT_TOOL, RUN_TOOL, STOP_TOOL})
 _TEAMS: Final = ("subagents", "workflows")
 
 
@@ -183,11 +185,6 @@ def _members(tx: Tx, owner: Owner, sent: Members, stored: Mapping[str, Any]) -> 
         else:
             settled[name] = _team(tx, owner, f"multiagent.{name}", team, stored.get(name, {}))
     settled["advisor"] = _advisor(sent, stored)
-    if settled["workflows"]["type"] == "enabled":
-        raise InvalidRequest(
-            "multiagent.workflows: this server runs no workflows yet, and they are enabled unless "
-            'disabled; send {"type": "disabled"}'
-        )
     return settled
 
 

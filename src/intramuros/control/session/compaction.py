@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from intramuros.control.model.base import ModelReply, ModelRequest
-from intramuros.control.session import transcript
+from intramuros.control.session import runs, transcript
 from intramuros.control.session.conversation import Block, Conversation, hear
 from intramuros.control.session.usage import answered_by, priced
 from intramuros.control.session.view import View
@@ -38,7 +38,13 @@ _WORDS_EACH: Final = 6_000
 _WORDS: Final = 18_000
 # What users and other agents say to a thread.
 _SAYING: Final = frozenset(
-    {"user.message", "agent.thread_message_received", "internal.consultation"}
+    {
+        "user.message",
+        "agent.thread_message_received",
+        "internal.consultation",
+        runs.REPORT,
+        runs.NOTE,
+    }
 )
 # What a text is cut to at the least, when a conversation must be made to fit.
 _SHORTEST: Final = 200

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
-from intramuros.control.session import outcomes
+from intramuros.control.session import outcomes, runs
 from intramuros.control.session.calls import RESULTS
 from intramuros.control.store.records import Record
 from intramuros.kernel.errors import IntramurosError
@@ -76,7 +76,7 @@ def hear(conversation: Conversation, record: Record) -> Conversation:
         case "user.message":
             said = _content(record) or [dict(_SILENCE)]
             return replace(conversation, said=(*conversation.said, *said))
-        case "agent.thread_message_received" | "internal.consultation":
+        case "agent.thread_message_received" | "internal.consultation" | runs.REPORT | runs.NOTE:
             return replace(conversation, said=(*conversation.said, *_told(record)))
         case outcomes.DEFINE | outcomes.BEGIN | outcomes.END:
             return _aimed(conversation, record)

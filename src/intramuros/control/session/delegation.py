@@ -13,6 +13,7 @@ from intramuros.control.session.conversation import Block, Conversation
 from intramuros.control.session.drafts import result
 from intramuros.control.session.phase import OPENERS
 from intramuros.control.session.roster import Crew, crew_of
+from intramuros.control.session.runs import MAX_THREADS
 from intramuros.control.session.turn import Context
 from intramuros.control.session.view import View
 from intramuros.control.store.records import Draft
@@ -23,8 +24,6 @@ from intramuros.protocol.resources.multiagent import (
     SEND_TOOL,
 )
 
-# Threads at once beside the primary one, advisors not counted (contract 19.6).
-MAX_THREADS: Final = 25
 MAX_NAME_CHARS: Final = 256
 # What an advisor reads of a conversation: its newest part, some tens of thousands of tokens.
 MAX_TRANSCRIPT_CHARS: Final = 200_000
@@ -87,7 +86,7 @@ def _listing(view: View, crew: Crew) -> str:
     threads = [
         {"thread_id": m.state.thread_id, "agent": m.name, "status": m.state.own_status.value}
         for m in members
-        if m.call_id is None
+        if m.call_id is None and m.state.run_id is None
     ]
     return json.dumps({"agents": agents, "threads": threads}, ensure_ascii=False)
 
@@ -102,21 +101,21 @@ def _send(view: View, crew: Crew, call: Call, given: Json, context: Context) -> 
     content = [{"type": "text", "text": message}]
     if named == ["thread_id"]:
         member = view.state.member(str(given["thread_id"]))
-        if member is None or member.call_id is not None:
+        if member is None or member.call_id is not None or member.state.run_id is not None:
             raise _Refused(f"There is no open thread {str(given['thread_id'])[:80]!r}.")
         said = f"The message is on its way to the agent {member.name!r}."
-        sent = _deliver(view, member.state.thread_id, member.name, content)
+        sent = deliver(view, member.state.thread_id, member.name, content)
         return [*sent, answer(call, said)]
     agent = _chosen(view, crew, given, named[0])
     _check_room(view)
-    thread_id, name = _thread_id(context), str(agent["name"])
+    started, name = thread_id(context), str(agent["name"])
     said = (
-        f"Thread {thread_id} of the agent {name!r} has started. Its report will reach you as a "
+        f"Thread {started} of the agent {name!r} has started. Its report will reach you as a "
         "message."
     )
     return [
-        _created(thread_id, name, agent),
-        *_deliver(view, thread_id, name, content),
+        created(started, name, agent),
+        *deliver(view, started, name, content),
         answer(call, said),
     ]
 
@@ -137,13 +136,17 @@ def _chosen(view: View, crew: Crew, given: Json, how: str) -> Json:
         raise _Refused("inline_agent needs a name and a system prompt, both text.")
     if texts[0] == ADVISOR_NAME or len(str(texts[0])) > MAX_NAME_CHARS:
         raise _Refused("inline_agent.name cannot be that.")
-    own = view.subject.agent
+    return inline_agent(view.subject.agent, str(texts[0]), str(texts[1]))
+
+
+def inline_agent(own: Json, name: str, system: str) -> Json:
+    """Return an agent that another one defines; it has its maker's model and tools."""
     return {
         "type": "inline",
-        "name": texts[0],
+        "name": name,
         "description": None,
         "model": own["model"],
-        "system": texts[1],
+        "system": system,
         "tools": own.get("tools") or [],
         "mcp_servers": own.get("mcp_servers") or [],
         "skills": own.get("skills") or [],
@@ -152,8 +155,7 @@ def _chosen(view: View, crew: Crew, given: Json, how: str) -> Json:
 
 
 def _check_room(view: View) -> None:
-    members = view.state.crew.members if view.state.crew else ()
-    if sum(member.call_id is None for member in members) >= MAX_THREADS:
+    if view.state.slots >= MAX_THREADS:
         raise _Refused(
             f"{MAX_THREADS} threads are open, which is the limit. Follow up in one of them "
             "instead; the client can archive those that are done."
@@ -166,29 +168,36 @@ def _consult(view: View, call: Call, model: str, context: Context) -> list[Draft
     asked = {"content": [{"type": "text", "text": text}]}
     members = view.state.crew.members if view.state.crew else ()
     known = next((m.state.thread_id for m in members if m.call_id == call.id), None)
-    thread_id = known or _thread_id(context)
-    question = Draft("internal.consultation", asked, thread_id=thread_id, queued=True)
+    advisor = known or thread_id(context)
+    question = Draft("internal.consultation", asked, thread_id=advisor, queued=True)
     if known is not None:
         return [question]
     agent = {"type": "advisor", "model": model}
-    return [_created(thread_id, ADVISOR_NAME, agent, call_id=call.id), question]
+    runs = {"name": ADVISOR_NAME, "model": {"id": model}, "system": _ADVISOR, "tools": []}
+    private = {"call": call.id, "runs": runs}
+    return [created(advisor, ADVISOR_NAME, agent, private=private), question]
 
 
-def _created(thread_id: str, name: str, agent: Json, call_id: str | None = None) -> Draft:
-    private: dict[str, object] = {"agent": dict(agent)}
-    if call_id is not None:
-        private["call"] = call_id
-        private["runs"] = {
-            "name": name,
-            "model": {"id": agent["model"]},
-            "system": _ADVISOR,
-            "tools": [],
-        }
-    body = {"session_thread_id": thread_id, "agent_name": name, "workflow_run_id": None}
-    return Draft("session.thread_created", body, private=private)
+def created(
+    thread_id: str,
+    name: str,
+    agent: Json,
+    run_id: str | None = None,
+    private: Json | None = None,
+) -> Draft:
+    """Create a thread.
+
+    Args:
+        name: its agent's.
+        agent: as the thread shows it.
+        run_id: the workflow run that creates it.
+        private: what else the loop must know of it.
+    """
+    body = {"session_thread_id": thread_id, "agent_name": name, "workflow_run_id": run_id}
+    return Draft("session.thread_created", body, private={"agent": dict(agent), **(private or {})})
 
 
-def _deliver(view: View, thread_id: str, name: str, content: Sequence[Block]) -> list[Draft]:
+def deliver(view: View, thread_id: str, name: str, content: Sequence[Block]) -> list[Draft]:
     """Send a message from the primary thread: seen as sent here, and there when it is heard."""
     sent = {"to_session_thread_id": thread_id, "to_agent_name": name, "content": list(content)}
     heard = {"from_session_thread_id": view.state.thread_id, "content": list(content)}
@@ -258,5 +267,6 @@ def _plain(content: Sequence[Block]) -> str:
     return "\n".join(lines)
 
 
-def _thread_id(context: Context) -> str:
+def thread_id(context: Context) -> str:
+    """Make the id of a new thread."""
     return "sthr_" + context.new_id().removeprefix("sevt_")

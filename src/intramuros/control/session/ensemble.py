@@ -9,8 +9,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, cast
 
-from intramuros.control.session import delegation
-from intramuros.control.session.calls import RESULTS, USES, CallKind
+from intramuros.control.session import delegation, workflow
+from intramuros.control.session.calls import RESULTS, USES, Call, CallKind
 from intramuros.control.session.drafts import resting, thread_ended
 from intramuros.control.session.phase import END, OF_THREAD, RETRY, RUN, Phase, Status
 from intramuros.control.session.state import Member, State
@@ -20,7 +20,7 @@ from intramuros.control.store.records import Draft
 from intramuros.protocol.resources.multiagent import CONSULT_TOOL
 
 # Rounds over all threads; each round but the last writes something that another thread waits for.
-_MAX_ROUNDS: Final = 256
+_MAX_ROUNDS: Final = 1024
 # Steps of one thread until it comes to an effect.
 _MAX_STEPS: Final = 64
 
@@ -46,7 +46,8 @@ def plan(
     Args:
         view: the session's.
         busy: the threads whose effect is being performed; they are left to it unless it was
-            interrupted, and are then missing in the answer.
+            interrupted, and are then missing in the answer. Workflow runs wait there under their
+            own ids.
     """
     drafts: list[Draft] = []
     effects: dict[str, Effect] = {}
@@ -54,8 +55,12 @@ def plan(
     for _ in range(_MAX_ROUNDS):
         thread = _undecided(view, decided, busy)
         if thread is None:
+            moved, view = workflow.advance(view, context)
+            drafts += moved
+            if moved:
+                continue
             closing = _conclude(view, context)
-            return [*drafts, *closing], effects
+            return [*drafts, *closing], _wanted(view, effects, context)
         thread_id = thread.thread_id
         added, effect, view = _carry(view, thread_id, context)
         drafts += added
@@ -64,6 +69,16 @@ def plan(
             continue
         decided[thread_id], effects[thread_id] = now, effect
     raise RuntimeError(f"session {view.subject.session_id} never comes to an effect")
+
+
+def _wanted(view: View, effects: Mapping[str, Effect], context: Context) -> Mapping[str, Effect]:
+    """Return the effects of the threads that are still there, and the times that runs wait for."""
+    times = workflow.deadlines(view.state, context)
+    alive = {thread.thread_id for thread in view.state.threads}
+    return {
+        **{thread_id: effect for thread_id, effect in effects.items() if thread_id in alive},
+        **{run_id: Wait(at_us) for run_id, at_us in times.items()},
+    }
 
 
 def dress(view: View, thread_id: str, drafts: Sequence[Draft]) -> list[Draft]:
@@ -119,7 +134,8 @@ def _same(known: State, now: State) -> bool:
 def _carry(view: View, thread_id: str, context: Context) -> tuple[list[Draft], Effect, View]:
     """Take one thread to its next effect."""
     drafts: list[Draft] = []
-    for _ in range(_MAX_STEPS):
+    # Each call to the crew is a step.
+    for _ in range(_MAX_STEPS + len(view.state.calls)):
         if _thread(view, thread_id) is None:
             return drafts, Wait(), view
         command = _decide(view, thread_id, context)
@@ -139,11 +155,18 @@ def _decide(view: View, thread_id: str, context: Context) -> Command:
         if state.capped(context.now_us) and (starved := _starved(view)):
             return Append(starved)
         if waiting := delegation.waiting_calls(view):
-            return Append(delegation.perform(view, waiting[0], context))
+            return Append(_employed(view, waiting[0], context))
         if any(call.kind is CallKind.CREW and call.permitted for call in state.calls):
             others = tuple(call for call in state.calls if call.kind is not CallKind.CREW)
             return _beside(replace(view, state=replace(state, calls=others)), context)
     return decide(view, context)
+
+
+def _employed(view: View, call: Call, context: Context) -> list[Draft]:
+    """Return the rows of the primary thread's call to others."""
+    if view.find([call.id])[0].body["name"] in workflow.TOOLS:
+        return workflow.perform(view, call, context)
+    return delegation.perform(view, call, context)
 
 
 def _starved(view: View) -> list[Draft]:
@@ -255,11 +278,28 @@ def _with_report(
         return _advised(view, member, dressed, place, heard=stop == "end_turn" and not stopped)
     thread_id = member.state.thread_id
     ending = [_ended(member)] if stop == "retries_exhausted" else []
+    if member.state.run_id is not None:
+        step = _step_ended(view, member, dressed, stop, stopped=stopped)
+        return [*dressed[:place], *step, *dressed[place:], *ending]
     if stopped:
         return [*dressed, *ending]
     content = _report_of(view, member, dressed, stop)
     sent, received = delegation.report(view, thread_id, member.name, content)
     return [*dressed[:place], sent, *dressed[place:], *ending, received]
+
+
+def _step_ended(
+    view: View, member: Member, dressed: Sequence[Draft], stop: str, *, stopped: bool
+) -> list[Draft]:
+    """Say what a step of a workflow run came to, unless that was said before."""
+    if member.over:
+        return []
+    child = view.of(member.state.thread_id)
+    if stopped:
+        return [workflow.ended(child, (), workflow.INTERRUPTED)]
+    said = _report_of(view, member, dressed, stop)
+    why = None if stop == "end_turn" else str(said[0]["text"])
+    return [workflow.ended(child, said, why)]
 
 
 def _report_of(

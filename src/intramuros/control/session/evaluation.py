@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from intramuros.control.model.base import ModelError, ModelReply, ModelRequest
-from intramuros.control.session import grading
+from intramuros.control.session import grading, runs
 from intramuros.control.session.drafts import NO_USAGE, exhausted, failure, processed, resting
 from intramuros.control.session.grading import Grade, Grades, Task
 from intramuros.control.session.outcomes import BEGIN, DEFINE, END, GRADED, ONGOING, START, Aim
@@ -143,7 +143,7 @@ def _request(view: View, aim: Aim) -> ModelRequest:
     work = [
         record
         for record in view.records[aim.since :]
-        if record.visible and record.thread_id is None and record.type != DEFINE
+        if record.thread_id is None and record.type != DEFINE and _tells(record)
     ]
     marks = _marks(view, aim)
     problem = marks[-1].body.get("problem") if marks else None
@@ -151,6 +151,11 @@ def _request(view: View, aim: Aim) -> ModelRequest:
     return grading.request(
         model, task_of(view, aim), work, aim.graded, str(problem) if problem else None
     )
+
+
+def _tells(record: Record) -> bool:
+    """Tell whether a record is part of the work: seen by clients, or what a workflow run found."""
+    return record.visible or (record.type in (runs.REPORT, runs.NOTE) and not record.queued)
 
 
 def _verdict(view: View, aim: Aim) -> tuple[str, str] | None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from intramuros.control.model.base import ModelReply, ModelRequest
+from intramuros.control.session import runs
 from intramuros.control.session.calls import RESULTS, USES
 from intramuros.control.store.records import Record
 
@@ -259,7 +260,7 @@ def _piece(record: Record) -> dict[str, Any] | None:
     if record.type in ("agent.message", "user.message"):
         who = "agent" if record.type == "agent.message" else "user"
         return {f"{who}_said": _said(body.get("content"))}
-    if record.type == "agent.thread_message_received":
+    if record.type in ("agent.thread_message_received", runs.REPORT, runs.NOTE):
         return {"another_agent_said": _said(body.get("content"))}
     if record.type in USES:
         given = json.dumps(body["input"], ensure_ascii=False)

@@ -117,6 +117,17 @@ STEADY: Final = frozenset(
         "internal.consultation",
         "internal.crew_result",
         "internal.interrupt_heard",
+        # They move the workflow runs, and no thread.
+        "workflow_run.created",
+        "workflow_run.status_running",
+        "workflow_run.status_idle",
+        "workflow_run.phase_started",
+        "workflow_run.phase_ended",
+        "workflow_run.error",
+        "workflow_run.status_ended",
+        "internal.workflow_step_ended",
+        "internal.workflow_report",
+        "internal.workflow_note",
     }
 )
 
@@ -124,7 +135,9 @@ STEADY: Final = frozenset(
 AFTERLIFE: Final = frozenset({"session.deleted", "session.updated"})
 
 # What one agent tells another waits like what a client says.
-TOLD: Final = frozenset({"agent.thread_message_received", "internal.consultation"})
+TOLD: Final = frozenset(
+    {"agent.thread_message_received", "internal.consultation", "internal.workflow_report"}
+)
 # What opens a turn.
 OPENERS: Final = frozenset({"user.message"}) | TOLD
 

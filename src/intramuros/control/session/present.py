@@ -83,7 +83,7 @@ def child(row: Row[Any], session_id: str, primary_id: str, now_us: int) -> Shown
         "type": "session_thread",
         "session_id": session_id,
         "parent_thread_id": primary_id,
-        "workflow_run_id": None,
+        "workflow_run_id": state.run_id,
         "agent": row.agent,
         "status": row.status,
         "stats": {

@@ -50,17 +50,22 @@ class Crew:
     advisor: str | None
 
 
-def crew_of(multiagent: Json | None) -> Crew:
-    """Return whom a session's agent may employ; ``multiagent`` is as the session shows it."""
-    if multiagent is None:
+def crew_of(multiagent: Json | None, team: str = "subagents") -> Crew:
+    """Return whom a session's agent may employ.
+
+    Args:
+        multiagent: as the session shows it.
+        team: for which purpose: ``subagents`` or ``workflows``, which a coordinator has not.
+    """
+    if multiagent is None or (multiagent["type"] == "coordinator" and team != "subagents"):
         return Crew({}, inline=False, advisor=None)
     if multiagent["type"] == "coordinator":
         members = [entry for entry in multiagent["agents"] if entry["type"] == "agent"]
         advisors = [entry["model"] for entry in multiagent["agents"] if entry["type"] == "advisor"]
         return Crew(_named(members), inline=False, advisor=advisors[0] if advisors else None)
-    team = multiagent["subagents"]
-    inline = team.get("inline_agents", {}).get("type") == "enabled"
-    members = team.get("predefined_agents", ())
+    part = multiagent[team]
+    inline = part.get("inline_agents", {}).get("type") == "enabled"
+    members = part.get("predefined_agents", ())
     return Crew(_named(members), inline, multiagent["advisor"].get("model"))
 
 
@@ -69,21 +74,17 @@ def delegation_tools(multiagent: Json | None) -> Definitions:
     crew = crew_of(multiagent)
     tools: dict[str, tuple[str, Json]] = {}
     if crew.agents or crew.inline:
-        tools[LIST_TOOL] = (_LIST, _schema([]))
+        tools[LIST_TOOL] = (_LIST, schema([]))
         tools[SEND_TOOL] = (_SEND + _INLINE * crew.inline, _sending(crew))
     if crew.advisor is not None:
-        tools[CONSULT_TOOL] = (_CONSULT, _schema([]))
+        tools[CONSULT_TOOL] = (_CONSULT, schema([]))
     return tools
 
 
 def _sending(crew: Crew) -> Json:
     named: dict[str, Json] = {}
     if crew.agents:
-        about = "; ".join(
-            f"{name}: {agent.get('description') or 'no description'}"
-            for name, agent in crew.agents.items()
-        )
-        named["agent"] = {**_TEXT, "enum": list(crew.agents), "description": about}
+        named["agent"] = {**_TEXT, "enum": list(crew.agents), "description": described(crew)}
     if crew.inline:
         named["inline_agent"] = {
             "type": "object",
@@ -96,10 +97,19 @@ def _sending(crew: Crew) -> Json:
         }
     thread = {**_TEXT, "description": "A thread that you started."}
     message = {**_TEXT, "description": "The task or the follow-up, with all that it needs."}
-    return _schema(["message"], **named, thread_id=thread, message=message)
+    return schema(["message"], **named, thread_id=thread, message=message)
 
 
-def _schema(required: list[str], **properties: Json) -> Json:
+def described(crew: Crew) -> str:
+    """Return what a model is told of the agents that it may name."""
+    return "; ".join(
+        f"{name}: {agent.get('description') or 'no description'}"
+        for name, agent in crew.agents.items()
+    )
+
+
+def schema(required: list[str], **properties: Json) -> Json:
+    """Return the JSON Schema of an object that has these members and no others."""
     return {
         "type": "object",
         "properties": {name: dict(value) for name, value in properties.items()},

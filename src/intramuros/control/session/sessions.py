@@ -15,9 +15,17 @@ from intramuros.control.identity import audit
 from intramuros.control.identity.actor import Actor
 from intramuros.control.identity.principal import Principal
 from intramuros.control.model.catalogue import Catalogue, shipped_catalogue
-from intramuros.control.session import attachments, budget, listing, mounts, threads, uploads
+from intramuros.control.session import (
+    attachments,
+    budget,
+    listing,
+    mounts,
+    threads,
+    uploads,
+    workflow,
+)
 from intramuros.control.session.calls import CallKind
-from intramuros.control.session.drafts import failure, thread_ended
+from intramuros.control.session.drafts import failure
 from intramuros.control.session.journal import Held, Journal, refuse_dreaming
 from intramuros.control.session.phase import Status
 from intramuros.control.session.state import initial
@@ -240,10 +248,7 @@ class Sessions:
                 tx,
                 held,
                 [
-                    *(
-                        thread_ended(member.state.thread_id, member.name)
-                        for member in (held.state.crew.members if held.state.crew else ())
-                    ),
+                    *workflow.closing(held.state),
                     Draft("session.thread_status_terminated", thread),
                     Draft("session.status_terminated"),
                 ],

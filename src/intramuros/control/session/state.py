@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
-from intramuros.control.session import outcomes
+from intramuros.control.session import outcomes, runs
 from intramuros.control.session.calls import Call, CallKind, dump_call, load_call
 from intramuros.control.session.outcomes import Aim, Aims
 from intramuros.control.session.phase import OPENERS, STATUS_OF, Phase, Status
+from intramuros.control.session.runs import Run, Stand
 from intramuros.control.session.usage import SECOND_US, UsageTotals, capped
 
 
@@ -66,6 +67,7 @@ class State:
         compactions: summaries made since the model's last own reply, in this turn.
         overflowed: whether the conversation was too long for the model.
         aims: the outcomes that are not over; the first is under way or next.
+        run_id: the workflow run that created this thread.
     """
 
     thread_id: str
@@ -93,6 +95,7 @@ class State:
     compactions: int = 0
     overflowed: bool = False
     aims: Aims = ()
+    run_id: str | None = None
 
     @property
     def own_status(self) -> Status:
@@ -171,6 +174,7 @@ class State:
             not self.told
             or self.own_due
             or any(self.at(thread).own_due for thread in self.threads[1:])
+            or any(runs.move(run, self.stand(run)) for run in self.runs)
         )
 
     @property
@@ -208,7 +212,40 @@ class State:
     def crew_works(self) -> bool:
         """Whether another thread has something to do, so that its report is still to come."""
         others = self.threads[1:]
-        return any(t.phase is not Phase.IDLE or self.at(t).own_due for t in others)
+        return bool(self.runs) or any(
+            t.phase is not Phase.IDLE or self.at(t).own_due for t in others
+        )
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """The workflow runs that have not ended, oldest first."""
+        return () if self.crew is None else self.crew.runs
+
+    @property
+    def slots(self) -> int:
+        """How many threads count against the limit.
+
+        A step that has ended does not count, though its thread is there as long as its run; a run
+        keeps room for one, so that it can always go on.
+        """
+        members = () if self.crew is None else self.crew.members
+        plain = sum(m.call_id is None and m.state.run_id is None for m in members)
+        return plain + sum(max(1, len(self._steps_of(run))) for run in self.runs)
+
+    def stand(self, run: Run) -> Stand:
+        """Return how things stand around a run."""
+        steps = self._steps_of(run)
+        return Stand(
+            open=tuple(step.thread_id for step in steps),
+            working=any(
+                step.own_status is not Status.IDLE or self.at(step).own_due for step in steps
+            ),
+            lost=tuple(
+                step.thread_id for step in steps if step.phase is Phase.IDLE and not step.queued
+            ),
+            room=not steps or self.slots < runs.MAX_THREADS,
+            capped=self.capped(),
+        )
 
     def call(self, use_id: str) -> Call | None:
         """Return the open call of that tool use, or None if it is settled or unknown."""
@@ -242,6 +279,10 @@ class State:
             "aims": outcomes.dump(self.aims),
         }
 
+    def _steps_of(self, run: Run) -> "list[State]":
+        members = () if self.crew is None else self.crew.members
+        return [m.state for m in members if m.state.run_id == run.id and not m.over]
+
     def _performed_elsewhere(self, call: Call) -> bool:
         """Tell whether the session stays running until somebody else's result arrives."""
         return call.kind is CallKind.SANDBOX and call.permitted and not self.self_hosted
@@ -266,11 +307,13 @@ class Member:
         name: its agent's.
         state: its own; its clock and usage are its own too.
         call_id: the consultation that it answers, of an advisor.
+        over: whether the step of a workflow run that it works on has ended.
     """
 
     name: str
     state: State
     call_id: str | None = None
+    over: bool = False
 
 
 @dataclass(frozen=True)
@@ -284,6 +327,7 @@ class Crew:
         members: the children, oldest first; one that has ended leaves.
         told: what the session's last status event said.
         asked: the calls that it asked for.
+        runs: the workflow runs that have not ended, oldest first.
     """
 
     members: tuple[Member, ...] = ()
@@ -292,11 +336,13 @@ class Crew:
     usage: UsageTotals = field(default_factory=UsageTotals)
     active_us: int = 0
     running_since_us: int | None = None
+    runs: tuple[Run, ...] = ()
 
     def dump(self) -> dict[str, object]:
         """Return JSON values."""
         return {
-            "members": [[m.name, m.state.dump(), m.call_id] for m in self.members],
+            "members": [[m.name, m.state.dump(), m.call_id, m.over] for m in self.members],
+            "runs": [run.dump() for run in self.runs],
             "told": self.told.value,
             "asked": list(self.asked),
             "usage": dict(vars(self.usage)),
@@ -334,7 +380,8 @@ def load(dumped: Mapping[str, object]) -> State:
 
 def _load_crew(dumped: Mapping[str, Any]) -> Crew:
     return Crew(
-        members=tuple(Member(name, load(state), call) for name, state, call in dumped["members"]),
+        members=tuple(Member(name, load(state), *rest) for name, state, *rest in dumped["members"]),
+        runs=tuple(runs.load(run) for run in dumped.get("runs", ())),
         told=Status(dumped["told"]),
         asked=tuple(dumped["asked"]),
         usage=UsageTotals(**dumped["usage"]),
@@ -361,4 +408,5 @@ _PLAIN: Final = (
     "context_tokens",
     "compactions",
     "overflowed",
+    "run_id",
 )

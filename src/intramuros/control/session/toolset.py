@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 from intramuros.control.mcp.base import McpTool
 from intramuros.control.session.builtin import DEFINITIONS
 from intramuros.control.session.calls import CallKind, Permission
+from intramuros.control.session.plans import workflow_tools
 from intramuros.control.session.roster import delegation_tools
 
 # The Messages API's limit on tool names.
@@ -92,7 +93,10 @@ def crew_tools(multiagent: Json | None) -> list[Tool]:
     """Return the tools with which an agent employs others; none without a configuration."""
     return [
         Tool(name, CallKind.CREW, None, description, schema, bare_name=name)
-        for name, (description, schema) in delegation_tools(multiagent).items()
+        for name, (description, schema) in {
+            **delegation_tools(multiagent),
+            **workflow_tools(multiagent),
+        }.items()
     ]
 
 

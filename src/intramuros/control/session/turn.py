@@ -55,6 +55,8 @@ class Limits:
         backoff_cap_s: ceiling of the last, in seconds.
         max_tokens: the most that one reply may use.
         mcp_result_chars: text of one MCP result that the model sees (contract 6.25).
+        run_s: time that one workflow run may spend running, in seconds; not while it is idle, so
+            that people may take their time. The contract names the error but no number.
         window_of: the tokens that a model can read at once; None for one that nobody knows.
         bench: who judges calls under the ``auto`` policy.
     """
@@ -65,6 +67,7 @@ class Limits:
     backoff_cap_s: float = 60.0
     max_tokens: int = 16_384
     mcp_result_chars: int = 100_000
+    run_s: float = 12 * 3600.0
     window_of: Callable[[str], int | None] = field(default=lambda _: None)
     bench: Bench = field(default_factory=Bench)
 

@@ -15,6 +15,8 @@ ADVISOR_NAME: Final = "anthropic.advisor"
 LIST_TOOL: Final = "list_agents"
 SEND_TOOL: Final = "send_to_agent"
 CONSULT_TOOL: Final = "consult_advisor"
+RUN_TOOL: Final = "run_workflow"
+STOP_TOOL: Final = "stop_workflow"
 
 AgentId = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 AdvisorModel = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^\S+$")]

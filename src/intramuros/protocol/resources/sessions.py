@@ -151,7 +151,7 @@ class Thread(Response):
     type: Literal["session_thread"] = "session_thread"
     session_id: str
     parent_thread_id: str | None = None
-    workflow_run_id: None = None
+    workflow_run_id: str | None = None
     agent: dict[str, Any]
     status: SessionStatus
     stats: ThreadStats | None

@@ -37,11 +37,12 @@ CREW = ["send", "send", "follow", "consult_advisor", "list_agents"]
 class History:
     """Draws what happens next, and checks what must hold all along."""
 
+    declared = lead(WORKER, HELPER, advisor=True, tools=[LEADS, CUSTOM])
+    limits = Limits(failures=2, rounds=5)
+
     def __init__(self, draw: Any, self_hosted: bool) -> None:
         self.draw = draw
-        declared = lead(WORKER, HELPER, advisor=True, tools=[LEADS, CUSTOM])
-        limits = Limits(failures=2, rounds=5)
-        self.band = Band(declared, self_hosted=self_hosted, limits=limits)
+        self.band = Band(self.declared, self_hosted=self_hosted, limits=self.limits)
         self.toolu = 0
         if (cap := draw(st.none() | st.integers(1, 30))) is not None:
             self.band.log.append(Draft("internal.budget", {"budget": shown(cap)}))

@@ -2,6 +2,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from intramuros.control.catalog import agents, rosters, service
 from intramuros.control.catalog.kinds import AGENT
@@ -133,10 +134,40 @@ def test_without_inline_agents_one_must_be_predefined(
         make(tx, actor, "lead", multiagent=team(subagents=off))
 
 
-def test_workflows_are_refused_also_where_they_are_the_default(tx: Tx, actor: Actor) -> None:
-    for sent in ({"type": NEW}, {"type": NEW, "workflows": None}, {"type": NEW, "workflows": ON}):
-        with pytest.raises(InvalidRequest, match="runs no workflows yet"):
-            make(tx, actor, "lead", multiagent=sent)
+@pytest.mark.rule("c7_7", "c7_8")
+def test_each_member_has_its_default_also_when_it_is_null(tx: Tx, actor: Actor) -> None:
+    on = {"type": "enabled", "inline_agents": ON, "predefined_agents": []}
+    nulls = {"subagents": None, "workflows": None, "advisor": None}
+    for sent in ({}, nulls, {"workflows": ON}, {"workflows": {**ON, "inline_agents": None}}):
+        lead = make(tx, actor, "lead", multiagent={"type": NEW, **sent})
+        assert shown(lead) == {"type": NEW, "subagents": on, "workflows": on, "advisor": OFF}
+    off = make(tx, actor, "lead", multiagent=team(subagents=OFF))
+    assert shown(off)["workflows"] == OFF
+    again = amend(tx, actor, off.id, multiagent={"type": NEW, "workflows": None})
+    assert shown(again) == {"type": NEW, "subagents": OFF, "workflows": on, "advisor": OFF}
+
+
+@pytest.mark.rule("c7_11")
+def test_workflows_have_agents_of_their_own(tx: Tx, actor: Actor) -> None:
+    one, two = make(tx, actor, "one"), make(tx, actor, "two")
+    fixed = {"type": "enabled", "inline_agents": OFF}
+    members = {
+        "subagents": {"type": "enabled", "predefined_agents": [one.id]},
+        "workflows": {**fixed, "predefined_agents": [two.id, {"type": "self"}]},
+    }
+    lead = make(tx, actor, "lead", multiagent={"type": NEW, **members})
+    session = agents.resolve(tx, actor.workspace_id, lead.id)["multiagent"]
+    names = {
+        part: [agent["name"] for agent in session[part]["predefined_agents"]]
+        for part in ("subagents", "workflows")
+    }
+    assert names == {"subagents": ["one"], "workflows": ["two", "lead"]}
+    with pytest.raises(InvalidRequest, match=r"multiagent\.workflows: without inline_agents"):
+        make(tx, actor, "lead", multiagent={"type": NEW, "workflows": fixed})
+    many = {**ON, "predefined_agents": [make(tx, actor, f"a{n}").id for n in range(21)]}
+    for part in ("subagents", "workflows"):
+        with pytest.raises(ValidationError, match="at most 20"):
+            make(tx, actor, "lead", multiagent={"type": NEW, part: many})
 
 
 @pytest.mark.rule("c7_9", "c7_12")
@@ -217,7 +248,9 @@ def test_an_update_that_changes_nothing_makes_no_version(tx: Tx, actor: Actor) -
     assert same.version == service.get(tx, actor.workspace_id, AGENT, lead.id).version == 1
 
 
-@pytest.mark.parametrize("name", ["list_agents", "send_to_agent", "consult_advisor"])
+@pytest.mark.parametrize(
+    "name", ["list_agents", "send_to_agent", "consult_advisor", "run_workflow", "stop_workflow"]
+)
 def test_a_custom_tool_cannot_stand_in_for_one_of_ours(tx: Tx, actor: Actor, name: str) -> None:
     schema = {"type": "object", "properties": {}}
     tool = {"type": "custom", "name": name, "description": "d", "input_schema": schema}

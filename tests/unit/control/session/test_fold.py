@@ -1,270 +1,108 @@
-import json
+from typing import Any
 
 import pytest
 
-from intramuros.control.session.fold import IllegalRecord, fold
+from intramuros.control.session.drafts import thread_ended
+from intramuros.control.session.fold import final, fold
+from intramuros.control.session.fold_thread import IllegalRecord
 from intramuros.control.session.phase import Phase, Status
-from intramuros.control.session.state import State, initial, load
 from intramuros.control.store.records import Draft
+from tests.fakes.band import Band
+from tests.fakes.flows import MAPS, flow, phase, started, step
 from tests.fakes.log import MemoryLog
-
-NO_USAGE = {
-    "input_tokens": 0,
-    "output_tokens": 0,
-    "cache_creation_input_tokens": 0,
-    "cache_read_input_tokens": 0,
-}
+from tests.fakes.loop import text, use, uses
 
 
-def idle(stop: str = "end_turn", *event_ids: str) -> Draft:
-    reason: dict[str, object] = {"type": stop}
-    if event_ids:
-        reason["event_ids"] = list(event_ids)
-    return Draft("session.status_idle", {"stop_reason": reason})
+def crewed() -> MemoryLog:
+    return MemoryLog(crewed=True)
 
 
-def consumed(log: MemoryLog, input_id: str) -> Draft:
-    record = next(record for record in log.records if record.id == input_id)
-    return Draft(record.type, record.body, id=input_id)
+def child(thread_id: str = "sthr_2", run_id: str | None = None) -> Draft:
+    body = {"session_thread_id": thread_id, "agent_name": "scout", "workflow_run_id": run_id}
+    return Draft("session.thread_created", body)
 
 
-def sample(log: MemoryLog, *uses: Draft, usage: dict[str, int] | None = None) -> None:
-    """One model request that asks for these tools."""
-    start = log.append(Draft("span.model_request_start", private={"epoch": 1}))[0]
-    log.append(*uses)
-    body = {"model_request_start_id": start.id, "model_usage": usage or NO_USAGE}
-    log.append(Draft("span.model_request_end", body))
+def status(kind: str, thread_id: str = "sthr_main", **body: object) -> Draft:
+    named = {"session_thread_id": thread_id, "agent_name": "x", **body}
+    own = None if thread_id == "sthr_main" else thread_id
+    return Draft(f"session.thread_status_{kind}", named, thread_id=own)
 
 
-def tool_use(permission: str = "allow", kind: str = "agent.tool_use", **more: object) -> Draft:
-    return Draft(kind, {"name": "bash", "input": {}, "evaluated_permission": permission, **more})
+def idle(*asks: str) -> Draft:
+    reason: dict[str, Any] = {"type": "requires_action" if asks else "end_turn"}
+    return Draft("session.status_idle", {"stop_reason": {**reason, "event_ids": list(asks)}})
 
 
-def running() -> MemoryLog:
-    log = MemoryLog()
-    message = log.say()
-    log.append(Draft("session.status_running"), consumed(log, message))
-    return log
-
-
-def reloaded(state: State) -> State:
-    return load(json.loads(json.dumps(state.dump())))
-
-
-def test_a_turn_from_message_to_end() -> None:
-    log = MemoryLog()
-    message = log.say()
-    assert log.state.due
-    assert [item.id for item in log.state.queued] == [message]
-    log.append(Draft("session.status_running"), consumed(log, message))
+@pytest.mark.rule("c10_25")
+def test_a_sessions_status_says_what_its_threads_add_up_to() -> None:
+    log = crewed()
+    log.append(child(), Draft("session.status_running"), status("running", "sthr_2"))
     assert log.state.status is Status.RUNNING
-    assert log.state.queued == ()
-    assert log.state.turn == 1
-    sample(log, Draft("agent.message", {"content": []}))
-    assert log.state.rounds == 1
+    assert log.state.own_status is Status.IDLE
+    for told in (idle(), Draft("session.status_rescheduled")):
+        with pytest.raises(IllegalRecord, match="while threads are running"):
+            log.append(told)
+    stop = {"stop_reason": {"type": "end_turn"}}
+    log.append(status("idle", "sthr_2", **stop))
+    with pytest.raises(IllegalRecord, match="asks for what its threads ask for"):
+        log.append(idle("sevt_x"))
     log.append(idle())
-    assert (log.state.phase, log.state.stop) == (Phase.IDLE, "end_turn")
-    assert not log.state.due
+    assert log.state.told
 
 
-def test_calls_block_until_each_is_answered() -> None:
-    log = running()
-    sample(log, tool_use(), Draft("agent.custom_tool_use", {"name": "c", "input": {}}))
-    first, second = (call.id for call in log.state.calls)
-    log.append(idle("requires_action", first, second))
-    assert log.state.phase is Phase.REQUIRES_ACTION
-    assert log.state.status is Status.IDLE
-    assert not log.state.due
-    log.send("user.tool_result", tool_use_id=first)
-    assert log.state.due
-    assert log.state.blocking == (second,)
-    log.append(idle("requires_action", second))
-    assert not log.state.due
-    log.send("user.custom_tool_result", custom_tool_use_id=second)
-    assert log.state.due
-    log.append(Draft("session.status_running"))
-    assert log.state.turn == 1  # the same turn goes on
-    assert log.state.calls == ()
-
-
-def test_a_confirmation_counts_on_arrival_and_works_when_consumed() -> None:
-    log = running()
-    sample(log, tool_use("ask"))
-    (call,) = log.state.calls
-    log.append(idle("requires_action", call.id))
-    assert call.held
-    confirmation = log.send("user.tool_confirmation", tool_use_id=call.id, result="allow")
-    (call,) = log.state.calls
-    assert call.confirmation_id == confirmation
-    assert call.held
-    assert log.state.due
-    with pytest.raises(IllegalRecord):
-        log.send("user.tool_confirmation", tool_use_id=call.id, result="deny")
-    log.append(consumed(log, confirmation))
-    (call,) = log.state.calls
-    assert call.permitted
-    assert log.state.blocking == (call.id,)  # now its result is awaited (contract AMB 22)
-
-
-@pytest.mark.rule("c15_11")
-def test_a_denial_settles_a_self_hosted_call_by_itself() -> None:
-    log = running()
-    sample(log, tool_use("ask"))
-    (call,) = log.state.calls
-    log.append(idle("requires_action", call.id))
-    denial = log.send("user.tool_confirmation", tool_use_id=call.id, result="deny")
-    log.append(consumed(log, denial))
-    assert log.state.calls == ()
-
-
-def test_a_denied_cloud_call_waits_for_the_servers_own_result() -> None:
-    log = MemoryLog(self_hosted=False)
-    message = log.say()
-    log.append(Draft("session.status_running"), consumed(log, message))
-    sample(log, tool_use("ask"))
-    (call,) = log.state.calls
-    log.append(idle("requires_action", call.id))
-    denial = log.send("user.tool_confirmation", tool_use_id=call.id, result="deny")
-    log.append(consumed(log, denial))
-    assert log.state.calls[0].refused
-    log.append(Draft("agent.tool_result", {"tool_use_id": call.id, "is_error": True}))
-    assert log.state.calls == ()
-
-
-def test_a_cloud_call_neither_blocks_nor_makes_the_loop_due() -> None:
-    log = MemoryLog(self_hosted=False)
-    message = log.say()
-    log.append(Draft("session.status_running"), consumed(log, message))
-    sample(log, tool_use())
-    assert log.state.blocking == ()
-    assert not log.state.due
-
-
-def test_an_mcp_call_is_started_under_an_epoch() -> None:
-    log = running()
-    sample(log, tool_use(kind="agent.mcp_tool_use", mcp_server_name="db"))
-    (call,) = log.state.calls
-    assert log.state.due
-    log.append(Draft("internal.mcp_call_started", {"mcp_tool_use_id": call.id, "epoch": 4}))
-    assert log.state.calls[0].started_epoch == 4
-    log.append(Draft("agent.mcp_tool_result", {"mcp_tool_use_id": call.id}))
-    assert log.state.calls == ()
-
-
-def test_usage_and_active_time_add_up() -> None:
-    log = running()
-    usage = {
-        "input_tokens": 10,
-        "output_tokens": 5,
-        "cache_creation_input_tokens": 3,
-        "cache_read_input_tokens": 2,
-    }
-    sample(log, usage=usage)
-    sample(log, usage=usage)
-    assert log.state.usage.input_tokens == 20
-    assert log.state.usage.cache_read_input_tokens == 4
-    log.now_us += 2_000_000
-    assert log.state.active_s(log.now_us) == pytest.approx(2, abs=0.001)
-    log.append(idle())
-    log.now_us += 5_000_000
-    assert log.state.active_s(log.now_us) == pytest.approx(2, abs=0.001)
-
-
-def test_a_failed_request_is_rescheduled_and_goes_on_in_the_same_turn() -> None:
-    log = running()
-    start = log.append(Draft("span.model_request_start", private={"epoch": 1}))[0]
-    body = {"model_request_start_id": start.id, "model_usage": NO_USAGE, "is_error": True}
-    log.append(
-        Draft("span.model_request_end", body),
-        Draft("session.status_rescheduled", private={"retry_at_us": 99}),
-    )
-    assert log.state.status is Status.RESCHEDULING
-    assert (log.state.failures, log.state.retry_at_us) == (1, 99)
-    log.append(Draft("session.status_running"))
-    assert (log.state.turn, log.state.failures, log.state.retry_at_us) == (1, 1, None)
-
-
-def test_termination_drops_what_waited_and_takes_nothing_more() -> None:
-    log = running()
-    log.append(idle())
-    log.say()
-    log.append(Draft("session.status_terminated"))
-    assert log.state.status is Status.TERMINATED
-    assert log.state.queued == ()
-    assert not log.state.due
-    with pytest.raises(IllegalRecord):
-        log.say()
-
-
-@pytest.mark.rule("c15_2")
-def test_the_primary_thread_is_announced_by_its_first_status() -> None:
-    log = MemoryLog()
-    assert not log.state.thread_announced
-    log.append(Draft("session.thread_status_running", {"session_thread_id": "sthr_main"}))
-    assert log.state.thread_announced
-    with pytest.raises(IllegalRecord):
-        log.append(Draft("session.thread_status_idle", {"session_thread_id": "sthr_other"}))
-
-
-def test_illegal_records_are_refused() -> None:
-    log = running()
-    bad = [
-        Draft("agent.message", {"content": []}),  # no open request
-        Draft("session.status_running"),  # already
-        Draft("no.such.type"),
-        Draft("user.message", {"content": []}, id="sevt_never_queued"),
-        Draft("user.tool_result", {"tool_use_id": "sevt_unknown"}),
-        Draft("user.tool_result", {"tool_use_id": "sevt_unknown"}, queued=True),
-        Draft("span.model_request_end", {"model_request_start_id": "x", "model_usage": NO_USAGE}),
-        idle("requires_action"),
-        idle("requires_action", "sevt_unknown"),
-    ]
+def test_a_thread_is_created_once_and_takes_nothing_behind_its_end() -> None:
+    log = crewed()
+    log.append(child())
+    for twice in (child(), child("sthr_main")):
+        with pytest.raises(IllegalRecord, match="exists already"):
+            log.append(twice)
+    ended = log.append(Draft("session.error", {}))[0]
     before = log.state
-    for draft in bad:
-        with pytest.raises(IllegalRecord):
-            log.append(draft)
-    assert log.state == before
+    over = log.append(thread_ended("sthr_2", "scout"))[0]
+    assert final(before, over).state.phase is Phase.TERMINATED
+    with pytest.raises(IllegalRecord, match="takes nothing more"):
+        log.append(thread_ended("sthr_2", "scout"))
+    with pytest.raises(IllegalRecord, match="cannot follow"):
+        fold(log.state, ended)
 
 
-def test_a_turn_cannot_end_or_sample_with_open_calls() -> None:
-    log = running()
-    sample(log, tool_use())
-    with pytest.raises(IllegalRecord):
-        log.append(idle())
-    with pytest.raises(IllegalRecord):
-        log.append(Draft("span.model_request_start", private={"epoch": 1}))
+def test_a_session_ends_after_its_threads_and_runs() -> None:
+    log = crewed()
+    log.append(child())
+    log.append(status("terminated"))
+    with pytest.raises(IllegalRecord, match="after its threads"):
+        log.append(Draft("session.status_terminated"))
 
 
-def test_a_result_of_the_wrong_kind_is_refused() -> None:
-    log = running()
-    sample(log, tool_use())
-    (call,) = log.state.calls
-    with pytest.raises(IllegalRecord):
-        log.send("user.custom_tool_result", custom_tool_use_id=call.id)
+@pytest.mark.rule("c15_28", "c19_13")
+def test_a_run_is_folded_with_its_threads() -> None:
+    band = started(flow(MAPS))
+    (run,) = band.log.state.runs
+    with pytest.raises(IllegalRecord, match="before its phases and threads"):
+        band.log.append(
+            Draft(
+                "workflow_run.status_ended",
+                {"workflow_run_id": run.id, "result": {"type": "completed"}},
+            )
+        )
+    with pytest.raises(IllegalRecord, match="no step to begin"):
+        band.log.append(child("sthr_x", run.id))
+    with pytest.raises(IllegalRecord, match="never began"):
+        band.log.append(child("sthr_x", "wrun_none"))
+    step_ended = {"workflow_run_id": run.id, "done": True, "content": []}
+    thread_id = next(iter(band.flights))
+    band.log.append(Draft("internal.workflow_step_ended", step_ended, thread_id=thread_id))
+    with pytest.raises(IllegalRecord, match="works on no step"):
+        band.log.append(Draft("internal.workflow_step_ended", step_ended, thread_id=thread_id))
 
 
-def test_folding_needs_a_gapless_log() -> None:
-    log = running()
-    with pytest.raises(IllegalRecord):
-        fold(log.state, log.records[0])
-
-
-def test_folding_the_whole_log_equals_folding_on_from_any_dump() -> None:
-    log = running()
-    sample(log, tool_use("ask"), tool_use(kind="agent.mcp_tool_use", mcp_server_name="db"))
-    ask, mcp = (call.id for call in log.state.calls)
-    log.append(Draft("internal.mcp_call_started", {"mcp_tool_use_id": mcp, "epoch": 2}))
-    log.append(Draft("agent.mcp_tool_result", {"mcp_tool_use_id": mcp}))
-    log.append(idle("requires_action", ask))
-    allow = log.send("user.tool_confirmation", tool_use_id=ask, result="allow")
-    log.append(Draft("session.status_running"), consumed(log, allow))
-    log.append(idle("requires_action", ask))
-    log.say("more")
-    for cut in range(len(log.records) + 1):
-        state = initial("sthr_main", self_hosted=True)
-        for record in log.records[:cut]:
-            state = fold(state, record)
-        state = reloaded(state)
-        for record in log.records[cut:]:
-            state = reloaded(fold(state, record))
-        assert state == log.state
+def test_room_is_kept_for_each_run_and_no_ended_step_counts() -> None:
+    band = started(flow(phase("a", step("s")), phase("b", step("t", "clerk"))), scout=[text("x")])
+    assert band.log.state.slots == 1
+    band.scripts["clerk"].append(uses(use("weather")))
+    band.land(next(iter(band.flights)))
+    assert band.log.state.slots == 1, "the run keeps room for its next step"
+    band.run()
+    assert band.log.state.slots == 1
+    assert len(band.log.state.threads) == 3
+    assert isinstance(band, Band)

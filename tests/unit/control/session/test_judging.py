@@ -10,7 +10,7 @@ from intramuros.control.model.base import Failure, ModelError, ModelReply, Usage
 from intramuros.control.model.cost import UNITS_PER_CENT
 from intramuros.control.session import judging, opinion
 from intramuros.control.session.budget import shown
-from intramuros.control.session.fold import IllegalRecord
+from intramuros.control.session.fold_thread import IllegalRecord
 from intramuros.control.session.judging import AskJudge, Bench
 from intramuros.control.session.opinion import AGAIN, HELD, JUDGED
 from intramuros.control.session.phase import Phase

@@ -1,7 +1,7 @@
 import pytest
 
 from intramuros.control.mcp.base import Caller, McpServer
-from intramuros.control.session.fold import IllegalRecord
+from intramuros.control.session.fold_thread import IllegalRecord
 from intramuros.control.session.view import View, dump_tool, identified, load_tool
 from intramuros.control.store.records import Draft
 from tests.fakes.loop import INSERT, QUERY, Loop, agent, mcp_toolset, text, unreachable
