@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
+from intramuros.control.session.fold import fold
+from intramuros.control.session.state import load
 from intramuros.control.store.records import Record
 from tests.fakes.band import Band, definition
+from tests.fakes.loop import ALLOW, ASK, CUSTOM, text, toolset, uses
 
 OFF = {"type": "disabled"}
 ON = {"type": "enabled"}
@@ -108,3 +111,59 @@ def check_run(events: list[Record]) -> None:
         assert opened == declared
     if errors:
         assert types[-2] == "error"
+
+
+SCOUT = definition("scout", toolset(ALLOW))
+CAREFUL = definition("careful", toolset(ASK))
+CLERK = definition("clerk", CUSTOM)
+MAPS = phase("look", step("north"), step("south"))
+JUDGE = phase("judge", step("verdict", "clerk", "north", "south"))
+
+
+def started(*calls: Any, agents: Any = (SCOUT, CAREFUL, CLERK), **more: Any) -> Band:
+    """A session whose agent has made these calls, and ended its turn."""
+    band = Band(
+        planner(*agents, **more.pop("planner", {})),
+        lead=[uses(*calls), text("they work"), *more.pop("lead", [])],
+        **more,
+    )
+    band.log.say("go")
+    band.next()
+    band.land("sthr_main")
+    band.next()
+    band.land("sthr_main")
+    band.next()
+    return band
+
+
+def result_of(band: Band) -> Any:
+    return of_run(band)[-1].body["result"]
+
+
+def refusals(band: Band) -> list[Any]:
+    """The errors that kept runs from being created."""
+    found: list[Any] = [r.body for r in of_run(band) if r.body["workflow_run_id"] is None]
+    return found
+
+
+def told(band: Band) -> list[dict[str, Any]]:
+    """The results of the agent's calls."""
+    found: list[Any] = [r.body for r in band.log.records if r.type == "internal.crew_result"]
+    return found
+
+
+def heard(band: Band) -> str:
+    """What the agent's model was sent last."""
+    return str([request for name, request in band.requests if name == "lead"][-1].messages[-1])
+
+
+def taken_over(band: Band, cut: int) -> Band:
+    """Somebody else, who takes over behind a record."""
+    again = Band(band.subject.agent)
+    for record in band.log.records[:cut]:
+        again.log.records.append(record)
+        again.log.state = load(fold(again.log.state, record).dump())
+    again.log.now_us = again.log.records[-1].at_us
+    again.log.new_id = iter(f"sevt_again_{n}" for n in range(10_000)).__next__  # type: ignore[method-assign]
+    again.crash()
+    return again

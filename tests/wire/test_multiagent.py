@@ -54,10 +54,7 @@ async def test_members_are_merged_on_update(async_client: AsyncAnthropic) -> Non
     check(changed)
     assert changed.multiagent.subagents.type == "disabled"
     assert changed.multiagent.advisor.model == "wise"
-    with pytest.raises(anthropic.BadRequestError, match="workflows"):
-        await async_client.beta.agents.update(
-            lead.id, multiagent={"type": "multiagent_20261001", "workflows": None}
-        )
+    assert changed.multiagent.workflows.type == "disabled"
 
 
 ASK = {"permission_policy": {"type": "always_ask"}}
