@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, Protocol
 
+from intramuros.control.model.allowed import AllowList
 from intramuros.control.model.cost import Tokens
 from intramuros.kernel.errors import IntramurosError
 
@@ -59,8 +60,11 @@ class ModelRequest:
         effort: low, medium, high, xhigh or max; adapters ignore what a model lacks.
         purpose: whether the agent works, or a grader judges its work or a judge its calls; only
             scripts tell them apart.
-        last_try: whether nobody will ask again if this fails, so that another model may answer.
         must_call: the tool that the reply has to call; None leaves it to the model.
+        failures: how often this request has failed before, in this turn.
+        last_try: whether nobody will ask again if this fails, so that another model may answer.
+        allowed: the models that may answer in its place; None for any.
+        options: further parameters of the Messages API, as a caller of ours sent them.
     """
 
     model: str
@@ -70,8 +74,11 @@ class ModelRequest:
     max_tokens: int = 16_384
     effort: str | None = None
     purpose: Literal["work", "grade", "judge"] = "work"
-    last_try: bool = False
     must_call: str | None = None
+    failures: int = 0
+    last_try: bool = False
+    allowed: AllowList | None = None
+    options: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,15 @@ class ThinkingStarted:
     index: int
 
 
-Delta = TextDelta | ThinkingStarted
+@dataclass(frozen=True)
+class ThinkingDelta:
+    """More of the thinking block at ``index``; only adapters that do not sign it tell."""
+
+    index: int
+    text: str
+
+
+Delta = TextDelta | ThinkingStarted | ThinkingDelta
 
 
 class Failure(StrEnum):
@@ -126,6 +141,7 @@ class ModelError(IntramurosError):
         retryable: whether the same request may succeed later.
         retry_after_s: the provider's own wish, in seconds.
         too_long: whether a shorter conversation may succeed.
+        ours: whether the request itself was refused, so that no other model would take it either.
     """
 
     def __init__(
@@ -136,6 +152,7 @@ class ModelError(IntramurosError):
         retryable: bool,
         retry_after_s: float | None = None,
         too_long: bool = False,
+        ours: bool = False,
     ) -> None:
         super().__init__(message)
         self.failure = failure
@@ -143,6 +160,7 @@ class ModelError(IntramurosError):
         self.retryable = retryable
         self.retry_after_s = retry_after_s
         self.too_long = too_long
+        self.ours = ours
 
 
 class Model(Protocol):

@@ -91,6 +91,7 @@ class ModelEntry(_Part):
         provider: who serves it; the server's own provider when None.
         upstream_model: its name there, if it is not its id.
         fallback: models that answer in its place, in this order, when it cannot.
+        fallback_after: how often a request that may succeed later is tried again before that.
     """
 
     id: Id
@@ -111,6 +112,7 @@ class ModelEntry(_Part):
     provider: ProviderId | None = None
     upstream_model: Id | None = None
     fallback: Annotated[tuple[Id, ...], Field(max_length=MAX_FALLBACKS)] = ()
+    fallback_after: Annotated[int, Field(ge=0, le=8)] = 2
 
     @model_validator(mode="after")
     def _others(self) -> Self:
@@ -265,7 +267,7 @@ def load_catalogue(extra: Path | None = None, scripts: Path | None = None) -> Ca
     Raises:
         OperatorError: a file cannot be read or is not shaped like that.
     """
-    own = _read(extra) if extra is not None else _File(models=())
+    own = _read(extra, _patterns()) if extra is not None else _File(models=())
     replaced = {name for entry in own.models for name in (entry.id, *entry.aliases)}
     others = [*_read(_SHIPPED).models, *_scripted(scripts)]
     kept = [entry for entry in others if entry.id not in replaced]
@@ -278,12 +280,37 @@ def shipped_catalogue() -> Catalogue:
     return load_catalogue()
 
 
-def _read(file: Path) -> _File:
+def _patterns() -> Mapping[str, Mapping[str, Any]]:
+    """Return what entries of an operator may be like, by id."""
+    left_out = {"id", "aliases", "created_at"}
+    return {
+        entry.id: entry.model_dump(mode="python", exclude=left_out, exclude_unset=True)
+        for entry in _read(_SHIPPED).models
+    }
+
+
+def _completed(data: object, patterns: Mapping[str, Mapping[str, Any]]) -> object:
+    """Return the file's content with ``like`` replaced by what it stands for."""
+    if not isinstance(data, dict) or not isinstance(data.get("models"), list):
+        return data
+    return {**data, "models": [_like(entry, patterns) for entry in data["models"]]}
+
+
+def _like(entry: object, patterns: Mapping[str, Mapping[str, Any]]) -> object:
+    if not isinstance(entry, dict) or not isinstance(entry.get("like"), str):
+        return entry
+    if entry["like"] not in patterns:
+        return entry  # the member is refused, by its name
+    own = {name: value for name, value in entry.items() if name != "like"}
+    return {**patterns[entry["like"]], **own}
+
+
+def _read(file: Path, patterns: Mapping[str, Mapping[str, Any]] | None = None) -> _File:
     try:
         if file.stat().st_size > MAX_BYTES:
             raise OperatorError(f"{file} is larger than {MAX_BYTES} bytes", "shorten it")
         data: object = yaml.safe_load(file.read_text(encoding="utf-8"))
-        return _File.model_validate(data)
+        return _File.model_validate(_completed(data, patterns or {}))
     except OSError as error:
         raise OperatorError(
             f"cannot read {file} ({error.strerror})", "check --models-file"

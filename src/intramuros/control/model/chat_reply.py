@@ -12,7 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from intramuros.control.model.assemble import MAX_REPLY_BYTES, BadStream, check_block
-from intramuros.control.model.base import Delta, ModelReply, TextDelta, ThinkingStarted, Usage
+from intramuros.control.model.base import (
+    Delta,
+    ModelReply,
+    TextDelta,
+    ThinkingDelta,
+    ThinkingStarted,
+    Usage,
+)
+from intramuros.control.model.chat_request import CHARS_PER_TOKEN, is_unsigned
 
 # What every provider takes back as the id of a call.
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,40}")
@@ -36,11 +44,17 @@ class ChatAssembler:
         names: the tools' own names by those under which they were offered.
         taken: ids of calls that the conversation holds already.
         new_id: makes an id for a call that comes without a good one.
+        prompt: about how many tokens the prompt has, if the server does not count them.
     """
 
     def __init__(
-        self, names: Mapping[str, str], taken: set[str], new_id: Callable[[], str]
+        self,
+        names: Mapping[str, str],
+        taken: set[str],
+        new_id: Callable[[], str],
+        prompt: int | None = None,
     ) -> None:
+        self._prompt = prompt
         self._names = names
         self._taken = set(taken)
         self._new_id = new_id
@@ -78,13 +92,12 @@ class ChatAssembler:
         """The whole reply.
 
         Raises:
-            BadStream: the stream broke off, or says nothing of the tokens it used, so that no
-                limit and no budget could be kept.
+            BadStream: the stream broke off, or says nothing of the tokens it used although the
+                server should, so that no limit and no budget could be kept.
         """
         if self._stop is None:
             raise BadStream("the stream broke off before the end of the message")
-        if self._usage is None:
-            raise BadStream("the stream ended without token counts")
+        usage = self._usage or self._estimated()
         content = [_spoken(kind, "".join(pieces)) for kind, pieces in self._parts]
         content += [self._made(call) for call in self._calls]
         for block in content:
@@ -92,7 +105,15 @@ class ChatAssembler:
         stop = "refusal" if self._refused else self._stop
         if stop == "end_turn" and self._calls:
             stop = "tool_use"
-        return ModelReply(tuple(content), stop, self._usage)
+        return ModelReply(tuple(content), stop, usage)
+
+    def _estimated(self) -> Usage:
+        if self._prompt is None:
+            raise BadStream(
+                "the stream ended without token counts; if the server never gives any, "
+                "say usage: estimated of it in the models file"
+            )
+        return Usage(self._prompt, -(-self._size // CHARS_PER_TOKEN))
 
     def _extend(self, delta: Mapping[str, object]) -> list[Delta]:
         shown: list[Delta] = []
@@ -118,7 +139,8 @@ class ChatAssembler:
         index = len(self._parts) - 1
         if kind == "text":
             return [TextDelta(index, text)]
-        return [ThinkingStarted(index)] if begins else []
+        more = ThinkingDelta(index, text)
+        return [ThinkingStarted(index), more] if begins else [more]
 
     def _call(self, fragment: object) -> None:
         if not isinstance(fragment, Mapping):
@@ -227,16 +249,17 @@ def _count(counts: Mapping[str, object], name: str) -> int:
 
 
 def without_unsigned(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return a conversation without thinking that the Messages API would refuse."""
-    return [
-        {**message, "content": [b for b in message["content"] if not _is_unsigned(b)]}
-        for message in messages
-    ]
+    """Return a conversation without thinking that the Messages API would refuse.
 
-
-def _is_unsigned(block: object) -> bool:
-    return (
-        isinstance(block, Mapping)
-        and block.get("type") == "thinking"
-        and not block.get("signature")
-    )
+    A message of nothing else is left out; the API takes what stands around it all the same.
+    """
+    kept: list[Mapping[str, Any]] = []
+    for message in messages:
+        content = message.get("content")
+        if not isinstance(content, list | tuple) or not any(map(is_unsigned, content)):
+            kept.append(message)
+            continue
+        rest = [block for block in content if not is_unsigned(block)]
+        if rest:
+            kept.append({**message, "content": rest})
+    return kept

@@ -2,7 +2,8 @@
 
 What has no counterpart there is said in words or left out:
 
-* the model's thinking is left out, because nobody takes it back;
+* the model's thinking goes back only to servers that ask for it, and only what such a server said:
+  nobody but its provider can read what was signed;
 * results of tools are text, so images and files of theirs follow in a message of the user, and that
   a call failed is said in front of its result;
 * documents are text where they are text; PDFs go out as files to models that read them, and are
@@ -23,6 +24,10 @@ LimitField = Literal["max_completion_tokens", "max_tokens"]
 
 # What a function may be called there; the Messages API takes longer names.
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+# Rough counts, where a server gives none.
+CHARS_PER_TOKEN: Final = 4
+MEDIA_TOKENS: Final = 1_600
+_CHOICES: Final = {"auto": "auto", "any": "required", "none": "none"}
 _FAILED: Final = "The call failed."
 _NOTHING: Final = "(no output)"
 
@@ -35,12 +40,16 @@ class Reader:
         model: its name at the provider.
         images, pdfs: whether it reads them.
         limit: the parameter that bounds the reply.
+        counts: whether the server counts tokens in its streams.
+        reasoning: the member in which it takes the model's reasoning back, if it does.
     """
 
     model: str
     images: bool = True
     pdfs: bool = False
     limit: LimitField = "max_completion_tokens"
+    counts: bool = True
+    reasoning: str | None = None
 
 
 def body(request: ModelRequest, reader: Reader) -> Json:
@@ -50,8 +59,10 @@ def body(request: ModelRequest, reader: Reader) -> Json:
         "messages": list(_messages(request, reader)),
         reader.limit: request.max_tokens,
         "stream": True,
-        "stream_options": {"include_usage": True},
+        **_options(request.options),
     }
+    if reader.counts:
+        parameters["stream_options"] = {"include_usage": True}
     if request.tools:
         parameters["tools"] = [_function(tool) for tool in request.tools]
     if request.must_call:
@@ -60,6 +71,25 @@ def body(request: ModelRequest, reader: Reader) -> Json:
     if request.effort:
         parameters["reasoning_effort"] = request.effort
     return parameters
+
+
+def estimated_tokens(parameters: Json) -> int:
+    """Return about how many tokens a request has, for servers that do not count.
+
+    A token is about four characters; an image or a file is about as much as a page.
+    """
+    chars, rest = 0, [parameters["messages"], parameters.get("tools")]
+    while rest:
+        value: Any = rest.pop()
+        if isinstance(value, str):
+            chars += len(value)
+        elif isinstance(value, dict):
+            media = value.get("type") in {"image_url", "file"}
+            chars += MEDIA_TOKENS * CHARS_PER_TOKEN if media else 0
+            rest += [] if media else value.values()
+        elif isinstance(value, list):
+            rest += value
+    return -(-chars // CHARS_PER_TOKEN)
 
 
 def function_name(name: str) -> str:
@@ -91,18 +121,21 @@ def _messages(request: ModelRequest, reader: Reader) -> Iterable[Json]:
     for message in request.messages:
         blocks = _blocks(message)
         if message["role"] == "assistant":
-            yield from _said_by_model(blocks)
+            yield from _said_by_model(blocks, reader)
         elif message["role"] == "system":
             yield {"role": "system", "content": _text(blocks)}
         else:
             yield from _said_by_user(blocks, reader)
 
 
-def _said_by_model(blocks: Sequence[Block]) -> Iterable[Json]:
+def _said_by_model(blocks: Sequence[Block], reader: Reader) -> Iterable[Json]:
     text = "".join(str(block["text"]) for block in blocks if block["type"] == "text")
     calls = [_call(block) for block in blocks if block["type"] == "tool_use"]
     if text or calls:
         said: Json = {"role": "assistant", "content": text or None}
+        thought = "".join(str(b["thinking"]) for b in blocks if is_unsigned(b))
+        if thought and reader.reasoning:
+            said[reader.reasoning] = thought
         yield {**said, "tool_calls": calls} if calls else said
 
 
@@ -194,6 +227,32 @@ def _function(tool: Block) -> Json:
         defined["description"] = tool["description"]
     defined["parameters"] = tool.get("input_schema") or {"type": "object", "properties": {}}
     return {"type": "function", "function": defined}
+
+
+def _options(options: Mapping[str, object]) -> Json:
+    """Return a caller's own parameters in the words of the protocol."""
+    taken: Json = {name: options[name] for name in ("temperature", "top_p") if name in options}
+    if options.get("stop_sequences"):
+        taken["stop"] = options["stop_sequences"]
+    choice = _mapping(options.get("tool_choice"))
+    if choice.get("type") == "tool":
+        called = {"name": function_name(str(choice.get("name")))}
+        taken["tool_choice"] = {"type": "function", "function": called}
+    elif choice.get("type") in _CHOICES:
+        taken["tool_choice"] = _CHOICES[str(choice["type"])]
+    if choice.get("disable_parallel_tool_use") is True:
+        taken["parallel_tool_calls"] = False
+    shape = _mapping(_mapping(options.get("output_config")).get("format"))
+    if shape.get("type") == "json_schema":
+        schema = {"name": "output", "schema": shape.get("schema"), "strict": True}
+        taken["response_format"] = {"type": "json_schema", "json_schema": schema}
+    return taken
+
+
+def is_unsigned(block: object) -> bool:
+    """Return whether a block is thinking that only the server that said it knows."""
+    kind = _mapping(block).get("type")
+    return kind == "thinking" and not _mapping(block).get("signature")
 
 
 def _text(blocks: Sequence[Block]) -> str:

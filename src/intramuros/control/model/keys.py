@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from intramuros.control.model.providers import Provider
+from intramuros.control.model.providers import KeyedProvider
 from intramuros.kernel.errors import OperatorError
 
 # Longer than any key.
 MAX_KEY_BYTES: Final = 16 * 1024
 
 
-def provider_key(provider: Provider, env: Mapping[str, str]) -> str | None:
+def provider_key(provider: KeyedProvider, env: Mapping[str, str]) -> str | None:
     """Return a provider's key, or None where it asks for none.
 
     Raises:

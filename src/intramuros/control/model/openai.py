@@ -12,7 +12,13 @@ from openai import AsyncOpenAI, AsyncStream
 from intramuros.control.model.assemble import BadStream
 from intramuros.control.model.base import Delta, Failure, ModelError, ModelReply, ModelRequest
 from intramuros.control.model.chat_reply import ChatAssembler
-from intramuros.control.model.chat_request import Reader, body, call_ids, tool_names
+from intramuros.control.model.chat_request import (
+    Reader,
+    body,
+    call_ids,
+    estimated_tokens,
+    tool_names,
+)
 from intramuros.control.model.failures import (
     CONNECT_TIMEOUT_S,
     READ_TIMEOUT_S,
@@ -89,15 +95,20 @@ class OpenAIModel:
         Raises:
             ModelError: the provider refused, failed or broke off.
         """
+        reader = self._reader(request.model)
+        parameters = body(request, reader)
         assembler = ChatAssembler(
-            tool_names(request), call_ids(request), lambda: f"call_{secrets.token_hex(12)}"
+            tool_names(request),
+            call_ids(request),
+            lambda: f"call_{secrets.token_hex(12)}",
+            None if reader.counts else estimated_tokens(parameters),
         )
         try:
             # Plain data, as in the adapter of the Messages API: the assembler checks it.
             stream = await self._client.post(
                 "/chat/completions",
                 cast_to=object,
-                body=body(request, self._reader(request.model)),
+                body=parameters,
                 stream=True,
                 stream_cls=AsyncStream[object],
             )
@@ -152,6 +163,7 @@ class OpenAIModel:
             retryable=retryable,
             retry_after_s=retry_after_s(headers) if retryable else None,
             too_long=too_long,
+            ours=_is_ours(status, error) and not retryable and failure is not Failure.BILLING,
         )
 
 
@@ -184,6 +196,12 @@ def _named(names: Set[str | None]) -> tuple[Failure, bool]:
     if "overloaded_error" in names:
         return Failure.OVERLOADED, True
     return Failure.REQUEST_FAILED, "invalid_request_error" not in names
+
+
+def _is_ours(status: int, error: openai.APIError) -> bool:
+    """Return whether the request itself was refused."""
+    named = status == _NO_STATUS and "invalid_request_error" in {error.code, error.type}
+    return named or status in {400, 422}
 
 
 def _said(error: openai.APIError) -> str:

@@ -4,24 +4,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import structlog
-
 from intramuros.control.model.anthropic import DEFAULT_BASE_URL, AnthropicModel
 from intramuros.control.model.base import (
     Delta,
     Failure,
-    Model,
     ModelError,
     ModelReply,
     ModelRequest,
 )
-from intramuros.control.model.catalogue import Catalogue, ModelEntry, shipped_catalogue
+from intramuros.control.model.catalogue import Catalogue, shipped_catalogue
+from intramuros.control.model.chain import Chain
 from intramuros.control.model.chat_reply import without_unsigned
 from intramuros.control.model.cost import tokens_cost
 from intramuros.control.model.hosts import Host, connect
 from intramuros.control.model.scripted import PREFIX, ScriptedModel
-
-log = structlog.get_logger()
 
 
 class Models:
@@ -49,6 +45,7 @@ class Models:
         env: Mapping[str, str] | None = None,
     ) -> None:
         self._known = known or shipped_catalogue()
+        self._chain = Chain(self._priced, self._known)
         self._scripted = ScriptedModel(scripts)
         self._hosts: Mapping[str, Host] = connect(self._known, env)
         self._anthropic: AnthropicModel | None = None
@@ -56,39 +53,15 @@ class Models:
             self._anthropic = AnthropicModel.connect(base_url or DEFAULT_BASE_URL, api_key)
 
     async def run(self, request: ModelRequest, on_delta: Callable[[Delta], None]) -> ModelReply:
-        """Send the request to the model's adapter, and price the reply.
+        """Send the request to the model's adapter, or to those that answer in its place.
 
-        When the model's provider fails for good, or for the last time, the models of its entry's
-        ``fallback`` are asked in their order. The reply names and is priced as the one that
-        answered. A conversation that is too long is not passed on: the loop makes it shorter.
+        The reply names, and is priced as, the model that answered (``chain.py``).
 
         Raises:
             ModelError: no adapter serves this model, or the adapter's own; of several models, the
                 first one's.
         """
-        shown = False
-
-        def show(delta: Delta) -> None:
-            nonlocal shown
-            shown = True
-            on_delta(delta)
-
-        try:
-            return await self._priced(request, show)
-        except ModelError as error:
-            first = error
-        if first.too_long or (first.retryable and not request.last_try):
-            raise first
-        for name in self._fallbacks(request.model):
-            log.warning("model_fallback", model=request.model, answers=name, error=first.message)
-            try:
-                # A preview that began is not begun again; the event that concludes it is whole.
-                reply = await self._priced(replace(request, model=name), _unseen if shown else show)
-            except ModelError as error:
-                log.warning("model_fallback_failed", model=name, error=error.message)
-                continue
-            return replace(reply, model=name)
-        raise first
+        return await self._chain.run(request, on_delta)
 
     async def _priced(self, request: ModelRequest, on_delta: Callable[[Delta], None]) -> ModelReply:
         reply = await self._run(request, on_delta)
@@ -100,27 +73,23 @@ class Models:
     async def _run(self, request: ModelRequest, on_delta: Callable[[Delta], None]) -> ModelReply:
         if request.model.startswith(PREFIX):
             return await self._scripted.run(request, on_delta)
-        entry = self._known.find(request.model)
-        adapter: Model
-        if entry is not None and entry.provider is not None:
-            adapter = self._hosts[entry.provider]
-        elif self._anthropic is None:
+        adapter = self.host(request.model) or self._anthropic
+        if adapter is None:
             raise ModelError(
                 Failure.REQUEST_FAILED,
                 f"no model provider is configured for {request.model!r}: "
                 "set ANTHROPIC_UPSTREAM_API_KEY or start the server with --model-base-url",
                 retryable=False,
             )
-        else:
-            adapter = self._anthropic
-            if self._hosts:
-                # Another provider's model may have thought earlier in this conversation.
-                request = replace(request, messages=without_unsigned(request.messages))
-        return await adapter.run(_fitting(request, entry), on_delta)
+        if self._hosts and isinstance(adapter, AnthropicModel):
+            # Another provider's model may have thought earlier in this conversation.
+            request = replace(request, messages=without_unsigned(request.messages))
+        return await adapter.run(fitting(request, self._known), on_delta)
 
-    def _fallbacks(self, model: str) -> tuple[str, ...]:
+    def host(self, model: str) -> Host | None:
+        """Return the adapter of a model that the models file gives to a provider of its own."""
         entry = self._known.find(model)
-        return () if entry is None else entry.fallback
+        return None if entry is None or entry.provider is None else self._hosts[entry.provider]
 
     def window(self, model: str) -> int | None:
         """Return how many tokens a model can read at once, or None where nobody knows."""
@@ -135,12 +104,13 @@ class Models:
             await host.aclose()
 
 
-def _fitting(request: ModelRequest, entry: ModelEntry | None) -> ModelRequest:
-    """Return the request without what the model is known to lack.
+def fitting(request: ModelRequest, known: Catalogue) -> ModelRequest:
+    """Return the request without what its model is known to lack.
 
     Of models behind other providers nothing is promised: an effort goes out only to those whose
     entry lists it, since most of these servers refuse parameters that they do not know.
     """
+    entry = known.find(request.model)
     if entry is None:
         return request
     levels = entry.effort.levels if entry.effort else None
@@ -154,7 +124,3 @@ def _fitting(request: ModelRequest, entry: ModelEntry | None) -> ModelRequest:
         effort=None if lacks else request.effort,
         max_tokens=min(request.max_tokens, most),
     )
-
-
-def _unseen(_: Delta) -> None:
-    """Show nothing."""

@@ -102,9 +102,11 @@ class Performer:
                 self.hub.whisper(session_id, whisper)
 
         # The loop gives the turn up if this request fails too (outcome.model_failed).
-        last = view.state.failures >= context.limits.failures
+        failures = view.state.failures
+        last = failures >= context.limits.failures
+        asked = replace(command.request, failures=failures, last_try=last)
         try:
-            reply = await self._ask(view, replace(command.request, last_try=last), on_delta)
+            reply = await self._ask(view, asked, on_delta)
         except ModelError as error:
             failed = error  # the name of an except clause ends with it
             return lambda view, context: outcome.model_failed(view, command, failed, context)

@@ -6,7 +6,7 @@ content, so the text blocks of the reply, not the reply's blocks.
 
 from collections.abc import Callable
 
-from intramuros.control.model.base import Delta, TextDelta
+from intramuros.control.model.base import Delta, TextDelta, ThinkingDelta
 from intramuros.control.store.notify import Whisper
 
 MESSAGE = "agent.message"
@@ -31,6 +31,8 @@ class Preview:
 
     def feed(self, delta: Delta) -> list[Whisper]:
         """Return what to whisper for one delta."""
+        if isinstance(delta, ThinkingDelta):
+            return []  # that it thinks is shown, not what
         if not isinstance(delta, TextDelta):
             self.thinking_ids.append(self._new_id())
             return [self._start(THINKING, self.thinking_ids[-1])]

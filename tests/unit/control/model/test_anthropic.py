@@ -7,7 +7,7 @@ import pytest
 from anthropic import AsyncAnthropic
 
 from intramuros.control.model import anthropic as adapter
-from intramuros.control.model.anthropic import AnthropicModel
+from intramuros.control.model.anthropic import Account, AnthropicModel
 from intramuros.control.model.base import (
     Delta,
     Failure,
@@ -196,25 +196,40 @@ async def test_refusals(
     assert len(fake.bodies) == 1, "the SDK must not retry by itself"
 
 
+PLACES = range(len(frames(CONTENT, "m")))
+
+
 @pytest.mark.parametrize("kind", ["cut", "garbage"])
-@pytest.mark.parametrize("at", range(len(frames(CONTENT, "m"))))
-async def test_a_stream_that_breaks_anywhere_may_be_asked_again(kind: str, at: int) -> None:
+async def test_a_stream_that_breaks_anywhere_may_be_asked_again(kind: str) -> None:
     fake = FakeMessages.saying(CONTENT)
-    fake.faults = [Fault(kind, at=at)]  # type: ignore[arg-type]  a parametrised literal
     async with connected(fake) as model:
-        with pytest.raises(ModelError, match="broke off") as caught:
-            await model.run(request(), lambda _: None)
-        assert caught.value.retryable
-        assert list((await model.run(request(), lambda _: None)).content) == CONTENT
+        for at in PLACES:
+            fake.faults = [Fault(kind, at=at)]  # type: ignore[arg-type]  a parametrised literal
+            with pytest.raises(ModelError, match="broke off") as caught:
+                await model.run(request(), lambda _: None)
+            assert caught.value.retryable
+            assert list((await model.run(request(), lambda _: None)).content) == CONTENT
+
+
+async def test_an_error_may_come_at_any_place() -> None:
+    fake = FakeMessages.saying(CONTENT)
+    async with connected(fake) as model:
+        for at in PLACES:
+            fake.faults = [Fault("error", at=at)]
+            with pytest.raises(ModelError, match="as ordered") as caught:
+                await model.run(request(), lambda _: None)
+            assert (caught.value.failure, caught.value.retryable) == (Failure.OVERLOADED, True)
 
 
 async def test_silence_ends_in_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adapter, "READ_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(adapter, "READ_TIMEOUT_S", 0.1)
     fake = FakeMessages.saying(CONTENT)
-    fake.faults = [Fault("silence", at=4)]
-    with pytest.raises(ModelError, match="timeout") as caught:
-        await run(fake)
-    assert caught.value.retryable
+    async with connected(fake) as model:
+        for at in PLACES:
+            fake.faults = [Fault("silence", at=at)]
+            with pytest.raises(ModelError, match="timeout") as caught:
+                await model.run(request(), lambda _: None)
+            assert caught.value.retryable
 
 
 async def test_nobody_there() -> None:
@@ -274,5 +289,34 @@ async def test_an_event_that_is_no_object_breaks_the_request_off() -> None:
     async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as http:
         client = AsyncAnthropic(api_key=KEY, base_url="http://model", http_client=http)
         with pytest.raises(ModelError, match="broke off") as failed:
-            await AnthropicModel(client, KEY).run(request(), lambda _: None)
+            await AnthropicModel(client, Account(KEY)).run(request(), lambda _: None)
     assert failed.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("fault", "too_long", "ours"),
+    [
+        (Fault("status", status=413, type="request_too_large"), True, False),
+        (
+            Fault(
+                "status",
+                status=400,
+                type="invalid_request_error",
+                message="prompt is too long: 210000 tokens > 200000 maximum",
+            ),
+            True,
+            True,
+        ),
+        (Fault("status", status=400, type="invalid_request_error"), False, True),
+        (Fault("error", at=1, type="invalid_request_error"), False, True),
+        (Fault("status", status=401, type="authentication_error"), False, False),
+        (Fault("status", status=404, type="not_found_error"), False, False),
+        (Fault("status", status=529), False, False),
+    ],
+)
+async def test_whose_fault_it_is(fault: Fault, too_long: bool, ours: bool) -> None:
+    fake = FakeMessages.saying(CONTENT)
+    fake.faults = [fault]
+    with pytest.raises(ModelError) as caught:
+        await run(fake)
+    assert (caught.value.too_long, caught.value.ours) == (too_long, ours)

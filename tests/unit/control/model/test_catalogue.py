@@ -110,6 +110,9 @@ def test_what_is_not_known_is_null_and_effort_is_spelled_out() -> None:
         ("models: [{id: a, display_name: A, provider: p}]", "not listed"),
         ("models: [{id: a, display_name: A, upstream_model: b}]", "needs a provider"),
         ("models: [{id: a, display_name: A, fallback: [a]}]", "other models"),
+        ("models: [{id: a, display_name: A, like: nobody}]", "like"),
+        ("models: [{id: a, display_name: A, fallback_after: 9}]", "fallback_after"),
+        ("{models: [], providers: [{id: p, kind: other}]}", "providers.0"),
         ("models: [{id: a, display_name: A, fallback: [b, b]}]", "other models"),
         (
             "{models: [], providers: [{id: p, kind: openai, base_url: 'http://h'},"
@@ -125,3 +128,21 @@ def test_a_wrong_file_is_explained(tmp_path: Path, text: str, problem: str) -> N
         load_catalogue(file)
     with pytest.raises(OperatorError, match="--models-file"):
         load_catalogue(tmp_path / "none.yaml")
+
+
+def test_an_entry_can_be_like_a_shipped_one(tmp_path: Path) -> None:
+    file = tmp_path / "models"
+    file.write_text(
+        "{providers: [{id: aws, kind: bedrock, region: eu-west-1}], models: [{id: claude-opus-5,"
+        " like: claude-opus-5, provider: aws, upstream_model: eu.opus, max_tokens: 1000}]}"
+    )
+    known = load_catalogue(file)
+    found, shipped = known.find("claude-opus-5"), shipped_catalogue().find("claude-opus-5")
+    assert found is not None
+    assert shipped is not None
+    assert (found.prices, found.effort, found.features) == (
+        shipped.prices,
+        shipped.effort,
+        shipped.features,
+    )
+    assert (found.provider, found.upstream_model, found.max_tokens) == ("aws", "eu.opus", 1000)

@@ -155,3 +155,21 @@ def test_only_thinking_without_a_signature_is_taken_out() -> None:
     assert without_unsigned([{"role": "assistant", "content": mixed}]) == [
         {"role": "assistant", "content": [signed, said]}
     ]
+
+
+def test_what_nobody_counted_is_estimated_if_that_is_allowed() -> None:
+    chunks = [delta(content="x" * 39), {"choices": [{"delta": {}, "finish_reason": "stop"}]}]
+    with pytest.raises(BadStream, match="usage: estimated"):
+        assembled(*chunks)
+    counting = ChatAssembler({}, set(), str, prompt=100)
+    for chunk in chunks:
+        counting.feed(chunk)
+    assert counting.reply.usage == Usage(100, 10)
+    counting.feed({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 3}})
+    assert counting.reply.usage == Usage(7, 3), "counts that come all the same are better"
+
+
+def test_a_message_of_nothing_but_thoughts_is_left_out() -> None:
+    thought = {"type": "thinking", "thinking": "hm", "signature": ""}
+    said = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": [thought]}]
+    assert without_unsigned(said) == said[:1]

@@ -1,6 +1,7 @@
 import re
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,6 +10,7 @@ from intramuros.control.model.chat_request import (
     Reader,
     body,
     call_ids,
+    estimated_tokens,
     function_name,
     tool_names,
 )
@@ -161,3 +163,66 @@ def test_a_tool_that_must_be_called_is_named_as_it_is_offered() -> None:
     (offered,) = sent["tools"]
     forced = {"type": "function", "function": {"name": offered["function"]["name"]}}
     assert sent["tool_choice"] == forced
+
+
+THOUGHT = {"type": "thinking", "thinking": "hm", "signature": ""}
+SIGNED = {"type": "thinking", "thinking": "secret", "signature": "c2ln"}
+
+
+@pytest.mark.parametrize("member", ["reasoning_content", "reasoning"])
+def test_a_servers_own_reasoning_goes_back_if_it_wants_it(member: str) -> None:
+    said = [{"role": "assistant", "content": [SIGNED, THOUGHT, {"type": "text", "text": "yes"}]}]
+    request = ModelRequest("m", said)
+    (plain,) = body(request, Reader("m"))["messages"]
+    assert plain == {"role": "assistant", "content": "yes"}
+    (told,) = body(request, Reader("m", reasoning=member))["messages"]
+    assert told == {**plain, member: "hm"}
+
+
+@pytest.mark.parametrize(
+    ("options", "sent"),
+    [
+        (
+            {"temperature": 0, "top_p": 0.5, "metadata": {"user_id": "u"}, "top_k": 1},
+            {"temperature": 0, "top_p": 0.5},
+        ),
+        ({"stop_sequences": ["END"]}, {"stop": ["END"]}),
+        ({"stop_sequences": []}, {}),
+        (
+            {"tool_choice": {"type": "any", "disable_parallel_tool_use": True}},
+            {"tool_choice": "required", "parallel_tool_calls": False},
+        ),
+        ({"tool_choice": {"type": "auto"}}, {"tool_choice": "auto"}),
+        ({"tool_choice": {"type": "none"}}, {"tool_choice": "none"}),
+        (
+            {"tool_choice": {"type": "tool", "name": "x" * 80}},
+            {"tool_choice": {"type": "function", "function": {"name": function_name("x" * 80)}}},
+        ),
+        (
+            {"output_config": {"format": {"type": "json_schema", "schema": {"type": "object"}}}},
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "output", "schema": {"type": "object"}, "strict": True},
+                }
+            },
+        ),
+    ],
+)
+def test_options_in_the_words_of_the_protocol(
+    options: dict[str, Any], sent: dict[str, Any]
+) -> None:
+    made = body(ModelRequest("m", [], options=options), Reader("m"))
+    usual = {"model", "messages", "stream", "stream_options", "max_completion_tokens"}
+    assert {k: v for k, v in made.items() if k not in usual} == sent
+
+
+def test_servers_that_do_not_count_are_not_asked_to() -> None:
+    image = {
+        "type": "image",
+        "source": {"type": "base64", "media_type": "image/png", "data": "A" * 99_999},
+    }
+    said = [{"role": "user", "content": [{"type": "text", "text": "x" * 4000}, image]}]
+    made = body(ModelRequest("m", said), Reader("m", counts=False))
+    assert "stream_options" not in made
+    assert 2_600 <= estimated_tokens(made) < 2_700

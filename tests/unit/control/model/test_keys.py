@@ -4,12 +4,12 @@ from typing import Any
 import pytest
 
 from intramuros.control.model.keys import MAX_KEY_BYTES, checked_key, provider_key
-from intramuros.control.model.providers import Provider
+from intramuros.control.model.providers import ChatProvider
 from intramuros.kernel.errors import OperatorError
 
 
-def provider(**members: Any) -> Provider:
-    return Provider(**{"id": "house", "kind": "openai", "base_url": "http://h:1/v1", **members})
+def provider(**members: Any) -> ChatProvider:
+    return ChatProvider(**{"id": "house", "kind": "openai", "base_url": "http://h:1/v1", **members})
 
 
 def test_keys_come_from_the_environment_or_a_file(tmp_path: Path) -> None:

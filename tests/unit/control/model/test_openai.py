@@ -12,6 +12,7 @@ from intramuros.control.model.base import (
     ModelReply,
     ModelRequest,
     TextDelta,
+    ThinkingDelta,
     ThinkingStarted,
     Usage,
 )
@@ -57,7 +58,13 @@ async def test_a_reply_streams_and_is_whole() -> None:
     assert list(reply.content) == CONTENT
     assert reply.stop_reason == "tool_use"
     assert reply.usage == Usage(11, 7, 3, 5)
-    assert deltas == [ThinkingStarted(0), TextDelta(1, "I will"), TextDelta(1, " look.")]
+    assert deltas == [
+        ThinkingStarted(0),
+        ThinkingDelta(0, "Let m"),
+        ThinkingDelta(0, "e see."),
+        TextDelta(1, "I will"),
+        TextDelta(1, " look."),
+    ]
 
 
 async def test_the_request_holds_what_the_protocol_knows() -> None:
@@ -195,25 +202,40 @@ async def test_a_filtered_prompt_is_a_refusal() -> None:
     assert await run(fake) == ModelReply((), "refusal")
 
 
+PLACES = range(len(frames(CONTENT, "m")) - 1)
+
+
 @pytest.mark.parametrize("kind", ["cut", "garbage"])
-@pytest.mark.parametrize("at", range(len(frames(CONTENT, "m")) - 1))
-async def test_a_stream_that_breaks_anywhere_may_be_asked_again(kind: str, at: int) -> None:
+async def test_a_stream_that_breaks_anywhere_may_be_asked_again(kind: str) -> None:
     fake = FakeChat.saying(CONTENT)
-    fake.faults = [Fault(kind, at=at)]  # type: ignore[arg-type]  a parametrised literal
     async with connected(fake) as model:
-        with pytest.raises(ModelError, match="broke off") as caught:
-            await model.run(request(), lambda _: None)
-        assert caught.value.retryable
-        assert list((await model.run(request(), lambda _: None)).content) == CONTENT
+        for at in PLACES:
+            fake.faults = [Fault(kind, at=at)]  # type: ignore[arg-type]  a parametrised literal
+            with pytest.raises(ModelError, match="broke off") as caught:
+                await model.run(request(), lambda _: None)
+            assert caught.value.retryable
+            assert list((await model.run(request(), lambda _: None)).content) == CONTENT
+
+
+async def test_an_error_may_come_at_any_place() -> None:
+    fake = FakeChat.saying(CONTENT)
+    async with connected(fake) as model:
+        for at in PLACES:
+            fake.faults = [Fault("error", at=at)]
+            with pytest.raises(ModelError, match="as ordered") as caught:
+                await model.run(request(), lambda _: None)
+            assert (caught.value.failure, caught.value.retryable) == (Failure.OVERLOADED, True)
 
 
 async def test_silence_ends_in_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adapter, "READ_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(adapter, "READ_TIMEOUT_S", 0.1)
     fake = FakeChat.saying(CONTENT)
-    fake.faults = [Fault("silence", at=4)]
-    with pytest.raises(ModelError, match="timeout") as caught:
-        await run(fake)
-    assert caught.value.retryable
+    async with connected(fake) as model:
+        for at in PLACES:
+            fake.faults = [Fault("silence", at=at)]
+            with pytest.raises(ModelError, match="timeout") as caught:
+                await model.run(request(), lambda _: None)
+            assert caught.value.retryable
 
 
 async def test_nobody_there() -> None:
