@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from intramuros.control.catalog.reach import Edges
 from intramuros.control.mcp.client import McpPool, TransportFor
 from intramuros.control.mcp.dial import Edge, outer_context
-from intramuros.control.mcp.guard import Network
 from intramuros.control.metering import loop
 from intramuros.control.metering.meter import Meter
 from intramuros.control.model.registry import Models
@@ -27,6 +26,7 @@ from intramuros.control.store.blobs import Blobs
 from intramuros.control.store.db import Database, Tx
 from intramuros.control.store.notify import Hub
 from intramuros.control.store.records import Record
+from intramuros.kernel.addresses import Network
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.service import Stop, Task

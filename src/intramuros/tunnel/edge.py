@@ -9,6 +9,7 @@ from typing import Final
 
 import anyio
 
+from intramuros.kernel.sni import MAX_HELLO_BYTES, BadClientHello, read_server_name
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock
 from intramuros.kernel.wire import LineTooLong, Wire
@@ -30,7 +31,6 @@ from intramuros.tunnel.ledger import AuditUnavailable, Ledger
 from intramuros.tunnel.link import DEFAULT_KEEPALIVE, Keepalive, Link, LinkStream
 from intramuros.tunnel.linktable import Entry, LinkTable, Refused
 from intramuros.tunnel.recorder import Recorder
-from intramuros.tunnel.sni import MAX_HELLO_BYTES, BadClientHello, read_server_name
 from intramuros.tunnel.splice import splice
 
 log = logger("edge")

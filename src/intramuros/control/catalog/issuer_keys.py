@@ -13,7 +13,8 @@ import httpx2
 
 from intramuros.control.catalog.assertions import Jwk, Refused, read_keys
 from intramuros.control.catalog.service import Resource
-from intramuros.control.mcp.guard import GuardedTransport, Network, Resolver, system_resolver
+from intramuros.control.mcp.guard import GuardedTransport, Resolver, system_resolver
+from intramuros.kernel.addresses import Network
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock, rfc3339
 

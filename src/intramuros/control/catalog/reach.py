@@ -18,9 +18,10 @@ from intramuros.control.catalog import tunnels
 from intramuros.control.catalog.tunnels import Issuer, Route
 from intramuros.control.mcp.base import Caller, McpError, McpFailure, McpServer
 from intramuros.control.mcp.dial import Edge, TunnelDialer
-from intramuros.control.mcp.guard import GuardedTransport, Network
+from intramuros.control.mcp.guard import GuardedTransport
 from intramuros.control.mcp.transport import TunnelTransport
 from intramuros.control.store.db import Database
+from intramuros.kernel.addresses import Network
 from intramuros.kernel.errors import NotFound
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock, from_micros

@@ -15,17 +15,13 @@ import anyio
 import httpcore2
 import httpx2
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+from intramuros.kernel.addresses import Network, is_allowed
+
 SocketOption = httpcore2.SOCKET_OPTION
 
 
 # Closing waits for nobody; this is for the case that it does.
 _CLOSE_S: Final = 2.0
-# RFC 6052 2.1: a translator on the way turns these into IPv4, whatever they hold.
-_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
-# All that is handed out to hosts; Python counts reserved space beyond it as global.
-_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
 
 
 class AddressRefused(httpcore2.ConnectError):
@@ -48,28 +44,6 @@ async def system_resolver(host: str, port: int) -> Sequence[str]:
     """Resolve through the operating system."""
     found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [str(entry[4][0]) for entry in found]
-
-
-def is_allowed(address: Address, exceptions: Iterable[Network]) -> bool:
-    """Return whether a connection may go to this address.
-
-    Only globally reachable unicast addresses pass, and IPv4 inside IPv6 is judged as IPv4;
-    ``exceptions`` are the operator's own networks.
-    """
-    if isinstance(address, ipaddress.IPv6Address):
-        address = _inner(address) or address
-    if any(address in network for network in exceptions if network.version == address.version):
-        return True
-    if isinstance(address, ipaddress.IPv6Address) and address not in _UNICAST:
-        return False
-    return address.is_global and not address.is_multicast
-
-
-def _inner(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """Return the IPv4 address that an IPv6 one stands for: mapped, 6to4, or behind a NAT64."""
-    if address in _NAT64:
-        return ipaddress.IPv4Address(address.packed[-4:])
-    return address.ipv4_mapped or address.sixtofour
 
 
 class GuardedBackend(httpcore2.AsyncNetworkBackend):

@@ -17,14 +17,9 @@ from typing import Final
 import anyio
 import httpx2
 
-from intramuros.control.mcp.guard import (
-    GuardedTransport,
-    Network,
-    Resolver,
-    is_allowed,
-    system_resolver,
-)
+from intramuros.control.mcp.guard import GuardedTransport, Resolver, system_resolver
 from intramuros.control.tracing.endpoints import origin
+from intramuros.kernel.addresses import Network, is_allowed
 from intramuros.kernel.errors import IntramurosError
 
 # Everything together: name, connection, request, and the status line of the answer.

@@ -2,7 +2,7 @@
 
 A URL is judged twice. Here, when somebody configures it, by how it is written: a spelling that two
 parsers could read differently is refused. And at each delivery by what its name resolves to
-(control/mcp/guard.py), because an answer of the name service may change at any time.
+(kernel/addresses.py), because an answer of the name service may change at any time.
 """
 
 import ipaddress
@@ -13,7 +13,7 @@ from typing import Final
 
 import httpx2
 
-from intramuros.control.mcp.guard import Network, is_allowed
+from intramuros.kernel.addresses import Network, is_allowed
 from intramuros.kernel.errors import InvalidRequest
 
 HTTPS_PORT: Final = 443

@@ -19,7 +19,8 @@ import anyio.to_thread
 import httpx2
 from standardwebhooks import Webhook
 
-from intramuros.control.mcp.guard import AddressRefused, GuardedTransport, Network, Resolver
+from intramuros.control.mcp.guard import AddressRefused, GuardedTransport, Resolver
+from intramuros.kernel.addresses import Network
 
 # Look-ups at once. One that the system does not finish in time keeps its thread until it does, so
 # names that never answer must not take all that there are.

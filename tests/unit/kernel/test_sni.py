@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from intramuros.tunnel.sni import MAX_HELLO_BYTES, BadClientHello, read_server_name
+from intramuros.kernel.sni import MAX_HELLO_BYTES, BadClientHello, read_server_name
 
 
 def client_hello(name: str | None) -> bytes:

@@ -1,8 +1,9 @@
 """Read the server name of a TLS ClientHello without ending TLS (RFC 8446 4.1.2, RFC 6066 3).
 
-The edge peeks, so that a caller with a ticket for one host cannot ask the gateway for another.
+The edge peeks, so that a caller with a ticket for one host cannot ask the gateway for another;
+egress peeks, so that a sandbox says the same name to the name service and to TLS.
 
-Pure and bounded: the input is foreign.
+Pure. Bounded: the input is foreign.
 """
 
 from typing import Final

@@ -1,0 +1,293 @@
+"""One request of a sandbox, from its head to the end of its answer: judge, record, then carry.
+
+The order is fixed: the head is found good, the rules admit it, what it would carry is known, the
+record is written, and only then is anyone dialled. Redirects go back to the sandbox like any other
+answer; following one is a request of its own.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+import anyio
+import h11
+from anyio.abc import ByteStream
+
+from intramuros.execution.egress import secrets
+from intramuros.execution.egress.http1 import (
+    MAX_HEAD_BYTES,
+    Head,
+    Place,
+    Refused,
+    check_raw,
+    end_to_end,
+    plain_answer,
+    read_head,
+    request_headers,
+)
+from intramuros.execution.egress.ledger import Claim, Tally
+from intramuros.execution.egress.limits import LimitReached
+from intramuros.execution.egress.outlet import Outlet
+from intramuros.execution.egress.secrets import HeaderRule, Unfit
+from intramuros.execution.egress.splice import Pair, splice
+from intramuros.execution.egress.streams import GONE, Held, drop
+from intramuros.execution.egress.transfer import (
+    AnswerFailed,
+    Ends,
+    Order,
+    SandboxGone,
+    Transfer,
+    next_inside,
+)
+from intramuros.execution.egress.upstream import UpstreamFailed, is_stale
+from intramuros.execution.record import RecordFailed
+
+# A host may hang up on a connection that rests; we do first.
+REST_S: Final = 10.0
+_PLAIN: Final = frozenset({b"", b"identity"})
+# With these an answer could come in pieces or in a form in which no secret is found.
+_UNSEARCHABLE: Final = frozenset(
+    {b"accept-encoding", b"range", b"if-range", b"sec-websocket-extensions"}
+)
+
+
+@dataclass
+class Kept:
+    """The connection to the host that is kept between two requests of one connection."""
+
+    stream: ByteStream | None = None
+    since_s: float = 0.0
+
+    def take(self, now_s: float) -> ByteStream | None:
+        """Return it if it is still good; what is not is for :meth:`drop`."""
+        stream = self.stream
+        if stream is None or now_s - self.since_s > REST_S or is_stale(stream):
+            return None
+        self.stream = None
+        return stream
+
+    async def drop(self) -> None:
+        """Close it."""
+        stream, self.stream = self.stream, None
+        if stream is not None:
+            await drop(stream)
+
+
+class Exchange:
+    """Serves one request; ``outlet`` is the sandbox's, ``client`` its end of the connection."""
+
+    def __init__(self, outlet: Outlet, client: Held, place: Place, kept: Kept) -> None:
+        self._outlet = outlet
+        self._client = client
+        self._place = place
+        self._kept = kept
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
+        self._head: Head | None = None
+        self._tally = Tally()
+
+    async def run(self, raw: bytes) -> bool:
+        """Serve the request whose head this is; tell whether the connection may carry another.
+
+        Raises:
+            SandboxGone: nobody is there any more.
+        """
+        try:
+            order, claim = await self._prepare(raw)
+        except Refused as refused:
+            await self._outlet.ledger.refuse(self._place, refused.rule, self._head)
+            return await self._say(refused.status, refused.rule, str(refused))
+        except LimitReached as error:
+            await self._outlet.ledger.refuse(self._place, error.rule, self._head)
+            return await self._say(429, error.rule, str(error))
+        try:
+            await self._outlet.ledger.ask(claim)
+        except RecordFailed:
+            return await self._say(503, "not_recorded", "the record cannot be written")
+        started_s = self._outlet.clock.monotonic()
+        try:
+            return await self._carry(order, claim)
+        finally:
+            ms = round((self._outlet.clock.monotonic() - started_s) * 1000)
+            with anyio.CancelScope(shield=True):
+                await self._outlet.ledger.end(claim, self._tally, ms)
+
+    async def _prepare(self, raw: bytes) -> tuple[Order, Claim]:
+        """Judge the request and put in what belongs in."""
+        check_raw(raw)
+        self._http.receive_data(raw)
+        try:
+            request = self._http.next_event()
+        except h11.RemoteProtocolError as error:
+            raise Refused("malformed", "the request cannot be read") from error
+        if not isinstance(request, h11.Request):
+            raise Refused("malformed", "the request cannot be read")
+        head = self._head = read_head(request, self._place)
+        await self._outlet.meter.turn()
+        # The rules may have changed since the connection began.
+        verdict = self._outlet.judge(self._place.name, self._place.port)
+        if not verdict.allowed:
+            raise Refused(verdict.rule, f"{self._place.name} may not be reached", 403)
+        order, used = await self._equip(head)
+        claim = Claim(self._place, verdict.rule, True, head, tuple(sorted(used)))
+        return order, claim
+
+    async def _equip(self, head: Head) -> tuple[Order, set[str]]:
+        """Return the order with its secrets, and the names of those that go, or may go, along."""
+        name, known = self._place.name, self._outlet.secrets
+        headers, lent = secrets.with_lease(
+            request_headers(head, self._place), self._outlet.leases, name, head.target
+        )
+        try:
+            headers, used = known.into_headers(name, headers)
+        except Unfit as error:
+            raise Refused("secret_unfit", str(error)) from error
+        used |= {lent.label} if lent is not None else set()
+        strict = known.scrub and (known.bound_to(name) or lent is not None)
+        if strict:
+            headers = [(n, v) for n, v in headers if n not in _UNSEARCHABLE]
+            headers.append((b"accept-encoding", b"identity"))
+        rules = self._rules(lent)
+        order = Order(head, headers, scrubber=known.scrubber(rules), strict=strict)
+        return await self._fill(order, used)
+
+    async def _fill(self, order: Order, used: set[str]) -> tuple[Order, set[str]]:
+        """Read a short body, or arrange for a long one, and put into it what belongs there."""
+        head, most = order.head, self._outlet.meter.limits.filled_bytes
+        if head.length == 0:
+            await self._next_inside()
+            return replace(order, body=b""), used
+        filler = None
+        if head.header(b"content-encoding").lower() in _PLAIN:
+            kind = head.header(b"content-type")
+            filler = self._outlet.secrets.into_body(self._place.name, kind)
+        await self._continue()
+        if filler is None:
+            return order, used
+        if head.length is None or head.length > most:
+            # Recorded before it is read: what may be in it counts as used.
+            return replace(order, filler=filler), used | filler.names
+        body = b""
+        while isinstance(event := await self._next_inside(), h11.Data):
+            body += filler.feed(bytes(event.data))
+        return replace(order, body=body + filler.finish()), used | filler.used
+
+    async def _carry(self, order: Order, claim: Claim) -> bool:
+        tally = self._tally
+        transfer = None
+        upstream: ByteStream | None = None
+        keep = False
+        try:
+            with anyio.fail_after(self._outlet.meter.limits.request_s):
+                upstream = await self._reach()
+                ends = Ends(self._client, self._http, upstream)
+                transfer = Transfer(ends, order, tally, self._outlet.meter)
+                await transfer.run()
+                if transfer.switched is not None:
+                    await self._switch(ends, transfer.switched, claim)
+                    return False
+                inside, outside = transfer.reusable
+                if outside:
+                    self._kept.stream, upstream = upstream, None
+                    self._kept.since_s = self._outlet.clock.monotonic()
+                # What came after the request is the next one's.
+                self._client.held = self._http.trailing_data[0] + self._client.held
+                keep = inside
+        except UpstreamFailed as error:
+            tally.ended = error.rule
+            return await self._say(502, error.rule, str(error))
+        except (AnswerFailed, LimitReached) as error:
+            tally.ended = error.rule
+            if transfer is not None and not transfer.answered:
+                return await self._say(502, error.rule, str(error))
+        except SandboxGone:
+            tally.ended = "sandbox_gone"
+            raise
+        except TimeoutError:
+            tally.ended = "request_time"
+        finally:
+            if upstream is not None:
+                await drop(upstream)
+        return keep
+
+    async def _reach(self) -> ByteStream:
+        """Return a connection to the host: the kept one, or a new one."""
+        kept = self._kept.take(self._outlet.clock.monotonic())
+        if kept is not None:
+            return kept
+        await self._kept.drop()
+        internal = self._outlet.rules.own.internal.covers(self._place.name)
+        tls = self._place.scheme == "https"
+        return await self._outlet.dialler.open(self._place, internal=internal, tls=tls)
+
+    async def _switch(self, ends: Ends, answer: h11.InformationalResponse, claim: Claim) -> None:
+        """Pass a WebSocket on, as it is but for secrets in what comes back."""
+        blotter = self._outlet.secrets.blotter(self._rules(None))
+        headers = [
+            *end_to_end(answer.headers),
+            (b"connection", b"Upgrade"),
+            (b"upgrade", b"websocket"),
+        ]
+        if blotter is not None:
+            headers = [(n, blotter.whole(v)) for n, v in headers]
+        if self._head is None or not self._head.websocket:
+            raise AnswerFailed("malformed_answer", "the host switches without being asked")
+        head = ends.inside.send(h11.InformationalResponse(status_code=101, headers=headers)) or b""
+        self._client.held = ends.inside.trailing_data[0] + self._client.held
+        pair = Pair(self._client, Held(ends.upstream, ends.outside.trailing_data[0]), blotter)
+        try:
+            await self._client.send(head)
+        except GONE as error:
+            raise SandboxGone from error
+        await splice(pair, self._tally, self._outlet.meter)
+
+    def _rules(self, lent: HeaderRule | None) -> list[HeaderRule]:
+        """Return the lent headers whose values may not come back."""
+        rules = list(self._outlet.leases.values())
+        return rules if lent is None or lent in rules else [*rules, lent]
+
+    async def _next_inside(self) -> object:
+        return await next_inside(self._client, self._http, self._outlet.meter.limits.silence_s)
+
+    async def _continue(self) -> None:
+        """Tell a sandbox that waits for it to go on with its body (RFC 9110 10.1.1)."""
+        if self._http.they_are_waiting_for_100_continue:
+            go_on = h11.InformationalResponse(status_code=100, headers=[])
+            try:
+                await self._client.send(self._http.send(go_on) or b"")
+            except GONE as error:
+                raise SandboxGone from error
+
+    async def _say(self, status: int, rule: str, message: str) -> bool:
+        """Answer for ourselves; the connection is not used again."""
+        try:
+            with anyio.fail_after(self._outlet.meter.limits.head_s):
+                await self._client.send(plain_answer(status, rule, message))
+        except GONE as error:
+            raise SandboxGone from error
+        return False
+
+
+async def read_raw_head(client: Held, idle_s: float, head_s: float) -> bytes:
+    """Return the next request's head, up to its empty line; empty when there is none.
+
+    Raises:
+        Refused: it is too long, or takes too long.
+    """
+    try:
+        if not client.held:
+            with anyio.move_on_after(idle_s):
+                await client.peek()
+            if not client.held:
+                return b""
+        with anyio.fail_after(head_s):
+            while (end := client.held.find(b"\r\n\r\n")) < 0:
+                if len(client.held) > MAX_HEAD_BYTES:
+                    raise Refused("head_too_large", "the request's head is too large", 431)
+                await client.peek()
+    except TimeoutError:
+        raise Refused("head_time", "the request's head took too long", 408) from None
+    except GONE:
+        return b""
+    if end > MAX_HEAD_BYTES:
+        raise Refused("head_too_large", "the request's head is too large", 431)
+    raw, client.held = client.held[: end + 4], client.held[end + 4 :]
+    return raw

@@ -1,0 +1,97 @@
+"""Copy between two streams, both ways: WebSockets, and hosts whose TLS is not ended here."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import anyio
+from anyio.abc import ByteStream
+
+from intramuros.execution.egress.ledger import Passage, Tally
+from intramuros.execution.egress.limits import LimitReached, Meter
+from intramuros.execution.egress.replace import Replacer
+from intramuros.execution.egress.streams import CHUNK_BYTES, GONE
+
+# A message whose end looks like the beginning of a secret is held back no longer than this, in
+# seconds: unlike a body, it has an end that we do not see.
+HOLD_S: Final = 0.2
+
+
+@dataclass
+class Pair:
+    """The two streams, and what blots secrets out of what comes back."""
+
+    inside: ByteStream
+    outside: ByteStream
+    blotter: Replacer | None = None
+
+
+async def splice(pair: Pair, tally: Tally, meter: Meter) -> None:
+    """Copy until both directions are done, either side fails, or a limit is reached.
+
+    Never raises but for cancellation; ``tally.ended`` says why it ended.
+    """
+    tally.ended = "complete"
+
+    async def outwards(scope: anyio.CancelScope) -> None:
+        try:
+            while data := await _receive(pair.inside):
+                meter.send(len(data))
+                await _pass(pair.outside, data, tally.sent, meter)
+            await pair.outside.send_eof()
+        except LimitReached as error:
+            tally.ended = error.rule
+            scope.cancel()
+        except (*GONE, NotImplementedError):
+            # TLS has no half-closing: what the host still says may come.
+            return
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(outwards, group.cancel_scope)
+        try:
+            await _inwards(pair, tally, meter)
+        except LimitReached as error:
+            tally.ended = error.rule
+        except GONE:
+            tally.ended = "sandbox_gone"
+        group.cancel_scope.cancel()
+
+
+async def _inwards(pair: Pair, tally: Tally, meter: Meter) -> None:
+    blotter = pair.blotter
+    holding = False
+    while True:
+        data: bytes | None = None
+        if holding:
+            with anyio.move_on_after(HOLD_S):
+                data = await _receive(pair.outside)
+        else:
+            data = await _receive(pair.outside)
+        if data:
+            meter.receive(len(data))
+            tally.received.add(data)
+        if blotter is None:
+            settled = data or b""
+        elif data:
+            settled, holding = blotter.feed(data), True
+        else:
+            settled, holding = blotter.finish(), False
+        if settled:
+            with anyio.fail_after(meter.limits.silence_s):
+                await pair.inside.send(settled)
+        if data == b"":
+            tally.scrubbed = blotter.count if blotter is not None else 0
+            return
+
+
+async def _receive(stream: ByteStream) -> bytes:
+    """Return what comes; nothing at the end, however it came."""
+    try:
+        return await stream.receive(CHUNK_BYTES)
+    except GONE:
+        return b""
+
+
+async def _pass(stream: ByteStream, data: bytes, passage: Passage, meter: Meter) -> None:
+    with anyio.fail_after(meter.limits.silence_s):
+        await stream.send(data)
+    passage.add(data)
