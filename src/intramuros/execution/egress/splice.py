@@ -14,6 +14,8 @@ from intramuros.execution.egress.streams import CHUNK_BYTES, GONE
 # A message whose end looks like the beginning of a secret is held back no longer than this, in
 # seconds: unlike a body, it has an end that we do not see.
 HOLD_S: Final = 0.2
+# How long, in seconds, what a host has said may still come after one side has gone.
+AFTER_S: Final = 1.0
 
 
 @dataclass
@@ -37,13 +39,13 @@ async def splice(pair: Pair, tally: Tally, meter: Meter) -> None:
             while data := await _receive(pair.inside):
                 meter.send(len(data))
                 await _pass(pair.outside, data, tally.sent, meter)
-            await pair.outside.send_eof()
+            await anyio.sleep(await _last_word(pair.outside, meter))
         except LimitReached as error:
             tally.ended = error.rule
-            scope.cancel()
-        except (*GONE, NotImplementedError):
-            # TLS has no half-closing: what the host still says may come.
-            return
+        except GONE:
+            # The host is gone for us; what it has said before is still on its way.
+            await anyio.sleep(AFTER_S)
+        scope.cancel()
 
     async with anyio.create_task_group() as group:
         group.start_soon(outwards, group.cancel_scope)
@@ -81,6 +83,16 @@ async def _inwards(pair: Pair, tally: Tally, meter: Meter) -> None:
         if data == b"":
             tally.scrubbed = blotter.count if blotter is not None else 0
             return
+
+
+async def _last_word(stream: ByteStream, meter: Meter) -> float:
+    """Say that nothing more will come; return how long, in seconds, to listen after that."""
+    try:
+        await stream.send_eof()
+    except NotImplementedError:
+        # TLS ends both ways at once: whoever hung up waits for no answer.
+        return AFTER_S
+    return meter.limits.silence_s
 
 
 async def _receive(stream: ByteStream) -> bytes:
