@@ -188,8 +188,8 @@ class Transfer:
             pending = b""
         while True:
             event = await self._next_outside()
+            raw = bytes(event.data) if isinstance(event, h11.Data) else b""
             over = not isinstance(event, h11.Data)
-            raw = b"" if over else bytes(event.data)  # type: ignore[attr-defined]
             self._meter.receive(len(raw))
             self._tally.received.add(raw)
             for chunk in body.finish() if over else body.feed(raw):

@@ -12,7 +12,9 @@ from intramuros.execution.egress.policy import (
     parse_hosts,
     read_networking,
 )
+from intramuros.execution.egress.registries import REGISTRIES
 
+PIP, NPM = REGISTRIES["pip"][0], REGISTRIES["npm"][0]
 OPEN = OwnRules(allow=ANY)
 
 
@@ -114,20 +116,20 @@ def test_R111_mcp_hosts_pass_under_limited_networking_only_if_allowed() -> None:
 
 def test_package_managers_open_their_registries_and_no_more() -> None:
     opened = policy(limited(allow_package_managers=True))
-    assert opened.judge("pypi.org", 443).rule == "allow_package_managers"
+    assert opened.judge(PIP, 443).rule == "allow_package_managers"
     assert opened.admits("fr.archive.ubuntu.com")
-    assert not opened.admits("evil.pypi.org")
-    assert not policy(limited()).admits("pypi.org")
+    assert not opened.admits(f"evil.{PIP}")
+    assert not policy(limited()).admits(PIP)
 
 
 def test_while_installing_only_registries_are_open_and_the_worker_still_counts() -> None:
     rules = policy({"type": "unrestricted"}).installing()
-    assert rules.admits("pypi.org")
+    assert rules.admits(PIP)
     assert not rules.admits("example.com")
-    own = OwnRules(allow=parse_hosts(["@package-managers"]), deny=parse_hosts(["pypi.org"]))
+    own = OwnRules(allow=parse_hosts(["@package-managers"]), deny=parse_hosts([PIP]))
     confined = policy({"type": "unrestricted"}, own)
-    assert not confined.installing().admits("pypi.org")
-    assert confined.installing().admits("registry.npmjs.org")
+    assert not confined.installing().admits(PIP)
+    assert confined.installing().admits(NPM)
 
 
 def test_one_more_name_opens_nothing_that_the_worker_keeps_shut() -> None:
