@@ -187,7 +187,7 @@ async def running_upstream(app: ASGIApp) -> AsyncIterator[int]:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(("127.0.0.1", 0))
         config = uvicorn.Config(
-            app, log_level="error", lifespan="off", timeout_graceful_shutdown=1, access_log=False
+            app, log_level="error", timeout_graceful_shutdown=1, access_log=False
         )
         server = uvicorn.Server(config)
         async with anyio.create_task_group() as group:
