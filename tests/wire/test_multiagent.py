@@ -395,3 +395,48 @@ def test_an_agent_that_the_coordinator_defines(site: Site) -> None:
     assert [e.from_agent_name for e in told] == ["Helper"]
     assert "0 tools named 'send_to_agent' are offered" in told[0].content[0].text
     assert children(site, made.id)["Helper"].status == "idle"
+
+
+@pytest.mark.rule("c7_11", "c19_3", "c19_11")
+def test_subagents_of_the_newer_configuration(site: Site) -> None:
+    make = site.api.beta.agents.create
+    scout = make(name="Scout", model="scripted/scout")
+    team: Any = {"type": "enabled", "predefined_agents": [scout.id, {"type": "self"}]}
+    agent = make(
+        name="Lead",
+        model="scripted/crewed",
+        tools=[WEATHER],
+        multiagent={
+            "type": "multiagent_20261001",
+            "subagents": team,
+            "workflows": {"type": "disabled"},
+        },
+    )
+    made = site.api.beta.sessions.create(
+        agent=agent.id, environment_id=site.environment_id, initial_events=[MESSAGE]
+    )
+    check(made)
+    named = made.agent.multiagent.subagents.predefined_agents
+    assert [(a.name, a.version) for a in named] == [("Scout", 1), ("Lead", 1)]
+    resting(site, made.id, "end_turn")
+    site.api.beta.sessions.events.send(made.id, events=[MESSAGE])
+    until(lambda: len(children(site, made.id)) == 3 or None)
+    site.wait(made.id, "agent.thread_message_received", 3)
+    resting(site, made.id, "end_turn")
+    crew = children(site, made.id)
+    for thread in crew.values():
+        check(thread)
+    assert {name: thread.agent.type for name, thread in crew.items()} == {
+        "Scout": "agent",
+        "Lead": "agent",
+        "Helper": "inline",
+    }
+    assert (crew["Lead"].agent.id, crew["Lead"].agent.version) == (agent.id, 1)
+    assert [tool.name for tool in crew["Helper"].agent.tools] == ["weather"]
+    told = [e for e in site.events(made.id) if e.type == "agent.thread_message_received"]
+    assert {e.from_agent_name: e.content[0].text for e in told} == {
+        "Scout": "North lies the sea, and nothing that would be of use to anyone.",
+        "Lead": "Nothing to add.",
+        "Helper": "Nothing to add.",
+    }
+    assert {thread.workflow_run_id for thread in crew.values()} == {None}
