@@ -168,7 +168,11 @@ def test_a_run_from_its_plan_to_its_report(site: Site) -> None:
     check(threads["critic"])
     own_log = list(api.threads.events.list(threads["critic"].id, session_id=made.id))
     task = next(e for e in own_log if e.type == "agent.thread_message_received")
-    assert "North lies the sea" in task.content[0].text, "it was given what the others found"
+    assert [block.text.splitlines()[0] for block in task.content] == [
+        "Judge this.", "Result of the step 'north':", "Result of the step 'shell':",
+        "Result of the step 'sky':",
+    ]  # fmt: skip
+    assert "North lies the sea" in task.content[1].text, "it was given what the others found"
     begun = [e for e in log if e.type == "session.thread_created"]
     assert {e.workflow_run_id for e in begun} == {run_id}
     assert [e.content[0].text for e in log if e.type == "agent.message"] == [

@@ -71,9 +71,9 @@ def perform(view: View, call: Call, context: Context) -> list[Draft]:
         return [answer(call, str(refused), is_error=True)]
 
 
-def answer(call: Call, said: str, *, is_error: bool = False) -> Draft:
-    """Answer a call to the crew."""
-    content = [{"type": "text", "text": said}]
+def answer(call: Call, *said: str, is_error: bool = False) -> Draft:
+    """Answer a call to the crew, with a block for each text."""
+    content = [{"type": "text", "text": text} for text in said]
     return result(call, content, is_error=is_error, self_hosted=False)
 
 

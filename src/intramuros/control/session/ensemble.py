@@ -116,6 +116,8 @@ def _undecided(view: View, decided: Mapping[str, State], busy: Collection[str]) 
             continue
         if thread.thread_id in busy and not interrupted(thread):
             continue
+        if thread is not view.state and thread.phase is Phase.IDLE and not thread.queued:
+            continue  # it has nothing to do until somebody writes to it
         return thread
     return None
 

@@ -18,7 +18,7 @@ from intramuros.protocol.resources.multiagent import ADVISOR_NAME, RUN_TOOL, STO
 _MAX_PROBLEMS: Final = 8
 UNNAMED: Final = "workflow"
 
-Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=256)]
+Name = Annotated[str, StringConstraints(pattern=r"\S", max_length=256)]
 Words = Annotated[str, StringConstraints(pattern=r"\S")]
 
 _RUN: Final = (

@@ -33,6 +33,7 @@ _ARCHIVED: Final = "its thread was ended by the client"
 _LIMITED: Final = f"the session has {runs.MAX_RUNS} open workflow runs, which is the limit"
 _REFUSED: Final = "the plan was refused"
 _LARGE: Final = f"the plan has more steps than the {runs.MAX_STEPS} threads a run may create"
+_FULL: Final = f"the session has {runs.MAX_THREADS} open threads, which is the limit"
 _STEP_FAILED: Final = "a step of the plan ended without a result"
 _TIMED_OUT: Final = "the run reached its time limit"
 
@@ -114,7 +115,7 @@ def _start(view: View, call: Call, given: object, context: Context) -> list[Draf
         return [_error("program_error", _REFUSED), _refusal(call, str(error))]
     if view.state.slots >= runs.MAX_THREADS:
         said = f"{runs.MAX_THREADS} threads are open, which is the limit, so no run can start."
-        return [_error("thread_limit_error", _full()), _refusal(call, said)]
+        return [_error("unknown_error", _FULL), _refusal(call, said)]
     run_id = "wrun_" + context.new_id().removeprefix("sevt_")
     shown = [
         {
@@ -151,11 +152,11 @@ def _stop(view: View, call: Call, given: Json) -> list[Draft]:
         return [_refusal(call, said)]
     plan = _plan_of(view, run)
     said = f"The workflow run {plan.name!r} ({run.id}) is stopped."
-    found = _report_of(view, run, plan.steps, complete=False)
+    found = _results(view, run, plan.steps, complete=False)
     return [
         *_wind_down(view, run),
         *_finish(run, {"type": "stopped"}),
-        delegation.answer(call, f"{said}\n\n{found}".strip()),
+        delegation.answer(call, said, *found),
     ]
 
 
@@ -186,13 +187,14 @@ def _begin(view: View, run: Run, context: Context) -> list[Draft]:
     step = plan.phases[run.place].steps[run.begun]
     agent = _agent_of(view, plan, step)
     used = [other for other in plan.steps if other.name in step.uses]
-    prompt = "\n\n".join([step.prompt, *_results(view, run, used)])
+    # Each text is a block of its own, so that no result can pass for another one or for the prompt.
+    content = [_text(said) for said in (step.prompt, *_results(view, run, used))]
     thread_id = delegation.thread_id(context)
     return [
         delegation.created(
             thread_id, str(agent["name"]), agent, run_id=run.id, private={"step": step.name}
         ),
-        *delegation.deliver(view, thread_id, str(agent["name"]), [_text(prompt)]),
+        *delegation.deliver(view, thread_id, str(agent["name"]), content),
     ]
 
 
@@ -207,23 +209,23 @@ def _agent_of(view: View, plan: Plan, step: Step) -> Json:
 def _completed(view: View, run: Run, context: Context) -> list[Draft]:
     plan = _plan_of(view, run)
     said = f"The workflow run {plan.name!r} ({run.id}) has completed."
-    found = _report_of(view, run, plan.unused, complete=True)
+    found = _results(view, run, plan.unused)
     return [
         *_wind_down(view, run),
         *_finish(run, {"type": "completed"}),
-        _message(run, f"{said}\n\n{found}"),
+        Draft(runs.REPORT, _told_of(run, said, *found), queued=True),
     ]
 
 
 def _failed(view: View, run: Run, type: str, message: str) -> list[Draft]:
     plan = _plan_of(view, run)
     said = f"The workflow run {plan.name!r} ({run.id}) failed: {message}."
-    found = _report_of(view, run, plan.steps, complete=True)
+    found = _results(view, run, plan.steps)
     error = {"type": type, "message": message}
     return [
         *_wind_down(view, run),
         *_finish(run, {"type": "error", "error": error}),
-        _message(run, f"{said}\n\n{found}".strip()),
+        Draft(runs.REPORT, _told_of(run, said, *found), queued=True),
     ]
 
 
@@ -231,12 +233,11 @@ def _stopped(view: View, run: Run, context: Context) -> list[Draft]:
     """End a run that a client's interrupt stopped; its agent hears of it with the next prompt."""
     plan = _plan_of(view, run)
     said = f"The workflow run {plan.name!r} ({run.id}) was stopped by an interrupt of the user."
-    found = _report_of(view, run, plan.steps, complete=False)
-    body = {"workflow_run_id": run.id, "content": [_text(f"{said}\n\n{found}".strip())]}
+    found = _results(view, run, plan.steps, complete=False)
     return [
         *_wind_down(view, run),
         *_finish(run, {"type": "stopped"}),
-        Draft(runs.NOTE, body),
+        Draft(runs.NOTE, _told_of(run, said, *found)),
     ]
 
 
@@ -281,17 +282,12 @@ def _left(run: Run) -> Draft:
     return Draft(runs.PHASE_ENDED, body)
 
 
-def _report_of(view: View, run: Run, steps: Sequence[Step], *, complete: bool) -> str:
-    """Return what steps came to as text for the agent.
+def _results(view: View, run: Run, steps: Sequence[Step], *, complete: bool = True) -> list[str]:
+    """Return the results of steps, each under its name, cut to what fits.
 
     Args:
         complete: also name the steps that came to nothing; else those are left out.
     """
-    return "\n\n".join(_results(view, run, steps, complete=complete))
-
-
-def _results(view: View, run: Run, steps: Sequence[Step], *, complete: bool = True) -> list[str]:
-    """Return the results of steps, each under its name, cut to what fits."""
     known = _outcomes(view, run)
     room = MAX_RESULT_CHARS // max(1, len(steps))
     parts: list[str] = []
@@ -353,19 +349,14 @@ def _named(view: View) -> str:
     return ", ".join(f"{run_id} ({json.dumps(name)})" for run_id, name in names.items()) or "none"
 
 
-def _message(run: Run, said: str) -> Draft:
-    body = {"workflow_run_id": run.id, "content": [_text(said)]}
-    return Draft(runs.REPORT, body, queued=True)
+def _told_of(run: Run, *said: str) -> Json:
+    return {"workflow_run_id": run.id, "content": [_text(part) for part in said]}
 
 
 def _error(type: str, message: str) -> Draft:
     """Tell clients why no run was created (contract 14.8)."""
     body = {"workflow_run_id": None, "error": {"type": type, "message": message}}
     return Draft(runs.ERROR, body)
-
-
-def _full() -> str:
-    return f"the session has {runs.MAX_THREADS} open threads, which is the limit"
 
 
 def _refusal(call: Call, said: str) -> Draft:
@@ -376,18 +367,18 @@ def _text(said: str) -> Block:
     return {"type": "text", "text": said}
 
 
-def _told(type: str) -> Callable[[View, Run, Context], list[Draft]]:
+def _status(type: str) -> Callable[[View, Run, Context], list[Draft]]:
     return lambda view, run, context: [Draft(type, {"workflow_run_id": run.id})]
 
 
 _MOVES: Final[Mapping[Move, Callable[[View, Run, Context], list[Draft]]]] = {
     Move.STOP: _stopped,
     Move.LOSE: _lost,
-    Move.RUN: _told(runs.RUNNING),
+    Move.RUN: _status(runs.RUNNING),
     Move.OPEN: _entered,
     Move.BEGIN: _begin,
     Move.CLOSE: lambda view, run, context: [_left(run)],
     Move.COMPLETE: _completed,
     Move.FAIL: lambda view, run, context: _failed(view, run, "program_error", _STEP_FAILED),
-    Move.REST: _told(runs.IDLE),
+    Move.REST: _status(runs.IDLE),
 }

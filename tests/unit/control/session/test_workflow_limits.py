@@ -57,7 +57,7 @@ def test_steps_wait_for_room_and_a_run_always_has_some() -> None:
     )  # fmt: skip
     assert len(band.flights) == 25
     assert [t["is_error"] for t in told(band)][24:] == [False, True, True]
-    assert [body["error"]["type"] for body in refusals(band)] == ["thread_limit_error"]
+    assert [body["error"]["type"] for body in refusals(band)] == ["unknown_error"]
     (run,) = band.log.state.runs
     assert run.begun == 1
     for _ in range(3):
