@@ -3,11 +3,13 @@
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 from anthropic import AsyncAnthropic
 
+from intramuros.execution.egress.upstream import Resolver, system_resolver
 from intramuros.execution.sandbox import bwrap
 from intramuros.execution.sandbox.base import Level
 from intramuros.execution.sandbox.bubblewrap import BubblewrapProvider
@@ -38,11 +40,19 @@ async def official(site: Site, folder: Path) -> AsyncIterator[Path]:
 
 
 @contextlib.asynccontextmanager
-async def ours(site: Site, folder: Path, pool_key: str | None = None) -> AsyncIterator[Path]:
+async def ours(
+    site: Site,
+    folder: Path,
+    pool_key: str | None = None,
+    resolver: Resolver = system_resolver,
+    **more: Any,
+) -> AsyncIterator[Path]:
     """Our worker with real sandboxes; gives its state directory.
 
     Args:
         pool_key: to serve the cloud environments instead of the site's own.
+        resolver: turns names that sandboxes may reach into addresses.
+        more: other settings of the worker.
     """
     for finding in bwrap.probe():
         if finding.level is Level.FAILURE:
@@ -58,12 +68,19 @@ async def ours(site: Site, folder: Path, pool_key: str | None = None) -> AsyncIt
         None if pool_key else site.environment_id,
         pool=pool_key is not None,
         max_idle_s=1.0,
+        **more,
     )
     stop, ready = Stop(), anyio.Event()
 
     async def run() -> None:
         provider = BubblewrapProvider(state / "sandboxes")
-        await serve_worker(settings, provider=provider, ready=lambda _: ready.set(), stop=stop)
+        await serve_worker(
+            settings,
+            provider=provider,
+            ready=lambda _: ready.set(),
+            stop=stop,
+            resolver=resolver,
+        )
 
     async with anyio.create_task_group() as group:
         group.start_soon(run)

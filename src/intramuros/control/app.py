@@ -45,6 +45,7 @@ from intramuros.control.model.registry import Models
 from intramuros.control.model.scripted import ScriptedModel
 from intramuros.control.model.upstream import Upstream
 from intramuros.control.routes import create_app
+from intramuros.control.session.egress import Egress
 from intramuros.control.session.journal import Journal
 from intramuros.control.session.judging import Bench
 from intramuros.control.session.sessions import Sessions
@@ -121,6 +122,7 @@ async def build_services(opened: Installation, settings: ServerSettings) -> Serv
         journal=journal,
         dreams=Dreams(Stage(clock, ids, hub, journal, known), known),
         sessions=sessions,
+        egress=Egress(clock, sessions, credentials),
         deployments=Deployments(known),
         runs=Runs(clock, ids, sessions, journal, Shelf(db, blobs, clock).resolve),
         cursors=Cursors(cursor_key, clock),

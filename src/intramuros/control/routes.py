@@ -33,6 +33,7 @@ from intramuros.control.api import (
     profiles,
     reports,
     resources,
+    sandbox_egress,
     sandbox_files,
     sessions,
     skills,
@@ -99,6 +100,7 @@ def create_app(services: Services) -> FastAPI:
         webhooks.router,
         webhooks.organization_router,
         sandbox_files.router,
+        sandbox_egress.router,
     )
     app.router = Families(routers, app.router.routes)
     app.add_api_route("/healthz", _healthz, include_in_schema=False)

@@ -14,6 +14,7 @@ import anyio
 import httpx2
 
 from intramuros.execution.client import Away, Refused, Work
+from intramuros.execution.egress.rules import SessionRules, read_rules
 from intramuros.kernel.errors import OperatorError
 
 _TIMEOUT: Final = httpx2.Timeout(60.0, connect=10.0)
@@ -96,6 +97,15 @@ class HostedClient:
         """Say that an output is no more."""
         with _mapped():
             _check(await self._http.delete("/outputs", params={"path": path}))
+
+    async def egress(self) -> SessionRules:
+        """Return what the sandbox may reach, and the secrets that its requests may carry."""
+        with _mapped():
+            answer = await self._http.post("/egress")
+            _check(answer)
+            if len(answer.content) > _MAX_LIST_BYTES:
+                raise Away("the rules of the network are too long")
+            return read_rules(answer.json())
 
     async def aclose(self) -> None:
         """Close all connections."""

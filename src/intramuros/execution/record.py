@@ -64,7 +64,7 @@ class Record:
         Raises:
             OperatorError: it cannot be opened, is in use, or its last record is damaged.
         """
-        self._clock = clock
+        self.clock = clock
         self._file = AppendLog(path)
         self._mutex = anyio.Lock()
         try:
@@ -89,7 +89,7 @@ class Record:
             RecordFailed: the disk refused it; nothing of it remains.
         """
         async with self._mutex:
-            at = rfc3339(self._clock.now())
+            at = rfc3339(self.clock.now())
             try:
                 line, head = seal(self._head, AuditRecord(at, kind, fields))
                 # Not abandoned on cancellation: the head must move exactly when the line is there.

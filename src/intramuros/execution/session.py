@@ -21,12 +21,14 @@ from intramuros.execution.client import (
     Work,
 )
 from intramuros.execution.dispatch import Dispatch
+from intramuros.execution.egress.station import Station
 from intramuros.execution.files import Files, Means
 from intramuros.execution.heartbeat import End, Lease, heartbeat_loop
 from intramuros.execution.hosted_client import HostedClient
 from intramuros.execution.memory import Memories, MemoryTerms
 from intramuros.execution.memory_client import MemoryClient
 from intramuros.execution.memory_store import Line
+from intramuros.execution.passages import SessionPassage
 from intramuros.execution.record import INWARD, RecordFailed, weigh
 from intramuros.execution.sandbox.base import Mount
 from intramuros.execution.tail import Tail
@@ -70,6 +72,8 @@ class Terms:
     """Of the server, for the files of cloud sessions."""
     files: Path = Path("files")
     """Where the files of cloud sessions lie on this host."""
+    station: Station | None = None
+    """The way out of sandboxes; None gives them no network."""
 
 
 class Item:
@@ -100,11 +104,14 @@ class Item:
             self._memories = Memories(terms.memory, line, bench.rand)
 
         self._files: Files | None = None
+        hosted: HostedClient | None = None
         if work.hosted:
             means = Means(terms.files, bench.record, bench.clock, bench.rand)
-            self._files = Files(means, HostedClient(terms.base_url, work))
+            hosted = HostedClient(terms.base_url, work)
+            self._files = Files(means, hosted)
             self._calls.before_call = self._refresh
         self._calls.after_call = self._sync
+        self._passage = SessionPassage(terms.station, work.session_id, hosted, bench.rand)
 
     @property
     def doing(self) -> str:
@@ -200,7 +207,8 @@ class Item:
                 if await self._files.outlived():
                     await self._bench.hands.forget(self._work.session_id)
                 mounts += await self._files.open(session.uploads)
-            self._bench.hands.equip(self._work.session_id, mounts)
+            passage = await self._passage.open()
+            self._bench.hands.equip(self._work.session_id, mounts, passage)
             group.start_soon(self._watch_idle, scope)
             group.start_soon(self._watch_stop)
             group.start_soon(self._follow, scope)
@@ -262,6 +270,7 @@ class Item:
             log.info("session_not_looked_at", error=str(error))
             return
         await self._files.refresh(session.uploads)
+        await self._passage.refresh()
 
     async def _sync(self) -> None:
         if self._files is not None:
@@ -325,6 +334,7 @@ class Item:
         else:
             await hands.drop(session_id)
         hands.equip(session_id, ())
+        self._passage.close(keep=hands.rests(session_id))
         await self._bench.skills.tidy(session_id, hands.rests)
         await to_thread.run_sync(self._bench.journal.tidy, session_id)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from intramuros.execution.egress.policy import OwnRules, parse_hosts
 from intramuros.execution.sandbox.base import Limits, Mount, SandboxSpec
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.telemetry import logger
@@ -15,6 +16,9 @@ from intramuros.kernel.telemetry import logger
 log = logger("worker")
 
 MAX_CONCURRENCY: Final = 256
+# With 80 and 443 as many as can be listened on in one sandbox.
+MAX_EGRESS_PORTS: Final = 62
+_DNS_PORT: Final = 53
 # Each sync lists every store of a session (contract 25.17).
 MIN_MEMORY_SYNC_S: Final = 5.0
 _LIMITS: Final = Limits()
@@ -58,6 +62,19 @@ class WorkerSettings:
     """Processes and threads of one sandbox."""
     disk_bytes: int = _LIMITS.disk_bytes
     """What one sandbox may write."""
+    egress_allow: tuple[str, ...] = ()
+    """Hosts that sandboxes may reach if their environment agrees: ``name``, ``*.name``, ``*`` for
+    all, ``@package-managers`` for the public registries. Empty gives sandboxes no network."""
+    egress_deny: tuple[str, ...] = ()
+    """Hosts that no sandbox reaches, whatever allows them."""
+    egress_ports: tuple[int, ...] = ()
+    """TCP ports that can be reached beside 80 and 443."""
+    egress_internal: tuple[str, ...] = ()
+    """Of the allowed hosts, those that may have private addresses."""
+    egress_pass_through: tuple[str, ...] = ()
+    """Of the allowed hosts, those whose TLS is passed on unread, without secrets."""
+    egress_ca_file: Path | None = None
+    """PEM certificates by which hosts are verified besides the system's."""
     max_idle_s: float = 60.0
     """Seconds after the end of a turn until the work item is given back (contract 22.15)."""
     keep_idle_sandboxes: int = 0
@@ -115,7 +132,39 @@ class WorkerSettings:
         if self.keep_idle_sandboxes < 0:
             raise OperatorError("keep_idle_sandboxes is negative", "use 0 or more")
         self.spec()
+        self.egress()
         return self
+
+    def egress(self) -> OwnRules | None:
+        """Return what sandboxes of this worker may reach at most; None is no network.
+
+        Raises:
+            OperatorError: a host or a port is none, or is named without being allowed.
+        """
+        lists = {
+            name: getattr(self, f"egress_{name}")
+            for name in ("allow", "deny", "internal", "pass_through")
+        }
+        if not self.egress_allow:
+            named = [name for name in (*lists, "ports") if getattr(self, f"egress_{name}")]
+            if named:
+                raise OperatorError(
+                    f"egress_{named[0]} is set, but no sandbox has a network",
+                    "say with --egress-allow which hosts sandboxes may reach",
+                )
+            return None
+        try:
+            hosts = {name: parse_hosts(patterns) for name, patterns in lists.items()}
+        except ValueError as error:
+            raise OperatorError(
+                f"egress: {error}", "write name, *.name, * or @package-managers"
+            ) from error
+        for port in self.egress_ports:
+            if not 0 < port < 65_536 or port == _DNS_PORT:
+                raise OperatorError(f"egress_ports: {port} cannot be", "use 1 to 65535, not 53")
+        if len(self.egress_ports) > MAX_EGRESS_PORTS:
+            raise OperatorError("egress_ports are too many", f"use {MAX_EGRESS_PORTS} at most")
+        return OwnRules(ports=frozenset(self.egress_ports), **hosts)
 
     def spec(self) -> SandboxSpec:
         """Return what each sandbox is made of.

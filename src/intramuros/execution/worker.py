@@ -12,15 +12,24 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
 import anyio
+from anyio import to_thread
 
 from intramuros.execution.calls import Bench, CustomTool
 from intramuros.execution.client import ControlPlane, Work
+from intramuros.execution.egress.netns import probe as probe_network
+from intramuros.execution.egress.station import Ground, Station
+from intramuros.execution.egress.upstream import (
+    Dialler,
+    Resolver,
+    client_context,
+    system_resolver,
+)
 from intramuros.execution.hands import Hands
 from intramuros.execution.journal import Journal
 from intramuros.execution.memory import MemoryTerms
 from intramuros.execution.poll import Poller
 from intramuros.execution.record import Record, RecordFailed
-from intramuros.execution.sandbox.base import Provider
+from intramuros.execution.sandbox.base import Level, Provider
 from intramuros.execution.session import Item, Terms
 from intramuros.execution.settings import WorkerSettings
 from intramuros.execution.skills import Skills
@@ -44,6 +53,7 @@ async def serve_worker(
     ready: Callable[[str], None],
     clock: Clock | None = None,
     stop: Stop | None = None,
+    resolver: Resolver = system_resolver,
 ) -> None:
     """Run one worker until it is stopped, or with ``once`` until the queue is empty.
 
@@ -53,6 +63,7 @@ async def serve_worker(
         ready: told the environment's id, or ``pool``, once polling works.
         clock: the system's when None.
         stop: for callers that stop the worker themselves; signals always do.
+        resolver: turns the names that sandboxes may reach into addresses.
 
     Raises:
         OperatorError: the installation cannot work; nothing half-made stays behind.
@@ -73,7 +84,14 @@ async def serve_worker(
         record = Record(settings.audit_path(), clock)
         stack.callback(record.close)
         await _start_provider(provider, stack)
-        hands = Hands(provider, settings.spec(), random.random, keep=settings.keep_idle_sandboxes)
+        station = await _open_station(settings, provider, record, resolver, stack)
+        hands = Hands(
+            provider,
+            settings.spec(),
+            random.random,
+            keep=settings.keep_idle_sandboxes,
+            captures=station.captures if station else None,
+        )
         stack.push_async_callback(_shielded, hands.aclose)
         control = ControlPlane(settings.base_url, settings.environment_id, key, worker_id)
         stack.push_async_callback(_shielded, control.aclose)
@@ -97,6 +115,7 @@ async def serve_worker(
             _memory_terms(settings),
             settings.base_url,
             settings.state_dir / "files",
+            station,
         )
         await _run(settings, control, bench, terms, ready, stop)
 
@@ -150,6 +169,38 @@ async def _run(
         tasks["status"] = lambda stop: board.publish(status_file, stop)
     settle()
     await run_service(tasks, drain_s=settings.drain_s, stop=finished)
+
+
+async def _open_station(
+    settings: WorkerSettings,
+    provider: Provider,
+    record: Record,
+    resolver: Resolver,
+    stack: AsyncExitStack,
+) -> Station | None:
+    """Open the way out of sandboxes, if the operator lets there be one.
+
+    Raises:
+        OperatorError: he does, and this host or provider cannot hold sandboxes to it.
+    """
+    own = settings.egress()
+    if own is None:
+        return None
+    if not provider.capabilities.egress:
+        raise OperatorError(
+            f"sandboxes of {provider.name!r} cannot be held to names of hosts",
+            "use bubblewrap, or leave egress_allow out",
+        )
+    found = await to_thread.run_sync(probe_network)
+    if found.level is not Level.OK:
+        raise OperatorError(found.what, found.fix)
+    ground = Ground(
+        settings.state_dir / "egress",
+        own,
+        Dialler(client_context(settings.egress_ca_file), resolver),
+        settings.concurrency + settings.keep_idle_sandboxes,
+    )
+    return await stack.enter_async_context(Station.opened(ground, record, record.clock))
 
 
 async def _start_provider(provider: Provider, stack: AsyncExitStack) -> None:

@@ -54,3 +54,14 @@ def test_a_closed_directory_fails_with_a_fix(
 
 def test_warnings_do_not_make_a_host_unfit() -> None:
     assert doctor.is_fit([Finding(Level.WARNING, "slow", "buy"), Finding(Level.OK, "fine")])
+
+
+def test_what_egress_lacks_is_named_and_keeps_no_worker_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lacking = Finding(Level.WARNING, "sandboxes can have no network here", "allow it")
+    monkeypatch.setattr(doctor, "probe_network", lambda: lacking)
+    findings = doctor.probe(tmp_path)
+    if not any(finding.level is Level.FAILURE for finding in findings):
+        assert doctor.is_fit(findings)
+    assert lacking in findings

@@ -87,3 +87,20 @@ async def test_a_malformed_list_is_a_failure(
 def test_without_a_token_there_is_no_client() -> None:
     with pytest.raises(OperatorError):
         HostedClient("http://server.test", Work("work_1", "env_1", "session", "sesn_1"))
+
+
+async def test_the_rules_of_the_network_are_asked_for(
+    remote: tuple[Remote, HostedClient],
+) -> None:
+    server, client = remote
+    told = {"type": "session_egress", "networking": {"type": "unrestricted"}}
+    server.answer = httpx2.Response(200, json={**told, "mcp_server_urls": [], "variables": []})
+    rules = await client.egress()
+    assert rules.networking.why("any.test") == "unrestricted"
+    assert server.asked == [("POST", "http://server.test/x/sessions/sesn_1/egress", b"")]
+    server.answer = httpx2.Response(200, json=told)
+    with pytest.raises(Away):
+        await client.egress()
+    server.answer = httpx2.Response(404)
+    with pytest.raises(Refused):
+        await client.egress()

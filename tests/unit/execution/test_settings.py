@@ -134,3 +134,49 @@ def test_every_setting_can_come_from_the_environment(tmp_path: Path) -> None:
     assert settings.environment_id == "env_2"
     assert settings.mounts == ("/a:/b", "/c:/d:rw")
     assert settings.once is True
+
+
+def test_without_hosts_sandboxes_have_no_network(settings: WorkerSettings) -> None:
+    assert settings.checked().egress() is None
+
+
+def test_what_sandboxes_may_reach_is_read(settings: WorkerSettings) -> None:
+    own = (
+        replace(
+            settings,
+            egress_allow=("api.test", "*.wild.test", "@package-managers"),
+            egress_deny=("bad.wild.test",),
+            egress_ports=(8443,),
+            egress_internal=("api.test",),
+            egress_pass_through=("pin.wild.test",),
+        )
+        .checked()
+        .egress()
+    )
+    assert own is not None
+    assert own.allow.covers("a.wild.test")
+    assert own.allow.covers("pypi.org")
+    assert own.deny.covers("bad.wild.test")
+    assert own.internal.covers("api.test")
+    assert own.pass_through.covers("pin.wild.test")
+    assert own.ports == {8443}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"egress_allow": ("http://api.test",)}, "no host name"),
+        ({"egress_allow": ("api.test",), "egress_deny": ("a b",)}, "no host name"),
+        ({"egress_allow": ("api.test",), "egress_ports": (0,)}, "egress_ports"),
+        ({"egress_allow": ("api.test",), "egress_ports": (53,)}, "egress_ports"),
+        ({"egress_allow": ("api.test",), "egress_ports": (65_536,)}, "egress_ports"),
+        ({"egress_allow": ("api.test",), "egress_ports": tuple(range(1000, 1063))}, "too many"),
+        ({"egress_deny": ("api.test",)}, "no sandbox has a network"),
+        ({"egress_ports": (8443,)}, "no sandbox has a network"),
+    ],
+)
+def test_rules_for_the_network_that_cannot_be_are_refused(
+    settings: WorkerSettings, change: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(OperatorError, match=says):
+        replace(settings, **change).checked()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from intramuros.execution.record import Record
-from intramuros.execution.sandbox.base import SandboxUnavailable
+from intramuros.execution.sandbox.base import Finding, Level, SandboxUnavailable
 from intramuros.execution.settings import WorkerSettings
 from intramuros.execution.worker import TOOL_ENTRY_POINTS, load_tools, serve_worker
 from intramuros.kernel.errors import OperatorError
@@ -87,3 +87,20 @@ async def test_a_provider_that_cannot_start_leaves_nothing_locked(
     monkeypatch.setattr(FakeProvider, "start", broken)
     await fails(settings, FakeProvider(), "no user namespaces: allow them")
     Record(settings.audit_path(), ManualClock()).close()
+
+
+async def test_a_provider_that_cannot_hold_sandboxes_to_names_is_refused(
+    settings: WorkerSettings,
+) -> None:
+    provider = FakeProvider()
+    await fails(replace(settings, egress_allow=("api.test",)), provider, "held to names")
+    assert provider.log == ["start", "sweep", "close"]
+
+
+async def test_a_host_that_lacks_something_for_egress_is_refused_with_the_fix(
+    settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lacking = Finding(Level.WARNING, "sandboxes can have no network here", "allow it")
+    monkeypatch.setattr("intramuros.execution.worker.probe_network", lambda: lacking)
+    asked = replace(settings, egress_allow=("api.test",))
+    await fails(asked, FakeProvider(egress=True), "no network here: allow it")

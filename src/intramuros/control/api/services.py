@@ -19,6 +19,7 @@ from intramuros.control.metering.calls import Calls
 from intramuros.control.metering.meter import Meter
 from intramuros.control.model.catalogue import Catalogue
 from intramuros.control.model.upstream import Upstream
+from intramuros.control.session.egress import Egress
 from intramuros.control.session.journal import Journal
 from intramuros.control.session.sessions import Sessions
 from intramuros.control.session.work import WorkQueue
@@ -54,6 +55,8 @@ class Services:
     work: WorkQueue
     journal: Journal
     sessions: Sessions
+    egress: Egress
+    """Tells workers what sandboxes may reach."""
     deployments: Deployments
     runs: Runs
     """Starts sessions of deployments."""

@@ -1,0 +1,371 @@
+"""From a program in a real sandbox through the capture and the proxy to a host, and back."""
+
+import json
+import shutil
+import socket
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+import trustme
+from anyio.abc import SocketAttribute
+from anyio.streams.tls import TLSListener
+
+from intramuros.execution.egress import netns
+from intramuros.execution.egress.policy import OwnRules, parse_hosts
+from intramuros.execution.egress.rules import SessionRules, Variable, read_rules
+from intramuros.execution.egress.station import Ground, Station
+from intramuros.execution.egress.upstream import Dialler, client_context
+from intramuros.execution.hands import Hands
+from intramuros.execution.record import Record
+from intramuros.execution.sandbox.base import Level, Sandbox, SandboxSpec
+from intramuros.execution.sandbox.bubblewrap import BubblewrapProvider
+from intramuros.kernel.timing import SystemClock
+
+pytestmark = pytest.mark.anyio
+
+VALUE = "sk-real-6f1d0c2b9a"
+HOSTS = ("api.test", "git.test", "*.wild.test", "inside.test", "pinned.test")
+
+
+@dataclass
+class Origin:
+    """An HTTPS host that repeats each request's head and body."""
+
+    port: int
+    heads: list[bytes] = field(default_factory=list)
+
+    async def handle(self, stream: Any) -> None:
+        async with stream:
+            try:
+                while True:
+                    head = b""
+                    while b"\r\n\r\n" not in head:
+                        head += await stream.receive()
+                    head, _, body = head.partition(b"\r\n\r\n")
+                    self.heads.append(head)
+                    lengths = [
+                        int(line.split(b":")[1])
+                        for line in head.split(b"\r\n")
+                        if line.lower().startswith(b"content-length:")
+                    ]
+                    while lengths and len(body) < lengths[0]:
+                        body += await stream.receive()
+                    said = head + b"\n" + body + b"\n"
+                    told = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(said)
+                    await stream.send(told + said)
+            except (anyio.EndOfStream, anyio.BrokenResourceError, ssl.SSLError):
+                return
+
+
+@pytest.fixture(scope="module")
+def catching_host(working_host: None) -> None:
+    found = netns.probe()
+    if found.level is not Level.OK:
+        pytest.skip(f"no egress on this host: {found.what}: {found.fix}")
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+async def origin(authority: trustme.CA) -> AsyncIterator[Origin]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(*HOSTS, "a.wild.test").configure_cert(context)
+    plain = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    made = Origin(plain.extra(SocketAttribute.local_port))
+    listener = TLSListener(plain, context, standard_compatible=False)
+    async with listener, anyio.create_task_group() as group:
+        group.start_soon(listener.serve, made.handle)
+        yield made
+        group.cancel_scope.cancel()
+
+
+async def resolve(name: str, port: int) -> Sequence[str]:
+    """Every name of these tests is this machine, but for some that must not be reached."""
+    if name == "rebound.wild.test":
+        return ["169.254.169.254"]
+    return ["127.0.0.1"]
+
+
+@dataclass
+class Whole:
+    """A worker's egress, and the hands that use it."""
+
+    station: Station
+    hands: Hands
+    origin: Origin
+    audit: Path
+
+    async def take(self, rules: SessionRules, session_id: str = "sesn_1") -> Sandbox:
+        self.hands.equip(session_id, (), self.station.passage(session_id, rules))
+        return await self.hands.take(session_id)
+
+    async def run(self, sandbox: Sandbox, script: str) -> tuple[int, str]:
+        done = await sandbox.exec(["bash", "-c", script], timeout_s=15.0)
+        return done.exit_code, (done.stdout + done.stderr).decode()
+
+    def told(self, kind: str) -> list[dict[str, Any]]:
+        records = [json.loads(line) for line in self.audit.read_text().splitlines()]
+        return [record["fields"] for record in records if record["kind"] == kind]
+
+
+@asynccontextmanager
+async def whole(
+    provider: BubblewrapProvider, origin: Origin, authority: trustme.CA, folder: Path
+) -> AsyncIterator[Whole]:
+    roots = folder / "roots.pem"
+    authority.cert_pem.write_to_path(str(roots))
+    own = OwnRules(
+        allow=parse_hosts(HOSTS),
+        deny=parse_hosts(["denied.wild.test"]),
+        ports=frozenset({origin.port}),
+        internal=parse_hosts(["api.test", "git.test", "a.wild.test", "pinned.test"]),
+        pass_through=parse_hosts(["pinned.test"]),
+    )
+    ground = Ground(folder / "egress", own, Dialler(client_context(roots), resolve), 4)
+    clock = SystemClock()
+    record = Record(folder / "audit.jsonl", clock)
+    try:
+        async with Station.opened(ground, record, clock) as station:
+            hands = Hands(provider, SandboxSpec(), lambda: 0.0, captures=station.captures)
+            yield Whole(station, hands, origin, folder / "audit.jsonl")
+            await hands.aclose()
+    finally:
+        record.close()
+
+
+@pytest.fixture
+async def rig(
+    catching_host: None,
+    provider: BubblewrapProvider,
+    origin: Origin,
+    authority: trustme.CA,
+    tmp_path: Path,
+) -> AsyncIterator[Whole]:
+    async with whole(provider, origin, authority, tmp_path) as made:
+        yield made
+
+
+def rules(**networking: Any) -> SessionRules:
+    """Return rules as a control plane says them, with one credential that is for api.test."""
+    return read_rules(
+        {
+            "type": "session_egress",
+            "networking": networking or {"type": "unrestricted"},
+            "mcp_server_urls": ["https://git.test/mcp"],
+            "variables": [
+                {
+                    "credential_id": "vcrd_1",
+                    "name": "API_TOKEN",
+                    "value": VALUE,
+                    "allowed_hosts": ["api.test"],
+                    "header": True,
+                    "body": True,
+                }
+            ],
+        }
+    )
+
+
+def limited(*hosts: str, **flags: bool) -> SessionRules:
+    return rules(type="limited", allowed_hosts=list(hosts), **flags)
+
+
+def needs(program: str) -> None:
+    if shutil.which(program, path="/usr/bin:/bin") is None:
+        pytest.skip(f"this host has no {program} to try it with")
+
+
+PYTHON = """
+import os, urllib.request as u
+request = u.Request(%r, data=os.environ["API_TOKEN"].encode(), headers={"X-Key": "k"})
+print(u.urlopen(request, timeout=10).read().decode())
+"""
+
+
+async def test_R070_a_placeholder_inside_is_the_value_at_its_host_alone(rig: Whole) -> None:
+    needs("curl")
+    sandbox = await rig.take(rules())
+    port = rig.origin.port
+    _, inside = await rig.run(sandbox, "echo $API_TOKEN")
+    placeholder = inside.strip()
+    assert placeholder
+    assert VALUE not in placeholder
+    ask = f'curl -sS -H "Authorization: Bearer $API_TOKEN" https://%s:{port}/p?k=$API_TOKEN'
+    status, said = await rig.run(sandbox, ask % "api.test")
+    assert status == 0, said
+    head = rig.origin.heads[-1].decode()
+    assert f"authorization: Bearer {VALUE}" in head
+    # Not in the path (R072); and what the host repeats comes back as the placeholder.
+    assert f"/p?k={placeholder}" in head
+    assert VALUE not in said
+    assert f"Bearer {placeholder}" in said
+    status, said = await rig.run(sandbox, ask % "a.wild.test")
+    assert status == 0, said
+    assert f"Bearer {placeholder}" in rig.origin.heads[-1].decode()
+    everything = rig.audit.read_text() + said
+    assert VALUE not in everything
+
+
+async def test_programs_of_all_kinds_reach_the_host_over_tls_unaware(rig: Whole) -> None:
+    sandbox = await rig.take(rules())
+    port = rig.origin.port
+    done = await sandbox.exec(
+        ["/usr/bin/python3", "-c", PYTHON % f"https://api.test:{port}/py"], timeout_s=15.0
+    )
+    assert done.exit_code == 0, done.stderr.decode()
+    assert rig.origin.heads[-1].startswith(b"POST /py HTTP/1.1")
+    if shutil.which("git", path="/usr/bin:/bin"):
+        await rig.run(sandbox, f"git ls-remote https://git.test:{port}/acme/app.git")
+        assert b"/acme/app.git/info/refs" in rig.origin.heads[-1]
+    if shutil.which("wget", path="/usr/bin:/bin"):
+        trust = "--ca-certificate=$SSL_CERT_FILE"
+        status, said = await rig.run(sandbox, f"wget -qO- {trust} https://api.test:{port}/w")
+        assert (status, "/w HTTP/1.1" in said) == (0, True), said
+    if shutil.which("openssl", path="/usr/bin:/bin"):
+        # A raw client: TLS by hand, then a request by hand.
+        head = f"GET /raw HTTP/1.1\\r\\nHost: api.test:{port}\\r\\nConnection: close\\r\\n"
+        ask = f"printf '{head}\\r\\n'"
+        by_hand = f"openssl s_client -quiet -verify_return_error -connect api.test:{port}"
+        status, said = await rig.run(
+            sandbox, f"({ask}; sleep 0.5) | {by_hand} -servername api.test"
+        )
+        assert "/raw HTTP/1.1" in said
+    assert {fields["host"] for fields in rig.told("egress.request")} >= {"api.test"}
+
+
+async def test_limited_networking_lets_through_what_it_lists(rig: Whole) -> None:
+    sandbox = await rig.take(limited("api.test"))
+    port = rig.origin.port
+    status, _ = await rig.run(sandbox, f"curl -sS https://api.test:{port}/")
+    assert status == 0
+    for name in ("git.test", "a.wild.test", "elsewhere.test"):
+        status, said = await rig.run(sandbox, f"curl -sS https://{name}:{port}/")
+        assert status == 6, said  # could not resolve
+    assert {fields["name"] for fields in rig.told("egress.lookup")} >= {"git.test"}
+
+
+async def test_R111_mcp_hosts_pass_only_if_the_environment_says_so(rig: Whole) -> None:
+    port = rig.origin.port
+    closed = await rig.take(limited("api.test"), "sesn_closed")
+    opened = await rig.take(limited("api.test", allow_mcp_servers=True), "sesn_opened")
+    assert (await rig.run(closed, f"curl -sS https://git.test:{port}/mcp"))[0] == 6
+    assert (await rig.run(opened, f"curl -sS https://git.test:{port}/mcp"))[0] == 0
+
+
+async def test_the_workers_own_rules_win_over_an_unrestricted_environment(rig: Whole) -> None:
+    sandbox = await rig.take(rules())
+    port = rig.origin.port
+    for name in ("elsewhere.test", "denied.wild.test", "wild.test"):
+        status, said = await rig.run(sandbox, f"curl -sS https://{name}:{port}/")
+        assert status == 6, said
+    assert rig.origin.heads == []
+
+
+async def test_names_with_addresses_that_must_not_be_reached_are_refused(rig: Whole) -> None:
+    # Allowed and looked up, but private, and nobody said that it may be.
+    sandbox = await rig.take(rules())
+    for name in ("inside.test", "rebound.wild.test"):
+        status, said = await rig.run(
+            sandbox, f"curl -sS -o /dev/null -w '%{{http_code}}' https://{name}:{rig.origin.port}/"
+        )
+        assert said.startswith("5") or status != 0, said
+    assert rig.origin.heads == []
+
+
+async def test_name_tls_and_host_header_must_be_one(rig: Whole) -> None:
+    needs("curl")
+    sandbox = await rig.take(rules())
+    port = rig.origin.port
+    address = "$(getent hosts api.test | cut -d' ' -f1)"
+    # Another name in TLS, and in it, by the address of an allowed one.
+    lie = f"curl -sS --resolve git.test:{port}:{address} https://git.test:{port}/"
+    assert (await rig.run(sandbox, lie))[0] != 0
+    lie = f"curl -sS -o /dev/null -w '%{{http_code}}' -H 'Host: git.test' https://api.test:{port}/"
+    assert (await rig.run(sandbox, lie))[1] in ("400", "403", "421")
+    assert rig.origin.heads == []
+
+
+async def test_a_pinned_host_keeps_its_own_certificate_and_gets_no_secret(rig: Whole) -> None:
+    needs("curl")
+    sandbox = await rig.take(rules())
+    ask = f'curl -sSk -H "X-Key: $API_TOKEN" https://pinned.test:{rig.origin.port}/'
+    status, said = await rig.run(sandbox, ask)
+    assert status == 0, said
+    assert VALUE.encode() not in rig.origin.heads[-1]
+    assert (await rig.run(sandbox, ask.replace("-sSk", "-sS")))[0] == 60  # not our authority
+
+
+async def test_rules_and_secrets_change_while_the_sandbox_lives(rig: Whole) -> None:
+    needs("curl")
+    sandbox = await rig.take(rules())
+    ask = f'curl -sS -H "X-Key: $API_TOKEN" https://api.test:{rig.origin.port}/'
+    assert (await rig.run(sandbox, ask))[0] == 0
+    changed = SessionRules(
+        rules().networking,
+        tuple(
+            Variable(one.credential_id, one.name, "sk-rotated-value", one.hosts, True, True)
+            for one in rules().variables
+        ),
+    )
+    assert await rig.take(changed) is sandbox
+    assert (await rig.run(sandbox, ask))[0] == 0
+    assert b"x-key: sk-rotated-value" in rig.origin.heads[-1]
+    await rig.take(SessionRules.nothing())
+    assert (await rig.run(sandbox, ask))[0] == 6
+
+
+async def test_without_a_passage_the_next_sandbox_has_no_network(rig: Whole) -> None:
+    await rig.take(rules())
+    await rig.hands.drop("sesn_1")
+    rig.hands.equip("sesn_1", ())
+    rig.station.forget("sesn_1")
+    sandbox = await rig.hands.take("sesn_1")
+    _, said = await rig.run(sandbox, "curl -sS https://api.test/; cat /etc/resolv.conf | wc -c")
+    assert "0" in said
+    assert "API_TOKEN" not in (await rig.run(sandbox, "env"))[1]
+
+
+async def test_the_authoritys_key_and_the_secrets_are_not_inside(rig: Whole) -> None:
+    sandbox = await rig.take(rules())
+    key = (rig.audit.parent / "egress" / "ca.key").read_text().splitlines()[1]
+    hunt = (
+        f"grep -rsl -e {VALUE} -e '{key}' /etc /opt /tmp /home /workspace /run /var /proc/*/environ"
+    )
+    status, said = await rig.run(sandbox, f"{hunt} 2>/dev/null | head")
+    assert said == "", status
+    trusted = (await rig.run(sandbox, "cat $SSL_CERT_FILE"))[1]
+    assert "PRIVATE" not in trusted
+    assert "BEGIN CERTIFICATE" in trusted
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_a_flood_of_connections_is_bounded(rig: Whole) -> None:
+    sandbox = await rig.take(rules())
+    flood = (
+        "import socket\nheld = []\n"
+        f"for n in range(160):\n"
+        f"    try: held.append(socket.create_connection(('api.test', {rig.origin.port}), 0.2))\n"
+        "    except OSError: pass\n"
+        "print(len(held))\n"
+    )
+    before = descriptors()
+    done = await sandbox.exec(["/usr/bin/python3", "-c", flood], timeout_s=18.0)
+    assert int(done.stdout) > 0
+    assert descriptors() < before + 3 * 130
+    await rig.hands.drop("sesn_1")
+    with anyio.fail_after(5):
+        while descriptors() > before + 10:  # noqa: ASYNC110 - bounded
+            await anyio.sleep(0.01)
+    assert socket.getaddrinfo("127.0.0.1", 1)  # the worker still can
