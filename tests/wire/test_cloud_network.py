@@ -118,7 +118,7 @@ async def called(site: Site, port: int, environment_id: str, **more: Any) -> str
     return text
 
 
-async def test_R070_R071_R072_R073_a_credential_is_put_in_outside_for_its_host_alone(
+async def test_R070_R072_R073_a_credential_is_put_in_outside_for_its_host_alone(
     site: Site, tmp_path: Path
 ) -> None:
     authority = trustme.CA()
