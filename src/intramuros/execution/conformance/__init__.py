@@ -1,0 +1,1 @@
+"""The checks that every sandbox provider passes, for operators to run on their own hosts."""

@@ -1,0 +1,99 @@
+"""What each attempt must have met, and the verdict on it. Pure."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+Report = Mapping[str, Any]
+
+_ABSENT: Final = frozenset({"ENOENT", "EACCES", "EPERM"})
+_UNWRITABLE: Final = frozenset({"EROFS", "EACCES", "EPERM", "ENOENT", "ETXTBSY"})
+_REFUSED: Final = frozenset({"EPERM", "ENOSYS"})
+_NO_ONE: Final = frozenset({"ECONNREFUSED", "EADDRNOTAVAIL"})
+_NO_WAY: Final = frozenset({"ENETUNREACH", "EACCES", "EPERM"})
+# Listeners of the host: they exist, and nobody may get an answer.
+_LISTENERS: Final = frozenset(
+    {"connect host loopback", "connect host loopback 6", "connect abstract"}
+)
+# What a program may find in its environment.
+_VARIABLES: Final = frozenset({"HOME", "LANG", "LOGNAME", "PATH", "PWD", "SHELL", "USER"})
+_NO_POWERS: Final = "0" * 16
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was tried.
+
+    Args:
+        area: what it belongs to: system calls, files, network, process, limits, neighbours, life.
+        name: what was tried.
+        passed: whether it went as it must.
+        found: what happened.
+        wanted: what must happen.
+    """
+
+    area: str
+    name: str
+    passed: bool
+    found: str
+    wanted: str
+
+
+def check(area: str, name: str, found: object, wanted: frozenset[str] | str) -> Check:
+    """Return the verdict on one finding, of which some are right."""
+    right = frozenset({wanted}) if isinstance(wanted, str) else wanted
+    return Check(area, name, str(found) in right, str(found), " or ".join(sorted(right)))
+
+
+def judge(report: Report, namespaces: Mapping[str, str]) -> Iterator[Check]:
+    """Yield a verdict on each attempt that ``inside`` reports.
+
+    Args:
+        namespaces: those of the host, by kind; a sandbox must share none of them.
+    """
+    for name, found in report["syscalls"].items():
+        yield check("system calls", name, found, _REFUSED)
+    for name, found in report["files"].items():
+        yield check("files", name, found, _ABSENT if name.startswith("read") else _UNWRITABLE)
+    yield from _sockets(report["sockets"])
+    yield from _process(report["facts"], namespaces)
+
+
+def _sockets(found: Mapping[str, Any]) -> Iterator[Check]:
+    for name, outcome in found.items():
+        if name == "interfaces":
+            yield check("network", "interfaces", ",".join(outcome), "lo")
+        elif name == "routes":
+            yield check("network", "routes to anywhere", outcome, "0")
+        elif name == "socket icmp":
+            yield check("network", name, outcome, frozenset({"EPERM", "EACCES"}))
+        elif name.startswith("socket"):
+            yield check("network", name, outcome, "EAFNOSUPPORT")
+        else:
+            yield check("network", name, outcome, _NO_ONE if name in _LISTENERS else _NO_WAY)
+
+
+def _process(facts: Mapping[str, Any], namespaces: Mapping[str, str]) -> Iterator[Check]:
+    area = "process"
+    yield check(area, "capabilities", ",".join(sorted(set(facts["caps"]))), _NO_POWERS)
+    yield check(area, "no new privileges", facts["no_new_privs"], "1")
+    yield check(area, "system call filter", facts["seccomp"], "2")
+    yield _none(area, "root", facts["uid"] == 0, "uid 0")
+    yield _none(area, "a canary of the host in an environment or command line", facts["canary"])
+    more = sorted(set(facts["own environment"]) - _VARIABLES)
+    yield _none(area, "variables of the host", more)
+    yield check(area, "first process", facts["pids"][0], "1")
+    yield _none(area, "processes of others", facts["pids"][3:])
+    yield check(area, "signal a process of the host", facts["kill host"], "ESRCH")
+    others = [link for number, link in facts["fds"] if number > 2 and not link.startswith("/proc/")]
+    yield _none(area, "descriptors of the host", others)
+    yield check(area, "core dumps", facts["core limit"], "[0, 0]")
+    yield check(area, "su to root", facts["setuid root"], "False")
+    shared = sorted(kind for kind, link in facts["namespaces"].items() if namespaces[kind] == link)
+    yield _none(area, "namespaces of the host", shared)
+
+
+def _none(area: str, name: str, found: object, shown: str = "") -> Check:
+    """Return the verdict on something that must not be there."""
+    text = shown or (", ".join(map(str, found)) if isinstance(found, Sequence) else str(found))
+    return Check(area, name, not found, text if found else "none", "none")
