@@ -5,7 +5,6 @@ into one. What nobody foresaw becomes a 500 that tells the caller its request id
 the cause goes to the log.
 """
 
-import json
 import re
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Any, Final
 import structlog
 
 from intramuros.control.identity import origin
+from intramuros.control.store.codec import dump
 from intramuros.kernel.errors import DomainError, TooLarge
 from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.telemetry import logger
@@ -129,7 +129,7 @@ def context_of(scope: Scope) -> Context:
 
 def encode(value: object) -> bytes:
     """Return compact UTF-8 JSON; infinite numbers are a bug and raise."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    return dump(value)
 
 
 class _Reply:

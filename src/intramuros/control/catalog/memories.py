@@ -1,16 +1,17 @@
 """Memories: texts at paths of a store. Each change adds one version (``memory_versions.py``)."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Row, Select, bindparam, delete, func, insert, select, update
 
 from intramuros.control.catalog import memory_versions, service
 from intramuros.control.catalog.kinds import MEMORY_STORE
 from intramuros.control.catalog.memory_versions import Change, Writer
 from intramuros.control.store.db import Tx
+from intramuros.control.store.prepared import Prepared, shaped
 from intramuros.control.store.tables import memories
 from intramuros.kernel.errors import ContentChanged, InvalidRequest, NotFound, PathTaken
 from intramuros.kernel.timing import from_micros, rfc3339, to_micros
@@ -20,6 +21,31 @@ Memory = Row[Any]
 
 # What a path that ends in a slash covers lies before the same path with this instead of the slash.
 _AFTER_SLASH: Final = chr(ord("/") + 1)
+
+
+_OF_STORE: Final = memories.c.store_id == bindparam("of_store")
+_ONE: Final = Prepared(select(memories).where(memories.c.id == bindparam("of_id"), _OF_STORE))
+_COUNT: Final = Prepared(select(func.count()).select_from(memories).where(_OF_STORE))
+_TAKEN: Final = Prepared(
+    select(memories.c.id).where(_OF_STORE, memories.c.path == bindparam("at_path"))
+)
+_INSERT: Final = Prepared(insert(memories))
+
+
+@shaped
+def _page(given: Collection[str]) -> Select[Any]:
+    """Return a page's statement, with those conditions that have a value."""
+    path = memories.c.path
+    conditions: dict[str, ColumnElement[bool]] = {
+        "of_store": _OF_STORE,
+        "above": path > bindparam("above"),
+        "below": path < bindparam("below"),
+        "from_path": path >= bindparam("from_path"),
+        "behind": path > bindparam("behind"),
+    }
+    chosen = (condition for name, condition in conditions.items() if name in given)
+    found = select(memories).where(*chosen).order_by(path)
+    return found.limit(bindparam("count")) if "count" in given else found
 
 
 @dataclass(frozen=True)
@@ -47,20 +73,14 @@ def create(tx: Tx, writer: Writer, request: MemoryCreate) -> Memory:
     """
     service.check_active(MEMORY_STORE, writer.store)
     _check_free(tx, writer.store.id, request.path)
-    here = memories.c.store_id == writer.store.id
-    if (tx.scalar(select(func.count()).where(here)) or 0) >= MAX_MEMORIES:
+    if tx.run(_COUNT, {"of_store": writer.store.id}).scalar() >= MAX_MEMORIES:
         raise InvalidRequest(f"memory store {writer.store.id!r} is full: {MAX_MEMORIES} memories")
     content = request.content.encode()
     memory_id, now_us = writer.actor.ids.new("mem"), to_micros(writer.actor.clock.now())
     made = Change("created", memory_id, request.path, content, now_us)
-    tx.execute(
-        insert(memories).values(
-            id=memory_id,
-            store_id=writer.store.id,
-            created_us=now_us,
-            **_head(made, memory_versions.append(tx, writer, made)),
-        )
-    )
+    head = _head(made, memory_versions.append(tx, writer, made))
+    own = {"id": memory_id, "store_id": writer.store.id, "created_us": now_us}
+    tx.run(_INSERT, {**own, **head})
     return get(tx, writer.store.id, memory_id)
 
 
@@ -113,9 +133,7 @@ def get(tx: Tx, store_id: str, memory_id: str) -> Memory:
     Raises:
         NotFound: no such memory in this store.
     """
-    row = tx.execute(
-        select(memories).where(memories.c.id == memory_id, memories.c.store_id == store_id)
-    ).first()
+    row = tx.run(_ONE, {"of_id": memory_id, "of_store": store_id}).first()
     if row is None:
         raise NotFound(f"no memory {memory_id[:80]!r} in memory store {store_id!r}")
     return row
@@ -143,19 +161,19 @@ def contents(tx: Tx, found: Iterable[Memory]) -> dict[str, bytes]:
 
 def find(tx: Tx, store_id: str, query: Query) -> tuple[list[Memory | str], bool]:
     """Return a page of memories and, as text, of rolled-up prefixes, and whether there is more."""
-    conditions: list[ColumnElement[bool]] = [memories.c.store_id == store_id]
+    wanted: dict[str, object] = {"of_store": store_id}
     if query.prefix != "/":
-        conditions.append(memories.c.path > query.prefix)
-        conditions.append(memories.c.path < _end(query.prefix))
-    if query.after is not None:
-        rolled = query.after.endswith("/")
-        place = _end(query.after) if rolled else query.after
-        conditions.append(memories.c.path >= place if rolled else memories.c.path > place)
-    wanted = select(memories).where(*conditions).order_by(memories.c.path)
+        wanted |= {"above": query.prefix, "below": _end(query.prefix)}
+    if query.after is not None and query.after.endswith("/"):
+        wanted["from_path"] = _end(query.after)
+    elif query.after is not None:
+        wanted["behind"] = query.after
     if not query.shallow:
-        rows: Sequence[Memory | str] = tx.execute(wanted.limit(query.limit + 1)).all()
-    else:
-        rows = list(_roll_up(tx.execute(wanted).all(), query.prefix))
+        wanted["count"] = query.limit + 1
+    found = tx.run(_page(frozenset(wanted)), wanted).all()
+    rows: Sequence[Memory | str] = found
+    if query.shallow:
+        rows = list(_roll_up(found, query.prefix))
     return list(rows[: query.limit]), len(rows) > query.limit
 
 
@@ -224,9 +242,7 @@ def _check_digest(current: Memory, expected: str) -> None:
 
 
 def _check_free(tx: Tx, store_id: str, path: str) -> None:
-    taken = tx.scalar(
-        select(memories.c.id).where(memories.c.store_id == store_id, memories.c.path == path)
-    )
+    taken = tx.run(_TAKEN, {"of_store": store_id, "at_path": path}).scalar()
     if taken is not None:
         raise PathTaken(
             f"memory {taken!r} is at the path already",

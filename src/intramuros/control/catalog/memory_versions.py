@@ -5,7 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from sqlalchemy import ColumnElement, Row, insert, select, update
+from sqlalchemy import ColumnElement, Row, bindparam, insert, select, update
 
 from intramuros.control.catalog.service import Resource
 from intramuros.control.identity import audit
@@ -13,6 +13,7 @@ from intramuros.control.identity.actor import Actor
 from intramuros.control.identity.principal import CredentialKind, Principal
 from intramuros.control.store.db import Tx
 from intramuros.control.store.keyset import beyond
+from intramuros.control.store.prepared import Prepared
 from intramuros.control.store.tables import memories, memory_versions
 from intramuros.kernel.errors import InvalidRequest, NotFound
 from intramuros.kernel.timing import from_micros, rfc3339, to_micros
@@ -34,6 +35,14 @@ _ACTS: Final[dict[Operation, str]] = {
     "modified": "memory.update",
     "deleted": "memory.delete",
 }
+
+
+_INSERT: Final = Prepared(insert(memory_versions))
+_CONTENT: Final = Prepared(
+    select(memory_versions.c.id, memory_versions.c.content).where(
+        memory_versions.c.id == bindparam("of_id")
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -96,21 +105,20 @@ def append(tx: Tx, writer: Writer, change: Change) -> str:
         _ACTS[change.operation],
         {"id": change.memory_id, "version_id": version_id, "sha256": sha256, "bytes": size},
     )
-    tx.execute(
-        insert(memory_versions).values(
-            id=version_id,
-            store_id=writer.store.id,
-            memory_id=change.memory_id,
-            operation=change.operation,
-            path=change.path,
-            content=content,
-            sha256=sha256,
-            size_bytes=size,
-            author_kind=writer.author.kind,
-            author_id=writer.author.id,
-            created_us=change.at_us,
-        )
-    )
+    row = {
+        "id": version_id,
+        "store_id": writer.store.id,
+        "memory_id": change.memory_id,
+        "operation": change.operation,
+        "path": change.path,
+        "content": content,
+        "sha256": sha256,
+        "size_bytes": size,
+        "author_kind": writer.author.kind,
+        "author_id": writer.author.id,
+        "created_us": change.at_us,
+    }
+    tx.run(_INSERT, row)
     return version_id
 
 
@@ -132,8 +140,11 @@ def get(tx: Tx, store_id: str, version_id: str) -> Version:
 
 def contents(tx: Tx, version_ids: Collection[str]) -> dict[str, bytes]:
     """Return the content of each version that has one, by id."""
-    table = memory_versions.c
-    rows = tx.execute(select(table.id, table.content).where(table.id.in_(version_ids)))
+    if len(version_ids) == 1:
+        rows = tx.run(_CONTENT, {"of_id": next(iter(version_ids))}).all()
+    else:
+        wanted = select(memory_versions.c.id, memory_versions.c.content)
+        rows = list(tx.execute(wanted.where(memory_versions.c.id.in_(version_ids))))
     return {row.id: row.content for row in rows if row.content is not None}
 
 

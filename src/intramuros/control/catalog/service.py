@@ -6,17 +6,18 @@ shown) stays with the kind. Every change is recorded in the audit chain in the s
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, delete, insert, select, update
+from sqlalchemy import ColumnElement, Row, Select, bindparam, delete, insert, select, update
 
 from intramuros.control.catalog.kinds import Kind
 from intramuros.control.identity import audit
 from intramuros.control.identity.actor import Actor
 from intramuros.control.store.db import Tx
 from intramuros.control.store.keyset import beyond
+from intramuros.control.store.prepared import Prepared, shaped
 from intramuros.control.store.tables import resource_versions, resources
 from intramuros.kernel.errors import Conflict, InvalidRequest, NotFound
 from intramuros.kernel.timing import to_micros
@@ -59,13 +60,7 @@ def get(
     Raises:
         NotFound: not in this workspace, of another kind, or no such version.
     """
-    row = tx.execute(
-        select(resources).where(
-            resources.c.id == resource_id,
-            resources.c.kind == kind.name,
-            resources.c.workspace_id == workspace_id,
-        )
-    ).first()
+    row = tx.run(_ONE, {"of_id": resource_id, "of_kind": kind.name, "here": workspace_id}).first()
     if row is None:
         raise NotFound(f"no {kind.noun} {resource_id[:80]!r}")
     found = _resource(row)
@@ -99,19 +94,7 @@ def create(
         archived_us=None,
     )
     _audit(tx, actor, "create", made)
-    tx.execute(
-        insert(resources).values(
-            id=made.id,
-            kind=made.kind,
-            workspace_id=made.workspace_id,
-            parent_id=parent_id,
-            version=1,
-            body=dict(body),
-            created_us=now_us,
-            updated_us=now_us,
-            sort_key=sort_key(kind, body),
-        )
-    )
+    tx.run(_INSERT, {**vars(made), "body": dict(body), "sort_key": sort_key(kind, body)})
     _keep_version(tx, kind, made)
     return made
 
@@ -169,28 +152,20 @@ def remove(tx: Tx, actor: Actor, current: Resource) -> None:
 
 def find(tx: Tx, workspace_id: str, kind: Kind, query: Query) -> tuple[list[Resource], bool]:
     """Return a page, newest first (contract-1 AMB 35), and whether there is more."""
-    conditions: list[ColumnElement[bool]] = [
-        resources.c.workspace_id == workspace_id,
-        resources.c.kind == kind.name,
-    ]
-    if not query.include_archived:
-        conditions.append(resources.c.archived_us.is_(None))
-    if query.parent_id is not None:
-        conditions.append(resources.c.parent_id == query.parent_id)
-    if query.created_gte_us is not None:
-        conditions.append(resources.c.created_us >= query.created_gte_us)
-    place = (resources.c.created_us, resources.c.id)
+    wanted: dict[str, object] = {
+        "here": workspace_id,
+        "of_kind": kind.name,
+        "of_parent": query.parent_id,
+        "gte_us": query.created_gte_us,
+        # A place lies within the bounds, so it is the closer one on its side.
+        "lte_us": query.created_lte_us if query.after is None else None,
+    }
+    shape = frozenset(name for name, value in wanted.items() if value is not None)
     if query.after is not None:
-        # It lies within the bounds, so it is the closer one on its side.
-        conditions.append(beyond(place, query.after, ascending=False))
-    elif query.created_lte_us is not None:
-        conditions.append(resources.c.created_us <= query.created_lte_us)
-    rows = tx.execute(
-        select(resources)
-        .where(*conditions)
-        .order_by(*(column.desc() for column in place))
-        .limit(query.limit + 1)
-    ).all()
+        wanted["after_us"], wanted["after_id"] = query.after
+    statement = _page(shape, query.after is not None, query.include_archived)
+    given = {name: value for name, value in wanted.items() if value is not None}
+    rows = tx.run(statement, {**given, "count": query.limit + 1}).all()
     return [_resource(row) for row in rows[: query.limit]], len(rows) > query.limit
 
 
@@ -268,18 +243,49 @@ def _audit(tx: Tx, actor: Actor, act: str, target: Resource) -> None:
 
 def _keep_version(tx: Tx, kind: Kind, target: Resource) -> None:
     if kind.versioned:
-        tx.execute(
-            insert(resource_versions).values(
-                resource_id=target.id,
-                version=target.version,
-                body=dict(target.body),
-                created_us=target.updated_us,
-            )
-        )
+        row = {
+            "resource_id": target.id,
+            "version": target.version,
+            "body": dict(target.body),
+            "created_us": target.updated_us,
+        }
+        tx.run(_INSERT_VERSION, row)
 
 
 def _resource(row: Row[Any]) -> Resource:
-    return Resource(*(getattr(row, name) for name in _FIELDS))
+    values: tuple[Any, ...] = tuple(row)
+    return Resource(*values)
 
 
-_FIELDS: Final = tuple(Resource.__dataclass_fields__)
+_COLUMNS: Final = tuple(resources.c[name] for name in Resource.__dataclass_fields__)
+_INSERT: Final = Prepared(insert(resources))
+_INSERT_VERSION: Final = Prepared(insert(resource_versions))
+_ONE: Final = Prepared(
+    select(*_COLUMNS).where(
+        resources.c.id == bindparam("of_id"),
+        resources.c.kind == bindparam("of_kind"),
+        resources.c.workspace_id == bindparam("here"),
+    )
+)
+
+
+@shaped
+def _page(bounds: Collection[str], placed: bool, archived: bool) -> Select[Any]:
+    """Return a page's statement, with those conditions that have a value."""
+    table = resources.c
+    conditions: dict[str, ColumnElement[bool]] = {
+        "here": table.workspace_id == bindparam("here"),
+        "of_kind": table.kind == bindparam("of_kind"),
+        "of_parent": table.parent_id == bindparam("of_parent"),
+        "gte_us": table.created_us >= bindparam("gte_us"),
+        "lte_us": table.created_us <= bindparam("lte_us"),
+    }
+    place = (table.created_us, table.id)
+    chosen = [condition for name, condition in conditions.items() if name in bounds]
+    if not archived:
+        chosen.append(table.archived_us.is_(None))
+    if placed:
+        after: tuple[object, object] = (bindparam("after_us"), bindparam("after_id"))
+        chosen.append(beyond(place, after, ascending=False))
+    newest_first = (column.desc() for column in place)
+    return select(*_COLUMNS).where(*chosen).order_by(*newest_first).limit(bindparam("count"))

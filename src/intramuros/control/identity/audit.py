@@ -11,6 +11,7 @@ from sqlalchemy import insert, select
 from intramuros.control.identity import compliance, notices, origin
 from intramuros.control.identity.activity_types import TYPES
 from intramuros.control.store.db import Tx
+from intramuros.control.store.prepared import Prepared
 from intramuros.control.store.tables import audit
 from intramuros.kernel.timing import Clock, rfc3339, to_micros
 from intramuros.protocol.audit import AuditRecord, Head, seal
@@ -46,7 +47,7 @@ def record(
         body["session_id"] = session_id
     at_us = to_micros(now)
     line, head = seal(read_head(tx), AuditRecord(rfc3339(now), kind, body))
-    tx.execute(
+    tx.run(
         _APPEND,
         {
             "seq": head.seq,
@@ -65,7 +66,7 @@ def record(
 
 def read_head(tx: Tx) -> Head:
     """Return the end of the chain as this transaction sees it."""
-    row = tx.execute(_LAST).first()
+    row = tx.run(_LAST).first()
     return Head(row.seq, row.hash) if row else Head()
 
 
@@ -74,5 +75,5 @@ def read_lines(tx: Tx) -> Iterator[str]:
     return iter(tx.execute(select(audit.c.line).order_by(audit.c.seq)).scalars())
 
 
-_APPEND = insert(audit)
-_LAST = select(audit.c.seq, audit.c.hash).order_by(audit.c.seq.desc()).limit(1)
+_APPEND = Prepared(insert(audit))
+_LAST = Prepared(select(audit.c.seq, audit.c.hash).order_by(audit.c.seq.desc()).limit(1))

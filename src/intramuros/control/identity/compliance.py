@@ -12,6 +12,7 @@ from sqlalchemy import delete, insert, select
 from intramuros.control.identity.activity_actors import actor_id
 from intramuros.control.identity.activity_types import TYPES
 from intramuros.control.store.db import Tx
+from intramuros.control.store.prepared import Prepared
 from intramuros.control.store.tables import activities, compliance
 from intramuros.kernel.timing import Clock, to_micros
 
@@ -20,7 +21,7 @@ _SWITCH: Final = "activities"
 
 def enabled(tx: Tx) -> bool:
     """Return whether activities are captured; at first they are not."""
-    return bool(tx.scalar(_ENABLED))
+    return bool(tx.run(_ENABLED).scalar())
 
 
 def switch(tx: Tx, clock: Clock, *, on: bool) -> None:
@@ -35,8 +36,8 @@ def capture(tx: Tx, seq: int, at_us: int, kind: str, fields: Mapping[str, Any]) 
     found = TYPES.get(kind)
     if found is not None and enabled(tx):
         row = {"seq": seq, "at_us": at_us, "type": found.name, "actor_id": actor_id(fields)}
-        tx.execute(_APPEND, row)
+        tx.run(_APPEND, row)
 
 
-_ENABLED: Final = select(compliance.c.enabled).where(compliance.c.name == _SWITCH)
-_APPEND: Final = insert(activities)
+_ENABLED: Final = Prepared(select(compliance.c.enabled).where(compliance.c.name == _SWITCH))
+_APPEND: Final = Prepared(insert(activities))

@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, and_, bindparam, func, insert, or_, select
 from intramuros.control.identity import standing
 from intramuros.control.identity.principal import CredentialKind, Principal
 from intramuros.control.store.db import Tx
+from intramuros.control.store.prepared import Prepared
 from intramuros.control.store.tables import credentials
 from intramuros.kernel.errors import AuthenticationFailed, NotFound
 from intramuros.kernel.ids import IdFactory
@@ -103,7 +104,7 @@ def authenticate(tx: Tx, token: str, now_us: int) -> Principal:
     """
     if not token or len(token) > MAX_TOKEN_CHARS:
         raise AuthenticationFailed(_REFUSAL)
-    row = tx.execute(_BY_DIGEST, {"digest": digest(token)}).first()
+    row = tx.run(_BY_DIGEST, {"digest": digest(token)}).first()
     if (
         row is None
         or row.disabled_us is not None
@@ -186,4 +187,4 @@ def _revoke_where(tx: Tx, which: ColumnElement[bool], at_us: int) -> None:
 
 
 _REFUSAL: Final = "invalid credential: send a key that exists and is neither expired nor revoked"
-_BY_DIGEST: Final = select(credentials).where(credentials.c.digest == bindparam("digest"))
+_BY_DIGEST: Final = Prepared(select(credentials).where(credentials.c.digest == bindparam("digest")))

@@ -33,6 +33,7 @@ from intramuros.control.store.notify import (
     News,
     session_topic,
 )
+from intramuros.control.store.prepared import Prepared
 from intramuros.control.store.records import Draft, Record
 from intramuros.control.store.tables import sessions
 from intramuros.kernel.errors import InvalidRequest, NotFound, TooLarge
@@ -54,8 +55,10 @@ _NEEDS_WORKER: Final = frozenset({"session.status_running", "agent.tool_use"})
 
 
 # Built once: both run in every transaction.
-_HOLD: Final = select(sessions).where(sessions.c.id == bindparam("session_id")).with_for_update()
-_PROJECT: Final = (
+_HOLD: Final = Prepared(
+    select(sessions).where(sessions.c.id == bindparam("session_id")).with_for_update()
+)
+_PROJECT: Final = Prepared(
     update(sessions)
     .where(sessions.c.id == bindparam("session_id"))
     .values(
@@ -102,7 +105,7 @@ class Journal:
         Raises:
             NotFound: there is no such session.
         """
-        row = tx.execute(_HOLD, {"session_id": session_id}).first()
+        row = tx.run(_HOLD, {"session_id": session_id}).first()
         if row is None:
             raise NotFound(f"no session {session_id!r}")
         return Held(row, load(row.state))
@@ -202,7 +205,7 @@ class Journal:
             "end_seq": written[-1].seq,
             "end_us": written[-1].at_us,
         }
-        tx.execute(_PROJECT, projection)
+        tx.run(_PROJECT, projection)
         self._tell_outcomes(tx, row, written)
         self._staff(tx, row, state, written)
         if notices.pass_on(tx, self._clock, row, written):

@@ -4,12 +4,23 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from sqlalchemy import ColumnElement, Select, select, union_all
+from sqlalchemy import ColumnElement, Row, Select, bindparam, select, union_all
 
 from intramuros.control.session.phase import Status
+from intramuros.control.store.db import Tx
 from intramuros.control.store.keyset import beyond
+from intramuros.control.store.prepared import shaped
 from intramuros.control.store.tables import memory_attachments, sessions
 
+# The filters whose values a statement takes when it runs.
+_VALUES: Final = (
+    "agent_id",
+    "agent_version",
+    "deployment_id",
+    "memory_store_id",
+    "from_us",
+    "until_us",
+)
 DEFAULT_PAGE: Final = 20
 MAX_PAGE: Final = 100
 
@@ -39,17 +50,38 @@ class Query:
     backwards: bool = False
 
 
-def statement(workspace_id: str, query: Query, *, ascending: bool) -> Select[Any]:
-    """Return the statement for a page and one row more, in the order of reading."""
+def find(tx: Tx, workspace_id: str, query: Query, *, ascending: bool) -> list[Row[Any]]:
+    """Return a page and one row more, in the order of reading."""
+    given = {name: value for name in _VALUES if (value := getattr(query, name)) is not None}
+    placed = query.after is not None
+    shape = (frozenset(given), frozenset(query.statuses), query.include_archived, placed)
+    if query.after is not None:
+        given["after_us"], given["after_id"] = query.after
+    page = {"here": workspace_id, "count": query.limit + 1}
+    return tx.run(_page(*shape, ascending), {**given, **page}).all()
+
+
+@shaped
+def _page(
+    given: Collection[str], statuses: Collection[str], archived: bool, placed: bool, ascending: bool
+) -> Select[Any]:
+    """Return the statement for filters of these names; values other than statuses come later."""
+    values: dict[str, Any] = {name: bindparam(name) for name in given}
+    if placed:
+        values["after"] = (bindparam("after_us"), bindparam("after_id"))
+    query = Query(statuses=statuses, include_archived=archived, **values)
+    return _statement(query, ascending=ascending)
+
+
+def _statement(query: Query, *, ascending: bool) -> Select[Any]:
     if len(query.statuses) < 2:
-        wanted = _one(workspace_id, query, next(iter(query.statuses), None), ascending=ascending)
-        return _sorted(wanted, _keys(query), query, ascending=ascending)
+        wanted = _one(query, next(iter(query.statuses), None), ascending=ascending)
+        return _sorted(wanted, _keys(query), ascending=ascending)
     # Each status has its part of an index in the order asked for: take a page of each, then merge.
     parts = [
         _sorted(
-            _one(workspace_id, query, status, ascending=ascending).with_only_columns(sessions.c.id),
+            _one(query, status, ascending=ascending).with_only_columns(sessions.c.id),
             _keys(query),
-            query,
             ascending=ascending,
         ).subquery()
         for status in sorted(query.statuses)
@@ -57,16 +89,16 @@ def statement(workspace_id: str, query: Query, *, ascending: bool) -> Select[Any
     ids = union_all(*(select(part.c.id) for part in parts))
     keys = (sessions.c.created_us, sessions.c.id)
     found = select(sessions).where(sessions.c.id.in_(ids))
-    return _sorted(found, keys, query, ascending=ascending)
+    return _sorted(found, keys, ascending=ascending)
 
 
-def _one(workspace_id: str, query: Query, status: str | None, *, ascending: bool) -> Select[Any]:
+def _one(query: Query, status: str | None, *, ascending: bool) -> Select[Any]:
     """Return what sessions with at most one status to choose from must fulfil."""
     # An agent, or a deployment, has one workspace: an expression keeps the planner from looking all
     # of it through.
     narrow = query.agent_id is not None or query.deployment_id is not None
     of = sessions.c.workspace_id + "" if narrow else sessions.c.workspace_id
-    wanted = [of == workspace_id, *_filters(query, ascending=ascending)]
+    wanted = [of == bindparam("here"), *_filters(query, ascending=ascending)]
     if status is not None:
         wanted.append(sessions.c.status == status)
     # An archived session is terminated: there is none of another status.
@@ -108,9 +140,8 @@ def _keys(query: Query) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
 def _sorted(
     wanted: Select[Any],
     keys: tuple[ColumnElement[Any], ColumnElement[Any]],
-    query: Query,
     *,
     ascending: bool,
 ) -> Select[Any]:
     sorts = (key.asc() if ascending else key.desc() for key in keys)
-    return wanted.order_by(*sorts).limit(query.limit + 1)
+    return wanted.order_by(*sorts).limit(bindparam("count"))

@@ -6,7 +6,7 @@ journal writes in that same transaction.
 
 from typing import Any, Final
 
-from sqlalchemy import Row, delete, insert, select, update
+from sqlalchemy import Row, bindparam, delete, insert, select, update
 
 from intramuros.control.catalog import agents, files, rosters, service, skills, vaults
 from intramuros.control.catalog.kinds import ENVIRONMENT
@@ -34,6 +34,7 @@ from intramuros.control.session.work import WorkQueue
 from intramuros.control.store import events, leases, session_skills
 from intramuros.control.store.db import Tx
 from intramuros.control.store.notify import Hub, session_topic
+from intramuros.control.store.prepared import Prepared
 from intramuros.control.store.records import Draft, primary_thread_id
 from intramuros.control.store.tables import sessions
 from intramuros.kernel.errors import Conflict, InvalidRequest, NotFound
@@ -49,6 +50,13 @@ from intramuros.protocol.work import Item
 _BUSY: Final = frozenset({Status.RUNNING, Status.RESCHEDULING})
 
 SessionRow = Row[Any]
+
+_ONE: Final = Prepared(
+    select(sessions).where(
+        sessions.c.id == bindparam("of_id"), sessions.c.workspace_id == bindparam("here")
+    )
+)
+_INSERT: Final = Prepared(insert(sessions))
 
 
 class Sessions:
@@ -104,27 +112,26 @@ class Sessions:
             crewed=agent["multiagent"] is not None,
         )
         now_us = to_micros(self._clock.now())
-        tx.execute(
-            insert(sessions).values(
-                id=session_id,
-                workspace_id=principal.workspace_id,
-                environment_id=found.id,
-                environment_kind=kind,
-                agent_id=agent["id"],
-                agent_version=agent["version"],
-                agent=agent,
-                title=request.title,
-                metadata=request.metadata or {},
-                resources=mounted,
-                vault_ids=vault_ids,
-                deployment_id=deployment_id,
-                status=state.status.value,
-                state=state.dump(),
-                last_seq=0,
-                created_us=now_us,
-                updated_us=now_us,
-            )
-        )
+        row = {
+            "id": session_id,
+            "workspace_id": principal.workspace_id,
+            "environment_id": found.id,
+            "environment_kind": kind,
+            "agent_id": agent["id"],
+            "agent_version": agent["version"],
+            "agent": agent,
+            "title": request.title,
+            "metadata": request.metadata or {},
+            "resources": mounted,
+            "vault_ids": vault_ids,
+            "deployment_id": deployment_id,
+            "status": state.status.value,
+            "state": state.dump(),
+            "last_seq": 0,
+            "created_us": now_us,
+            "updated_us": now_us,
+        }
+        tx.run(_INSERT, row)
         self._audit(
             tx,
             "session.create",
@@ -173,11 +180,7 @@ class Sessions:
         Raises:
             NotFound: no such session for this caller (AMB 43, 44).
         """
-        row = tx.execute(
-            select(sessions).where(
-                sessions.c.id == session_id, sessions.c.workspace_id == principal.workspace_id
-            )
-        ).first()
+        row = tx.run(_ONE, {"of_id": session_id, "here": principal.workspace_id}).first()
         if row is None:
             raise NotFound(f"no session {session_id!r}")
         principal.require_session(session_id, row.environment_id)
@@ -340,8 +343,8 @@ class Sessions:
         *Beyond* is behind the page, or before it when reading backwards.
         """
         ascending = (query.order == "asc") != query.backwards
-        rows = tx.execute(listing.statement(workspace_id, query, ascending=ascending)).all()
-        shown = list(rows[: query.limit])
+        rows = listing.find(tx, workspace_id, query, ascending=ascending)
+        shown = rows[: query.limit]
         return shown[::-1] if query.backwards else shown, len(rows) > query.limit
 
     def archive_thread(

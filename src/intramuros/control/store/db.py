@@ -11,7 +11,7 @@ import contextvars
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +22,8 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, QueuePool
 
+from intramuros.control.store.codec import decode, encode
+from intramuros.control.store.prepared import DIALECT, Prepared, Rows
 from intramuros.kernel.errors import OperatorError, Unavailable
 from intramuros.kernel.telemetry import logger
 
@@ -33,6 +35,8 @@ READERS: Final = 4
 # One commit takes at most this many transactions: bounds the time that the first one waits.
 GROUP_LIMIT: Final = 64
 BUSY_TIMEOUT_MS: Final = 5_000
+# Parsed statements that the driver keeps for each connection: more than there are texts of ours.
+STATEMENTS: Final = 512
 
 
 class Tx:
@@ -43,6 +47,32 @@ class Tx:
         self.execute = connection.execute
         self.scalar = connection.scalar
         self._hooks: list[Callable[[], None]] = []
+
+    def run(self, statement: Prepared, parameters: Mapping[str, object] | None = None) -> Rows:
+        """Run a prepared statement, and read all that it gives.
+
+        Raises:
+            DBAPIError: the database refused, as for :meth:`execute`.
+        """
+        given = {} if parameters is None else parameters
+        plan = statement.plan(given)
+        try:
+            cursor = _raw(self.connection).execute(plan.sql, plan.bound(given))
+            return Rows(plan, cursor.fetchall(), cursor.rowcount)
+        except sqlite3.Error as error:
+            raise _wrapped(plan.sql, error) from error
+
+    def run_many(self, statement: Prepared, rows: Sequence[Mapping[str, object]]) -> None:
+        """Run a prepared statement once for each row of parameters, which have the same names.
+
+        Raises:
+            DBAPIError: the database refused.
+        """
+        plan = statement.plan(rows[0])
+        try:
+            _raw(self.connection).executemany(plan.sql, [plan.bound(row) for row in rows])
+        except sqlite3.Error as error:
+            raise _wrapped(plan.sql, error) from error
 
     def after_commit(self, hook: Callable[[], None]) -> None:
         """Call ``hook`` on the event loop once the commit is durable; it must not raise."""
@@ -232,6 +262,14 @@ def _savepoint(connection: Connection) -> Iterator[None]:
     raw.execute("RELEASE one")
 
 
+def _wrapped(sql: str, error: sqlite3.Error) -> DBAPIError:
+    """Return a driver's error as SQLAlchemy raises it, without parameters, which may be secret."""
+    made = DBAPIError.instance(
+        sql, None, error, sqlite3.Error, hide_parameters=True, dialect=DIALECT
+    )
+    return cast("DBAPIError", made)
+
+
 def _raw(connection: Connection) -> sqlite3.Connection:
     """Return the driver's connection: what frames transactions needs nothing of SQLAlchemy."""
     return cast("sqlite3.Connection", connection.connection.dbapi_connection)
@@ -260,7 +298,13 @@ def _sqlite_engine(path: Path, *, readers: bool) -> Engine:
     engine = create_engine(
         f"sqlite:///{path}",
         poolclass=QueuePool if readers else NullPool,
-        connect_args={"check_same_thread": False, "isolation_level": None},
+        connect_args={
+            "check_same_thread": False,
+            "isolation_level": None,
+            "cached_statements": STATEMENTS,
+        },
+        json_serializer=encode,
+        json_deserializer=decode,
         # One more: what is looked up on the loop's thread.
         **({"pool_size": READERS + 1, "max_overflow": 0} if readers else {}),
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from sqlalchemy import (
+    BindParameter,
     ColumnElement,
     Row,
     Select,
@@ -22,6 +23,7 @@ from sqlalchemy import (
 )
 
 from intramuros.control.store.db import Tx
+from intramuros.control.store.prepared import Prepared, shaped
 from intramuros.control.store.records import Draft, Record
 from intramuros.control.store.tables import events, sessions
 
@@ -61,7 +63,7 @@ def append(
         for offset, draft in enumerate(drafts)
     ]
     if records:
-        tx.execute(_INSERT, [_values(record) for record in records])
+        tx.run_many(_INSERT, [_values(record) for record in records])
     return records
 
 
@@ -79,12 +81,12 @@ def read(
     """Return every row behind ``after_seq``, through ``upto_seq`` when given, in order."""
     end = _NO_END if upto_seq is None else upto_seq
     bounds = {"of_session": session_id, "after_seq": after_seq, "upto_seq": end}
-    return [_record(row) for row in tx.execute(_BEHIND, bounds)]
+    return [_record(row) for row in tx.run(_BEHIND, bounds)]
 
 
 def last_seq(tx: Tx, session_id: str) -> int | None:
     """Return where a session's log ends, or None when there is no such session."""
-    end: int | None = tx.scalar(_LAST_SEQ, {"session_id": session_id})
+    end: int | None = tx.run(_LAST_SEQ, {"session_id": session_id}).scalar()
     return end
 
 
@@ -183,8 +185,7 @@ def page(tx: Tx, session_id: str, query: Query) -> tuple[list[Record], Position 
             continue
         room = query.limit + 1 - len(found)
         if room > 0:
-            rows = tx.execute(_section(session_id, query, waiting=waiting).limit(room))
-            found += [_record(row) for row in rows]
+            found += _section(tx, session_id, query, room, waiting=waiting)
     if len(found) <= query.limit:
         return found, None
     last = found[query.limit - 1]
@@ -201,8 +202,8 @@ _ANSWERS: Final = (
 
 _OF_SESSION: Final = select(events)
 # Built once: these run several times in every turn.
-_INSERT: Final = insert(events)
-_BEHIND: Final = (
+_INSERT: Final = Prepared(insert(events))
+_BEHIND: Final = Prepared(
     _OF_SESSION.where(
         events.c.session_id == bindparam("of_session"), events.c.seq > bindparam("after_seq")
     )
@@ -210,31 +211,53 @@ _BEHIND: Final = (
     .order_by(events.c.seq)
 )
 _NO_END: Final = 2**63 - 1
-_LAST_SEQ: Final = select(sessions.c.last_seq).where(sessions.c.id == bindparam("session_id"))
+_LAST_SEQ: Final = Prepared(
+    select(sessions.c.last_seq).where(sessions.c.id == bindparam("session_id"))
+)
 
 
-def _section(session_id: str, query: Query, *, waiting: bool) -> Select[Any]:
+def _section(tx: Tx, session_id: str, query: Query, room: int, *, waiting: bool) -> list[Record]:
+    """Return up to ``room`` rows of what happened, or of what waits."""
+    placed = query.after is not None and query.after.waiting == waiting
+    values: dict[str, object] = {
+        "of_thread": query.thread_id,
+        "from_us": query.from_us,
+        "until_us": query.until_us,
+        "place": query.after.seq if query.after is not None and placed else None,
+        **{f"wanted_{number}": kind for number, kind in enumerate(sorted(query.types))},
+    }
+    given = {name: value for name, value in values.items() if value is not None}
+    statement = _page(frozenset(given), len(query.types), waiting, query.order == "asc")
+    rows = tx.run(statement, {**given, "of_session": session_id, "count": room})
+    return [_record(row) for row in rows]
+
+
+@shaped
+def _page(given: Collection[str], types: int, waiting: bool, ascending: bool) -> Select[Any]:
+    """Return a section's statement, with those conditions that have a value."""
+    at_us, seq = events.c.at_us, events.c.seq
+    place: BindParameter[int] = bindparam("place")
+    conditions: dict[str, ColumnElement[bool]] = {
+        "from_us": at_us >= bindparam("from_us"),
+        "until_us": at_us < bindparam("until_us"),
+        "place": seq > place if ascending else seq < place,
+    }
     wanted = [
-        events.c.session_id == session_id,
+        events.c.session_id == bindparam("of_session"),
         _waits() if waiting else _happened(),
-        _seen_from(query.thread_id),
+        _seen_from(bindparam("of_thread") if "of_thread" in given else None),
+        *(condition for name, condition in conditions.items() if name in given),
     ]
-    if query.types:
-        wanted.append(events.c.type.in_(sorted(query.types)))
-    if query.from_us is not None:
-        wanted.append(events.c.at_us >= query.from_us)
-    if query.until_us is not None:
-        wanted.append(events.c.at_us < query.until_us)
-    ascending = query.order == "asc"
-    if query.after is not None and query.after.waiting == waiting:
-        seq = query.after.seq
-        wanted.append(events.c.seq > seq if ascending else events.c.seq < seq)
-    return _OF_SESSION.where(*wanted).order_by(
-        events.c.seq.asc() if ascending else events.c.seq.desc()
+    if types:
+        wanted.append(events.c.type.in_([bindparam(f"wanted_{number}") for number in range(types)]))
+    return (
+        _OF_SESSION.where(*wanted)
+        .order_by(seq.asc() if ascending else seq.desc())
+        .limit(bindparam("count"))
     )
 
 
-def _seen_from(thread_id: str | None) -> ColumnElement[bool]:
+def _seen_from(thread_id: str | BindParameter[str] | None) -> ColumnElement[bool]:
     if thread_id is None:
         return or_(events.c.thread_id.is_(None), events.c.shared == true())
     return events.c.thread_id == thread_id

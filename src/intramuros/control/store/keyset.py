@@ -1,6 +1,7 @@
 """Positions in lists: rows behind the last one seen, found through an index however deep it is."""
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 from sqlalchemy import ColumnElement, tuple_
 
@@ -13,4 +14,7 @@ def beyond(
     Written as a comparison of rows: spelled out with OR, databases walk all that lies before.
     """
     row = tuple_(*columns)
-    return row > tuple(place) if ascending else row < tuple(place)
+    named = any(isinstance(part, ColumnElement) for part in place)
+    other: Any = tuple_(*cast("Sequence[Any]", place)) if named else tuple(place)
+    behind: ColumnElement[bool] = row > other if ascending else row < other
+    return behind

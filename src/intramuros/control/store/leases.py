@@ -20,9 +20,10 @@ lost and there are never two holders. Work items share the table (control/store/
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import bindparam, case, delete, exists, func, insert, select, update
+from sqlalchemy import bindparam, case, delete, exists, func, insert, or_, select, update
 
 from intramuros.control.store.db import Tx
+from intramuros.control.store.prepared import Prepared
 from intramuros.control.store.tables import leases
 from intramuros.kernel.errors import IntramurosError
 
@@ -58,21 +59,12 @@ def offer(tx: Tx, queue: str, key: str, now_us: int, *, at_us: int | None = None
         at_us: not before this time. A row that is ready earlier stays so.
     """
     available_us = now_us if at_us is None else at_us
-    changed = tx.execute(_OFFER, {"of_queue": queue, "of_key": key, "at_us": available_us})
+    changed = tx.run(_OFFER, {"of_queue": queue, "of_key": key, "at_us": available_us})
     if changed.rowcount:
         return
-    tx.execute(
-        insert(leases).values(
-            id=f"{queue}/{key}",
-            queue=queue,
-            key=key,
-            state=READY,
-            epoch=0,
-            available_us=available_us,
-            payload={},
-            created_us=now_us,
-        )
-    )
+    row = {"id": f"{queue}/{key}", "queue": queue, "key": key, "state": READY, "epoch": 0}
+    times = {"available_us": available_us, "created_us": now_us}
+    tx.run(_INSERT, {**row, **times, "payload": {}})
 
 
 def claim(tx: Tx, queue: str, holder: str, now_us: int, ttl_us: int) -> Lease | None:
@@ -82,11 +74,11 @@ def claim(tx: Tx, queue: str, holder: str, now_us: int, ttl_us: int) -> Lease | 
         holder: who, for people who read the table.
         ttl_us: how long the claim lasts without :func:`beat`, microseconds.
     """
-    row = tx.execute(_FIRST_READY, {"of_queue": queue, "now_us": now_us}).first()
+    row = tx.run(_FIRST_READY, {"of_queue": queue, "now_us": now_us}).first()
     if row is None:
         return None
     lease = Lease(queue, row.key, row.epoch + 1, now_us + ttl_us)
-    tx.execute(
+    tx.run(
         _TAKE,
         {
             "of_id": row.id,
@@ -100,7 +92,7 @@ def claim(tx: Tx, queue: str, holder: str, now_us: int, ttl_us: int) -> Lease | 
 
 def next_ready_us(tx: Tx, queue: str) -> int | None:
     """Return when the next key of the queue is claimable, which may be past; None if none waits."""
-    at_us: int | None = tx.scalar(_NEXT_READY, {"of_queue": queue})
+    at_us: int | None = tx.run(_NEXT_READY, {"of_queue": queue}).scalar()
     return at_us
 
 
@@ -112,7 +104,7 @@ def check(tx: Tx, queue: str, key: str, epoch: int) -> None:
     Raises:
         LostLease: it is not.
     """
-    row = tx.execute(_HELD_EPOCH, {"of_queue": queue, "of_key": key}).first()
+    row = tx.run(_HELD_EPOCH, {"of_queue": queue, "of_key": key}).first()
     if row is None or row.epoch != epoch:
         raise LostLease(f"{queue}/{key} is no longer held at epoch {epoch}")
 
@@ -136,7 +128,7 @@ def finish(tx: Tx, lease: Lease, now_us: int) -> bool:
         LostLease: it is no longer ours.
     """
     left = {"of_queue": lease.queue, "of_key": lease.key, "of_epoch": lease.epoch}
-    row = tx.execute(_FINISH, {**left, "now_us": now_us}).first()
+    row = tx.run(_FINISH, {**left, "now_us": now_us}).first()
     if row is None:
         raise _lost(lease)
     return bool(row.state == READY)
@@ -196,7 +188,7 @@ def drop(tx: Tx, queue: str, key: str) -> None:
 
 
 # Built once: building a statement costs as much as running it, and these run in every turn.
-_FIRST_READY: Final = (
+_FIRST_READY: Final = Prepared(
     select(leases.c.id, leases.c.key, leases.c.epoch)
     .where(
         leases.c.queue == bindparam("of_queue"),
@@ -208,7 +200,8 @@ _FIRST_READY: Final = (
     # PostgreSQL: rows that another replica is claiming are passed over; SQLite has one writer.
     .with_for_update(skip_locked=True)
 )
-_TAKE: Final = (
+_INSERT: Final = Prepared(insert(leases))
+_TAKE: Final = Prepared(
     update(leases)
     .where(leases.c.id == bindparam("of_id"))
     .values(
@@ -219,7 +212,7 @@ _TAKE: Final = (
     )
 )
 _AT_US: Final = bindparam("at_us", type_=leases.c.available_us.type)
-_OFFER: Final = (
+_OFFER: Final = Prepared(
     update(leases)
     .where(leases.c.queue == bindparam("of_queue"), leases.c.key == bindparam("of_key"))
     .values(
@@ -235,27 +228,31 @@ _OFFER: Final = (
         ),
     )
 )
-_NEXT_READY: Final = select(func.min(leases.c.available_us)).where(
-    leases.c.queue == bindparam("of_queue"), leases.c.state == READY
+# A list of values cannot be prepared.
+_IS_HELD: Final = or_(*(leases.c.state == state for state in _HOLDING))
+_NEXT_READY: Final = Prepared(
+    select(func.min(leases.c.available_us)).where(
+        leases.c.queue == bindparam("of_queue"), leases.c.state == READY
+    )
 )
-_HELD_EPOCH: Final = (
+_HELD_EPOCH: Final = Prepared(
     select(leases.c.epoch)
     .where(
         leases.c.queue == bindparam("of_queue"),
         leases.c.key == bindparam("of_key"),
-        leases.c.state.in_(_HOLDING),
+        _IS_HELD,
     )
     .with_for_update()
 )
 
 
-_FINISH: Final = (
+_FINISH: Final = Prepared(
     update(leases)
     .where(
         leases.c.queue == bindparam("of_queue"),
         leases.c.key == bindparam("of_key"),
         leases.c.epoch == bindparam("of_epoch"),
-        leases.c.state.in_(_HOLDING),
+        _IS_HELD,
     )
     .values(
         state=case((leases.c.state == AGAIN, READY), else_=IDLE),

@@ -13,6 +13,7 @@ from sqlalchemy import bindparam, func, insert, select
 
 from intramuros.control.store import leases
 from intramuros.control.store.db import Tx
+from intramuros.control.store.prepared import Prepared
 from intramuros.control.store.webhook_tables import (
     webhook_deliveries,
     webhook_events,
@@ -65,7 +66,7 @@ def tell(
         raise ValueError(f"webhooks do not tell of {kind!r}")
     scope = ORGANIZATION if kind in ORGANIZATION_KINDS else workspace_id
     wanted = {"of_scope": scope, "of_kind": kind}
-    endpoint_ids = tx.execute(_SUBSCRIBED, wanted).scalars().all()
+    endpoint_ids = tx.run(_SUBSCRIBED, wanted).scalars()
     room = [one for one in endpoint_ids if _has_room(tx, one)]
     if not room:
         return 0
@@ -96,7 +97,7 @@ def _event_id(at_us: int, what: str) -> str:
 
 
 # Built once: the first runs in every act that webhooks tell of.
-_SUBSCRIBED: Final = (
+_SUBSCRIBED: Final = Prepared(
     select(webhook_subscriptions.c.endpoint_id)
     .where(
         webhook_subscriptions.c.scope == bindparam("of_scope"),

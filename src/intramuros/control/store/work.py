@@ -5,7 +5,6 @@ into the queue or handed out, and ``holder`` is set while it is handed out; ``ep
 times that it was.
 """
 
-from dataclasses import asdict
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -27,6 +26,7 @@ from sqlalchemy import (
 from intramuros.control.store.db import Tx
 from intramuros.control.store.keyset import beyond
 from intramuros.control.store.notify import work_topic
+from intramuros.control.store.prepared import Prepared
 from intramuros.control.store.tables import leases, pollers, sessions
 from intramuros.protocol.work import LEASED, LIVE, Item, WorkState
 
@@ -37,8 +37,9 @@ _COLUMNS: Final = frozenset(
 _PREFIX: Final = work_topic("")
 # The states of LEASED, in the words of the index that holds only those.
 _SERVED: Final = text("leases.state IN ('starting', 'active', 'stopping')")
+_INSERT: Final = Prepared(insert(leases))
 # Built once: it runs in every turn.
-_OF_SESSION: Final = (
+_OF_SESSION: Final = Prepared(
     select(leases)
     .where(
         leases.c.queue == bindparam("of_queue"),
@@ -51,19 +52,18 @@ _OF_SESSION: Final = (
 
 def add(tx: Tx, item: Item) -> None:
     """Insert a new item."""
-    tx.execute(
-        insert(leases).values(
-            id=item.id,
-            queue=work_topic(item.environment_id),
-            key=item.session_id,
-            state=item.state.value,
-            epoch=0,
-            available_us=item.created_us,
-            expires_us=item.expires_us,
-            payload=_payload(item),
-            created_us=item.created_us,
-        )
-    )
+    row = {
+        "id": item.id,
+        "queue": work_topic(item.environment_id),
+        "key": item.session_id,
+        "state": item.state.value,
+        "epoch": 0,
+        "available_us": item.created_us,
+        "expires_us": item.expires_us,
+        "payload": _payload(item),
+        "created_us": item.created_us,
+    }
+    tx.run(_INSERT, row)
 
 
 def save(tx: Tx, item: Item) -> None:
@@ -91,7 +91,7 @@ def get(tx: Tx, environment_id: str, work_id: str, *, hold: bool = False) -> Ite
 def of_session(tx: Tx, environment_id: str, session_id: str) -> list[Item]:
     """Return a session's items that are not stopped, oldest first."""
     named = {"of_queue": work_topic(environment_id), "of_key": session_id}
-    return [_item(row) for row in tx.execute(_OF_SESSION, named)]
+    return [_item(row) for row in tx.run(_OF_SESSION, named)]
 
 
 def claim(tx: Tx, environment_id: str, holder: str, now_us: int, reclaim_us: int) -> Item | None:
@@ -283,7 +283,7 @@ def _free(now_us: int, reclaim_us: int) -> ColumnElement[bool]:
 
 
 def _payload(item: Item) -> dict[str, object]:
-    return {name: value for name, value in asdict(item).items() if name not in _COLUMNS}
+    return {name: value for name, value in vars(item).items() if name not in _COLUMNS}
 
 
 def _item(row: Row[Any]) -> Item:

@@ -78,6 +78,7 @@ def test_the_document_has_every_route() -> None:
         "/v1/things/{id}",
         "/v1/things",
         "/v1/others/{id}/parts/{part}",
+        "/v1/others/{id}/rest/{rest}",
         "/healthz",
     }
 

@@ -81,7 +81,7 @@ def test_sessions_are_found_by_their_stores(tx: Tx, actor: Actor) -> None:
 
     def found(store_id: str) -> list[str]:
         query = listing.Query(memory_store_id=store_id)
-        rows = tx.execute(listing.statement(WORKSPACE, query, ascending=True))
+        rows = listing.find(tx, WORKSPACE, query, ascending=True)
         return [row.id for row in rows]
 
     assert found(store.id) == ["sesn_1"]

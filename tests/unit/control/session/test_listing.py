@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 from sqlalchemy import create_engine
-from sqlalchemy.dialects import sqlite
 
-from intramuros.control.session.listing import Query, statement
+from intramuros.control.session.listing import Query, find
+from intramuros.control.store.db import Tx
 from intramuros.control.store.tables import metadata
 
 CASES: list[tuple[dict[str, Any], str]] = [
@@ -29,12 +29,15 @@ def test_an_index_holds_each_list_in_order(
     query: dict[str, Any], index: str, after: Any, ascending: bool
 ) -> None:
     bounds = {"from_us": 1, "until_us": 9}
-    wanted = statement("w", Query(**query, **bounds, after=after), ascending=ascending)
-    text = wanted.compile(dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True})
+    ran: list[str] = []
     engine = create_engine("sqlite://")
     with engine.begin() as connection:
         metadata.create_all(connection)
-        plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}")]
+        raw: Any = connection.connection.dbapi_connection
+        raw.set_trace_callback(ran.append)
+        find(Tx(connection), "w", Query(**query, **bounds, after=after), ascending=ascending)
+        raw.set_trace_callback(None)
+        plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {ran[-1]}")]
     engine.dispose()
     assert any(f" {index} (" in step for step in plan), plan
     assert not any(step.startswith("SCAN sessions") for step in plan)

@@ -1,0 +1,176 @@
+"""Statements that are compiled once and handed to the driver as they are.
+
+Building a statement, finding its compiled form and wrapping its result take ten times as long as
+SQLite takes to run it by an index. What every request or every turn runs is therefore a module's
+constant, made here and run by :meth:`intramuros.control.store.db.Tx.run`; everything else stays
+SQLAlchemy's. Types convert as SQLAlchemy converts them.
+"""
+
+from collections import namedtuple
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final, cast
+
+from sqlalchemy import Delete, Insert, Row, Select, Update
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+from sqlalchemy.engine.interfaces import Compiled
+
+from intramuros.control.store.codec import decode, encode
+
+Convert = Callable[[Any], Any]
+Parameters = Mapping[str, object]
+
+# Statements kept for one list: a few hundred kilobytes.
+SHAPES: Final = 64
+DIALECT: Final = SQLiteDialect_pysqlite(
+    paramstyle="named", json_serializer=encode, json_deserializer=decode
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A statement's text, and what to do with values on their way in and out.
+
+    Args:
+        sql: with its parameters as ``:name``.
+        fixed: values that stand in the statement itself, converted.
+        binds: converters of parameters, for those whose type has one.
+        make: makes a row of a tuple.
+        columns: converters of columns, by position, for those whose type has one.
+    """
+
+    sql: str
+    fixed: Mapping[str, object]
+    binds: Sequence[tuple[str, Convert]]
+    make: Callable[[Sequence[Any]], Any]
+    columns: Sequence[tuple[int, Convert]]
+
+    def bound(self, parameters: Parameters) -> dict[str, object]:
+        """Return what the driver gets for these parameters."""
+        values = {**self.fixed, **parameters}
+        for name, convert in self.binds:
+            if name in values:
+                values[name] = convert(values[name])
+        return values
+
+    def row(self, values: Sequence[Any]) -> "Row[Any]":
+        """Return a row whose columns are attributes."""
+        if self.columns:
+            values = list(values)
+            for position, convert in self.columns:
+                values[position] = convert(values[position])
+        return cast("Row[Any]", self.make(values))
+
+
+class Prepared:
+    """A statement that never changes: what varies are ``bindparam``s, or an insert's columns.
+
+    Args:
+        statement: without lists of values whose length varies.
+    """
+
+    def __init__(self, statement: Select[Any] | Insert | Update | Delete) -> None:
+        self._statement = statement
+        self._plans: dict[tuple[str, ...], Plan] = {}
+
+    def plan(self, parameters: Collection[str]) -> Plan:
+        """Return how to run it with parameters of these names.
+
+        Raises:
+            ValueError: the statement is none that can be prepared.
+        """
+        key = tuple(parameters)
+        found = self._plans.get(key)
+        if found is None:
+            found = self._plans[key] = _plan(self._statement, list(key))
+        return found
+
+
+class Rows:
+    """What a statement gave, read whole; rows have their columns as attributes."""
+
+    __slots__ = ("_plan", "_values", "rowcount")
+
+    def __init__(self, plan: Plan, values: Sequence[Sequence[Any]], rowcount: int) -> None:
+        self._plan = plan
+        self._values = values
+        self.rowcount = rowcount
+
+    def __iter__(self) -> "Iterator[Row[Any]]":
+        """Go through the rows."""
+        return map(self._plan.row, self._values)
+
+    def all(self) -> "list[Row[Any]]":
+        """Return every row."""
+        return list(self)
+
+    def first(self) -> "Row[Any] | None":
+        """Return the first row, or None."""
+        return self._plan.row(self._values[0]) if self._values else None
+
+    def scalar(self) -> Any:  # noqa: ANN401  a column's value
+        """Return the first column of the first row, or None."""
+        row = self.first()
+        return None if row is None else row[0]
+
+    def scalars(self) -> list[Any]:
+        """Return the first column of every row."""
+        return [row[0] for row in self]
+
+
+def shaped(build: Callable[..., Select[Any]]) -> Callable[..., Prepared]:
+    """Return what gives ``build``'s statement prepared, once for each combination of arguments.
+
+    The arguments say which conditions there are, never their values, so that there are few; those
+    that were not asked for lately are forgotten.
+    """
+
+    @lru_cache(maxsize=SHAPES)
+    def find(*shape: Hashable) -> Prepared:
+        return Prepared(build(*shape))
+
+    return find
+
+
+def _plan(statement: Select[Any] | Insert | Update | Delete, names: list[str]) -> Plan:
+    # An insert without values takes the columns that it is given.
+    whole = isinstance(statement, Insert)
+    compiled = statement.compile(dialect=DIALECT, column_keys=names if whole else None)
+    binds = _binds(compiled)
+    if isinstance(statement, Select):
+        described = statement.column_descriptions
+    else:
+        described = statement.returning_column_descriptions
+    columns = [
+        (position, convert)
+        for position, column in enumerate(described)
+        if (convert := column["type"].dialect_impl(DIALECT).result_processor(DIALECT, None))
+    ]
+    fields = [column["name"] for column in described]
+    row: Any = namedtuple("row", fields, rename=True)  # type: ignore[misc]  # known only here
+    converts = dict(binds)
+    fixed = {
+        name: converts[name](value) if name in converts else value
+        for name, value in compiled.params.items()
+        if name not in names
+    }
+    return Plan(
+        str(compiled),
+        fixed,
+        [(name, convert) for name, convert in binds if name in names],
+        type("row", (row,), {"__slots__": (), "_mapping": property(row._asdict)})._make,  # type: ignore[attr-defined]  # a named tuple's
+        columns,
+    )
+
+
+def _binds(compiled: Compiled) -> list[tuple[str, Convert]]:
+    known: Any = compiled
+    if known.post_compile_params or known.escaped_bind_names:
+        raise ValueError("a statement with a list of values cannot be prepared")
+    found = []
+    for name, bind in known.binds.items():
+        convert = bind.type.dialect_impl(DIALECT).bind_processor(DIALECT)
+        if convert is not None:
+            found.append((name, convert))
+    return found
