@@ -57,6 +57,12 @@ def rfc3339(at: datetime) -> str:
     return naive.isoformat(timespec="microseconds") + "Z"
 
 
+def micros_rfc3339(micros: int) -> str:
+    """Return :func:`rfc3339` of microseconds since the epoch, as rows keep them."""
+    at = _NAIVE_EPOCH + timedelta(microseconds=micros)
+    return at.isoformat(timespec="microseconds") + "Z"
+
+
 def parse_rfc3339(text: str) -> datetime:
     """Parse an RFC 3339 timestamp into an aware UTC datetime.
 
@@ -99,3 +105,4 @@ def backoff_s(attempt: int, base_s: float, cap_s: float, rand: float) -> float:
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NAIVE_EPOCH = _EPOCH.replace(tzinfo=None)

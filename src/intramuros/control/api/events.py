@@ -129,7 +129,7 @@ async def list_events(
         svc.sessions.get(tx, caller, session_id)
         return events.page(tx, session_id, placed)
 
-    found, place = await svc.db.read(read)
+    found, place = await svc.db.page(read, query.limit)
     next_page = svc.cursors.seal(bound, (place.waiting, place.seq)) if place else None
     return reply(page([record.public(query.thread_id) for record in found], next_page))
 

@@ -94,6 +94,8 @@ async def list_resources(
         at_us, last_id = svc.cursors.open(bound, paging.page)
         after = (at_us, last_id)
     query = service.Query(limit, after, paging.include_archived, **narrow)
-    found, more = await svc.db.read(lambda tx: service.find(tx, caller.workspace_id, kind, query))
+    found, more = await svc.db.page(
+        lambda tx: service.find(tx, caller.workspace_id, kind, query), limit
+    )
     next_page = svc.cursors.seal(bound, (found[-1].created_us, found[-1].id)) if more else None
     return reply(page([present(resource) for resource in found], next_page))

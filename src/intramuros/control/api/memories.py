@@ -145,7 +145,9 @@ async def find(
         ]
         return shown, memories.place(found[-1]) if more else None
 
-    shown, place = await svc.db.read(read)
+    # Rolling up what lies deeper reads all of it.
+    wanted = svc.db.read(read) if query.shallow else svc.db.page(read, paging.limit)
+    shown, place = await wanted
     return reply(page(shown, None if place is None else svc.cursors.seal(bound, (place,))))
 
 

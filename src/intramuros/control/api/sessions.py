@@ -92,7 +92,9 @@ async def find(
         if not Bounds(filters["from_us"], filters["until_us"]).hold(at_us):
             raise InvalidRequest("page: created_at no longer includes where this cursor stands")
     query = listing.Query(order=order, limit=size, after=after, backwards=backwards, **filters)
-    rows, beyond = await svc.db.read(lambda tx: svc.sessions.find(tx, caller.workspace_id, query))
+    rows, beyond = await svc.db.page(
+        lambda tx: svc.sessions.find(tx, caller.workspace_id, query), size
+    )
 
     def seal(row: SessionRow, *, backwards: bool) -> str:
         return svc.cursors.seal(bound, (backwards, row.created_us, row.id))

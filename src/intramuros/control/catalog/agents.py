@@ -21,7 +21,7 @@ from intramuros.control.identity.actor import Actor
 from intramuros.control.model.catalogue import Catalogue, shipped_catalogue
 from intramuros.control.store.db import Tx
 from intramuros.kernel.errors import InvalidRequest
-from intramuros.kernel.timing import from_micros, rfc3339
+from intramuros.kernel.timing import micros_rfc3339
 from intramuros.protocol.resources.agents import (
     AgentCreate,
     AgentOverrides,
@@ -136,11 +136,9 @@ def present(agent: Resource) -> Config:
         "version": agent.version,
         **agent.body,
         "multiagent": rosters.present(agent.body["multiagent"], agent.id, agent.version),
-        "created_at": rfc3339(from_micros(agent.created_us)),
-        "updated_at": rfc3339(from_micros(agent.updated_us)),
-        "archived_at": None
-        if agent.archived_us is None
-        else rfc3339(from_micros(agent.archived_us)),
+        "created_at": micros_rfc3339(agent.created_us),
+        "updated_at": micros_rfc3339(agent.updated_us),
+        "archived_at": None if agent.archived_us is None else micros_rfc3339(agent.archived_us),
     }
 
 

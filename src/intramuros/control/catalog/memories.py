@@ -14,7 +14,7 @@ from intramuros.control.store.db import Tx
 from intramuros.control.store.prepared import Prepared, shaped
 from intramuros.control.store.tables import memories
 from intramuros.kernel.errors import ContentChanged, InvalidRequest, NotFound, PathTaken
-from intramuros.kernel.timing import from_micros, rfc3339, to_micros
+from intramuros.kernel.timing import micros_rfc3339, to_micros
 from intramuros.protocol.resources.memory import MAX_MEMORIES, MemoryCreate, MemoryUpdate
 
 Memory = Row[Any]
@@ -195,8 +195,8 @@ def present(item: Memory | str, content: bytes | None = None) -> dict[str, Any]:
         "content": None if content is None else content.decode(),
         "content_sha256": item.sha256,
         "content_size_bytes": item.size_bytes,
-        "created_at": rfc3339(from_micros(item.created_us)),
-        "updated_at": rfc3339(from_micros(item.updated_us)),
+        "created_at": micros_rfc3339(item.created_us),
+        "updated_at": micros_rfc3339(item.updated_us),
     }
 
 

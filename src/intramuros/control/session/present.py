@@ -8,9 +8,9 @@ from sqlalchemy import Row
 
 from intramuros.control.session import budget, uploads
 from intramuros.control.session.phase import Status
-from intramuros.control.session.state import State, initial, load
-from intramuros.control.session.usage import SECOND_US, snapshot
-from intramuros.kernel.timing import from_micros, rfc3339
+from intramuros.control.session.state import initial, load
+from intramuros.control.session.usage import SECOND_US, UsageTotals, running_us, snapshot
+from intramuros.kernel.timing import micros_rfc3339
 from intramuros.protocol.work import Item
 
 Shown = dict[str, Any]
@@ -18,7 +18,9 @@ Shown = dict[str, Any]
 
 def session(row: Row[Any], now_us: int) -> Shown:
     """Return a session (contract 10.15, 10.27, 10.28)."""
-    state = load(row.state)
+    # A list shows many, so only what is shown of a state is read of it.
+    kept = row.state
+    active_us = running_us(kept["active_us"], kept["running_since_us"], now_us)
     return {
         "id": row.id,
         "type": "session",
@@ -29,11 +31,11 @@ def session(row: Row[Any], now_us: int) -> Shown:
         "metadata": row.metadata,
         "resources": [uploads.public(resource) for resource in row.resources],
         "vault_ids": row.vault_ids,
-        "budget": budget.shown(state.budget_cents),
+        "budget": budget.shown(kept.get("budget_cents")),
         "deployment_id": row.deployment_id,
         "outcome_evaluations": row.outcomes,
-        "stats": _stats(row, state, now_us),
-        "usage": snapshot(state.usage, state.active_us_at(now_us)),
+        "stats": _stats(row, active_us, now_us),
+        "usage": snapshot(UsageTotals(**kept["usage"]), active_us),
         **_times(row),
     }
 
@@ -56,7 +58,7 @@ def thread(row: Row[Any], now_us: int) -> Shown:
     # The roster is the session's, not the thread's.
     agent = {name: value for name, value in row.agent.items() if name != "multiagent"}
     idled = state.stop is not None or row.status == "terminated"
-    stats = {**_stats(row, state, now_us), "startup_seconds": 0.0}
+    stats = {**_stats(row, state.active_us_at(now_us), now_us), "startup_seconds": 0.0}
     used = snapshot(state.usage, state.active_us_at(now_us), runtime=False)
     return {
         "id": state.thread_id,
@@ -136,15 +138,15 @@ def _times(row: Row[Any]) -> Mapping[str, str | None]:
     }
 
 
-def _stats(row: Row[Any], state: State, now_us: int) -> Shown:
+def _stats(row: Row[Any], active_us: int, now_us: int) -> Shown:
     """Return the times; they freeze once the session has ended."""
     until_us = row.updated_us if row.status == "terminated" else now_us
     return {
-        "active_seconds": state.active_s(now_us),
+        "active_seconds": active_us / SECOND_US,
         "duration_seconds": max(0, until_us - row.created_us) / SECOND_US,
     }
 
 
 def time_text(at_us: int | None) -> str | None:
     """Return a stored time as answers show it."""
-    return None if at_us is None else rfc3339(from_micros(at_us))
+    return None if at_us is None else micros_rfc3339(at_us)

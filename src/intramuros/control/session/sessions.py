@@ -144,7 +144,7 @@ class Sessions:
         if request.budget is not None:
             held = self._journal.hold(tx, session_id)
             self._journal.append(tx, held, [budget.opening(request.budget)])
-        self._report_kept_out(tx, session_id, found)
+        self._report_kept_out(tx, session_id, found, vault_ids)
         if kind == "self_hosted":
             self._work.ensure(tx, found.id, session_id)
         if request.initial_events:
@@ -156,8 +156,12 @@ class Sessions:
         for model, speed in budget.models_of(agent):
             budget.check_model(model, known.price(model, speed))
 
-    def _report_kept_out(self, tx: Tx, session_id: str, environment: Resource) -> None:
+    def _report_kept_out(
+        self, tx: Tx, session_id: str, environment: Resource, vault_ids: list[str]
+    ) -> None:
         """Say in the log which variables stay unset, or unused for some hosts (R074, Q12)."""
+        if not vault_ids:
+            return
         held = self._journal.hold(tx, session_id)
         config = environment.body["config"]
         kept = vaults.kept_out(tx, environment.workspace_id, held.row.vault_ids, config)

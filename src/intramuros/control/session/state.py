@@ -14,7 +14,7 @@ from intramuros.control.session.calls import Call, CallKind, dump_call, load_cal
 from intramuros.control.session.outcomes import Aim, Aims
 from intramuros.control.session.phase import OPENERS, STATUS_OF, Phase, Status
 from intramuros.control.session.runs import Run, Stand
-from intramuros.control.session.usage import SECOND_US, UsageTotals, capped
+from intramuros.control.session.usage import SECOND_US, UsageTotals, capped, running_us
 
 
 @dataclass(frozen=True)
@@ -253,8 +253,7 @@ class State:
 
     def active_us_at(self, now_us: int) -> int:
         """Return the microseconds spent running until now."""
-        since = now_us if self.running_since_us is None else self.running_since_us
-        return self.active_us + max(0, now_us - since)
+        return running_us(self.active_us, self.running_since_us, now_us)
 
     def active_s(self, now_us: int) -> float:
         """Return the seconds spent running until now (contract 10.27)."""

@@ -81,6 +81,11 @@ def searched(totals: UsageTotals, record: Record) -> UsageTotals:
     return replace(totals, web_searches=totals.web_searches + count, spent=spent)
 
 
+def running_us(active_us: int, since_us: int | None, now_us: int) -> int:
+    """Return the microseconds spent running until now: before, and since it runs if it does."""
+    return active_us + max(0, now_us - (now_us if since_us is None else since_us))
+
+
 def list_cost(totals: UsageTotals, active_us: int) -> int:
     """Return the exact cost of tokens, searches and running time, in units (contract 12.11)."""
     return totals.spent + cost.running_cost(active_us)

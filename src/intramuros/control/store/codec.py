@@ -1,8 +1,7 @@
 """JSON as columns keep it and answers send it: pydantic's codec, which is several times as fast.
 
-What is stored is written by the standard library, whose text any reader takes; and what pydantic's
-reader refuses (a lone surrogate, a depth of more than 200) is read by the standard one, since it
-was once accepted.
+What pydantic refuses (a lone surrogate, a depth of more than 200) is left to the standard library,
+since models and tools may send it and it was always kept.
 """
 
 import json
@@ -13,7 +12,10 @@ from pydantic_core import from_json, to_json
 
 def encode(value: object) -> str:
     """Return what a JSON column keeps."""
-    return json.dumps(value)
+    try:
+        return to_json(value).decode()
+    except ValueError:
+        return json.dumps(value)
 
 
 def decode(text: str | bytes) -> Any:  # noqa: ANN401  any JSON

@@ -35,6 +35,8 @@ READERS: Final = 4
 # One commit takes at most this many transactions: bounds the time that the first one waits.
 GROUP_LIMIT: Final = 64
 BUSY_TIMEOUT_MS: Final = 5_000
+# What is read on the loop's thread takes less time than a thread's turn: a page of most lists.
+GLANCE_ROWS: Final = 20
 # Parsed statements that the driver keeps for each connection: more than there are texts of ours.
 STATEMENTS: Final = 512
 
@@ -172,6 +174,15 @@ class Database:
                 return work(Tx(self._here))
         except DBAPIError:
             return await self.read(work)
+
+    async def page(self, work: Callable[[Tx], T], rows: int) -> T:
+        """Read a page that an index holds in its order: a short one like :meth:`glance`.
+
+        Args:
+            work: what reads it.
+            rows: how many it has at most.
+        """
+        return await (self.glance(work) if rows <= GLANCE_ROWS else self.read(work))
 
     def close(self) -> None:
         """Finish the waiting transactions and release the file."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 
-from intramuros.kernel.timing import from_micros, rfc3339
+from intramuros.kernel.timing import from_micros, micros_rfc3339
 
 Body = Mapping[str, object]
 
@@ -104,7 +104,7 @@ class Record:
             thread_id: whose view shows it. A tool use of a child names the child only in the
                 primary thread's view, None (contract 19.9).
         """
-        processed_at = None if self.queued else rfc3339(self.at)
+        processed_at = None if self.queued else micros_rfc3339(self.at_us)
         shown = {"id": self.id, "type": self.type, **self.body, "processed_at": processed_at}
         if thread_id is None and self.thread_id is not None and self.type in _USES:
             shown["session_thread_id"] = self.thread_id

@@ -29,6 +29,11 @@ async def part(id: str, part: str) -> str:
     return f"{id} {part}"
 
 
+@other.get("/{id}/rest/{rest:path}")
+async def remainder(id: str, rest: str) -> str:
+    return f"{id} {rest}"
+
+
 def application() -> FastAPI:
     app = FastAPI(redirect_slashes=False)
     app.router = Families((first, second, other), app.router.routes)
@@ -44,6 +49,8 @@ def application() -> FastAPI:
         ("GET", "/v1/things/7", 200, "one 7"),
         ("POST", "/v1/things", 200, "made"),
         ("GET", "/v1/others/1/parts/2", 200, "1 2"),
+        ("GET", "/v1/others/1/rest/a/b/c/d/e/f/g/h", 200, "1 a/b/c/d/e/f/g/h"),
+        ("GET", "/v1/others/1/rest/a", 200, "1 a"),
         ("GET", "/healthz", 200, "special"),
         ("GET", "/openapi.json", 200, None),
         ("GET", "/v1/things", 405, None),
