@@ -14,6 +14,8 @@ import anyio
 from sqlalchemy import Engine, event
 
 from intramuros.control.app import ServerSettings, serve
+from intramuros.control.store.db import Tx
+from intramuros.control.store.prepared import Prepared, Rows
 from intramuros.kernel import telemetry
 from intramuros.kernel.config import load
 
@@ -34,6 +36,14 @@ class Recorder:
         event.listen(Engine, "before_cursor_execute", self._executing)
         event.listen(Engine, "commit", self._ended)
         event.listen(Engine, "rollback", self._ended)
+        plain = Tx.run
+
+        def run(tx: Tx, statement: Prepared, parameters: Any = None) -> Rows:
+            plan = statement.plan(parameters or {})
+            self._executing(tx.connection, None, plan.sql, plan.bound(parameters or {}))
+            return plain(tx, statement, parameters)
+
+        Tx.run = run  # type: ignore[method-assign]  # prepared statements pass SQLAlchemy by
 
     def _connected(self, connection: Any, record: Any) -> None:
         # Rows are fetched after the statement has been "executed": whoever steps is the last one.

@@ -7,6 +7,7 @@ statement: none may look at more than about a page. Its plans say the same of an
 
 import itertools
 import json
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -243,7 +244,8 @@ def walk(http: httpx2.Client, path: str, query: dict[str, Any], secrets: list[st
 
 
 def by_design(sql: str) -> bool:
-    return any(part in " ".join(sql.split()) for part in BY_DESIGN)
+    written = re.sub(r":\w+", "?", " ".join(sql.split()))
+    return any(part in written for part in BY_DESIGN)
 
 
 @pytest.mark.timeout(240)

@@ -5,15 +5,17 @@ since models and tools may send it and it was always kept.
 """
 
 import json
-from typing import Any
+from typing import Any, Final
 
-from pydantic_core import from_json, to_json
+from pydantic import ConfigDict, TypeAdapter
+
+_ANY: Final[TypeAdapter[Any]] = TypeAdapter(Any, config=ConfigDict(ser_json_inf_nan="constants"))
 
 
 def encode(value: object) -> str:
     """Return what a JSON column keeps."""
     try:
-        return to_json(value).decode()
+        return _ANY.dump_json(value).decode()
     except ValueError:
         return json.dumps(value)
 
@@ -21,7 +23,7 @@ def encode(value: object) -> str:
 def decode(text: str | bytes) -> Any:  # noqa: ANN401  any JSON
     """Return what a JSON column holds."""
     try:
-        return from_json(text)
+        return _ANY.validate_json(text)
     except ValueError:
         return json.loads(text)
 
@@ -32,7 +34,7 @@ def dump(value: object) -> bytes:
     Raises:
         ValueError: a number is infinite or none, a text has a lone surrogate, or it is no JSON.
     """
-    data = to_json(value)
+    data = _ANY.dump_json(value)
     if b"NaN" in data or b"Infinity" in data:
         # In a text, most likely; the standard library knows numbers from texts.
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
