@@ -96,6 +96,11 @@ def guarded_mcp() -> Iterator[Guarded]:
         """Add two numbers, and tell more than one should."""
         return f"{a + b}, said with {guarded.seen[-1]}"
 
+    @mcp.tool()
+    def dump(lines: int) -> str:
+        """Print many lines, each with its number."""
+        return "\n".join(f"line {number}" for number in range(1, lines + 1))
+
     app = mcp.streamable_http_app()
     app.router.routes.append(Route("/token", guarded.token, methods=["POST"]))
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))

@@ -49,6 +49,7 @@ from intramuros.control.session.egress import Egress
 from intramuros.control.session.journal import Journal
 from intramuros.control.session.judging import Bench
 from intramuros.control.session.sessions import Sessions
+from intramuros.control.session.spills import Spills
 from intramuros.control.session.work import WorkQueue
 from intramuros.control.settings import ServerSettings
 from intramuros.control.store.blobs import Blobs
@@ -244,7 +245,13 @@ def background(services: Services, settings: ServerSettings) -> Mapping[str, Tas
         "limits": services.meter.run,
         "traces": services.exporter.run,
         **deliver(services, settings),
-        **think(body, brains, services.wallet.transport_for, _bench(services, settings)),
+        **think(
+            body,
+            brains,
+            services.wallet.transport_for,
+            _bench(services, settings),
+            Spills(services.blobs, settings.max_spill_bytes),
+        ),
     }
 
 

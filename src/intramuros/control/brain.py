@@ -20,6 +20,7 @@ from intramuros.control.session.journal import Journal
 from intramuros.control.session.judging import Bench
 from intramuros.control.session.perform import Performer
 from intramuros.control.session.runner import Runner, RunnerSettings
+from intramuros.control.session.spills import Spills, hold
 from intramuros.control.session.turn import Limits
 from intramuros.control.session.view import View
 from intramuros.control.store.blobs import Blobs
@@ -89,23 +90,24 @@ def process_name() -> str:
 
 
 def think(
-    body: Body, models: Models, transport_for: TransportFor, bench: Bench | None = None
+    body: Body, models: Models, transport_for: TransportFor, bench: Bench, spills: Spills
 ) -> Mapping[str, Task]:
     """Return the tasks that run turns: the MCP pool, and the runner that borrows from it.
 
     Args:
         bench: who judges calls under the ``auto`` policy.
+        spills: keeps results that are too long for the model.
     """
     pool = McpPool(transport_for)
     files = Inliner(body.db, body.blobs, body.clock)
-    performer = Performer(models, pool, body.hub, loop.LoopGate(body.meter), files)
+    performer = Performer(models, pool, body.hub, loop.LoopGate(body.meter), files, spills)
 
     def count(tx: Tx, view: View, written: Sequence[Record]) -> None:
         whose = view.subject.workspace_id, str(view.subject.agent["model"]["id"])
         loop.count(body.meter, tx, whose, written)
 
-    desk = Desk(body.db, body.journal, body.clock, (count,))
-    limits = Limits(window_of=models.window, bench=bench or Bench())
+    desk = Desk(body.db, body.journal, body.clock, (count, hold))
+    limits = Limits(window_of=models.window, bench=bench)
     settings = RunnerSettings(drive=DriveSettings(limits=limits))
     runner = Runner(desk, performer, body.ids, process_name(), settings)
 

@@ -37,6 +37,7 @@ from intramuros.control.api import (
     sandbox_files,
     sessions,
     skills,
+    spills,
     telemetry,
     threads,
     tunnels,
@@ -101,6 +102,7 @@ def create_app(services: Services) -> FastAPI:
         webhooks.organization_router,
         sandbox_files.router,
         sandbox_egress.router,
+        spills.router,
     )
     app.router = Families(routers, app.router.routes)
     app.add_api_route("/healthz", _healthz, include_in_schema=False)

@@ -73,6 +73,9 @@ class ServerSettings:
     """The largest file that may be uploaded."""
     storage_quota_bytes: int = 10**12
     """What all files and skills may take together."""
+    max_spill_bytes: int = 8 * 1024 * 1024
+    """The most that is kept, for the session's sandbox, of a result of an MCP server that is too
+    long for the model; 15728640 at most, 0 for nothing."""
     uploads_downloadable: bool = False
     """Let files that clients upload be downloaded again; the official service refuses that."""
     trace_networks: tuple[str, ...] = ()

@@ -145,6 +145,8 @@ class Session:
     skills: tuple[Skill, ...] = ()
     stores: tuple[Attached, ...] = ()
     uploads: tuple[Upload, ...] = ()
+    connected: bool = False
+    """Whether an agent of it calls MCP servers."""
 
 
 class ControlPlane:
@@ -397,7 +399,9 @@ def read_session(raw: object) -> Session:
             skills[Skill(skill_id, version)] = None
     status = str(getattr(raw, "status", ""))
     resources = getattr(raw, "resources", None) or ()
-    return Session(status, tuple(skills), tuple(_stores(resources)), tuple(_uploads(resources)))
+    connected = any(_items(one, "mcp_servers") for one in (agent, *crew))
+    stores, uploads = tuple(_stores(resources)), tuple(_uploads(resources))
+    return Session(status, tuple(skills), stores, uploads, connected)
 
 
 def _items(holder: object, name: str) -> Sequence[object]:

@@ -49,12 +49,12 @@ class HostedClient:
             Refused: it is gone, or longer than ``max_bytes``.
         """
         digest, size = hashlib.sha256(), 0
-        with _mapped():
+        with mapped():
             async with (
                 self._http.stream("GET", f"/files/{file_id}/content") as answer,
                 await anyio.open_file(target, "wb") as file,
             ):
-                _check(answer)
+                checked(answer)
                 async for chunk in answer.aiter_bytes(_CHUNK):
                     size += len(chunk)
                     if size > max_bytes:
@@ -65,9 +65,9 @@ class HostedClient:
 
     async def outputs(self) -> dict[str, str]:
         """Return the SHA-256 of each output that the server has, by its path."""
-        with _mapped():
+        with mapped():
             answer = await self._http.get("/outputs")
-            _check(answer)
+            checked(answer)
             if len(answer.content) > _MAX_LIST_BYTES:
                 raise Away("the list of outputs is too long")
             listed: Any = answer.json()
@@ -84,19 +84,19 @@ class HostedClient:
                 while chunk := await file.read(_CHUNK):
                     yield chunk
 
-        with _mapped():
+        with mapped():
             answer = await self._http.put(
                 "/outputs",
                 params={"path": path},
                 content=chunks(),
                 headers={"content-length": str(size)},
             )
-            _check(answer)
+            checked(answer)
 
     async def remove(self, path: str) -> None:
         """Say that an output is no more."""
-        with _mapped():
-            _check(await self._http.delete("/outputs", params={"path": path}))
+        with mapped():
+            checked(await self._http.delete("/outputs", params={"path": path}))
 
     async def egress(self) -> SessionRules:
         """Return what the sandbox may reach, and the secrets that its requests may carry."""
@@ -112,7 +112,13 @@ class HostedClient:
         await self._http.aclose()
 
 
-def _check(answer: httpx2.Response) -> None:
+def checked(answer: httpx2.Response) -> None:
+    """Look at an answer's status.
+
+    Raises:
+        Refused: asking again does not help.
+        Away: it may.
+    """
     status = answer.status_code
     if status < 400:
         return
@@ -122,7 +128,8 @@ def _check(answer: httpx2.Response) -> None:
 
 
 @contextmanager
-def _mapped() -> Iterator[None]:
+def mapped() -> Iterator[None]:
+    """Raise what HTTP raises as :class:`Away`."""
     try:
         yield
     except httpx2.HTTPError as error:

@@ -8,16 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from intramuros.execution.sandbox.base import WORKSPACE, ToolOutcome
+from intramuros.execution.sandbox.base import ToolOutcome
 from intramuros.kernel.redact import Redactor
+from intramuros.protocol.spills import MAX_TEXT_CHARS, place, preview
 
-# More text than this goes to a file in the workspace, with a preview (contract 6.25).
-MAX_TEXT_CHARS: Final = 100_000
-PREVIEW_HEAD_CHARS: Final = 8_000
-PREVIEW_TAIL_CHARS: Final = 2_000
 # Of all blocks as JSON; under the control plane's 32 MiB request body (contract 1.26).
 MAX_RESULT_BYTES: Final = 31 * 1024 * 1024
-SPILL_DIRECTORY: Final = f"{WORKSPACE}/.intramuros/outputs"
 
 # The kinds that the wire takes (contract 13.6); others are shown as JSON text (contract 22.14).
 _BLOCKS: Final = frozenset({"text", "image", "document", "search_result"})
@@ -61,10 +57,10 @@ def release(outcome: ToolOutcome, redactor: Redactor, call_id: str) -> Filtered:
     spill = None
     text = _text(content)
     if len(text) > MAX_TEXT_CHARS:
-        name = "".join(c for c in call_id if c.isalnum() or c in "-_")[-64:] or "output"
-        spill = Spill(f"{SPILL_DIRECTORY}/{name}.txt", _text(blocks))
+        spill = Spill(place(call_id), _text(blocks))
         kept = [block for block in content if block["type"] != "text"]
-        content = [{"type": "text", "text": _preview(text, spill.path)}, *kept]
+        shown = preview(text, f"the whole output is in {spill.path}")
+        content = [{"type": "text", "text": shown}, *kept]
     if _size(content) > MAX_RESULT_BYTES:
         note = f"[result withheld: larger than {MAX_RESULT_BYTES} bytes]"
         return Filtered([{"type": "text", "text": note}], masked)
@@ -98,15 +94,6 @@ def _known(block: dict[str, Any]) -> dict[str, Any]:
 def _clean(text: str) -> str:
     # Lone surrogates cannot be sent as UTF-8, nor NUL stored by every database.
     return text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
-
-
-def _preview(text: str, path: str) -> str:
-    dropped = len(text) - PREVIEW_HEAD_CHARS - PREVIEW_TAIL_CHARS
-    return (
-        f"{text[:PREVIEW_HEAD_CHARS]}\n"
-        f"[… {dropped} of {len(text)} characters left out; the whole output is in {path} …]\n"
-        f"{text[-PREVIEW_TAIL_CHARS:]}"
-    )
 
 
 def _mask(value: Any, redactor: Redactor) -> tuple[Any, int]:  # noqa: ANN401  any JSON value

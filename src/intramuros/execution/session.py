@@ -31,6 +31,7 @@ from intramuros.execution.memory_store import Line
 from intramuros.execution.passages import SessionPassage
 from intramuros.execution.record import INWARD, RecordFailed, weigh
 from intramuros.execution.sandbox.base import Mount
+from intramuros.execution.spills import SpillClient, Spills
 from intramuros.execution.tail import Tail
 from intramuros.kernel.redact import MIN_EXACT_CHARS, Redactor
 from intramuros.kernel.service import Stop
@@ -109,7 +110,12 @@ class Item:
             means = Means(terms.files, bench.record, bench.clock, bench.rand)
             hosted = HostedClient(terms.base_url, work)
             self._files = Files(means, hosted)
-            self._calls.before_call = self._refresh
+        self._spills: Spills | None = None
+        if work.token is not None and terms.base_url:
+            spills = SpillClient(terms.base_url, work)
+            self._spills = Spills(spills, bench.hands, bench.record)
+        self._connected = False
+        self._calls.before_call = self._refresh
         self._calls.after_call = self._sync
         self._passage = SessionPassage(terms.station, work.session_id, hosted, bench.rand)
 
@@ -201,6 +207,7 @@ class Item:
                 self._outcome = Outcome.ENDED
                 scope.cancel()
                 return
+            self._connected = session.connected
             mounts = await self._bench.skills.lay_out(self._client, session.skills)
             mounts += await self._remember(session)
             if self._files is not None:
@@ -256,12 +263,16 @@ class Item:
         await self._memories.close(clean=clean, keep=keep)
 
     async def _put_files_away(self) -> None:
+        if self._spills is not None:
+            await self._spills.aclose()
         if self._files is not None:
             ended = self._dispatch.ended
             await self._files.close(deleted=ended is not None and ended.deleted)
 
     async def _refresh(self) -> None:
-        """Show the sandbox what was mounted since the last call."""
+        """Show the sandbox what came since the last call."""
+        if self._connected and self._spills is not None:
+            await self._spills.lay_out()
         if self._files is None or not self._files.stale(self._dispatch.turns):
             return
         try:

@@ -7,13 +7,12 @@ from hypothesis import strategies as st
 from intramuros.execution.outflow import (
     EMPTY,
     MAX_RESULT_BYTES,
-    MAX_TEXT_CHARS,
-    SPILL_DIRECTORY,
     release,
     without_spill,
 )
 from intramuros.execution.sandbox.base import ToolOutcome
 from intramuros.kernel.redact import Redactor
+from intramuros.protocol.spills import DIRECTORY, MAX_TEXT_CHARS
 
 SECRET = "ghp_" + "a" * 36
 REDACTOR = Redactor()
@@ -68,7 +67,7 @@ def test_long_text_is_previewed_and_spilled_whole() -> None:
     outcome = ToolOutcome([text(long), image("aGk="), text("end")])
     filtered = release(outcome, REDACTOR, "sevt_1")
     assert filtered.spill is not None
-    assert filtered.spill.path == f"{SPILL_DIRECTORY}/sevt_1.txt"
+    assert filtered.spill.path == f"{DIRECTORY}/sevt_1.txt"
     assert filtered.spill.text == f"{long}\nend"
     preview, kept = filtered.content
     assert kept == image("aGk=")
@@ -89,8 +88,8 @@ def test_a_spill_name_cannot_leave_its_directory() -> None:
     for call_id in ("../../etc/passwd", "/abs", "", "a/b\0", "n" * 200):
         spill = release(long, REDACTOR, call_id).spill
         assert spill is not None
-        assert spill.path.startswith(SPILL_DIRECTORY + "/")
-        assert "/" not in spill.path.removeprefix(SPILL_DIRECTORY + "/")
+        assert spill.path.startswith(DIRECTORY + "/")
+        assert "/" not in spill.path.removeprefix(DIRECTORY + "/")
         assert len(spill.path) < 120
 
 

@@ -1,7 +1,7 @@
 """From what an effect brought to the rows that record it. Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from intramuros.control.mcp.base import McpError, McpFailure, McpResult, McpTool
@@ -38,6 +38,14 @@ _USE_EVENTS: Final = {
 }
 # Stop reasons whose reply was cut off, so that its last tool call may be half an input.
 _CUT: Final = frozenset({"max_tokens", "model_context_window_exceeded"})
+
+
+@dataclass(frozen=True)
+class Spilled:
+    """A result as the model sees it, and what its row notes of the whole (``spills.py``)."""
+
+    content: Sequence[Json]
+    note: Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -155,12 +163,26 @@ def mcp_refused(answer: McpResult | McpError) -> list[Draft]:
     return [failure(kind, answer.message, "retrying", mcp_server_name=name)]
 
 
-def mcp_answered(view: View, call: Call, answer: McpResult | McpError, max_chars: int) -> Draft:
-    """Record the outcome of an MCP call."""
+def mcp_answered(
+    view: View,
+    call: Call,
+    answer: McpResult | McpError,
+    max_chars: int,
+    spilled: Spilled | None = None,
+) -> Draft:
+    """Record the outcome of an MCP call.
+
+    Args:
+        max_chars: where its text is cut.
+        spilled: what the model sees instead, if the text is kept for the sandbox.
+    """
     hosted = view.state.self_hosted
     if isinstance(answer, McpError):
         text = f"The MCP server {answer.server_name} did not answer the call ({answer.message})."
         return error_result(call, text, self_hosted=hosted)
+    if spilled is not None:
+        told = result(call, spilled.content, is_error=answer.is_error, self_hosted=hosted)
+        return replace(told, private=spilled.note)
     content = cut(answer.content, max_chars)
     return result(call, content, is_error=answer.is_error, self_hosted=hosted)
 

@@ -75,6 +75,14 @@ class Files(Protocol):
         ...
 
 
+class Keeper(Protocol):
+    """Keeps long results for the sandbox."""
+
+    async def keep(self, view: View, use_id: str, answer: McpResult) -> outcome.Spilled | None:
+        """Keep a result's text if it is too long for the model; None leaves it to be cut."""
+        ...
+
+
 @dataclass(frozen=True)
 class Performer:
     """Reaches models and MCP servers.
@@ -82,6 +90,7 @@ class Performer:
     Args:
         gate: says which model requests may go out.
         files: gives requests the content of uploaded files.
+        spills: keeps results that are too long for the model; without it they are cut.
     """
 
     model: Model
@@ -89,6 +98,7 @@ class Performer:
     hub: Hub
     gate: Gate | None = None
     files: Files | None = None
+    spills: Keeper | None = None
 
     async def call_model(self, view: View, command: CallModel, context: Context) -> Outcome:
         """Send the request, whispering its deltas."""
@@ -228,11 +238,14 @@ class Performer:
         async def make(call: Call) -> None:
             nonlocal left
             answer = await self._call(view, call, servers)
+            spilled = None
+            if self.spills is not None and isinstance(answer, McpResult):
+                spilled = await self.spills.keep(view, call.id, answer)
             left -= 1
 
             def record(view: View, context: Context) -> list[Draft]:
                 chars = context.limits.mcp_result_chars
-                answered = outcome.mcp_answered(view, call, answer, chars)
+                answered = outcome.mcp_answered(view, call, answer, chars, spilled)
                 return [*outcome.mcp_refused(answer), answered]
 
             if left:

@@ -20,6 +20,7 @@ from intramuros.control.session import (
     budget,
     listing,
     mounts,
+    spills,
     threads,
     uploads,
     workflow,
@@ -275,6 +276,7 @@ class Sessions:
         self._work.release(tx, row.environment_id, session_id, force=True)
         leases.drop(tx, leases.TURNS, session_id)
         files.remove_of_session(tx, self._actor(principal), session_id)
+        spills.release(tx, session_id)
         tx.execute(delete(sessions).where(sessions.c.id == session_id))
         tx.after_commit(lambda: self._hub.hint(session_topic(session_id)))
 
