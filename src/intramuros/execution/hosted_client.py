@@ -100,9 +100,9 @@ class HostedClient:
 
     async def egress(self) -> SessionRules:
         """Return what the sandbox may reach, and the secrets that its requests may carry."""
-        with _mapped():
+        with mapped():
             answer = await self._http.post("/egress")
-            _check(answer)
+            checked(answer)
             if len(answer.content) > _MAX_LIST_BYTES:
                 raise Away("the rules of the network are too long")
             return read_rules(answer.json())
