@@ -124,6 +124,7 @@ def test_only_the_sessions_own_token_reads_it_and_it_goes_with_the_session(
     where = f"{path}/{listed['tool_use_id']}"
     assert ask(where, token).text == WHOLE
     assert ask(f"{path}/sevt_none", token).status_code == 404
+    assert ask(f"{path}/none", token).status_code == 400
     for secret in (site.key, site.server.api_key):
         assert ask(path, secret).status_code in (401, 403)
         assert ask(where, secret).status_code in (401, 403)

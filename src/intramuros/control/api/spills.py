@@ -3,7 +3,8 @@
 For whoever serves the session, self-hosted or not, with its work item's token and nobody else's.
 """
 
-from typing import Annotated
+import re
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends
 from starlette.responses import Response
@@ -15,8 +16,11 @@ from intramuros.control.identity.principal import CredentialKind, Principal
 from intramuros.control.session import spills
 from intramuros.control.store.blobs import Blob
 from intramuros.control.store.db import Tx
+from intramuros.kernel.errors import InvalidRequest
 
 router = APIRouter(prefix="/x/sessions/{session_id}/spills", tags=["sandbox files"])
+
+_EVENT_ID: Final = re.compile(r"sevt_[0-9A-Za-z]{1,64}")
 
 Holder = Annotated[
     Principal, Depends(Gate(kinds=(CredentialKind.SESSIONS_TOKEN,), scope=None, beta=None))
@@ -45,6 +49,8 @@ async def content(caller: Holder, svc: ServicesDep, session_id: str, tool_use_id
 
     def read(tx: Tx) -> Blob:
         svc.sessions.get(tx, caller, session_id)
+        if _EVENT_ID.fullmatch(tool_use_id) is None:
+            raise InvalidRequest("tool_use_id: no event id")
         return spills.get(tx, session_id, tool_use_id)
 
     blob = await svc.db.read(read)
