@@ -10,8 +10,7 @@ they become records.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from intramuros.control.session import runs
 from intramuros.control.session.fold_thread import IllegalRecord, clocked, step
@@ -27,6 +26,11 @@ from intramuros.control.session.phase import (
 from intramuros.control.session.state import Crew, Member, State
 from intramuros.control.session.usage import UsageTotals
 from intramuros.control.store.records import Record
+
+if TYPE_CHECKING:
+    from dataclasses import replace
+else:
+    from intramuros.kernel.fields import replace
 
 _OF_SESSION: Final[Mapping[str, Status]] = {
     RUN: Status.RUNNING,

@@ -4,8 +4,7 @@ The same rules as in ``fold.py``, which says what a record means to a session as
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from intramuros.control.session import opinion, outcomes, runs
 from intramuros.control.session.calls import RESULTS, USES, Call, CallKind, Permission
@@ -28,6 +27,11 @@ from intramuros.control.session.state import OpenRequest, Queued, State
 from intramuros.control.session.usage import add, searched
 from intramuros.control.store.records import Record
 from intramuros.kernel.errors import IntramurosError
+
+if TYPE_CHECKING:
+    from dataclasses import replace
+else:
+    from intramuros.kernel.fields import replace
 
 # What a request and its reply take of the model's window.
 _CONTEXT: Final = (
