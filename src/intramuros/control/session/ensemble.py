@@ -6,8 +6,7 @@ to the primary thread, what of a child its view shows (contract 17.11, 19.9).
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from intramuros.control.session import delegation, workflow
 from intramuros.control.session.calls import RESULTS, USES, Call, CallKind
@@ -18,6 +17,11 @@ from intramuros.control.session.turn import Append, Command, Context, Effect, Wa
 from intramuros.control.session.view import View, identified
 from intramuros.control.store.records import Draft
 from intramuros.protocol.resources.multiagent import CONSULT_TOOL
+
+if TYPE_CHECKING:
+    from dataclasses import replace
+else:
+    from intramuros.kernel.fields import replace
 
 # Rounds over all threads; each round but the last writes something that another thread waits for.
 _MAX_ROUNDS: Final = 1024

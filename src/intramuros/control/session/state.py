@@ -6,8 +6,8 @@ by what is open: settled calls and consumed inputs leave the state.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Final, cast
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from intramuros.control.session import outcomes, runs
 from intramuros.control.session.calls import Call, CallKind, dump_call, load_call
@@ -15,6 +15,11 @@ from intramuros.control.session.outcomes import Aim, Aims
 from intramuros.control.session.phase import OPENERS, STATUS_OF, Phase, Status
 from intramuros.control.session.runs import Run, Stand
 from intramuros.control.session.usage import SECOND_US, UsageTotals, capped, running_us
+
+if TYPE_CHECKING:
+    from dataclasses import replace
+else:
+    from intramuros.kernel.fields import replace
 
 
 @dataclass(frozen=True)
