@@ -161,7 +161,8 @@ class World:
 
     def _administered(self, path: str) -> Iterator[tuple[str, str]]:
         """Yield an id for each placeholder of the organization's paths."""
-        made = dict(self._organization()) if "/organizations/" in path else {}
+        owned = "/organizations/" in path or "/workspaces/" in path
+        made = dict(self._organization()) if owned else {}
         yield from made.items()
         if "{user_id}" in path or "{invite_id}" in path or "{rbac_group_id}" in path:
             yield from self._people(made or dict(self._organization()))
@@ -305,7 +306,7 @@ class World:
         for name, value in self.made.items():
             path = path.replace("{" + name + "}", value)
         assert "{" not in path, f"say in tests/wire/matrix.py how to make one for {path}"
-        content = json.dumps(body) if method == "POST" else None
+        content = json.dumps(body) if method in {"POST", "PUT"} else None
         with self.callers.anonymous().stream(
             method, path, headers=headers, content=content
         ) as answer:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from intramuros.cli import audit, database, gateway, keys, sessions, tunnels, users
+from intramuros.cli import audit, database, gateway, keys, sessions, tunnels, users, workspaces
 from intramuros.cli.demo.command import demo
 from intramuros.cli.doctor import doctor
 from intramuros.cli.failures import guarded
@@ -52,6 +52,7 @@ app.add_typer(keys.key_app, name="key")
 app.add_typer(keys.environment_key_app, name="environment-key")
 app.add_typer(keys.pool_key_app, name="pool-key")
 app.add_typer(users.app, name="user")
+app.add_typer(workspaces.app, name="workspace")
 app.add_typer(database.app, name="db")
 app.command("doctor")(doctor)
 

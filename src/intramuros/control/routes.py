@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from intramuros.control.api import (
     agents,
+    allowances,
     compliance,
     deployment_runs,
     deployments,
@@ -82,6 +83,7 @@ def create_app(services: Services) -> FastAPI:
         groups.router,
         groups.own_router,
         limits.router,
+        allowances.router,
         reports.router,
         telemetry.router,
         profiles.router,

@@ -6,7 +6,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from intramuros.control.catalog import models, rosters, service, skills
+from intramuros.control.catalog import allowances, models, rosters, service, skills
 from intramuros.control.catalog.kinds import AGENT
 from intramuros.control.catalog.rosters import Owner
 from intramuros.control.catalog.service import Resource
@@ -54,11 +54,13 @@ def create(tx: Tx, actor: Actor, request: AgentCreate, known: Catalogue | None =
 
     Raises:
         InvalidRequest: the configuration contradicts itself.
+        PermissionDenied: the workspace may not use a model.
     """
     config = configure(request, known)
     skills.check_references(tx, actor.workspace_id, config["skills"])
     owner = Owner(actor.workspace_id, None, config)
     config["multiagent"] = rosters.settle(tx, owner, request.multiagent, None)
+    allowances.check_agent(tx, actor.workspace_id, config, known)
     return service.create(tx, actor, AGENT, config)
 
 
@@ -71,6 +73,7 @@ def update(
         NotFound: no such agent here.
         Conflict: ``version`` was sent and is not the current one.
         InvalidRequest: archived, or the result contradicts itself.
+        PermissionDenied: the workspace may not use a model.
     """
     current = service.get(tx, actor.workspace_id, AGENT, agent_id)
     service.check_active(AGENT, current)
@@ -84,6 +87,7 @@ def update(
         config["multiagent"] = rosters.settle(tx, owner, request.multiagent, stored)
     else:
         rosters.check(tx, owner, config["multiagent"])
+    allowances.check_agent(tx, actor.workspace_id, config, known)
     return service.change(tx, actor, AGENT, current, config)
 
 
@@ -104,6 +108,7 @@ def resolve(
     Raises:
         NotFound: no such agent or version here.
         InvalidRequest: archived, or the overrides do not fit.
+        PermissionDenied: the workspace may not use a model.
     """
     reference = AgentReference(type="agent", id=agent) if isinstance(agent, str) else agent
     found = service.get(tx, workspace_id, AGENT, reference.id, reference.version)
@@ -115,7 +120,9 @@ def resolve(
         owner = Owner(workspace_id, found.id, body)
         rosters.check(tx, owner, body["multiagent"])
     taken = snapshot(found, body)
-    return {**taken, "multiagent": rosters.snapshot(tx, workspace_id, taken)}
+    whole = {**taken, "multiagent": rosters.snapshot(tx, workspace_id, taken)}
+    allowances.check_agent(tx, workspace_id, whole, known)
+    return whole
 
 
 def snapshot(found: Resource, body: Mapping[str, Any]) -> Config:

@@ -31,6 +31,8 @@ from intramuros.protocol.resources.organization import (
 Shown = dict[str, Any]
 
 MAX_ACTIVE: Final = 100
+# A member of the body that is ours and not shown (``allowances.py``).
+MODELS: Final = "models"
 _COLOR: Final = "#6C5BB9"
 _RESIDENCY: Final = {
     "allowed_inference_geos": "unrestricted",
@@ -162,6 +164,15 @@ def active_row(tx: Tx, workspace_id: str) -> Row[Any]:
     return row
 
 
+def settings(tx: Tx, workspace_id: str) -> Mapping[str, Any]:
+    """Return everything that is set of a workspace, shown or not.
+
+    Raises:
+        NotFound: no such workspace.
+    """
+    return _body(_row(tx, workspace_id))
+
+
 def _row(tx: Tx, workspace_id: str) -> Row[Any]:
     row = tx.execute(select(workspaces).where(workspaces.c.id == workspace_id)).first()
     if row is None:
@@ -183,7 +194,7 @@ def _shown(row: Row[Any]) -> Shown:
         "created_at": rfc3339(from_micros(row.created_us)),
         "archived_at": None if archived_us is None else rfc3339(from_micros(archived_us)),
         "compartment_id": f"cmpt_{hashlib.sha256(row.id.encode()).hexdigest()[:24]}",
-        **_body(row),
+        **{name: value for name, value in _body(row).items() if name != MODELS},
         "external_key_id": None,
     }
 

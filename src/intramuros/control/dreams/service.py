@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from sqlalchemy import select
 
-from intramuros.control.catalog import models, service
+from intramuros.control.catalog import allowances, models, service
 from intramuros.control.catalog.kinds import MEMORY_STORE
 from intramuros.control.dreams import rows
 from intramuros.control.dreams.plan import Dream, Progress
@@ -55,6 +55,7 @@ class Dreams:
             self._check_update(tx, caller, request.output_behavior, store.id)
         # Refuses a speed or a model that cannot be before anybody waits for it.
         settled = models.settle(self.models, ModelConfig(id=request.model_id, speed="standard"))
+        allowances.check(tx, caller.workspace_id, [settled["id"]], self.models)
         if rows.busy(tx, caller.workspace_id) >= MAX_BUSY:
             raise RateLimited(
                 f"{MAX_BUSY} dreams of this workspace wait or run already",

@@ -98,7 +98,9 @@ class Door:
 
         Raises:
             RateLimited: too many.
+            PermissionDenied: the workspace may not use the model.
         """
+        self._meter.check_model(asker.spender.workspace_id, asker.model)
         rates, workspace_id = self._meter.rates, asker.spender.workspace_id
         group = rates.groups.of_type("token_count")
         try:

@@ -7,10 +7,11 @@ from typing import Any, Final
 from intramuros.control.metering.meter import Meter, SpendLimitReached, TierReached, Wish
 from intramuros.control.metering.rates import Rates, Ticket
 from intramuros.control.metering.usage import Spender, read
+from intramuros.control.model.allowed import AllowList
 from intramuros.control.model.base import Failure, ModelError, ModelRequest, Usage
 from intramuros.control.store.db import Tx
 from intramuros.control.store.records import Record
-from intramuros.kernel.errors import RateLimited
+from intramuros.kernel.errors import PermissionDenied, RateLimited
 
 _ANSWERED: Final = "span.model_request_end"
 # Where the rows that end requests say what they used: those of turns, of graders and of judges.
@@ -27,6 +28,7 @@ class Admitted:
 
     rates: Rates
     ticket: Ticket
+    allowed: AllowList | None = None
 
     def settle(self, usage: Usage | None) -> None:
         """Say what it used; None if it got no reply."""
@@ -53,7 +55,10 @@ class LoopGate:
             promise_to=session_id,
         )
         try:
-            return Admitted(self._meter.rates, await self._meter.admit(wish))
+            ticket = await self._meter.admit(wish)
+            return Admitted(self._meter.rates, ticket, self._meter.allowed(workspace_id))
+        except PermissionDenied as barred:
+            raise ModelError(Failure.REQUEST_FAILED, barred.message, retryable=False) from barred
         except (SpendLimitReached, TierReached) as reached:
             raise ModelError(Failure.BILLING, reached.message, retryable=False) from reached
         except RateLimited as limited:

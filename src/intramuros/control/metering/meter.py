@@ -10,11 +10,13 @@ from typing import Any, Final
 
 import anyio
 
+from intramuros.control.catalog import allowances
 from intramuros.control.identity import audit
 from intramuros.control.metering import rate_limits, spend_limits, usage
 from intramuros.control.metering.rates import Rates, Ticket
 from intramuros.control.metering.spend_limits import TIER_CODE, Limit, Reached
 from intramuros.control.metering.usage import Spender, Use
+from intramuros.control.model.allowed import AllowList
 from intramuros.control.model.catalogue import Catalogue
 from intramuros.control.store.db import Database, Tx
 from intramuros.kernel.errors import DomainError, InvalidRequest, RateLimited
@@ -68,16 +70,18 @@ class Meter:
         self._known = known
         self._capped = False
         self._changes = 0
+        self._allowed: Mapping[str, AllowList] = {}
 
     async def refresh(self) -> None:
         """Learn the limits that are set."""
         known = (self.rates.generation, self._changes)
-        values, capped = await self._db.read(
-            lambda tx: (rate_limits.overrides(tx), spend_limits.any_set(tx))
+        values, capped, allowed = await self._db.read(
+            lambda tx: (rate_limits.overrides(tx), spend_limits.any_set(tx), allowances.every(tx))
         )
         if known == (self.rates.generation, self._changes):  # else what we read is older
             self.rates.override(values)
             self._capped = capped
+            self._allowed = allowed
 
     async def run(self, stop: Stop) -> None:
         """Learn of other processes' changes until a stop is asked for."""
@@ -103,6 +107,28 @@ class Meter:
 
         tx.after_commit(known)
 
+    def permitted(self, tx: Tx) -> None:
+        """Look again, once this is durable, which models workspaces may use."""
+        allowed = allowances.every(tx)
+
+        def known() -> None:
+            self._allowed = allowed
+            self._changes += 1
+
+        tx.after_commit(known)
+
+    def allowed(self, workspace_id: str) -> AllowList | None:
+        """Return the models that a workspace may use; None for every model."""
+        return self._allowed.get(workspace_id)
+
+    def check_model(self, workspace_id: str, model: str) -> None:
+        """Refuse a model that a workspace may not use.
+
+        Raises:
+            PermissionDenied: naming it.
+        """
+        allowances.deny([model], self.allowed(workspace_id), self._known)
+
     async def admit(self, wish: Wish) -> Ticket:
         """Let a request through, or say why not.
 
@@ -110,7 +136,9 @@ class Meter:
             SpendLimitReached: there is no money left for it, by the organization's own limit.
             TierReached: the same by the operator's.
             RateLimited: too much at a time; with the time to wait.
+            PermissionDenied: the workspace may not use the model.
         """
+        self.check_model(wish.spender.workspace_id, wish.model)
         if self._capped or self._cap_cents:
             await self._check_money(wish)
         group = self.rates.groups.of_model(wish.model)

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 import anyio
 
 from intramuros.control.mcp.base import Connector, McpError, McpResult, McpServer, McpTool
+from intramuros.control.model.allowed import AllowList
 from intramuros.control.model.base import (
     Delta,
     Failure,
@@ -45,6 +46,11 @@ Early = Callable[[Outcome], Awaitable[None]]
 
 class Admission(Protocol):
     """A model request that was let through."""
+
+    @property
+    def allowed(self) -> AllowList | None:
+        """The models that may answer in the place of the one that is asked; None for any."""
+        ...
 
     def settle(self, usage: Usage | None) -> None:
         """Say what it used; None if it got no reply."""
@@ -132,7 +138,8 @@ class Performer:
             return await self.model.run(request, on_delta)
         admitted = await self.gate.admit(subject.workspace_id, subject.session_id, request)
         try:
-            reply = await self.model.run(request, on_delta)
+            may = replace(request, allowed=admitted.allowed)
+            reply = await self.model.run(may, on_delta)
         except ModelError:
             admitted.settle(None)
             raise

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from sqlalchemy import Row, bindparam, delete, insert, select, update
 
-from intramuros.control.catalog import agents, files, rosters, service, skills, vaults
+from intramuros.control.catalog import agents, allowances, files, rosters, service, skills, vaults
 from intramuros.control.catalog.kinds import ENVIRONMENT
 from intramuros.control.catalog.service import Resource
 from intramuros.control.identity import audit
@@ -200,6 +200,7 @@ class Sessions:
             NotFound: no such session.
             InvalidRequest: archived, or not something that may change.
             Conflict: the agent is to change while the session runs.
+            PermissionDenied: the workspace may not use the agent's model.
         """
         held = self._hold(tx, principal, session_id)
         if held.row.archived_us is not None:
@@ -207,6 +208,8 @@ class Sessions:
         if request.sent("vault_ids"):
             raise InvalidRequest("vault_ids: cannot change after creation")
         changes = _changes(held.row, request, self._models)
+        if "agent" in changes:
+            allowances.check_agent(tx, principal.workspace_id, changes["agent"], self._models)
         told = {name: value for name, value in changes.items() if name != "metadata" or value}
         if request.sent("budget"):
             told |= self._new_budget(held, request.budget)

@@ -176,6 +176,8 @@ class Keeper:
             raise self.refusal
         return self
 
+    allowed = None
+
     def settle(self, usage: Usage | None) -> None:
         self.told.append(usage)
 
