@@ -16,8 +16,8 @@ from intramuros.kernel.timing import SystemClock, rfc3339
 
 FOLDER = Path(__file__).parent
 # (a) the control plane, (b) a tool through the worker, (c) an MCP call through the tunnel, (d) the
-# API's calls.
-NAMES = ("overhead", "tool_roundtrip", "tunnel", "api")
+# API's calls, (e) what a sandbox asks of a host.
+NAMES = ("overhead", "tool_roundtrip", "tunnel", "api", "egress")
 
 
 def main() -> int:

@@ -12,6 +12,9 @@ Kinds of records::
     memory.delete out a memory is about to be deleted, because its file is gone
     tool.refused      the control plane did not take a result
     work.end          the item was given back, and why
+    egress.lookup out a sandbox asked for a name that it may not reach; once for each name
+    egress.request out a sandbox's request is about to be sent, or is refused: verdict and rule
+    egress.end    out what became of it: status, sizes, digests; written within a second
 
 Fields hold ids, sizes and digests, never content. ``direction`` is ``in`` or ``out`` on every
 record of a crossing.
@@ -26,10 +29,13 @@ from typing import Any, Final
 import anyio
 from anyio import to_thread
 
-from intramuros.kernel.appendlog import AppendLog
+from intramuros.kernel.appendlog import MAX_LINE_BYTES, AppendLog
 from intramuros.kernel.errors import OperatorError
+from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock, rfc3339
 from intramuros.protocol.audit import AuditRecord, BrokenChain, Head, head_of, seal
+
+log = logger("record")
 
 INWARD: Final = "in"
 OUTWARD: Final = "out"
@@ -55,6 +61,15 @@ def weigh(content: object) -> Weight:
     return Weight(len(data), hashlib.sha256(data).hexdigest())
 
 
+@dataclass(eq=False)
+class _Entry:
+    """A record on its way to the disk."""
+
+    record: AuditRecord
+    settled: bool = False
+    error: Exception | None = None
+
+
 class Record:
     """The open audit file of one worker. ``write`` may be called from many tasks."""
 
@@ -67,6 +82,7 @@ class Record:
         self.clock = clock
         self._file = AppendLog(path)
         self._mutex = anyio.Lock()
+        self._waiting: list[_Entry] = []
         try:
             last = self._file.last_line
             self._head = head_of(last) if last is not None else Head()
@@ -85,19 +101,94 @@ class Record:
     async def write(self, kind: str, **fields: Any) -> None:  # noqa: ANN401  JSON members
         """Append one record and return once it is on disk.
 
+        Records that come meanwhile are written together, with one wait for the disk.
+
         Raises:
             RecordFailed: the disk refused it; nothing of it remains.
         """
+        entry = self._enter(kind, fields)
+        try:
+            async with self._mutex:
+                if not entry.settled:
+                    await self._flush()
+        finally:
+            if not entry.settled and entry in self._waiting:
+                self._waiting.remove(entry)  # cancelled: what it announces is not done
+        if entry.error is not None:
+            raise RecordFailed(f"cannot write the audit record: {entry.error}") from entry.error
+
+    def note(self, kind: str, **fields: Any) -> None:  # noqa: ANN401  JSON members
+        """Append one record soon: with the next that is written, flushed, or at the close.
+
+        For what has happened already, and needs no record to be let happen.
+        """
+        self._enter(kind, fields)
+
+    async def flush(self) -> None:
+        """Write what was noted; one that the disk refuses is lost, and logged."""
         async with self._mutex:
-            at = rfc3339(self.clock.now())
-            try:
-                line, head = seal(self._head, AuditRecord(at, kind, fields))
-                # Not abandoned on cancellation: the head must move exactly when the line is there.
-                await to_thread.run_sync(self._file.append, line)
-            except (OSError, ValueError) as error:
-                raise RecordFailed(f"cannot write the audit record: {error}") from error
+            await self._flush()
+
+    def _enter(self, kind: str, fields: dict[str, Any]) -> "_Entry":
+        entry = _Entry(AuditRecord(rfc3339(self.clock.now()), kind, fields))
+        self._waiting.append(entry)
+        return entry
+
+    async def _flush(self) -> None:
+        batch, self._waiting = self._waiting, []
+        if not batch:
+            return
+        lines, head = self._seal(batch)
+        try:
+            # Not abandoned on cancellation: the head must move exactly when the lines are there.
+            await to_thread.run_sync(self._append, lines)
+        except OSError as error:
+            _fail(batch, error)
+        except BaseException:
+            # Cancelled before it began: whoever else waits writes his own.
+            self._waiting = [*batch, *self._waiting]
+            raise
+        else:
             self._head = head
+        for entry in batch:
+            entry.settled = True
+
+    def _append(self, lines: list[str]) -> None:
+        if lines:
+            self._file.append_all(lines)
+
+    def _seal(self, batch: list["_Entry"]) -> tuple[list[str], Head]:
+        """Return the lines of a batch and the head after them; one that cannot be is left out."""
+        lines, head = [], self._head
+        for entry in batch:
+            try:
+                line, after = seal(head, entry.record)
+                if len(line.encode()) >= MAX_LINE_BYTES:
+                    raise ValueError("a record must be shorter than 1 MiB")
+            except (ValueError, TypeError) as error:
+                entry.error = error
+                continue
+            lines.append(line)
+            head = after
+        return lines, head
+
+    def settle(self) -> None:
+        """Write what was noted, now; blocks on the disk."""
+        batch, self._waiting = self._waiting, []
+        lines, head = self._seal(batch)
+        try:
+            self._append(lines)
+            self._head = head
+        except OSError as error:
+            _fail(batch, error)
 
     def close(self) -> None:
-        """Close the file."""
+        """Write what was noted, and close the file."""
+        self.settle()
         self._file.close()
+
+
+def _fail(batch: list["_Entry"], error: Exception) -> None:
+    for entry in batch:
+        entry.error = error
+    log.error("not_recorded", records=len(batch), error=str(error))

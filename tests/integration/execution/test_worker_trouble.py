@@ -351,14 +351,14 @@ async def test_nothing_runs_that_cannot_be_recorded(
 ) -> None:
     from intramuros.kernel.appendlog import AppendLog
 
-    append = AppendLog.append
+    append = AppendLog.append_all
 
-    def full(self: AppendLog, line: str) -> None:
-        if '"tool.call"' in line:
+    def full(self: AppendLog, lines: list[str]) -> None:
+        if any('"tool.call"' in line for line in lines):
             raise OSError(28, "No space left on device")
-        append(self, line)
+        append(self, lines)
 
-    monkeypatch.setattr(AppendLog, "append", full)
+    monkeypatch.setattr(AppendLog, "append_all", full)
     item, session = rig.plane.offer(), rig.plane.session()
     call = session.tool_use("bash", {})
     session.on_result = lambda _: session.idle()
@@ -374,14 +374,14 @@ async def test_a_result_that_cannot_be_recorded_stays_inside(
 ) -> None:
     from intramuros.kernel.appendlog import AppendLog
 
-    append = AppendLog.append
+    append = AppendLog.append_all
 
-    def full(self: AppendLog, line: str) -> None:
-        if '"tool.result"' in line:
+    def full(self: AppendLog, lines: list[str]) -> None:
+        if any('"tool.result"' in line for line in lines):
             raise OSError(28, "No space left on device")
-        append(self, line)
+        append(self, lines)
 
-    monkeypatch.setattr(AppendLog, "append", full)
+    monkeypatch.setattr(AppendLog, "append_all", full)
     item, session = rig.plane.offer(), rig.plane.session()
     call = session.tool_use("bash", {"command": "inside only"})
     session.on_result = lambda _: session.idle()

@@ -34,19 +34,108 @@ async def test_a_record_that_cannot_be_written_leaves_the_chain_whole(
     path = tmp_path / "audit.jsonl"
     record = Record(path, ManualClock())
     await record.write("one")
-    append = AppendLog.append
+    append = AppendLog.append_all
 
-    def full(_self: AppendLog, _line: str) -> None:
+    def full(_self: AppendLog, _lines: list[str]) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(AppendLog, "append", full)
+    monkeypatch.setattr(AppendLog, "append_all", full)
     with pytest.raises(RecordFailed, match="No space left"):
         await record.write("two")
-    monkeypatch.setattr(AppendLog, "append", append)
+    monkeypatch.setattr(AppendLog, "append_all", append)
     await record.write("three")
     record.close()
     assert verify(read_lines(path)) == record.head
     assert record.head.seq == 2
+
+
+async def test_what_is_noted_goes_with_the_next_record_and_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    record = Record(path, ManualClock())
+    record.note("noted", n=1)
+    assert list(read_lines(path)) == []
+    await record.write("written", n=2)
+    record.note("noted", n=3)
+    await record.flush()
+    await record.flush()
+    record.note("noted", n=4)
+    record.close()
+    lines = list(read_lines(path))
+    assert [json.loads(line)["fields"]["n"] for line in lines] == [1, 2, 3, 4]
+    assert verify(lines) == record.head
+
+
+async def test_records_that_come_together_are_written_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    append = AppendLog.append_all
+
+    def count(self: AppendLog, lines: list[str]) -> None:
+        sizes.append(len(lines))
+        append(self, lines)
+
+    monkeypatch.setattr(AppendLog, "append_all", count)
+    record = Record(tmp_path / "audit.jsonl", ManualClock())
+    async with anyio.create_task_group() as group:
+        for number in range(20):
+            group.start_soon(partial(record.write, "egress.request", number=number))
+    record.close()
+    assert sum(sizes) == 20
+    assert len(sizes) < 5
+    assert verify(read_lines(tmp_path / "audit.jsonl")).seq == 20
+
+
+async def test_whoever_is_cancelled_leaves_nothing_and_takes_nobody_along(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "audit.jsonl"
+    record = Record(path, ManualClock())
+    record.note("noted")
+    async with anyio.create_task_group() as group:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await record.write("cancelled")
+        group.start_soon(record.write, "written")
+    record.close()
+    kinds = [json.loads(line)["kind"] for line in read_lines(path)]
+    assert kinds == ["noted", "written"]
+
+
+async def test_a_full_disk_fails_everyone_who_waits_and_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = Record(tmp_path / "audit.jsonl", ManualClock())
+    append = AppendLog.append_all
+
+    def full(_self: AppendLog, _lines: list[str]) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(AppendLog, "append_all", full)
+    failed: list[str] = []
+
+    async def write(kind: str) -> None:
+        try:
+            await record.write(kind)
+        except RecordFailed:
+            failed.append(kind)
+
+    async with anyio.create_task_group() as group:
+        for kind in ("a", "b", "c"):
+            group.start_soon(write, kind)
+    assert sorted(failed) == ["a", "b", "c"]
+    monkeypatch.setattr(AppendLog, "append_all", append)
+    await record.write("d")
+    record.close()
+    assert verify(read_lines(tmp_path / "audit.jsonl")).seq == 1
+
+
+async def test_one_overlong_record_fails_alone(tmp_path: Path) -> None:
+    record = Record(tmp_path / "a", ManualClock())
+    record.note("big", text="ü" * 600_000)
+    await record.write("small")
+    record.close()
+    assert verify(read_lines(tmp_path / "a")).seq == 1
 
 
 async def test_a_record_that_is_too_long_is_refused(tmp_path: Path) -> None:

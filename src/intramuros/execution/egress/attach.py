@@ -25,6 +25,7 @@ _RESERVED_FILES: Final = 256
 _FILES_EACH: Final = 3
 """A connection has two ends, and a look-up now and then."""
 _LEAST, _MOST = 8, 128
+_FLUSH_S: Final = 1.0
 
 
 class _Held:
@@ -57,12 +58,19 @@ class Captures:
         """Let captures run until the block ends; then every sandbox is without a network."""
         async with anyio.create_task_group() as group:
             self._group = group
+            group.start_soon(self._flush)
             try:
                 yield
             finally:
                 self._group = None
                 group.cancel_scope.cancel()
                 self._joiner.close()
+
+    async def _flush(self) -> None:
+        """Write what gates noted and no other record has taken along."""
+        while True:
+            await anyio.sleep(_FLUSH_S)
+            await self._record.flush()
 
     async def attach(self, sandbox: Sandbox, passage: Passage) -> None:
         """Catch what a sandbox connects to from now on.

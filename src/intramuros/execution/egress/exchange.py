@@ -107,8 +107,7 @@ class Exchange:
             return await self._carry(order, claim)
         finally:
             ms = round((self._outlet.clock.monotonic() - started_s) * 1000)
-            with anyio.CancelScope(shield=True):
-                await self._outlet.ledger.end(claim, self._tally, ms)
+            self._outlet.ledger.end(claim, self._tally, ms)
 
     async def _prepare(self, raw: bytes) -> tuple[Order, Claim]:
         """Judge the request and put in what belongs in."""

@@ -224,5 +224,4 @@ class SandboxGate:
             tally.ended = error.rule
         finally:
             ms = round((self._outlet.clock.monotonic() - started_s) * 1000)
-            with anyio.CancelScope(shield=True):
-                await self._outlet.ledger.end(claim, tally, ms)
+            self._outlet.ledger.end(claim, tally, ms)

@@ -85,6 +85,7 @@ class Rig:
         self.gate = proxy.gate("sesn_1", Policy(own(self.port), Networking()), Secrets())
 
     def records(self, kind: str = "") -> list[dict[str, Any]]:
+        self.proxy.record.settle()
         found = [json.loads(line) for line in read_lines(self.audit)]
         return [r["fields"] | {"kind": r["kind"]} for r in found if r["kind"].startswith(kind)]
 

@@ -32,7 +32,7 @@ async def test_what_is_asked_and_what_became_of_it(tmp_path: Path) -> None:
     tally = Tally(status=200, ended="complete")
     tally.sent.add(b"")
     tally.received.add(b"abc")
-    await ledger.end(claim, tally, 7)
+    ledger.end(claim, tally, 7)
     await ledger.refuse(PLACE, "host_mismatch")
     record.close()
     asked, ended, refused = written(tmp_path / "audit")
@@ -58,7 +58,7 @@ async def test_what_cannot_be_recorded_is_not_done_and_a_refusal_stands(tmp_path
     with pytest.raises(RecordFailed):
         await ledger.ask(Claim(PLACE, "allowed_hosts", True))
     await ledger.refuse(PLACE, "connect")
-    await ledger.end(Claim(PLACE, "x", True), Tally(), 1)
+    ledger.end(Claim(PLACE, "x", True), Tally(), 1)
     record.close()
 
 
