@@ -65,21 +65,21 @@ def crossings(
         fields = record["fields"]
         assert isinstance(fields, Mapping)
         session = fields.get("session_id", fields.get("session"))
-        shape = _SHAPES.get(str(record["kind"]))
-        if shape is None or (session_id is not None and session != session_id):
+        if session_id is not None and session != session_id:
             continue
-        direction, size, digest, name = shape
-        found.append(
-            Crossing(
-                at=str(record["at"]),
-                program=program,
-                direction=direction,
-                what=" ".join(str(fields[key]) for key in name if fields.get(key)),
-                rule=_rule(fields),
-                bytes=_whole(fields.get(size)),
-                sha256=str(fields.get(digest, "")),
+        kind = str(record["kind"])
+        for direction, size, digest, name in _SHAPES.get(kind, ()):
+            found.append(
+                Crossing(
+                    at=str(record["at"]),
+                    program=program,
+                    direction=direction,
+                    what=" ".join(str(fields[key]) for key in name if fields.get(key)),
+                    rule=_rule(kind, fields),
+                    bytes=_whole(fields.get(size)),
+                    sha256=str(fields.get(digest, "")),
+                )
             )
-        )
     return found
 
 
@@ -94,15 +94,24 @@ def totals(found: Iterable[Crossing]) -> list[Total]:
 
 
 # Kind of record → direction, the members with size and digest, the members that name it.
-_SHAPES: Final[Mapping[str, tuple[str, str, str, tuple[str, ...]]]] = {
-    "tool.call": (INWARD, "bytes", "sha256", ("tool",)),
-    "tool.result": (OUTWARD, "bytes", "sha256", ("tool",)),
-    "mcp.request": (INWARD, "request_bytes", "request_sha256", ("method", "name")),
-    "mcp.response": (OUTWARD, "response_bytes", "response_sha256", ("method", "name")),
+# A sandbox's request and its answer are recorded together, when both are known.
+_Shape = tuple[str, str, str, tuple[str, ...]]
+_REQUESTED: Final = ("host", "method", "path")
+_SHAPES: Final[Mapping[str, tuple[_Shape, ...]]] = {
+    "tool.call": ((INWARD, "bytes", "sha256", ("tool",)),),
+    "tool.result": ((OUTWARD, "bytes", "sha256", ("tool",)),),
+    "mcp.request": ((INWARD, "request_bytes", "request_sha256", ("method", "name")),),
+    "mcp.response": ((OUTWARD, "response_bytes", "response_sha256", ("method", "name")),),
+    "egress.end": (
+        (OUTWARD, "request_bytes", "request_sha256", _REQUESTED),
+        (INWARD, "response_bytes", "response_sha256", _REQUESTED),
+    ),
 }
 
 
-def _rule(fields: Mapping[str, object]) -> str:
+def _rule(kind: str, fields: Mapping[str, object]) -> str:
+    if kind == "egress.end":
+        return f"egress {fields.get('rule', '')}".strip()
     if "upstream" in fields:
         return f"route {str(fields.get('host', '')).partition('.')[0]}"
     return f"tool {fields.get('rule', '')}".strip()

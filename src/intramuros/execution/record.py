@@ -11,6 +11,9 @@ Kinds of records::
     memory.write  out a file is about to become a memory: size, digest, how many secrets were masked
     memory.delete out a memory is about to be deleted, because its file is gone
     tool.refused      the control plane did not take a result
+    egress.request    a sandbox is about to reach a host, or is refused: host, port, method, path,
+                      rule, names of the secrets that go along
+    egress.end        what became of it: size and digest both ways
     work.end          the item was given back, and why
     egress.lookup out a sandbox asked for a name that it may not reach; once for each name
     egress.request out a sandbox's request is about to be sent, or is refused: verdict and rule

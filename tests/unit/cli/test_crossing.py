@@ -53,6 +53,20 @@ def test_calls_through_the_gateway() -> None:
     ]
 
 
+def test_requests_of_sandboxes_cross_both_ways() -> None:
+    asked = {"session_id": "s", "host": "api.test", "method": "POST", "path": "/v1"}
+    sizes = {"request_bytes": 3, "request_sha256": "d", "response_bytes": 5, "response_sha256": "e"}
+    lines = chain(
+        ("egress.request", {**asked, "rule": "allowed_hosts", "verdict": "allow"}),
+        ("egress.end", {**asked, **sizes, "rule": "allowed_hosts"}),
+    )
+    records, _ = checked(lines)
+    assert crossings("worker", records, "s") == [
+        Crossing(AT, "worker", "out", "api.test POST /v1", "egress allowed_hosts", 3, "d"),
+        Crossing(AT, "worker", "in", "api.test POST /v1", "egress allowed_hosts", 5, "e"),
+    ]
+
+
 def test_sums_by_rule() -> None:
     records, _ = checked(WORKER)
     assert totals(crossings("worker", records)) == [
