@@ -149,6 +149,29 @@ async def test_R070_R072_R073_a_credential_is_put_in_outside_for_its_host_alone(
     assert VALUE not in (state / "audit.jsonl").read_text() + read
 
 
+async def test_R386_packages_are_asked_for_by_manager_and_what_fails_is_told(
+    site: Site, tmp_path: Path
+) -> None:
+    packages: Any = {"pip": ["duckdb"], "cargo": ["ripgrep"], "apt": ["tree"]}
+    networking: Any = {"type": "unrestricted"}
+    config: Any = {"type": "cloud", "networking": networking, "packages": packages}
+    made = site.api.beta.environments.create(name="net", config=config)
+    # Nothing is installed from anywhere: the worker lets none of the registries through.
+    async with ours(
+        site, tmp_path, pool_key(site), this_machine, egress_allow=("x.test",)
+    ) as state:
+        read = await called(site, 443, made.id)
+        records = [json.loads(line) for line in read_lines(state / "audit.jsonl")]
+    note, *failures = read.split("\ninside:")[0].splitlines()
+    assert note == "Packages of this environment could not be installed."
+    first = [line.split(":")[0] for line in failures if line.startswith(("apt:", "cargo:", "pip:"))]
+    assert first == ["apt", "cargo", "pip"]
+    asked = [r["fields"]["manager"] for r in records if r["kind"] == "packages.install"]
+    assert asked == ["apt", "cargo", "pip"]
+    kinds = [r["kind"] for r in records]
+    assert kinds.index("packages.install") < kinds.index("tool.result")
+
+
 async def test_a_worker_that_allows_nothing_gives_no_network(site: Site, tmp_path: Path) -> None:
     async with ours(site, tmp_path, pool_key(site), this_machine):
         unrestricted = environment(site, {"type": "unrestricted"})

@@ -8,7 +8,7 @@ leaves the journal able to tell what to do (see the decision on interrupted call
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
@@ -90,6 +90,8 @@ class Calls:
         """Awaited before a call begins."""
         self.after_call: Callable[[], Awaitable[None]] | None = None
         """Awaited between two calls, when nothing runs in the sandbox that we know of."""
+        self.notice: str | None = None
+        """What the model is to read before the next result."""
 
     def poke(self) -> None:
         """The dispatch changed: look again, and stop a call that nobody waits for any more."""
@@ -171,6 +173,10 @@ class Calls:
         if outcome is None:
             await self._note("tool.abandoned", call)
             return None
+        if self.notice is not None:
+            told = {"type": "text", "text": self.notice}
+            outcome = replace(outcome, content=[told, *outcome.content])
+            self.notice = None
         filtered = await self._filter(call, outcome)
         ms = round((self._bench.clock.monotonic() - started) * 1000)
         result = Result(filtered.content, outcome.is_error)

@@ -190,7 +190,13 @@ class Hands:
                 "use a provider that can (bubblewrap), or give the environment no network",
             )
         variables = {**spec.environment, **passage.environment}
-        return replace(spec, egress="names", trust=passage.trust, environment=variables)
+        return replace(
+            spec,
+            egress="names",
+            trust=passage.trust,
+            environment=variables,
+            path=(*passage.path, *spec.path),
+        )
 
     async def _connect(self, session_id: str, sandbox: Sandbox) -> None:
         """See that a sandbox reaches what it may now; without a passage, nothing."""

@@ -7,9 +7,11 @@ import anyio
 
 from intramuros.execution.client import Away, Refused
 from intramuros.execution.egress.base import Passage
+from intramuros.execution.egress.packages import Installer, Packages
 from intramuros.execution.egress.rules import OPERATORS_ALONE, SessionRules
 from intramuros.execution.egress.station import Station
 from intramuros.execution.hosted_client import HostedClient
+from intramuros.execution.record import Record
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import backoff_s
 
@@ -37,6 +39,7 @@ class SessionPassage:
         self._session_id = session_id
         self._client = client
         self._rand = rand
+        self._packages: Packages = {}
 
     async def open(self) -> Passage | None:
         """Return the session's passage, however long its rules take; None is no network."""
@@ -54,7 +57,15 @@ class SessionPassage:
                 await anyio.sleep(backoff_s(attempt, 0.5, _SLOWEST_S, self._rand()))
                 attempt += 1
             else:
+                self._packages = rules.packages
                 return self._station.passage(self._session_id, rules)
+
+    def installer(self, record: Record) -> Installer | None:
+        """Return what installs the environment's packages; None when there are none."""
+        gate = None if self._station is None else self._station.gate(self._session_id)
+        if gate is None or not self._packages:
+            return None
+        return Installer(self._packages, record, self._session_id, gate.registries_only)
 
     async def refresh(self) -> None:
         """Go by what the rules and secrets are now (R081); never raises.

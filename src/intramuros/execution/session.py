@@ -30,9 +30,10 @@ from intramuros.execution.memory_client import MemoryClient
 from intramuros.execution.memory_store import Line
 from intramuros.execution.passages import SessionPassage
 from intramuros.execution.record import INWARD, RecordFailed, weigh
-from intramuros.execution.sandbox.base import Mount
+from intramuros.execution.sandbox.base import Mount, SandboxError
 from intramuros.execution.spills import SpillClient, Spills
 from intramuros.execution.tail import Tail
+from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.redact import MIN_EXACT_CHARS, Redactor
 from intramuros.kernel.service import Stop
 from intramuros.kernel.telemetry import logger
@@ -115,9 +116,10 @@ class Item:
             spills = SpillClient(terms.base_url, work)
             self._spills = Spills(spills, bench.hands, bench.record)
         self._connected = False
-        self._calls.before_call = self._refresh
+        self._calls.before_call = self._prepare
         self._calls.after_call = self._sync
         self._passage = SessionPassage(terms.station, work.session_id, hosted, bench.rand)
+        self._installer = self._passage.installer(bench.record)
 
     @property
     def doing(self) -> str:
@@ -216,6 +218,7 @@ class Item:
                 mounts += await self._files.open(session.uploads)
             passage = await self._passage.open()
             self._bench.hands.equip(self._work.session_id, mounts, passage)
+            self._installer = self._passage.installer(self._bench.record)
             group.start_soon(self._watch_idle, scope)
             group.start_soon(self._watch_stop)
             group.start_soon(self._follow, scope)
@@ -268,6 +271,18 @@ class Item:
         if self._files is not None:
             ended = self._dispatch.ended
             await self._files.close(deleted=ended is not None and ended.deleted)
+
+    async def _prepare(self) -> None:
+        await self._refresh()
+        installer, self._installer = self._installer, None
+        if installer is None:
+            return
+        try:
+            sandbox = await self._bench.hands.take(self._work.session_id)
+            self._calls.notice = await installer.install(sandbox)
+        except (SandboxError, OperatorError) as error:
+            log.warning("packages_not_installed", error=str(error))
+            self._calls.notice = f"Packages of this environment could not be installed: {error}"
 
     async def _refresh(self) -> None:
         """Show the sandbox what came since the last call."""

@@ -73,6 +73,8 @@ class WorkerSettings:
     """Of the allowed hosts, those that may have private addresses."""
     egress_pass_through: tuple[str, ...] = ()
     """Of the allowed hosts, those whose TLS is passed on unread, without secrets."""
+    egress_scrub: bool = True
+    """Take known secrets out of hosts' answers, so that none comes back into a sandbox."""
     egress_ca_file: Path | None = None
     """PEM certificates by which hosts are verified besides the system's."""
     max_idle_s: float = 60.0

@@ -199,6 +199,7 @@ async def _open_station(
         own,
         Dialler(client_context(settings.egress_ca_file), resolver),
         settings.concurrency + settings.keep_idle_sandboxes,
+        settings.egress_scrub,
     )
     return await stack.enter_async_context(Station.opened(ground, record, record.clock))
 

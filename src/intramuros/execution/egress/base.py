@@ -37,6 +37,8 @@ class Passage:
     """PEM certificates that programs inside trust instead of the system's; readable by all."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables of programs inside; placeholders, never a secret."""
+    path: tuple[str, ...] = ()
+    """Directories inside where programs are looked for first."""
 
 
 __all__ = ["Gate", "Names", "Passage", "canonical"]

@@ -24,6 +24,7 @@ from intramuros.execution.egress.limits import EgressLimits, LimitReached, Meter
 from intramuros.execution.egress.names import canonical
 from intramuros.execution.egress.outlet import Outlet
 from intramuros.execution.egress.policy import Policy
+from intramuros.execution.egress.replace import Replacer
 from intramuros.execution.egress.secrets import HeaderRule, Lease, Secrets
 from intramuros.execution.egress.splice import Pair, splice
 from intramuros.execution.egress.streams import GONE, Held, close, drop
@@ -75,6 +76,10 @@ class SandboxGate:
         """Go by other rules and other secrets from the next request on (R081)."""
         self._outlet.policy = policy
         self._outlet.secrets = secrets
+
+    def scrubber(self) -> Replacer | None:
+        """Return what takes this session's secrets out of an answer; None when nothing does."""
+        return self._outlet.secrets.scrubber()
 
     def admits(self, name: str) -> bool:
         """Tell whether a name may be looked up."""

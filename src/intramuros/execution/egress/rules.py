@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from intramuros.execution.egress.packages import Packages, read_packages
 from intramuros.execution.egress.policy import (
     ANY,
     NOTHING,
@@ -41,6 +42,8 @@ class SessionRules:
 
     networking: Networking = field(default_factory=Networking)
     variables: tuple[Variable, ...] = ()
+    packages: Packages = field(default_factory=dict)
+    """What is to be installed before the first call, by manager."""
 
     @classmethod
     def nothing(cls) -> "SessionRules":
@@ -68,6 +71,7 @@ def read_rules(raw: object) -> SessionRules:
     return SessionRules(
         read_networking(networking, known),
         tuple(_variables(listed if isinstance(listed, list) else [])),
+        read_packages(raw.get("packages")),
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+from intramuros.execution.egress import packages
 from intramuros.execution.egress.attach import Captures
 from intramuros.execution.egress.base import Passage
 from intramuros.execution.egress.ca import bundle_path, open_authority
@@ -32,6 +33,8 @@ class Ground:
     dialler: Dialler
     sandboxes: int
     """How many may be live at a time."""
+    scrub: bool = True
+    """Whether secrets are taken out of answers."""
 
 
 class Station:
@@ -43,6 +46,7 @@ class Station:
 
     def __init__(self, ground: Ground, proxy: Proxy, captures: Captures, key: bytes) -> None:
         self._own = ground.own
+        self._scrub = ground.scrub
         self._trust = bundle_path(ground.directory)
         self._proxy = proxy
         self._key = key
@@ -74,7 +78,10 @@ class Station:
             gate = self._gates[session_id] = self._proxy.gate(session_id, policy, secrets)
         else:
             gate.renew(policy, secrets)
-        return Passage(gate, gate, self._trust, secrets.environment())
+        # A credential goes before a place of packages of the same name.
+        variables = {**packages.variables(rules.packages), **secrets.environment()}
+        path = packages.search_path(rules.packages)
+        return Passage(gate, gate, self._trust, variables, path)
 
     def gate(self, session_id: str) -> SandboxGate | None:
         """Return the gate of a session that has a passage."""
@@ -85,7 +92,7 @@ class Station:
         self._gates.pop(session_id, None)
 
     def _secrets(self, session_id: str, rules: SessionRules) -> Secrets:
-        return Secrets(
+        known = (
             Secret(
                 name=variable.name,
                 value=variable.value,
@@ -96,6 +103,7 @@ class Station:
             )
             for variable in rules.variables
         )
+        return Secrets(known, scrub=self._scrub)
 
 
 def _key(path: Path) -> bytes:

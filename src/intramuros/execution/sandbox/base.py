@@ -99,6 +99,8 @@ class SandboxSpec:
     mounts: tuple[Mount, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     """Placeholders only: a credential never enters a sandbox."""
+    path: tuple[str, ...] = ()
+    """Directories inside where programs are looked for before the image's own."""
     egress: Literal["none", "names"] = "none"
     """``names`` gives it a resolver at :data:`RESOLVER`; still nothing of the host's network shows,
     and whoever makes the sandbox must serve what it connects to (:meth:`Sandbox.network`)."""

@@ -130,7 +130,7 @@ class LiveSandbox:
 
     def _environment(self, python: Python) -> dict[str, str]:
         base = {
-            "PATH": python.path,
+            "PATH": ":".join([*self._spec.path, python.path]),
             "HOME": "/home/agent",
             "USER": self._spec.user,
             "LOGNAME": self._spec.user,

@@ -1,9 +1,11 @@
 import stat
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from intramuros.execution.egress.packages import ROOT
 from intramuros.execution.egress.policy import ANY, Hosts, OwnRules
 from intramuros.execution.egress.rules import OPERATORS_ALONE, SessionRules, Variable
 from intramuros.execution.egress.station import Ground, Station
@@ -54,6 +56,27 @@ async def test_a_passage_has_names_a_gate_trust_and_placeholders(
     assert passage.trust == tmp_path / "egress" / "ca-bundle.pem"
     assert set(passage.environment) == {"TOKEN"}
     assert "the-real-value" not in repr(passage)
+
+
+@pytest.mark.parametrize("scrub", [True, False])
+async def test_answers_are_searched_unless_the_operator_says_otherwise(
+    tmp_path: Path, record: Record, scrub: bool
+) -> None:
+    async with Station.opened(
+        replace(ground(tmp_path), scrub=scrub), record, SystemClock()
+    ) as made:
+        made.passage("sesn_1", secret())
+        gate = made.gate("sesn_1")
+        assert gate is not None
+        assert (gate.scrubber() is not None) is scrub
+
+
+async def test_packages_are_found_and_go_behind_credentials(station: Station) -> None:
+    packages = {"pip": ("duckdb",), "npm": ("left-pad",)}
+    passage = station.passage("sesn_1", replace(secret(), packages=packages))
+    assert passage.environment["PYTHONPATH"].endswith("/pip")
+    assert passage.path == tuple(f"{ROOT}/{name}/bin" for name in ("npm", "pip"))
+    assert "TOKEN" in passage.environment
 
 
 async def test_placeholders_last_and_are_each_sessions_own(tmp_path: Path, record: Record) -> None:
