@@ -7,7 +7,7 @@ import anyio
 
 from intramuros.execution.client import Away, Refused
 from intramuros.execution.egress.base import Passage
-from intramuros.execution.egress.packages import Installer, Packages
+from intramuros.execution.egress.installer import Installer
 from intramuros.execution.egress.rules import OPERATORS_ALONE, SessionRules
 from intramuros.execution.egress.station import Station
 from intramuros.execution.hosted_client import HostedClient
@@ -39,7 +39,7 @@ class SessionPassage:
         self._session_id = session_id
         self._client = client
         self._rand = rand
-        self._packages: Packages = {}
+        self._packages = SessionRules().packages
 
     async def open(self) -> Passage | None:
         """Return the session's passage, however long its rules take; None is no network."""
