@@ -11,7 +11,7 @@ from anthropic import Anthropic
 from tests.wire.host import running
 from tests.wire.site import MESSAGE, Site, until
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(120)
 
 STEPS = [{"name": n, "agent": n, "prompt": f"Tell of {n}."} for n in ("ada", "bob")]
 PLAN = {
