@@ -146,7 +146,13 @@ class Exchange:
             headers.append((b"accept-encoding", b"identity"))
         rules = self._rules(lent)
         order = Order(head, headers, scrubber=known.scrubber(rules), strict=strict)
-        return await self._fill(order, used)
+        order, used = await self._fill(order, used)
+        try:
+            order.request()
+        except h11.LocalProtocolError:
+            # What the parser says of a header quotes it, secret and all.
+            raise Refused("malformed", "the headers cannot be sent") from None
+        return order, used
 
     async def _fill(self, order: Order, used: set[str]) -> tuple[Order, set[str]]:
         """Read a short body, or arrange for a long one, and put into it what belongs there."""
@@ -197,11 +203,14 @@ class Exchange:
             tally.ended = error.rule
             if transfer is not None and not transfer.answered:
                 return await self._say(502, error.rule, str(error))
+            # Cut off, not ended: half an answer must not look like a whole one.
+            raise SandboxGone from error
         except SandboxGone:
             tally.ended = "sandbox_gone"
             raise
         except TimeoutError:
             tally.ended = "request_time"
+            raise SandboxGone from None
         finally:
             if upstream is not None:
                 await drop(upstream)

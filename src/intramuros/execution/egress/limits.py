@@ -10,6 +10,8 @@ from intramuros.kernel.timing import Clock
 
 GIB = 1024**3
 MIB = 1024**2
+# Connections beyond a limit are recorded this often, in seconds: they cost their sender nothing.
+_TELL_EVERY_S = 1.0
 
 
 class LimitReached(Exception):
@@ -60,6 +62,7 @@ class Meter:
         self._open = 0
         self._tokens = float(limits.burst)
         self._at_s = clock.monotonic()
+        self._told_s = -_TELL_EVERY_S
         self.sent = 0
         """Bytes of requests so far."""
         self.received = 0
@@ -97,6 +100,14 @@ class Meter:
         self._tokens -= 1
         if wait_s:
             await anyio.sleep(wait_s)
+
+    def tells(self) -> bool:
+        """Tell whether a connection too many is worth a record: once in a while is enough."""
+        now_s = self._clock.monotonic()
+        if now_s - self._told_s < _TELL_EVERY_S:
+            return False
+        self._told_s = now_s
+        return True
 
     def send(self, size: int) -> None:
         """Count bytes before they leave.

@@ -27,7 +27,7 @@ from intramuros.execution.egress.policy import Policy
 from intramuros.execution.egress.replace import Replacer
 from intramuros.execution.egress.secrets import HeaderRule, Lease, Secrets
 from intramuros.execution.egress.splice import Pair, splice
-from intramuros.execution.egress.streams import GONE, Held, close, drop
+from intramuros.execution.egress.streams import GONE, Held, close, drop, reset
 from intramuros.execution.egress.transfer import SandboxGone
 from intramuros.execution.egress.upstream import Dialler, UpstreamFailed
 from intramuros.execution.record import Record, RecordFailed
@@ -107,9 +107,11 @@ class SandboxGate:
                 await self._judge(client, place)
             await close(client)
         except LimitReached as error:
-            await self._outlet.ledger.refuse(place, error.rule)
+            if self._outlet.meter.tells():
+                await self._outlet.ledger.refuse(place, error.rule)
         except (SandboxGone, *GONE):
-            log.debug("sandbox_gone", host=name, port=port)
+            log.debug("broken_off", host=name, port=port)
+            await reset(stream)
         except Exception:
             log.exception("gate_failed", host=name, port=port)
         finally:

@@ -1,10 +1,13 @@
 """The two ends of a connection: bytes that were read ahead, deadlines, and closing politely."""
 
+import socket
+import struct
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import anyio
-from anyio.abc import ByteStream
+from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.tls import TLSStream
 
 CHUNK_BYTES: Final = 64 * 1024
@@ -82,6 +85,14 @@ async def drop(stream: ByteStream) -> None:
                 await stream.aclose()
         except GONE:
             return
+
+
+async def reset(stream: ByteStream) -> None:
+    """Break a connection off, so that what was sent does not look like all of it; never raises."""
+    with suppress(LookupError, OSError):
+        raw = stream.extra(SocketAttribute.raw_socket)  # noqa: S610  anyio's, not the ORM's
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    await drop(stream)
 
 
 async def _finish(stream: ByteStream) -> None:

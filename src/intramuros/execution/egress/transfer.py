@@ -16,6 +16,8 @@ from intramuros.execution.egress.replace import Replacer
 from intramuros.execution.egress.secrets import BodyFiller
 from intramuros.execution.egress.streams import CHUNK_BYTES, GONE, Held
 
+# Before an answer; hosts send one or two.
+MAX_INFORMATIONAL: Final = 16
 _PLAIN: Final = frozenset({b"", b"identity"})
 _GZIP: Final = frozenset({b"gzip", b"x-gzip"})
 # An address of the same service that nobody has judged.
@@ -160,7 +162,7 @@ class Transfer:
                 return
 
     async def _answer(self) -> None:
-        while True:
+        for _ in range(MAX_INFORMATIONAL + 1):
             event = await self._next_outside()
             if isinstance(event, h11.InformationalResponse):
                 if event.status_code == 101:
@@ -170,8 +172,13 @@ class Transfer:
                 continue  # 100 was said already, and nobody waits for the others
             if not isinstance(event, h11.Response):
                 raise AnswerFailed("broken_off", "the host sent no answer")
-            await self._pass_back(event)
+            try:
+                await self._pass_back(event)
+            except h11.LocalProtocolError:
+                # Its words may quote a header.
+                raise AnswerFailed("malformed_answer", "the answer cannot be sent on") from None
             return
+        raise AnswerFailed("malformed_answer", "the host does not come to its answer")
 
     async def _pass_back(self, response: h11.Response) -> None:
         self._tally.status = response.status_code

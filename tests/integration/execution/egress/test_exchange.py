@@ -1,6 +1,8 @@
 import base64
 import gzip
 import json
+import random
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -152,6 +154,43 @@ async def test_a_value_that_would_break_the_request_stops_it(tmp_path: Path) -> 
         answered = await site.once(get("/", f"X-Key: {MARK.decode()}"))
         assert (answered.status, answered.rule) == (400, "secret_unfit")
         assert site.origin.connections == 0
+
+
+@pytest.mark.parametrize("value", [" padded ", "tab\t", "caf\u00e9"])
+async def test_a_value_that_the_parser_will_not_have_is_quoted_nowhere(
+    tmp_path: Path, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with rig(tmp_path) as site:
+        site.set(secret(value=value))
+        answered = await site.once(get("/", f"X-Key: {MARK.decode()}"))
+        assert answered.status in (200, 400)
+        told = capsys.readouterr()
+        assert value not in told.out + told.err + (tmp_path / "audit.jsonl").read_text()
+        assert value.encode() not in answered.body
+
+
+async def test_requests_with_flipped_bytes_reach_nobody_else(tmp_path: Path) -> None:
+    dice = random.Random(7)
+    mark = MARK.decode()
+    whole = get("/x", f"Authorization: Bearer {mark}", method="POST", body=b"k=" + MARK)
+    async with rig(tmp_path) as site:
+        site.limit(rate=1e6, burst=10_000, silence_s=0.2, head_s=0.2)
+        site.set(secret())
+        for _ in range(80):
+            raw = bytearray(whole)
+            for _ in range(dice.randrange(1, 4)):
+                raw[dice.randrange(len(raw))] = dice.randrange(256)
+            async with site.connect() as stream:
+                await stream.send(bytes(raw))
+                await stream.send_eof()
+                with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                    while await stream.receive():
+                        pass
+        assert set(site.names.asked) == {NAME}
+        assert {visit.header("host")[0] for visit in site.origin.visits} == {f"{NAME}:{site.port}"}
+        asked = [verdict for verdict, _ in site.verdicts()]
+        assert asked.count("deny") > 5
+        assert asked.count("allow") >= len(site.origin.visits)
 
 
 async def echo(visit: Visit) -> None:

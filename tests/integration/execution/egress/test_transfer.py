@@ -224,6 +224,15 @@ async def test_informational_answers_stay_outside(tmp_path: Path) -> None:
             assert (await stream.receive()).startswith(b"HTTP/1.1 200 ")
 
 
+async def test_a_host_that_never_comes_to_its_answer_is_given_up(tmp_path: Path) -> None:
+    async def hints(visit: Visit) -> None:
+        await visit.send(b"HTTP/1.1 102 Processing\r\n\r\n" * 50)
+
+    async with rig(tmp_path) as site:
+        site.origin.answer = hints
+        assert (await site.once(get())).rule == "malformed_answer"
+
+
 async def test_a_silent_host_is_given_up(tmp_path: Path) -> None:
     async def silent(visit: Visit) -> None:
         await anyio.sleep(30)
@@ -268,6 +277,22 @@ async def test_bytes_are_limited_both_ways(tmp_path: Path) -> None:
             with pytest.raises(Exception, match=r"(?i)received|closed|incomplete|fewer"):
                 await got(stream)
         assert site.records("egress.end")[-1]["ended"] == "received_bytes"
+
+
+async def test_half_an_answer_does_not_look_like_a_whole_one(tmp_path: Path) -> None:
+    async def half(visit: Visit) -> None:
+        await visit.send(chunked(b"abc"))
+        await visit.stream.aclose()
+
+    async with rig(tmp_path) as site:
+        site.origin.answer = half
+        async with site.connect() as stream:
+            # An answer to such a client ends with its connection, so that must not end well.
+            await stream.send(get().replace(b"HTTP/1.1", b"HTTP/1.0"))
+            with pytest.raises(anyio.BrokenResourceError), anyio.fail_after(5):
+                while True:
+                    await stream.receive()
+        assert site.records("egress.end")[0]["ended"] in {"broken_off", "malformed_answer"}
 
 
 async def test_an_old_client_gets_an_answer_that_ends_with_the_connection(tmp_path: Path) -> None:

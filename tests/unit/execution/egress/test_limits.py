@@ -43,6 +43,14 @@ async def test_a_little_too_fast_is_held_back() -> None:
         await meter.turn()
 
 
+async def test_what_is_too_much_is_told_of_once_in_a_while() -> None:
+    clock = ManualClock()
+    meter = Meter(EgressLimits(), clock)
+    assert [meter.tells() for _ in range(3)] == [True, False, False]
+    clock.advance(1.0)
+    assert [meter.tells() for _ in range(3)] == [True, False, False]
+
+
 async def test_bytes_are_counted_before_they_go() -> None:
     meter = Meter(EgressLimits(sent_bytes=10, received_bytes=5), ManualClock())
     meter.send(10)
