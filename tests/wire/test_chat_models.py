@@ -7,7 +7,7 @@ from typing import Any
 
 import anyio
 import pytest
-from anthropic import AsyncAnthropic
+from anthropic import APIStatusError, AsyncAnthropic, BadRequestError, RateLimitError
 
 from tests.fakes.chat_server import FakeChat
 from tests.fakes.messages_server import FakeMessages, Fault
@@ -144,3 +144,41 @@ async def test_another_model_answers_at_its_own_price(tmp_path: Path) -> None:
     assert usage.list_cost is not None
     # 11 tokens at ten cents each, and less than a second of running time
     assert usage.list_cost.amount == "110"
+
+
+async def test_messages_of_models_behind_chat_completions(tmp_path: Path) -> None:
+    text = [{"type": "text", "text": "All grey."}]
+    house = FakeChat.saying(CALLS[:2], text)
+    async with session(tmp_path, house, FakeMessages.saying(text)) as (client, _):
+        tools: Any = [{"name": "probe", "description": "Looks.", "input_schema": {}}]
+        asked: Any = [{"role": "user", "content": "go"}]
+        more: Any = {"model": "house-7b", "max_tokens": 99, "tools": tools}
+        message = await client.messages.create(messages=asked, system="Look.", **more)
+        check(message, nullable=False)
+        assert (message.model, message.stop_reason) == ("house-7b", "tool_use")
+        assert (message.usage.input_tokens, message.usage.cache_read_input_tokens) == (11, 5)
+        (call,) = message.content
+        asked.append({"role": "assistant", "content": message.content})
+        result = {"type": "tool_result", "tool_use_id": getattr(call, "id", ""), "content": "grey"}
+        asked.append({"role": "user", "content": [result]})
+        async with client.messages.stream(messages=asked, **more) as stream:
+            assert "".join([piece async for piece in stream.text_stream]) == "All grey."
+            assert (await stream.get_final_message()).usage.output_tokens == 7
+        counted = await client.messages.count_tokens(
+            model="house-7b", messages=[{"role": "user", "content": "x" * 400}]
+        )
+        assert 100 <= counted.input_tokens <= 120
+        plain: Any = {"model": "house-7b", "max_tokens": 9, "messages": asked[:1]}
+        house.faults = [Fault("status", status=429, type="rate_limit_exceeded")]
+        with pytest.raises(RateLimitError):
+            await client.messages.create(**plain)
+        house.faults = [Fault("error", at=4)]
+        with pytest.raises(APIStatusError):
+            async with client.messages.stream(**plain) as stream:
+                await stream.get_final_message()
+        searching: Any = [{"type": "web_search_20250305", "name": "web_search"}]
+        with pytest.raises(BadRequestError, match="custom tools only"):
+            await client.messages.create(**{**plain, "tools": searching})
+    assert house.bodies[0]["model"] == "org/House-7B"
+    roles = [message["role"] for message in house.bodies[1]["messages"]]
+    assert roles == ["user", "assistant", "tool"]

@@ -105,6 +105,12 @@ async def build_services(opened: Installation, settings: ServerSettings) -> Serv
     wallet = Wallet(db, clock, ids, credentials, reach)
     known = load_catalogue(settings.models_file, settings.model_scripts)
     scripts = ScriptedModel(settings.model_scripts)
+    brains = Models(
+        base_url=settings.model_base_url,
+        api_key=settings.model_api_key,
+        scripts=settings.model_scripts,
+        known=known,
+    )
     rates = Rates(clock, load_groups(known, opened.organization_id, settings.limits_file))
     meter = Meter(db, clock, rates, known, settings.monthly_cap_cents)
     await meter.refresh()
@@ -131,11 +137,12 @@ async def build_services(opened: Installation, settings: ServerSettings) -> Serv
         issuer=issuer,
         reach=reach,
         models=known,
+        brains=brains,
         credentials=credentials,
         wallet=wallet,
         validator=Validator(db, clock, reach, wallet),
         upstream=Upstream(_provider(settings), settings.model_api_key),
-        inference=Inference(db, clock, ids, reach, Voices(scripts, meter, recorder)),
+        inference=Inference(db, clock, ids, reach, Voices(scripts, meter, recorder, brains)),
         endpoints=endpoints_from(settings, opened.sealer, ids.random),
         organization_id=opened.organization_id,
         exchange=Exchange(
@@ -207,12 +214,6 @@ def background(services: Services, settings: ServerSettings) -> Mapping[str, Tas
         services.journal,
         services.meter,
     )
-    brains = Models(
-        base_url=settings.model_base_url,
-        api_key=settings.model_api_key,
-        scripts=settings.model_scripts,
-        known=services.models,
-    )
 
     async def close(stop: Stop) -> None:
         """End streams and held polls as soon as the server is to stop."""
@@ -247,7 +248,7 @@ def background(services: Services, settings: ServerSettings) -> Mapping[str, Tas
         **deliver(services, settings),
         **think(
             body,
-            brains,
+            services.brains,
             services.wallet.transport_for,
             _bench(services, settings),
             Spills(services.blobs, settings.max_spill_bytes),

@@ -84,7 +84,7 @@ async def create(svc: ServicesDep, ask: AskDep) -> Response:
     await svc.inference.note(
         ask, "messages.create", model=ask.body["model"], tunnels=hosts, **digest(ask.data)
     )
-    if not servers and not ask.scripted:
+    if not (servers or ask.scripted or svc.inference.hosted(ask)):
         return Live(lambda send: _create(send, svc, ask))
 
     async def serve(send: Send) -> None:
@@ -117,6 +117,9 @@ async def count_tokens(svc: ServicesDep, ask: AskDep) -> Response:
     )
     if ask.scripted:
         return reply({"input_tokens": 0})
+    if svc.inference.hosted(ask):
+        prepared, _ = await svc.inference.prepare(ask, servers)
+        return reply({"input_tokens": await svc.inference.count(ask, prepared)})
     path = "/v1/messages/count_tokens"
     if not servers:
         return Live(lambda send: _relay(send, _open(svc, ask, path), ask))

@@ -18,6 +18,7 @@ from intramuros.control.inference.service import Inference
 from intramuros.control.metering.calls import Calls
 from intramuros.control.metering.meter import Meter
 from intramuros.control.model.catalogue import Catalogue
+from intramuros.control.model.registry import Models
 from intramuros.control.model.upstream import Upstream
 from intramuros.control.session.egress import Egress
 from intramuros.control.session.journal import Journal
@@ -72,6 +73,8 @@ class Services:
     """Carries credentials to MCP servers."""
     models: Catalogue
     """What is known of models."""
+    brains: Models
+    """The models themselves."""
     validator: Validator
     exchange: Exchange
     """Makes tokens out of identity providers' assertions."""

@@ -11,15 +11,19 @@ import httpx2
 
 from intramuros.control.catalog.reach import Reach
 from intramuros.control.identity import audit
+from intramuros.control.inference.hosted import ChatSource, RelaySource, told
 from intramuros.control.inference.metered import Asker, Door, MeteredSource
 from intramuros.control.inference.rounds import Emit, Json, Rounds, Source
 from intramuros.control.inference.servers import Offered, TokenServer, Wanted, rewritten, wanted
 from intramuros.control.inference.sources import ProviderSource, ScriptedSource
 from intramuros.control.mcp.base import Caller, McpError, McpResult, McpServer
 from intramuros.control.mcp.client import McpPool
-from intramuros.control.metering.meter import Meter
+from intramuros.control.metering.meter import Meter, estimate
 from intramuros.control.metering.usage import Spender
-from intramuros.control.model.base import Block
+from intramuros.control.model.anthropic import AnthropicModel
+from intramuros.control.model.base import Block, ModelError
+from intramuros.control.model.hosts import Host
+from intramuros.control.model.registry import Models
 from intramuros.control.model.scripted import PREFIX, ScriptedModel
 from intramuros.control.model.upstream import Upstream
 from intramuros.control.store.db import Database
@@ -82,6 +86,7 @@ class Voices:
     scripts: ScriptedModel
     meter: Meter
     recorder: Recorder
+    models: Models | None = None
 
 
 class Inference:
@@ -96,6 +101,7 @@ class Inference:
         self._ids = ids
         self._reach = reach
         self._scripts = models.scripts
+        self._models = models.models
         self._pool = McpPool(self._transport)
 
     async def run(self, stop: Stop) -> None:
@@ -106,13 +112,48 @@ class Inference:
         """Return the servers behind tunnels that a request names.
 
         Raises:
-            InvalidRequest: an entry is wrong, or a script is to use servers that are not ours.
+            InvalidRequest: an entry is wrong, or a model that is not the main provider's is to use
+                servers that are not ours.
         """
         found = wanted(ask.body, self._reach.is_tunnel, ask.betas)
         listed = ask.body.get("mcp_servers") or []
-        if ask.scripted and not (isinstance(listed, list) and len(found) == len(listed)):
-            raise InvalidRequest("mcp_servers: scripted models reach servers behind tunnels only")
+        ours = ask.scripted or self.hosted(ask)
+        if ours and not (isinstance(listed, list) and len(found) == len(listed)):
+            raise InvalidRequest("mcp_servers: this model reaches servers behind tunnels only")
         return found
+
+    def hosted(self, ask: Ask) -> bool:
+        """Tell whether the models file gives the model to a provider of its own."""
+        return self._host(ask) is not None
+
+    async def count(self, ask: Ask, body: Json) -> int:
+        """Return how many tokens a request to a hosted model has; a guess if nobody can count.
+
+        Raises:
+            DomainError: the provider refused or failed.
+        """
+        host = self._host(ask)
+        if isinstance(host, AnthropicModel):
+            try:
+                counted = await host.count(body, ask.headers(mcp=False))
+            except ModelError as error:
+                raise told(error) from error
+            if counted is not None:
+                return counted
+        return estimate((body.get("system"), body.get("messages"), body.get("tools")))
+
+    def _host(self, ask: Ask) -> Host | None:
+        return None if self._models is None else self._models.host(str(ask.body["model"]))
+
+    def _voice(self, ask: Ask, upstream: Upstream, body: Json) -> Source:
+        if ask.scripted:
+            return ScriptedSource(self._scripts, self._ids)
+        host, headers = self._host(ask), ask.headers(mcp="mcp_servers" in body)
+        if host is None or self._models is None:
+            return ProviderSource(upstream, headers)
+        if isinstance(host, AnthropicModel):
+            return RelaySource(host, headers)
+        return ChatSource(host, self._models.known, lambda: self._ids.new("msg"))
 
     async def note(self, ask: Ask, kind: str, **fields: object) -> None:
         """Record what is about to happen, before it does.
@@ -168,12 +209,7 @@ class Inference:
             DomainError: the model cannot be reached, refused or failed.
         """
         body, tools = prepared
-        voice: Source = (
-            ScriptedSource(self._scripts, self._ids)
-            if ask.scripted
-            else ProviderSource(upstream, ask.headers(mcp="mcp_servers" in body))
-        )
-        source = MeteredSource(voice, self.door, ask.asker)
+        source = MeteredSource(self._voice(ask, upstream, body), self.door, ask.asker)
 
         async def perform(calls: Sequence[tuple[Offered, Block]]) -> list[McpResult]:
             results: list[McpResult | None] = [None] * len(calls)

@@ -44,10 +44,10 @@ class Models:
         known: Catalogue | None = None,
         env: Mapping[str, str] | None = None,
     ) -> None:
-        self._known = known or shipped_catalogue()
-        self._chain = Chain(self._priced, self._known)
+        self.known = known or shipped_catalogue()
+        self._chain = Chain(self._priced, self.known)
         self._scripted = ScriptedModel(scripts)
-        self._hosts: Mapping[str, Host] = connect(self._known, env)
+        self._hosts: Mapping[str, Host] = connect(self.known, env)
         self._anthropic: AnthropicModel | None = None
         if base_url or api_key:
             self._anthropic = AnthropicModel.connect(base_url or DEFAULT_BASE_URL, api_key)
@@ -65,7 +65,7 @@ class Models:
 
     async def _priced(self, request: ModelRequest, on_delta: Callable[[Delta], None]) -> ModelReply:
         reply = await self._run(request, on_delta)
-        price = self._known.price(request.model)
+        price = self.known.price(request.model)
         if price is None:
             return reply
         return replace(reply, cost=tokens_cost(price, reply.usage.tokens))
@@ -84,16 +84,16 @@ class Models:
         if self._hosts and isinstance(adapter, AnthropicModel):
             # Another provider's model may have thought earlier in this conversation.
             request = replace(request, messages=without_unsigned(request.messages))
-        return await adapter.run(fitting(request, self._known), on_delta)
+        return await adapter.run(fitting(request, self.known), on_delta)
 
     def host(self, model: str) -> Host | None:
         """Return the adapter of a model that the models file gives to a provider of its own."""
-        entry = self._known.find(model)
+        entry = self.known.find(model)
         return None if entry is None or entry.provider is None else self._hosts[entry.provider]
 
     def window(self, model: str) -> int | None:
         """Return how many tokens a model can read at once, or None where nobody knows."""
-        entry = self._known.find(model)
+        entry = self.known.find(model)
         return None if entry is None else entry.max_input_tokens
 
     async def aclose(self) -> None:
