@@ -158,6 +158,8 @@ class Hands:
         if sandbox is None:
             return None
         try:
+            # Before anything of it runs again: it may reach less than it could.
+            await self._connect(session_id, sandbox)
             await sandbox.resume()
         except SandboxError as error:
             log.warning("resume_failed", session_id=session_id, error=str(error))

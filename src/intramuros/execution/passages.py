@@ -86,10 +86,10 @@ class SessionPassage:
             rules = SessionRules.nothing()
         self._station.passage(self._session_id, rules)
 
-    def close(self, *, keep: bool) -> None:
-        """The item is over: let go of the passage unless its sandbox is kept."""
-        if self._station is not None and not keep:
-            self._station.forget(self._session_id)
+    def close(self) -> None:
+        """The item is over: let go of the passage, if its sandbox is not kept."""
+        if self._station is not None:
+            self._station.release(self._session_id)
 
     async def _rules(self) -> SessionRules:
         return OPERATORS_ALONE if self._client is None else await self._client.egress()

@@ -360,7 +360,7 @@ class Item:
         else:
             await hands.drop(session_id)
         hands.equip(session_id, ())
-        self._passage.close(keep=hands.rests(session_id))
+        self._passage.close()
         await self._bench.skills.tidy(session_id, hands.rests)
         await to_thread.run_sync(self._bench.journal.tidy, session_id)
 

@@ -228,6 +228,7 @@ async def test_everything_else_is_refused_at_once(caught: Caught) -> None:
 
 async def test_refused_names_are_in_the_record(caught: Caught, tmp_path: Path) -> None:
     await caught.python("import socket\ntry: socket.gethostbyname('evil.test')\nexcept OSError: 0")
+    caught.captures._record.settle()
     written = (tmp_path / "audit.jsonl").read_text()
     assert '"name":"evil.test"' in written
     assert '"session_id":"sesn_net"' in written

@@ -102,6 +102,7 @@ class Whole:
     station: Station
     hands: Hands
     origin: Origin
+    record: Record
     audit: Path
 
     async def take(self, rules: SessionRules, session_id: str = "sesn_1") -> Sandbox:
@@ -113,6 +114,7 @@ class Whole:
         return done.exit_code, (done.stdout + done.stderr).decode()
 
     def told(self, kind: str) -> list[dict[str, Any]]:
+        self.record.settle()
         records = [json.loads(line) for line in self.audit.read_text().splitlines()]
         return [record["fields"] for record in records if record["kind"] == kind]
 
@@ -136,7 +138,7 @@ async def whole(
     try:
         async with Station.opened(ground, record, clock) as station:
             hands = Hands(provider, SandboxSpec(), lambda: 0.0, captures=station.captures)
-            yield Whole(station, hands, origin, folder / "audit.jsonl")
+            yield Whole(station, hands, origin, record, folder / "audit.jsonl")
             await hands.aclose()
     finally:
         record.close()
@@ -327,7 +329,7 @@ async def test_without_a_passage_the_next_sandbox_has_no_network(rig: Whole) -> 
     await rig.take(rules())
     await rig.hands.drop("sesn_1")
     rig.hands.equip("sesn_1", ())
-    rig.station.forget("sesn_1")
+    rig.station.release("sesn_1")
     sandbox = await rig.hands.take("sesn_1")
     _, said = await rig.run(sandbox, "curl -sS https://api.test/; cat /etc/resolv.conf | wc -c")
     assert "0" in said

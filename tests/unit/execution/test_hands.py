@@ -292,3 +292,20 @@ async def test_closing_detaches_every_sandbox() -> None:
     await pool.aclose()
     assert captures.now == {}
     assert sorted(provider.destroyed) == ["a", "b"]
+
+
+async def test_a_sandbox_reaches_what_it_may_before_it_runs_again() -> None:
+    provider, captures = FakeProvider(egress=True, pause=True), FakeCaptures()
+    pool = caught(provider, captures, keep=1)
+    pool.equip("a", (), PASSAGE)
+    sandbox = await pool.take("a")
+    await pool.rest("a")
+    seen: list[object] = []
+
+    async def resume() -> None:
+        seen.append(captures.now.get("a"))
+
+    sandbox.resume = resume  # type: ignore[method-assign]
+    pool.equip("a", ())
+    assert await pool.take("a") is sandbox
+    assert seen == [None]

@@ -26,7 +26,7 @@ class FakeStation:
     def gate(self, session_id: str) -> Any:
         return session_id if session_id in self.kept else None
 
-    def forget(self, session_id: str) -> None:
+    def release(self, session_id: str) -> None:
         self.kept.discard(session_id)
 
 
@@ -53,7 +53,7 @@ async def test_a_worker_without_egress_asks_nobody() -> None:
     made = passage(None, FakeClient(AssertionError()))
     assert await made.open() is None
     await made.refresh()
-    made.close(keep=False)
+    made.close()
 
 
 async def test_a_self_hosted_session_goes_by_the_operators_rules_alone() -> None:
@@ -91,11 +91,9 @@ async def test_rules_are_asked_for_again_and_hold_while_nobody_answers() -> None
     assert station.asked == [RULES, nothing, nothing]
 
 
-async def test_what_a_kept_sandbox_has_is_kept() -> None:
+async def test_the_end_of_an_item_lets_go_of_its_passage() -> None:
     station = FakeStation()
     made = passage(station, FakeClient(RULES))
     await made.open()
-    made.close(keep=True)
-    assert station.kept == {"sesn_1"}
-    made.close(keep=False)
+    made.close()
     assert station.kept == set()

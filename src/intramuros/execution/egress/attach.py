@@ -12,7 +12,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from intramuros.execution.egress.base import Passage
 from intramuros.execution.egress.capture import Capture, Means
 from intramuros.execution.egress.netns import Joiner
-from intramuros.execution.record import OUTWARD, Record, RecordFailed
+from intramuros.execution.record import OUTWARD, Record
 from intramuros.execution.sandbox.base import Sandbox, SandboxError
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock
@@ -95,8 +95,8 @@ class Captures:
         try:
             sandbox_id = sandbox.sandbox_id
 
-            async def refused(name: str) -> None:
-                await self._note(sandbox_id, name)
+            def refused(name: str) -> None:
+                self._note(sandbox_id, name)
 
             means = Means(self._clock, refused, self._each)
             held = _Held(Capture(sandbox_id, sockets, passage, means))
@@ -129,14 +129,11 @@ class Captures:
             del self._held[sandbox_id]
             held.done.set()
 
-    async def _note(self, sandbox_id: str, name: str) -> None:
+    def _note(self, sandbox_id: str, name: str) -> None:
         log.info("egress_name_refused", sandbox=sandbox_id, name=name)
-        try:
-            await self._record.write(
-                "egress.lookup", direction=OUTWARD, session_id=sandbox_id, name=name, allowed=False
-            )
-        except RecordFailed as error:
-            log.error("not_recorded", kind="egress.lookup", error=str(error))
+        self._record.note(
+            "egress.lookup", direction=OUTWARD, session_id=sandbox_id, name=name, allowed=False
+        )
 
 
 def share(files: int, sandboxes: int) -> int:

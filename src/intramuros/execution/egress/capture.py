@@ -7,7 +7,7 @@ end of the worker, a detach - closes them, and then the sandbox reaches nothing 
 import errno
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -35,7 +35,7 @@ _FULL_S: Final = 0.25
 _RESET: Final = struct.pack("=ii", 1, 0)
 _FULL: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
-Refused = Callable[[str], Awaitable[None]]
+Refused = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,6 @@ class Capture:
         self._addresses = Addresses() if addresses is None else addresses
         self._answerer = Answerer(passage.names, self._addresses, self._note)
         self._told: set[str] = set()
-        self._to_tell: list[str] = []
         now = means.clock.monotonic()
         self._connections = Pace(_CONNECTIONS_PER_S, _CONNECTION_BURST, now)
         self._queries = Pace(_QUERIES_PER_S, _QUERY_BURST, now)
@@ -152,7 +151,6 @@ class Capture:
                 answer = self._answerer.answer(query)
                 if answer is not None:
                     sock.sendto(answer, asker)
-            await self._tell()
             await anyio.sleep(self._queries.take(self._clock.monotonic()))
 
     async def _accept_names(self, group: TaskGroup) -> None:
@@ -184,7 +182,6 @@ class Capture:
         if length > MAX_QUERY_BYTES:
             return False
         answer = self._answerer.answer(await _exactly(stream, length))
-        await self._tell()
         await anyio.sleep(self._queries.take(self._clock.monotonic()))
         if answer is None:
             return False
@@ -194,11 +191,7 @@ class Capture:
     def _note(self, name: str) -> None:
         if name not in self._told and len(self._told) < MAX_REFUSED:
             self._told.add(name)
-            self._to_tell.append(name)
-
-    async def _tell(self) -> None:
-        while self._to_tell:
-            await self._refused(self._to_tell.pop(0))
+            self._refused(name)
 
 
 async def _accepted(listener: socket.socket) -> socket.socket:

@@ -51,6 +51,7 @@ class Station:
         self._proxy = proxy
         self._key = key
         self._gates: dict[str, SandboxGate] = {}
+        self._served: set[str] = set()
         self.captures = captures
 
     @classmethod
@@ -70,7 +71,11 @@ class Station:
             yield cls(ground, proxy, captures, key)
 
     def passage(self, session_id: str, rules: SessionRules) -> Passage:
-        """Return a session's passage; one that it has already goes by these rules from now on."""
+        """Return a session's passage; one that it has already goes by these rules from now on.
+
+        It is held until it is released and no sandbox is attached to it any more.
+        """
+        self._served.add(session_id)
         policy = Policy(self._own, rules.networking)
         secrets = self._secrets(session_id, rules)
         gate = self._gates.get(session_id)
@@ -87,9 +92,13 @@ class Station:
         """Return the gate of a session that has a passage."""
         return self._gates.get(session_id)
 
-    def forget(self, session_id: str) -> None:
-        """Let go of a session without a sandbox. Idempotent."""
-        self._gates.pop(session_id, None)
+    def release(self, session_id: str) -> None:
+        """Nobody serves the session now: let go of its secrets with its sandbox. Idempotent."""
+        self._served.discard(session_id)
+        for known in list(self._gates):
+            # Kept sandboxes go later than their items, and nobody tells.
+            if known not in self._served and not self.captures.attached(known):
+                del self._gates[known]
 
     def _secrets(self, session_id: str, rules: SessionRules) -> Secrets:
         known = (

@@ -149,7 +149,8 @@ async def test_sockets_are_closed_when_nobody_is_left_to_hold_them(
 
 
 async def test_names_that_are_refused_are_recorded(captures: Captures, tmp_path: Path) -> None:
-    await captures._note("sesn_1", "evil.test")
+    captures._note("sesn_1", "evil.test")
+    await captures._record.flush()
     written = (tmp_path / "audit.jsonl").read_text()
     assert '"kind":"egress.lookup"' in written
     assert '"name":"evil.test"' in written

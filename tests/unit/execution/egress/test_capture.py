@@ -105,10 +105,7 @@ async def running(gate: Any, *, max_connections: int = 8) -> AsyncIterator[Rig]:
     )
     addresses, names, refused = Addresses(network=LOOPBACK), Names(), list[str]()
 
-    async def note(name: str) -> None:
-        refused.append(name)
-
-    means = Means(SystemClock(), note, max_connections)
+    means = Means(SystemClock(), refused.append, max_connections)
     capture = Capture("sesn_1", sockets, Passage(names, gate), means, addresses)
     rig = Rig(sockets, addresses, names, refused, capture, anyio.CancelScope(), anyio.Event())
 

@@ -5,10 +5,12 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import anyio
 import pytest
 
 from intramuros.execution.egress import joiner, netns
 from intramuros.execution.sandbox.base import RESOLVER, Level, SandboxError
+from intramuros.execution.sandbox.records import identify, is_alive
 
 pytestmark = pytest.mark.anyio
 
@@ -135,3 +137,31 @@ def test_the_probe_has_a_fix_when_something_is_missing(monkeypatch: pytest.Monke
     found = netns.probe()
     assert found.level is Level.WARNING
     assert found.fix
+
+
+KILLED = """
+import anyio, os
+from intramuros.execution.egress.netns import Joiner
+async def main():
+    helper = Joiner()
+    helper._ensure()
+    print(helper._process.pid, flush=True)
+    await anyio.sleep(60)
+anyio.run(main)
+"""
+
+
+async def test_a_helper_dies_with_a_worker_that_is_killed() -> None:
+    source = str(Path(netns.__file__).parents[3])
+    argv = [sys.executable, "-c", KILLED]
+    with subprocess.Popen(
+        argv, stdout=subprocess.PIPE, text=True, env={"PYTHONPATH": source}
+    ) as it:
+        assert it.stdout is not None
+        helper = identify(int(it.stdout.readline()))
+        assert helper is not None
+        it.kill()
+        it.wait()
+        with anyio.fail_after(5):
+            while is_alive(helper):  # noqa: ASYNC110 - bounded
+                await anyio.sleep(0.01)

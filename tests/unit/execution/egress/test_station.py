@@ -96,10 +96,28 @@ async def test_a_passage_is_renewed_in_place(station: Station) -> None:
     assert again.gate is passage.gate
     assert not passage.names.admits("any.test")
     assert station.gate("sesn_1") is passage.gate
-    station.forget("sesn_1")
-    station.forget("sesn_1")
+    station.release("sesn_1")
+    station.release("sesn_1")
     assert station.gate("sesn_1") is None
     assert station.passage("sesn_1", secret()).gate is not passage.gate
+
+
+async def test_a_kept_sandbox_keeps_its_gate_and_a_gone_one_does_not(
+    station: Station, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attached = {"kept"}
+    monkeypatch.setattr(station.captures, "attached", attached.__contains__)
+    for session_id in ("kept", "gone", "served"):
+        station.passage(session_id, secret())
+    station.release("kept")
+    station.release("gone")
+    assert station.gate("kept") is not None
+    assert station.gate("gone") is None
+    assert station.gate("served") is not None
+    attached.clear()  # evicted while it rested; the next item's end takes it along
+    station.release("other")
+    assert station.gate("kept") is None
+    assert station.gate("served") is not None
 
 
 async def test_the_workers_own_rules_count_whatever_a_session_says(
