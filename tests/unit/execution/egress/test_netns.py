@@ -151,17 +151,19 @@ anyio.run(main)
 """
 
 
-async def test_a_helper_dies_with_a_worker_that_is_killed() -> None:
-    source = str(Path(netns.__file__).parents[3])
+def start_killed() -> "subprocess.Popen[str]":
+    source = {"PYTHONPATH": str(Path(netns.__file__).parents[3])}
     argv = [sys.executable, "-c", KILLED]
-    with subprocess.Popen(
-        argv, stdout=subprocess.PIPE, text=True, env={"PYTHONPATH": source}
-    ) as it:
-        assert it.stdout is not None
-        helper = identify(int(it.stdout.readline()))
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=source)
+
+
+async def test_a_helper_dies_with_a_worker_that_is_killed() -> None:
+    with start_killed() as worker:
+        assert worker.stdout is not None
+        helper = identify(int(worker.stdout.readline()))
         assert helper is not None
-        it.kill()
-        it.wait()
+        worker.kill()
+        worker.wait()
         with anyio.fail_after(5):
             while is_alive(helper):  # noqa: ASYNC110 - bounded
                 await anyio.sleep(0.01)
