@@ -32,8 +32,17 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Run a gateway inside the perimeter, or set one up.")
 
 CERTS = "intramuros.tunnel.certs"
+OUTPUT = "intramuros.tunnel.output"
 SETUP = "intramuros.tunnel.setup"
-DirOption = Annotated[Path, typer.Option("--dir", help="Directory of the gateway's files.")]
+DirOption = Annotated[
+    Path | None, typer.Option("--dir", help="Directory of the gateway's files; else ./gateway.")
+]
+OutputOption = Annotated[
+    str | None,
+    typer.Option(
+        help="dir:PATH or k8s-secret:NAME; in a cluster's pod k8s-secret:mcp-tunnel by default."
+    ),
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -66,7 +75,8 @@ def init(
             envvar="INTRAMUROS_TUNNEL_ID",
         ),
     ] = None,
-    directory: DirOption = Path("gateway"),
+    directory: DirOption = None,
+    output: OutputOption = None,
     allow_ip: Annotated[
         list[str] | None,
         typer.Option(help="Address or range of private servers; default the RFC 1918 ranges."),
@@ -74,6 +84,9 @@ def init(
     edge_ca_file: Annotated[
         Path | None, typer.Option(help="CA of the edge's certificate, if it is not a public one.")
     ] = None,
+    audit_file: Annotated[
+        Path, typer.Option(help="Where the gateway's record goes; relative to its file.")
+    ] = Path("audit.jsonl"),
     url: UrlOption = None,
     api_key_file: KeyFileOption = None,
     data_dir: DataDirOption = None,
@@ -93,18 +106,13 @@ def init(
     routes = dict(_route(text) for text in route)
     prepare, options = (imported(SETUP, "tunnel", name) for name in ("init", "InitOptions"))
     workload = credentials_of(rule_id, organization_id, workspace_id, identity_token_file)
-    with asking(client_of(url, api_key_file, data_dir, workload)) as client:
-        made = anyio.run(_prepare, prepare, client, options(directory, tunnel_id))
-    if made.created_tunnel:
-        note(f"created {made.tunnel_id}")
-    if made.created_ca:
-        note(f"registered {directory / 'ca.crt'} on {made.tunnel_id}")
+    where = imported(OUTPUT, "tunnel", "target")(output, directory)
+    open_target = imported(OUTPUT, "tunnel", "opened")
     config: dict[str, object] = {
-        "tunnel_domain": made.domain,
         "edge": edge,
         "token_file": "tunnel-token",
         "control_key_file": "control.pub",
-        "audit_file": "audit.jsonl",
+        "audit_file": str(audit_file),
         "tls": {"cert_file": "tls.crt", "key_file": "tls.key"},
         "routes": routes,
     }
@@ -112,13 +120,34 @@ def init(
         config["edge_ca_file"] = str(edge_ca_file.absolute())
     if allow_ip:
         config["upstream"] = {"allowed_ips": allow_ip}
-    _write(directory / "gateway.yaml", yaml.safe_dump(config, sort_keys=False).encode())
-    note(f"now run: intramuros gateway --config {directory / 'gateway.yaml'}")
+
+    async def work(client: "Anthropic") -> "Prepared":
+        async with open_target(where) as (place, save):
+
+            async def finish(made: "Prepared") -> None:
+                whole = {"tunnel_domain": made.domain, **config}
+                text = yaml.safe_dump(whole, sort_keys=False)
+                _write(place / "gateway.yaml", text.encode())
+                await save()
+
+            return await _prepare(prepare, client, options(place, tunnel_id, save=finish))
+
+    with asking(client_of(url, api_key_file, data_dir, workload)) as client:
+        made = anyio.run(work, client)
+    if made.created_tunnel:
+        note(f"created {made.tunnel_id}")
+    if made.created_ca:
+        note(f"registered ca.crt of {where.shown} on {made.tunnel_id}")
+    if where.directory is None:
+        note(f"wrote {where.shown}: mount it and run the gateway with its gateway.yaml")
+    else:
+        note(f"now run: intramuros gateway --config {where.directory / 'gateway.yaml'}")
 
 
 @app.command("renew")
 def renew(
-    directory: DirOption = Path("gateway"),
+    directory: DirOption = None,
+    output: OutputOption = None,
     days: Annotated[int, typer.Option(min=1, max=825, help="How long it will be valid.")] = 90,
 ) -> None:
     """Issue a new server certificate from the stored CA; a running gateway takes it up by itself.
@@ -126,7 +155,15 @@ def renew(
     Example: intramuros gateway renew --dir gateway
     """
     reissue = imported(SETUP, "tunnel", "renew")
-    reissue(directory, SystemClock().now(), validity=timedelta(days=days))
+    where = imported(OUTPUT, "tunnel", "target")(output, directory)
+    open_target = imported(OUTPUT, "tunnel", "opened")
+
+    async def work() -> None:
+        async with open_target(where) as (place, save):
+            reissue(place, SystemClock().now(), validity=timedelta(days=days))
+            await save()
+
+    anyio.run(work)
 
 
 async def _prepare(

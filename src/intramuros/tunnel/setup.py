@@ -50,17 +50,6 @@ ROLLBACK_S: Final = 10.0
 
 
 @dataclass(frozen=True)
-class InitOptions:
-    """What to set up."""
-
-    output: Path
-    tunnel_id: str | None = None
-    """An existing tunnel; otherwise the one in the output, otherwise a new one."""
-    display_name: str | None = None
-    cert_validity: timedelta = SERVER_VALIDITY
-
-
-@dataclass(frozen=True)
 class Prepared:
     """What ``init`` left in the output."""
 
@@ -69,6 +58,19 @@ class Prepared:
     created_tunnel: bool
     created_ca: bool
     issued_certificate: bool
+
+
+@dataclass(frozen=True)
+class InitOptions:
+    """What to set up."""
+
+    output: Path
+    tunnel_id: str | None = None
+    """An existing tunnel; otherwise the one in the output, otherwise a new one."""
+    display_name: str | None = None
+    cert_validity: timedelta = SERVER_VALIDITY
+    save: Callable[[Prepared], Awaitable[None]] | None = None
+    """Keeps the files elsewhere; if it fails, all is taken back."""
 
 
 async def init(client: AsyncAnthropic, options: InitOptions, now: datetime) -> Prepared:
@@ -95,7 +97,10 @@ async def init(client: AsyncAnthropic, options: InitOptions, now: datetime) -> P
         token = await _api(client.beta.tunnels.reveal_token(tunnel_id), "read the tunnel's token")
         output.write(TUNNEL_TOKEN, token.tunnel_token.encode(), undo)
         output.write(CONTROL_KEY, _control_key(token.model_extra), undo)
-    return Prepared(tunnel_id, domain, created, new_ca, issued)
+        made = Prepared(tunnel_id, domain, created, new_ca, issued)
+        if options.save is not None:
+            await options.save(made)
+    return made
 
 
 def renew(

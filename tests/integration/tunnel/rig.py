@@ -2,6 +2,7 @@
 
 import json
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -181,7 +182,7 @@ async def running_gateway(
 
 
 @asynccontextmanager
-async def running_upstream(app: ASGIApp) -> AsyncIterator[int]:
+async def running_upstream(app: ASGIApp, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
     """Serve an ASGI application on loopback; gives its port."""
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -189,6 +190,8 @@ async def running_upstream(app: ASGIApp) -> AsyncIterator[int]:
         config = uvicorn.Config(
             app, log_level="error", timeout_graceful_shutdown=1, access_log=False
         )
+        config.load()
+        config.ssl = tls
         server = uvicorn.Server(config)
         async with anyio.create_task_group() as group:
 
