@@ -289,6 +289,10 @@ def test_what_is_off_is_left_out() -> None:
     }
 
 
+def place(document: dict[str, Any]) -> tuple[str, str]:
+    return document["kind"], document["metadata"]["name"]
+
+
 @pytest.mark.timeout(60)
 def test_helm_renders_the_same(tmp_path: Path) -> None:
     helm = shutil.which("helm")
@@ -300,8 +304,7 @@ def test_helm_renders_the_same(tmp_path: Path) -> None:
         [*command, "-f", str(tmp_path / "values.yaml")], capture_output=True, check=True, timeout=50
     )
     theirs = [document for document in yaml.safe_load_all(done.stdout) if document]
-    key = lambda document: (document["kind"], document["metadata"]["name"])  # noqa: E731
-    assert sorted(theirs, key=key) == sorted(rendered(GIVEN), key=key)
+    assert sorted(theirs, key=place) == sorted(rendered(GIVEN), key=place)
 
 
 @pytest.mark.timeout(60)
