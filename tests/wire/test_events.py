@@ -8,6 +8,7 @@ import pytest
 
 from tests.wire.site import MESSAGE, Site
 from tests.wire.structure import check
+from tests.wire.test_sessions import code_of
 
 TEXT = [{"type": "text", "text": "out"}]
 
@@ -169,6 +170,28 @@ def test_a_request_with_one_bad_event_changes_nothing(
         site.api.beta.sessions.events.send(made.id, events=events)
     assert site.events(made.id) == []
     assert site.api.beta.sessions.retrieve(made.id).status == "idle"
+
+
+@pytest.mark.rule("c13_17")
+@pytest.mark.parametrize(("model", "takes"), [("claude-opus-5", True), ("claude-sonnet-5", False)])
+def test_operator_text_needs_a_primary_model_that_takes_it(
+    site: Site, model: str, takes: bool
+) -> None:
+    helper = site.api.beta.agents.create(name="H", model="claude-sonnet-5").id
+    roster: Any = {"type": "coordinator", "agents": [{"type": "agent", "id": helper}]}
+    agent = site.api.beta.agents.create(name="A", model=model, multiagent=roster)
+    made = site.session(agent=agent.id)
+    note: Any = {"type": "system.message", "content": TEXT}
+    if takes:
+        (stored,) = site.api.beta.sessions.events.send(made.id, events=[note]).data or []
+        assert stored.type == "system.message", "the roster's models do not matter"
+        return
+    with pytest.raises(anthropic.BadRequestError) as refused:
+        site.api.beta.sessions.events.send(made.id, events=[MESSAGE, note])
+    code = "model_does_not_support_mid_conversation_system"
+    assert code in refused.value.message
+    assert code_of(refused.value) == code
+    assert site.events(made.id) == [], "nothing of the request is taken"
 
 
 @pytest.mark.rule("c2_3")

@@ -97,13 +97,13 @@ async def build_services(opened: Installation, settings: ServerSettings) -> Serv
     queue = WorkQueue(db, hub, clock, ids)
     recorder = Recorder(clock)
     await recorder.refresh(db)
-    journal = Journal(clock, ids, hub, queue, recorder.watch)
+    known = load_catalogue(settings.models_file, settings.model_scripts)
+    journal = Journal(clock, ids, hub, queue, recorder.watch, known)
     issuer = Issuer(signing_key, settings.base_domain)
     edges = edges_from(settings.edge, _read_pem(settings.edge_ca_file))
     reach = Reach(db, clock, issuer, edges, networks_from(settings.mcp_networks))
     credentials = Credentials(Strongbox(opened.sealer, ids.random))
     wallet = Wallet(db, clock, ids, credentials, reach)
-    known = load_catalogue(settings.models_file, settings.model_scripts)
     scripts = ScriptedModel(settings.model_scripts)
     brains = Models(
         base_url=settings.model_base_url,

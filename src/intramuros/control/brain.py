@@ -100,7 +100,7 @@ def think(
     """
     pool = McpPool(transport_for)
     files = Inliner(body.db, body.blobs, body.clock)
-    performer = Performer(models, pool, body.hub, loop.LoopGate(body.meter), files, spills)
+    performer = Performer(models, pool, body.hub, loop.LoopGate(body.meter, body.db), files, spills)
 
     def count(tx: Tx, view: View, written: Sequence[Record]) -> None:
         whose = view.subject.workspace_id, str(view.subject.agent["model"]["id"])

@@ -6,7 +6,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from intramuros.control.catalog import allowances, models, rosters, service, skills
+from intramuros.control.catalog import allowances, geography, models, rosters, service, skills
 from intramuros.control.catalog.kinds import AGENT
 from intramuros.control.catalog.rosters import Owner
 from intramuros.control.catalog.service import Resource
@@ -58,6 +58,7 @@ def create(tx: Tx, actor: Actor, request: AgentCreate, known: Catalogue | None =
     """
     config = configure(request, known)
     skills.check_references(tx, actor.workspace_id, config["skills"])
+    geography.check(tx, actor.workspace_id, config["model"])
     owner = Owner(actor.workspace_id, None, config)
     config["multiagent"] = rosters.settle(tx, owner, request.multiagent, None)
     allowances.check_agent(tx, actor.workspace_id, config, known)
@@ -79,6 +80,7 @@ def update(
     service.check_active(AGENT, current)
     service.check_version(AGENT, current, request.version)
     config = amend(current.body, request, known)
+    geography.check(tx, actor.workspace_id, config["model"])
     if request.sent("skills"):
         skills.check_references(tx, actor.workspace_id, config["skills"])
     owner = Owner(actor.workspace_id, agent_id, config)

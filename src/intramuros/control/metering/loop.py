@@ -4,14 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from intramuros.control.catalog import geography
 from intramuros.control.metering.meter import Meter, SpendLimitReached, TierReached, Wish
 from intramuros.control.metering.rates import Rates, Ticket
 from intramuros.control.metering.usage import Spender, read
 from intramuros.control.model.allowed import AllowList
 from intramuros.control.model.base import Failure, ModelError, ModelRequest, Usage
-from intramuros.control.store.db import Tx
+from intramuros.control.store.db import Database, Tx
 from intramuros.control.store.records import Record
-from intramuros.kernel.errors import PermissionDenied, RateLimited
+from intramuros.kernel.errors import InvalidRequest, PermissionDenied, RateLimited
 
 _ANSWERED: Final = "span.model_request_end"
 # Where the rows that end requests say what they used: those of turns, of graders and of judges.
@@ -38,15 +39,19 @@ class Admitted:
 class LoopGate:
     """Lets sessions' model requests through."""
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, meter: Meter, db: Database) -> None:
         self._meter = meter
+        self._db = db
 
     async def admit(self, workspace_id: str, session_id: str, request: ModelRequest) -> Admitted:
         """Let a session's request through.
 
         Raises:
-            ModelError: to be tried again later, or not before somebody raises a limit.
+            ModelError: to be tried again later, or not before somebody raises a limit; or the
+                workspace no longer allows the place that the model is pinned to.
         """
+        if request.inference_geo is not None:
+            await self._check_geo(workspace_id, request.inference_geo)
         wish = Wish(
             Spender(workspace_id),
             request.model,
@@ -68,6 +73,13 @@ class LoopGate:
                 retryable=True,
                 retry_after_s=limited.hints.retry_after_s,
             ) from limited
+
+    async def _check_geo(self, workspace_id: str, geo: str) -> None:
+        pinned = {"inference_geo": geo}
+        try:
+            await self._db.read(lambda tx: geography.check(tx, workspace_id, pinned))
+        except InvalidRequest as error:
+            raise ModelError(Failure.REQUEST_FAILED, error.message, retryable=False) from error
 
 
 def count(meter: Meter, tx: Tx, whose: tuple[str, str], written: Sequence[Record]) -> None:

@@ -258,6 +258,8 @@ def _parameters(request: ModelRequest) -> dict[str, object]:
     if request.must_call:
         forced = {"type": "tool", "name": request.must_call, "disable_parallel_tool_use": True}
         parameters["tool_choice"] = forced
+    if request.inference_geo:
+        parameters["inference_geo"] = request.inference_geo
     if request.effort:
         parameters["output_config"] = {"effort": request.effort}
     return parameters

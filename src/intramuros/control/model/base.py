@@ -60,6 +60,7 @@ class ModelRequest:
         effort: low, medium, high, xhigh or max; adapters ignore what a model lacks.
         purpose: whether the agent works, or a grader judges its work or a judge its calls; only
             scripts tell them apart.
+        inference_geo: where the model is to think; None leaves it to the provider.
         must_call: the tool that the reply has to call; None leaves it to the model.
         failures: how often this request has failed before, in this turn.
         last_try: whether nobody will ask again if this fails, so that another model may answer.
@@ -75,6 +76,7 @@ class ModelRequest:
     effort: str | None = None
     purpose: Literal["work", "grade", "judge"] = "work"
     must_call: str | None = None
+    inference_geo: str | None = None
     failures: int = 0
     last_try: bool = False
     allowed: AllowList | None = None

@@ -109,6 +109,7 @@ class ModelEntry(_Part):
     prices: Prices | None = None
     thinking: tuple[Thinking, ...] | None = None
     features: tuple[Feature, ...] | None = None
+    system_messages: bool | None = None
     provider: ProviderId | None = None
     upstream_model: Id | None = None
     fallback: Annotated[tuple[Id, ...], Field(max_length=MAX_FALLBACKS)] = ()
@@ -220,6 +221,20 @@ class Catalogue:
     def find(self, model: str) -> ModelEntry | None:
         """Return what is known of a model, by its id or an alias."""
         return self._by_name.get(model)
+
+    def check_system_messages(self, model: str) -> None:
+        """Refuse operator text in the middle of a conversation for a model that takes none.
+
+        Raises:
+            InvalidRequest: with the code of contract 13.17.
+        """
+        found = self.find(model)
+        if found is not None and found.system_messages is False:
+            raise InvalidRequest(
+                f"system.message: {model} takes no system messages in the middle of a "
+                "conversation (model_does_not_support_mid_conversation_system)",
+                code="model_does_not_support_mid_conversation_system",
+            )
 
     def default_effort(self, model: str) -> str:
         """Return the level that a model has when nobody chooses one (contract 5.4)."""

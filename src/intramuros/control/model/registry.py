@@ -73,7 +73,15 @@ class Models:
     async def _run(self, request: ModelRequest, on_delta: Callable[[Delta], None]) -> ModelReply:
         if request.model.startswith(PREFIX):
             return await self._scripted.run(request, on_delta)
-        adapter = self.host(request.model) or self._anthropic
+        host = self.host(request.model)
+        if host is not None and request.inference_geo not in (None, "global"):
+            raise ModelError(
+                Failure.REQUEST_FAILED,
+                f"{request.model!r} is served by a provider that cannot be pinned to "
+                f"{request.inference_geo!r}: take the agent's inference_geo away, or its model",
+                retryable=False,
+            )
+        adapter = host or self._anthropic
         if adapter is None:
             raise ModelError(
                 Failure.REQUEST_FAILED,

@@ -16,6 +16,7 @@ from sqlalchemy import Row, bindparam, select, update
 
 from intramuros.control.identity import audit
 from intramuros.control.identity.principal import CredentialKind, Principal
+from intramuros.control.model.catalogue import Catalogue, shipped_catalogue
 from intramuros.control.session import file_sources, legality, notices, outcomes, threads
 from intramuros.control.session.fold import fold
 from intramuros.control.session.legality import Past
@@ -40,7 +41,7 @@ from intramuros.kernel.errors import InvalidRequest, NotFound, TooLarge
 from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.timing import Clock, to_micros
 from intramuros.protocol.envelope import MAX_BODY_BYTES
-from intramuros.protocol.events import ANSWERS, Inbound
+from intramuros.protocol.events import ANSWERS, Inbound, SystemMessage
 from intramuros.protocol.resources.dreams import ENVIRONMENT_KIND
 
 # One row holds at most what one request may carry.
@@ -92,7 +93,14 @@ class Journal:
         hub: Hub,
         work: WorkQueue,
         watch: Watch | None = None,
+        known: Catalogue | None = None,
     ) -> None:
+        """Take what an append concerns.
+
+        Args:
+            known: what models take; the shipped list when None.
+        """
+        self._known = known
         self._watch = watch
         self._clock = clock
         self._ids = ids
@@ -127,6 +135,9 @@ class Journal:
             raise NotFound(f"no session {session_id!r}")
         principal.require_session(session_id, held.row.environment_id)
         refuse_dreaming(held.row)
+        if any(isinstance(event, SystemMessage) for event in inbound):
+            known = self._known or shipped_catalogue()
+            known.check_system_messages(str(held.row.agent["model"]["id"]))
         past = {
             use_id: Past(
                 events.by_id(tx, session_id, use_id), events.answer_to(tx, session_id, use_id)

@@ -133,6 +133,9 @@ class Performer:
         self, view: View, request: ModelRequest, on_delta: Callable[[Delta], None]
     ) -> ModelReply:
         subject = view.subject
+        # Whoever asks, and for whatever purpose: the agent's pin holds (contract 5.28).
+        geo = subject.agent["model"].get("inference_geo")
+        request = replace(request, inference_geo=geo)
         request = await self._filled(subject.workspace_id, request)
         if self.gate is None:
             return await self.model.run(request, on_delta)

@@ -8,7 +8,16 @@ from typing import Any, Final
 
 from sqlalchemy import Row, bindparam, delete, insert, select, update
 
-from intramuros.control.catalog import agents, allowances, files, rosters, service, skills, vaults
+from intramuros.control.catalog import (
+    agents,
+    allowances,
+    files,
+    geography,
+    rosters,
+    service,
+    skills,
+    vaults,
+)
 from intramuros.control.catalog.kinds import ENVIRONMENT
 from intramuros.control.catalog.service import Resource
 from intramuros.control.identity import audit
@@ -101,6 +110,7 @@ class Sessions:
         if found.archived_us is not None:
             raise InvalidRequest(f"environment {found.id!r} is archived")
         agent = agents.resolve(tx, principal.workspace_id, request.agent, self._models)
+        geography.check(tx, principal.workspace_id, agent["model"])
         if request.budget is not None:
             self._check_prices(agent)
         crew = rosters.members(agent["multiagent"])

@@ -1,15 +1,19 @@
+from dataclasses import replace
+
 import pytest
 from sqlalchemy import select
 
+from intramuros.control.catalog import geography
 from intramuros.control.metering.groups import Groups
 from intramuros.control.metering.loop import LoopGate, count
 from intramuros.control.metering.meter import Meter, SpendLimitReached, Wish
 from intramuros.control.metering.rates import Key, Ticket
 from intramuros.control.metering.spend_limits import Reached
 from intramuros.control.model.base import Failure, ModelError, ModelRequest, Usage
-from intramuros.control.store.db import Tx
+from intramuros.control.store.db import Database, Tx
 from intramuros.control.store.metering_tables import usage_minutes
 from intramuros.control.store.records import Record
+from intramuros.kernel.errors import InvalidRequest
 from intramuros.kernel.timing import ManualClock
 
 pytestmark = pytest.mark.anyio
@@ -18,7 +22,7 @@ REQUEST = ModelRequest("claude-opus-5", [{"role": "user", "content": "x" * 400}]
 
 
 async def test_a_session_over_a_rate_is_to_try_again_and_then_gets_through(
-    meter: Meter, groups: Groups, clock: ManualClock
+    meter: Meter, db: Database, groups: Groups, clock: ManualClock
 ) -> None:
     group = groups.of_model("claude-opus-5")
     meter.rates.override(
@@ -27,7 +31,7 @@ async def test_a_session_over_a_rate_is_to_try_again_and_then_gets_through(
             Key("w", group.id, "tokens_per_minute"): 1000,
         }
     )
-    gate = LoopGate(meter)
+    gate = LoopGate(meter, db)
     first = await gate.admit("w", "sesn_1", REQUEST)
     first.settle(Usage(100, 20, 0, 0))
     (await gate.admit("w", "sesn_1", REQUEST)).settle(None)
@@ -40,14 +44,14 @@ async def test_a_session_over_a_rate_is_to_try_again_and_then_gets_through(
 
 
 async def test_a_session_without_money_is_not_to_try_again(
-    meter: Meter, monkeypatch: pytest.MonkeyPatch
+    meter: Meter, db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broke(_: Wish) -> Ticket:
         raise SpendLimitReached(Reached("spl_1", "You have reached it."))
 
     monkeypatch.setattr(meter, "admit", broke)
     with pytest.raises(ModelError, match="reached it") as refused:
-        await LoopGate(meter).admit("w", "sesn_1", REQUEST)
+        await LoopGate(meter, db).admit("w", "sesn_1", REQUEST)
     assert (refused.value.failure, refused.value.retryable) == (Failure.BILLING, False)
 
 
@@ -92,3 +96,21 @@ def test_rows_that_name_no_model_count_for_the_agents(tx: Tx, meter: Meter) -> N
         23,
         4,
     )
+
+
+async def test_c5_28_every_request_is_asked_where_it_may_be_answered(
+    meter: Meter, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def narrow(_: Tx, workspace_id: str, model: object) -> None:
+        asked.append((workspace_id, model))
+        raise InvalidRequest("this workspace allows us, not 'global'")
+
+    monkeypatch.setattr(geography, "check", narrow)
+    gate = LoopGate(meter, db)
+    await gate.admit("w", "sesn_1", REQUEST)
+    with pytest.raises(ModelError, match="allows us") as refused:
+        await gate.admit("w", "sesn_1", replace(REQUEST, inference_geo="global"))
+    assert asked == [("w", {"inference_geo": "global"})]
+    assert not refused.value.retryable

@@ -90,11 +90,13 @@ async def test_the_request_is_passed_on_as_it_is() -> None:
 
 async def test_a_reply_that_must_call_a_tool_is_made_to() -> None:
     fake = FakeMessages.saying(CONTENT)
-    request = ModelRequest("claude-x", [{"role": "user", "content": "x"}], must_call="verdict")
+    said = [{"role": "user", "content": "x"}]
+    request = ModelRequest("claude-x", said, must_call="verdict", inference_geo="us")
     async with connected(fake) as model:
         await model.run(request, lambda _: None)
     forced = {"type": "tool", "name": "verdict", "disable_parallel_tool_use": True}
     assert fake.bodies[0]["tool_choice"] == forced
+    assert fake.bodies[0]["inference_geo"] == "us"
 
 
 async def test_our_own_environment_is_not_the_providers(monkeypatch: pytest.MonkeyPatch) -> None:

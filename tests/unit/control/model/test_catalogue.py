@@ -146,3 +146,14 @@ def test_an_entry_can_be_like_a_shipped_one(tmp_path: Path) -> None:
         shipped.features,
     )
     assert (found.provider, found.upstream_model, found.max_tokens) == ("aws", "eu.opus", 1000)
+
+
+@pytest.mark.rule("c13_17")
+def test_which_models_take_operator_text_later() -> None:
+    known = shipped_catalogue()
+    for takes in ("claude-opus-5", "claude-opus-4-8", "claude-fable-5", "nobody-knows-it"):
+        known.check_system_messages(takes)
+    for lacks in ("claude-sonnet-5", "claude-haiku-4-5", "claude-opus-4-7"):
+        with pytest.raises(InvalidRequest) as refused:
+            known.check_system_messages(lacks)
+        assert "model_does_not_support_mid_conversation_system" in refused.value.message

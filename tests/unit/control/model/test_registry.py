@@ -93,6 +93,17 @@ async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
         await models.aclose()
 
 
+async def test_a_pin_that_a_provider_cannot_keep_is_not_ignored(pair: Pair) -> None:
+    with pytest.raises(ModelError, match="cannot be pinned to 'us'"):
+        await pair.ask("broken", inference_geo="us")
+    assert pair.house.bodies == []
+    reply = await pair.ask(inference_geo="us")
+    assert reply.model == "claude-x", "the one in its place can be"
+    assert pair.other.bodies[0]["inference_geo"] == "us"
+    await pair.ask("broken", inference_geo="global")
+    assert len(pair.house.bodies) == 1
+
+
 REFUSED = Fault("status", status=401)
 
 

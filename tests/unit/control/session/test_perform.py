@@ -207,3 +207,12 @@ async def test_a_request_that_the_gate_refuses_is_not_sent_and_the_session_waits
     drafts = outcome(loop.view, loop.context)
     assert drafts[-1].type == "session.status_rescheduled"
     assert len(makes.model.answers) == 1
+
+
+async def test_c5_28_the_agents_pin_goes_out_with_every_request() -> None:
+    loop = Loop(agent(model={"id": "m", "inference_geo": "us"}))
+    effect = until(loop, CallModel)
+    assert isinstance(effect, CallModel)
+    makes = performer(text("hi"))
+    await makes.call_model(loop.view, effect, loop.context)
+    assert [request.inference_geo for request in makes.model.requests] == ["us"]
