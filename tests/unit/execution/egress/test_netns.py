@@ -152,7 +152,7 @@ anyio.run(main)
 
 
 def start_killed() -> "subprocess.Popen[str]":
-    source = {"PYTHONPATH": str(Path(netns.__file__).parents[3])}
+    source = {"PYTHONPATH": os.pathsep.join(part for part in sys.path if part)}
     argv = [sys.executable, "-c", KILLED]
     return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=source)
 
