@@ -158,6 +158,7 @@ class Capture:
         while True:
             made = await _accepted(self._sockets.names)
             try:
+                await anyio.sleep(self._connections.take(self._clock.monotonic()))
                 await slots.acquire()
             except BaseException:
                 made.close()

@@ -303,6 +303,26 @@ async def test_lookups_are_paced(monkeypatch: pytest.MonkeyPatch) -> None:
         assert anyio.current_time() - began > 0.09
 
 
+async def test_connections_are_paced_whatever_they_are_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tested, "_CONNECTION_BURST", 1)
+    monkeypatch.setattr(tested, "_CONNECTIONS_PER_S", 20.0)
+    async with running(Echo()) as rig:
+        began = anyio.current_time()
+        for _ in range(3):
+            async with await anyio.connect_tcp(*rig.sockets.names.getsockname()) as stream:
+                await stream.send(b"\xff\xff")
+        async with await rig.connect("api.test") as stream:
+            assert await line(stream) == b"api.test:443\n"
+        for _ in range(3):
+            async with await anyio.connect_tcp("127.64.9.9", rig.port) as stream:
+                await assert_reset(stream)
+        async with await rig.connect("api.test") as stream:
+            assert await line(stream) == b"api.test:443\n"
+        assert anyio.current_time() - began > 0.15
+
+
 async def test_a_shortage_of_descriptors_is_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tested, "_FULL_S", 0.01)
     gate = Echo()
