@@ -2,7 +2,8 @@
 
 A request is a row of blocks: tools, then the system prompt, then the messages. ``cache_control`` on
 a block keeps everything up to it. A later request finds what was kept if it begins with the same
-blocks, and if one of its own breakpoints lies at most :data:`LOOK_BACK` blocks behind.
+blocks, and if one of its own breakpoints lies less than :data:`LOOK_BACK` blocks behind. What has
+fewer than :data:`MIN_TOKENS` is not kept, whatever is asked for.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ from typing import Any
 
 LOOK_BACK = 20
 MAX_BREAKPOINTS = 4
+MIN_TOKENS = 1024
 CHARS_PER_TOKEN = 4
 
 
@@ -23,13 +25,14 @@ class PromptCache:
     def usage(self, body: dict[str, Any]) -> dict[str, int]:
         """Return what a request used, and keep what it asks to be kept."""
         blocks = _blocks(body)
+        prefixes, sizes = _prefixes(blocks)
         marks = [place for place, block in enumerate(blocks) if "cache_control" in block]
         assert len(marks) <= MAX_BREAKPOINTS, "the API refuses more breakpoints than that"
-        prefixes, sizes = _prefixes(blocks)
+        marks = [mark for mark in marks if sizes[mark] >= MIN_TOKENS]
         found = [
             place
             for mark in marks
-            for place in range(max(0, mark - LOOK_BACK), mark + 1)
+            for place in range(max(0, mark - LOOK_BACK + 1), mark + 1)
             if prefixes[place] in self._kept
         ]
         read = sizes[max(found)] if found else 0

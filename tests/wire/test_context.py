@@ -23,7 +23,8 @@ PROBE = {
     "description": "Looks around. " + "It looks at everything there is to see. " * 20,
     "input_schema": {"type": "object", "properties": {}},
 }
-SYSTEM = "You look at things and say what you saw. " * 50
+# Long enough to be kept by itself.
+SYSTEM = "You look at things and say what you saw. " * 150
 SUMMARY = "1. Task: look seven times. 2. Done: looked. 3. Facts: all grey. 4. Open: go on."
 MODELS = "models: [{id: small-model, display_name: Small, max_input_tokens: 60000}]"
 

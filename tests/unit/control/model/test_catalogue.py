@@ -1,3 +1,4 @@
+import re
 from decimal import Decimal
 from pathlib import Path
 
@@ -157,3 +158,14 @@ def test_which_models_take_operator_text_later() -> None:
         with pytest.raises(InvalidRequest) as refused:
             known.check_system_messages(lacks)
         assert "model_does_not_support_mid_conversation_system" in refused.value.message
+
+
+def test_the_examples_of_the_documentation_are_read(tmp_path: Path) -> None:
+    page = Path(__file__).parents[4] / "docs" / "how-to" / "models.md"
+    examples = re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.M | re.S)
+    assert len(examples) == 2
+    for example in examples:
+        (tmp_path / "models").write_text(example)
+        known = load_catalogue(tmp_path / "models")
+        assert known.providers
+        assert all(known.find(name) for entry in known.entries for name in entry.fallback)
