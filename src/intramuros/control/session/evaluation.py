@@ -78,7 +78,7 @@ def ongoing(aim: Aim) -> list[Draft]:
 def answered(view: View, aim: Aim, reply: ModelReply) -> list[Draft]:
     """Record what the grader said, or why it is of no use."""
     task = task_of(view, aim)
-    private = {**priced(reply), "model": view.subject.agent["model"]["id"]}
+    private = {**priced(reply), "model": reply.model or view.subject.agent["model"]["id"]}
     try:
         found = grading.read(reply, aim.graded, len(grading.criteria(task.rubric)))
     except grading.Unusable as unusable:

@@ -180,7 +180,8 @@ class Performer:
 
     async def _grade(self, view: View, command: AskGrader) -> Outcome:
         try:
-            reply = await self._ask(view, command.request, lambda _: None)
+            asked = replace(command.request, failures=view.state.failures)
+            reply = await self._ask(view, asked, lambda _: None)
         except ModelError as error:
             failed = error  # the name of an except clause ends with it
             return lambda view, context: outcome.ungraded(view, command.aim, failed, context)

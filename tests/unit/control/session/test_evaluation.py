@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -326,6 +327,14 @@ def test_the_grader_is_paid_for_and_stops_at_the_cap() -> None:
     assert results(loop) == ["satisfied"]
     assert len(loop.requests) == 1, "the agent is not asked again"
     assert last(loop, "session.usage")["usage"]["list_cost"]["amount"] == "11"
+
+
+def test_the_grader_is_counted_under_the_model_that_answered() -> None:
+    answer = replace(verdict(True, True), model="another")
+    loop = pursuing([text("done")], [answer])
+    loop.run()
+    graded = [r for r in loop.log.records if r.type == "internal.outcome_graded"]
+    assert [(r.private or {}).get("model") for r in graded] == ["another"]
 
 
 def test_at_the_cap_neither_agent_nor_grader_begins() -> None:
