@@ -19,9 +19,10 @@ from intramuros.control.deployment.runs import Runs
 from intramuros.control.deployment.scheduler import Scheduler
 from intramuros.control.identity.installation import Installation, open_installation
 from intramuros.control.session.journal import Journal
-from intramuros.control.session.sessions import Sessions
+from intramuros.control.session.sessions import Sessions, Stock
 from intramuros.control.session.work import WorkQueue
 from intramuros.control.store.notify import Hub
+from intramuros.control.store.repository_tokens import Tokens
 from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.service import run_service
 from intramuros.kernel.timing import SystemClock
@@ -51,8 +52,10 @@ def starter(opened: Installation, clock: FileClock) -> Runs:
     hub, ids = Hub(), IdFactory(clock, os.urandom)
     work = WorkQueue(opened.db, hub, clock, ids)
     journal = Journal(clock, ids, hub, work)
+    stock = Stock(Tokens(opened.sealer, ids.random))
+    sessions = Sessions(clock, ids, hub, journal, work, stock)
     # These deployments have no rubrics to be read.
-    return Runs(clock, ids, Sessions(clock, ids, hub, journal, work), journal, die)
+    return Runs(clock, ids, sessions, journal, die)
 
 
 def die(*_: Any, **__: Any) -> None:

@@ -19,6 +19,7 @@ from intramuros.control.deployment.timetable import MAX_DELAY_US
 from intramuros.control.identity.actor import Actor
 from intramuros.control.identity.installation import open_installation
 from intramuros.control.store.db import Tx
+from intramuros.control.store.repository_tokens import Tokens
 from intramuros.kernel.config import environment
 from intramuros.kernel.timing import ManualClock
 from intramuros.protocol.audit import verify
@@ -48,6 +49,7 @@ async def prepare(data_dir: Path, count: int) -> list[str]:
         world = World(tx, clock, opened.ids, opened.workspace_id)
         actor = Actor(clock, opened.ids, opened.workspace_id, "test")
         made = []
+        tokens = Tokens(opened.sealer, opened.ids.random)
         for number in range(count):
             expression, zone = SCHEDULES[number % len(SCHEDULES)]
             request = DeploymentCreate.model_validate(
@@ -59,7 +61,7 @@ async def prepare(data_dir: Path, count: int) -> list[str]:
                     "schedule": {"type": "cron", "expression": expression, "timezone": zone},
                 }
             )
-            made.append(Deployments().create(tx, actor, request).resource.id)
+            made.append(Deployments(tokens).create(tx, actor, request).resource.id)
         return made
 
     try:

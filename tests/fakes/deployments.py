@@ -31,7 +31,7 @@ class Desk:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.service = Deployments()
+        self.service = Deployments(world.tokens)
         self.texts: dict[str, str] = {}
         self.runs = Runs(
             world.clock, world.ids, world.sessions, world.journal, resolve=self._resolve

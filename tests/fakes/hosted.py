@@ -6,6 +6,7 @@ from pathlib import Path
 import anyio.lowlevel
 
 from intramuros.execution.client import Refused, Work
+from intramuros.execution.hosted_client import Repository
 
 
 class FakeHosted:
@@ -18,6 +19,8 @@ class FakeHosted:
         self.failures: list[Exception] = []
         self.log: list[tuple[str, str]] = []
         self.closed = False
+        self.granted: list[Repository] = []
+        self.reports: list[tuple[str, dict[str, object]]] = []
 
     async def download(self, file_id: str, target: Path, max_bytes: int) -> tuple[int, str]:
         await self._begin("download", file_id)
@@ -41,6 +44,14 @@ class FakeHosted:
     async def remove(self, path: str) -> None:
         await self._begin("remove", path)
         self.left.pop(path, None)
+
+    async def repositories(self) -> list[Repository]:
+        await self._begin("repositories", "")
+        return list(self.granted)
+
+    async def report(self, resource_id: str, report: dict[str, object]) -> None:
+        await self._begin("report", resource_id)
+        self.reports.append((resource_id, report))
 
     async def aclose(self) -> None:
         await anyio.lowlevel.checkpoint()

@@ -1,19 +1,22 @@
 """One workspace with an agent, an environment and what serves sessions, over a real database."""
 
 import itertools
+import os
 from dataclasses import dataclass, field
 
 from intramuros.control.catalog import agents, environments
 from intramuros.control.identity.actor import Actor
 from intramuros.control.identity.principal import CredentialKind, Principal
 from intramuros.control.session.journal import Journal
-from intramuros.control.session.sessions import Sessions
+from intramuros.control.session.sessions import Sessions, Stock
 from intramuros.control.session.work import WorkQueue
 from intramuros.control.store import events, leases
 from intramuros.control.store import work as rows
 from intramuros.control.store.db import Database, Tx
 from intramuros.control.store.notify import Hub
 from intramuros.control.store.records import Draft, Record
+from intramuros.control.store.repository_tokens import Tokens
+from intramuros.control.store.secrets import Sealer
 from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.timing import ManualClock, to_micros
 from intramuros.protocol.events import INBOUND
@@ -44,7 +47,10 @@ class World:
     def __post_init__(self) -> None:
         self.work = WorkQueue(self.db, self.hub, self.clock, self.ids)
         self.journal = Journal(self.clock, self.ids, self.hub, self.work)
-        self.sessions = Sessions(self.clock, self.ids, self.hub, self.journal, self.work)
+        self.tokens = Tokens(Sealer(bytes(32), os.urandom), os.urandom)
+        self.sessions = Sessions(
+            self.clock, self.ids, self.hub, self.journal, self.work, Stock(self.tokens)
+        )
         actor = Actor(self.clock, self.ids, self.workspace_id, "test")
         tools = [{"type": "agent_toolset_20260401"}]
         self.agent_id = agents.create(

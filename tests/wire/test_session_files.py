@@ -159,26 +159,3 @@ def test_an_archived_session_keeps_what_it_has(site: Site) -> None:
         with pytest.raises(anthropic.BadRequestError, match="has ended"):
             change()
     assert len(list(resources.list(made.id))) == 1
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "git@github.com:octo/repo",
-        "https://github.com/octo/repo.git",
-        "http://github.com/octo/repo",
-        "https://gitlab.com/octo/repo",
-        "https://github.com/octo",
-        "https://github.com/octo/repo/tree/main",
-        "https://user:pw@github.com/octo/repo",
-    ],
-)
-def test_c11_5_R391_what_is_no_repository(site: Site, url: str) -> None:
-    with pytest.raises(anthropic.BadRequestError, match="url"):
-        session(site, {"type": "github_repository", "url": url})
-
-
-def test_repositories_are_refused_in_so_many_words(site: Site) -> None:
-    url = "https://github.com/octo/repo"
-    with pytest.raises(anthropic.BadRequestError, match="mounts no repositories yet"):
-        session(site, {"type": "github_repository", "url": url, "authorization_token": "t"})

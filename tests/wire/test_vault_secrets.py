@@ -16,7 +16,7 @@ from intramuros.kernel.timing import SystemClock
 from tests.fakes.guarded_mcp import Guarded, guarded_mcp
 from tests.wire.conftest import SCRIPTS
 from tests.wire.host import running
-from tests.wire.site import BETA, Site
+from tests.wire.site import BETA, MESSAGE, Site
 from tests.wire.test_vault_mcp import agent, say
 
 pytestmark = pytest.mark.timeout(90)
@@ -31,6 +31,7 @@ def planted(name: str) -> str:
 NAMES = (
     *("token", "token-2", "access", "access-2", "refresh", "refresh-2", "client", "client-2"),
     *("value", "value-2", "lost-refresh", "lost-client", "refused"),
+    *("repository", "repository-2", "deployed"),
 )
 
 
@@ -136,6 +137,35 @@ def play(site: Site, mcp: Guarded, answers: list[bytes]) -> None:
     answers.append(http.get(f"/v1/sessions/{session}/events?limit=1000").content)
 
 
+def play_repositories(site: Site, answers: list[bytes]) -> None:
+    """The same with tokens of repositories: of a session, and of a deployment and its run."""
+
+    def call(path: str, body: Any = None, status: int = 200) -> Any:
+        answer = site.http.post(path, json=body) if body is not None else site.http.get(path)
+        answers.append(answer.content)
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+    def mounted(name: str) -> list[dict[str, str]]:
+        url = "https://github.com/octo/repo"
+        token = planted(name)
+        return [{"type": "github_repository", "url": url, "authorization_token": token}]
+
+    base = {"agent": site.agent(), "environment_id": site.environment("cloud")}
+    made = call("/v1/sessions", {**base, "resources": mounted("repository")})
+    place = f"/v1/sessions/{made['id']}/resources"
+    call(f"{place}/{made['resources'][0]['id']}", {"authorization_token": planted("repository-2")})
+    for wrong in (planted("refused") + " ", [planted("refused")], planted("refused") * 300):
+        call(f"{place}/{made['resources'][0]['id']}", {"authorization_token": wrong}, 400)
+    bad = [{**mounted("refused")[0], "url": f"https://{planted('refused')}@github.com/o/r"}]
+    call("/v1/sessions", {**base, "resources": bad}, 400)
+    kept = {**base, "name": "D", "initial_events": [MESSAGE], "resources": mounted("deployed")}
+    deployment = call("/v1/deployments", kept)
+    call(f"/v1/deployments/{deployment['id']}/run", {})
+    for path in (place, f"/v1/sessions/{made['id']}", "/v1/sessions", "/v1/deployments"):
+        call(path)
+
+
 def files(data_dir: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(data_dir)): path.read_bytes()
@@ -168,6 +198,7 @@ def test_R048_R090_no_secret_is_kept_or_said_anywhere(tmp_path: Path, mcp: Guard
         client = Anthropic(base_url=server.base_url, api_key=server.api_key, max_retries=0)
         with client, Site(server, client) as site:
             play(site, mcp, answers)
+            play_repositories(site, answers)
             # While it runs: the write-ahead log and the index of it are files too.
             live = files(data_dir)
             assert {"intramuros.db", "intramuros.db-wal", "stderr.log"} <= set(live)

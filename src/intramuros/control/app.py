@@ -45,16 +45,18 @@ from intramuros.control.model.registry import Models
 from intramuros.control.model.scripted import ScriptedModel
 from intramuros.control.model.upstream import Upstream
 from intramuros.control.routes import create_app
+from intramuros.control.session.checkouts import Checkouts
 from intramuros.control.session.egress import Egress
 from intramuros.control.session.journal import Journal
 from intramuros.control.session.judging import Bench
-from intramuros.control.session.sessions import Sessions
+from intramuros.control.session.sessions import Sessions, Stock
 from intramuros.control.session.spills import Spills
 from intramuros.control.session.work import WorkQueue
 from intramuros.control.settings import ServerSettings
 from intramuros.control.store.blobs import Blobs
 from intramuros.control.store.db import Tx
 from intramuros.control.store.notify import Hub
+from intramuros.control.store.repository_tokens import Tokens
 from intramuros.control.store.secrets import (
     ensure_secret,
 )
@@ -115,7 +117,8 @@ async def build_services(opened: Installation, settings: ServerSettings) -> Serv
     meter = Meter(db, clock, rates, known, settings.monthly_cap_cents)
     await meter.refresh()
     blobs = Blobs.open(settings.blob_url, settings.data_dir)
-    sessions = Sessions(clock, ids, hub, journal, queue, known)
+    tokens = Tokens(opened.sealer, ids.random)
+    sessions = Sessions(clock, ids, hub, journal, queue, Stock(tokens, known))
     return Services(
         db=db,
         blobs=blobs,
@@ -130,7 +133,8 @@ async def build_services(opened: Installation, settings: ServerSettings) -> Serv
         dreams=Dreams(Stage(clock, ids, hub, journal, known), known),
         sessions=sessions,
         egress=Egress(clock, sessions, credentials),
-        deployments=Deployments(known),
+        checkouts=Checkouts(clock, journal, sessions),
+        deployments=Deployments(tokens, known),
         runs=Runs(clock, ids, sessions, journal, Shelf(db, blobs, clock).resolve),
         cursors=Cursors(cursor_key, clock),
         throttle=FailureThrottle(clock),

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from intramuros.control.api import (
     agents,
     allowances,
+    checkouts,
     compliance,
     deployment_runs,
     deployments,
@@ -105,6 +106,7 @@ def create_app(services: Services) -> FastAPI:
         sandbox_files.router,
         sandbox_egress.router,
         spills.router,
+        checkouts.router,
     )
     app.router = Families(routers, app.router.routes)
     app.add_api_route("/healthz", _healthz, include_in_schema=False)

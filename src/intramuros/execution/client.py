@@ -16,7 +16,7 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from anthropic.types.beta.environments import BetaSelfHostedWork
 
 from intramuros.execution.dispatch import Event, ToolUse, is_id, read_event
 from intramuros.execution.journal import Result
+from intramuros.execution.mounted import Mounted, items, mounted_of
 from intramuros.kernel.telemetry import logger
 from intramuros.protocol.envelope import WORKER_HEADER
 
@@ -147,6 +148,7 @@ class Session:
     uploads: tuple[Upload, ...] = ()
     connected: bool = False
     """Whether an agent of it calls MCP servers."""
+    repositories: tuple[Mounted, ...] = ()
 
 
 class ControlPlane:
@@ -391,21 +393,17 @@ def read_session(raw: object) -> Session:
     """
     agent = getattr(raw, "agent", None)
     team = getattr(agent, "multiagent", None)
-    crew = [*_items(team, "agents"), *_items(getattr(team, "subagents", None), "predefined_agents")]
+    crew = [*items(team, "agents"), *items(getattr(team, "subagents", None), "predefined_agents")]
     skills: dict[Skill, None] = {}
-    for item in (item for one in (agent, *crew) for item in _items(one, "skills")):
+    for item in (item for one in (agent, *crew) for item in items(one, "skills")):
         skill_id, version = getattr(item, "skill_id", None), getattr(item, "version", None)
         if isinstance(skill_id, str) and skill_id and isinstance(version, str) and version:
             skills[Skill(skill_id, version)] = None
     status = str(getattr(raw, "status", ""))
     resources = getattr(raw, "resources", None) or ()
-    connected = any(_items(one, "mcp_servers") for one in (agent, *crew))
+    connected = any(items(one, "mcp_servers") for one in (agent, *crew))
     stores, uploads = tuple(_stores(resources)), tuple(_uploads(resources))
-    return Session(status, tuple(skills), stores, uploads, connected)
-
-
-def _items(holder: object, name: str) -> Sequence[object]:
-    return getattr(holder, name, None) or ()
+    return Session(status, tuple(skills), stores, uploads, connected, mounted_of(resources))
 
 
 def _stores(resources: Iterable[object]) -> Iterator[Attached]:

@@ -5,8 +5,9 @@ are those of ``client.py``.
 """
 
 import hashlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,13 +15,34 @@ import anyio
 import httpx2
 
 from intramuros.execution.client import Away, Refused, Work
+from intramuros.execution.dispatch import is_id
 from intramuros.execution.egress.rules import SessionRules, read_rules
 from intramuros.kernel.errors import OperatorError
+from intramuros.protocol.resources.repositories import (
+    check_branch,
+    check_place,
+    check_repository,
+    check_sha,
+    check_token,
+)
 
 _TIMEOUT: Final = httpx2.Timeout(60.0, connect=10.0)
 _CHUNK: Final = 256 * 1024
 _RETRYABLE: Final = frozenset({408, 409, 429})
 _MAX_LIST_BYTES: Final = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository to clone into a sandbox; ``place`` is where, and the token stays out of it."""
+
+    resource_id: str
+    url: str
+    place: str
+    updated_at: str
+    branch: str | None = None
+    commit: str | None = None
+    token: str | None = field(default=None, repr=False)
 
 
 class HostedClient:
@@ -107,9 +129,49 @@ class HostedClient:
                 raise Away("the rules of the network are too long")
             return read_rules(answer.json())
 
+    async def repositories(self) -> list[Repository]:
+        """Return what to clone, tokens included."""
+        with mapped():
+            answer = await self._http.post("/repositories")
+            checked(answer)
+            if len(answer.content) > _MAX_LIST_BYTES:
+                raise Away("the list of repositories is too long")
+            listed: Any = answer.json()
+        try:
+            return [read_repository(item) for item in listed["data"]]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            # Not the error's own words: they could name what must not be said.
+            raise Away("malformed list of repositories") from error
+
+    async def report(self, resource_id: str, report: Mapping[str, object]) -> None:
+        """Say what became of a checkout; saying it again is harmless."""
+        with mapped():
+            checked(await self._http.post(f"/repositories/{resource_id}", json=dict(report)))
+
     async def aclose(self) -> None:
         """Close all connections."""
         await self._http.aclose()
+
+
+def read_repository(item: Any) -> Repository:  # noqa: ANN401  foreign data
+    """Read one of the repositories that the server names; it is checked as the server checks.
+
+    Raises:
+        ValueError, KeyError, TypeError: it has another form.
+    """
+    checkout = item["checkout"] or {}
+    branch, commit = checkout.get("name"), checkout.get("sha")
+    if not is_id(item["id"]):
+        raise ValueError("a repository without an id")
+    return Repository(
+        item["id"],
+        check_repository(item["url"]),
+        check_place(item["mount_path"]),
+        str(item["updated_at"]),
+        None if branch is None else check_branch(branch),
+        None if commit is None else check_sha(commit).lower(),
+        None if (token := item["authorization_token"]) is None else check_token(token),
+    )
 
 
 def checked(answer: httpx2.Response) -> None:

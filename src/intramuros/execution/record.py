@@ -5,6 +5,8 @@ Kinds of records::
     worker.start      a worker began; environment, worker id
     work.claim     in an item was claimed: work id, session id
     skill.fetch    in a skill was downloaded, before it is unpacked: size, digest
+    repository.clone in a repository is about to be cloned in a sandbox, with its token or without
+    repository.cloned  it is there, at a commit; or repository.left_out, and why
     tool.call      in a call is about to run: tool, rule, size and digest of its input
     tool.result   out an outcome is about to be posted: size, digest, how many secrets were masked
     memory.read    in memories are about to reach a sandbox: how many, size, digest

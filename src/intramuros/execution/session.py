@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +31,8 @@ from intramuros.execution.memory_client import MemoryClient
 from intramuros.execution.memory_store import Line
 from intramuros.execution.passages import SessionPassage
 from intramuros.execution.record import INWARD, RecordFailed, weigh
+from intramuros.execution.repositories import Ground, Repositories
+from intramuros.execution.roads import GateRoad
 from intramuros.execution.sandbox.base import Mount, SandboxError
 from intramuros.execution.spills import SpillClient, Spills
 from intramuros.execution.tail import Tail
@@ -107,10 +110,20 @@ class Item:
 
         self._files: Files | None = None
         hosted: HostedClient | None = None
+        self._repositories: Repositories | None = None
         if work.hosted:
             means = Means(terms.files, bench.record, bench.clock, bench.rand)
             hosted = HostedClient(terms.base_url, work)
             self._files = Files(means, hosted)
+            session_id = work.session_id
+            ground = Ground(
+                terms.files / session_id,
+                bench.record,
+                bench.rand,
+                partial(bench.hands.take, session_id),
+                None if (way := terms.station) is None else GateRoad(partial(way.gate, session_id)),
+            )
+            self._repositories = Repositories(ground, hosted)
         self._spills: Spills | None = None
         if work.token is not None and terms.base_url:
             spills = SpillClient(terms.base_url, work)
@@ -219,9 +232,10 @@ class Item:
             passage = await self._passage.open()
             self._bench.hands.equip(self._work.session_id, mounts, passage)
             self._installer = self._passage.installer(self._bench.record)
-            group.start_soon(self._watch_idle, scope)
             group.start_soon(self._watch_stop)
             group.start_soon(self._follow, scope)
+            await self._check_out(session)
+            group.start_soon(self._watch_idle, scope)
             await self._calls.loop()
             if self._outcome is Outcome.FAILED:
                 self._outcome = Outcome.DRAINED
@@ -255,6 +269,21 @@ class Item:
             log.warning("memory_left_out", session_id=self._work.session_id)
         return ()
 
+    async def _check_out(self, session: Session) -> None:
+        """Clone the session's repositories before the first call; a stop breaks that off."""
+        if self._repositories is None or not session.repositories:
+            return
+        self._calls.doing = "cloning repositories"
+        async with anyio.create_task_group() as group:
+
+            async def cut() -> None:
+                await self._stop.wait()
+                group.cancel_scope.cancel()
+
+            group.start_soon(cut)
+            await self._repositories.sync(session.repositories)
+            group.cancel_scope.cancel()
+
     async def _put_memory_away(self) -> None:
         if self._memories is None:
             return
@@ -268,6 +297,8 @@ class Item:
     async def _put_files_away(self) -> None:
         if self._spills is not None:
             await self._spills.aclose()
+        if self._repositories is not None:
+            self._repositories.close()
         if self._files is not None:
             ended = self._dispatch.ended
             await self._files.close(deleted=ended is not None and ended.deleted)
@@ -297,6 +328,8 @@ class Item:
             return
         await self._files.refresh(session.uploads)
         await self._passage.refresh()
+        if self._repositories is not None and session.repositories:
+            await self._repositories.sync(session.repositories)
 
     async def _sync(self) -> None:
         if self._files is not None:

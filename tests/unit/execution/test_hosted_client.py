@@ -104,3 +104,53 @@ async def test_the_rules_of_the_network_are_asked_for(
     server.answer = httpx2.Response(404)
     with pytest.raises(Refused):
         await client.egress()
+
+
+async def test_repositories_are_named_and_reported(remote: tuple[Remote, HostedClient]) -> None:
+    server, client = remote
+    item = {
+        "id": "sesrsc_1",
+        "url": "https://github.com/octo/repo",
+        "mount_path": "/workspace/repo",
+        "checkout": {"type": "commit", "sha": "A" * 40},
+        "updated_at": "2026-01-01",
+        "authorization_token": "ghp_secret",
+    }
+    server.answer = httpx2.Response(200, json={"data": [item, {**item, "checkout": None}]})
+    first, second = await client.repositories()
+    assert (first.commit, first.branch, second.commit) == ("a" * 40, None, None)
+    assert "ghp_secret" not in repr(first)
+    assert first.token == "ghp_secret"
+    await client.report("sesrsc_1", {"attempt": "a"})
+    place = "http://server.test/x/sessions/sesn_1/repositories"
+    assert [asked[:2] for asked in server.asked] == [("POST", place), ("POST", f"{place}/sesrsc_1")]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"url": "https://evil.example/octo/repo"},
+        {"mount_path": "/etc"},
+        {"id": "../x"},
+        {"checkout": {"type": "branch", "name": "--upload-pack=x"}},
+        {"checkout": {"type": "commit", "sha": "HEAD"}},
+        {"authorization_token": "a\r\nb"},
+        {"authorization_token": 7},
+    ],
+)
+async def test_a_server_cannot_name_what_no_client_could(
+    remote: tuple[Remote, HostedClient], wrong: dict[str, object]
+) -> None:
+    server, client = remote
+    item = {
+        "id": "sesrsc_1",
+        "url": "https://github.com/octo/repo",
+        "mount_path": "/workspace/repo",
+        "checkout": None,
+        "updated_at": "2026-01-01",
+        "authorization_token": None,
+        **wrong,
+    }
+    server.answer = httpx2.Response(200, json={"data": [item]})
+    with pytest.raises(Away):
+        await client.repositories()

@@ -12,9 +12,8 @@ from intramuros.control.api.pages import check_limit, page
 from intramuros.control.api.replies import reply
 from intramuros.control.api.sessions import Reader
 from intramuros.control.session import uploads
-from intramuros.control.store.db import Tx
-from intramuros.kernel.errors import InvalidRequest
-from intramuros.protocol.resources.mounts import FileParam, ResourceUpdate
+from intramuros.protocol.resources.mounts import FileParam
+from intramuros.protocol.resources.repositories import ResourceUpdate
 
 router = APIRouter(prefix="/v1/sessions/{session_id}/resources", tags=["sessions"])
 
@@ -60,16 +59,14 @@ async def retrieve(
 
 @router.post("/{resource_id}")
 async def update(
-    caller: Developer, svc: ServicesDep, session_id: str, resource_id: str, _body: UpdateBody
+    caller: Developer, svc: ServicesDep, session_id: str, resource_id: str, body: UpdateBody
 ) -> Response:
     """Rotate a repository's token; no other resource has one (contract 11.8)."""
-
-    def read(tx: Tx) -> str:
-        row = svc.sessions.get(tx, caller, session_id)
-        return str(uploads.get(row.resources, resource_id)["type"])
-
-    kind = await svc.db.read(read)
-    raise InvalidRequest(f"authorization_token: {resource_id!r} is a {kind}, which has no token")
+    token = body.authorization_token
+    changed = await svc.db.write(
+        lambda tx: svc.sessions.rotate_token(tx, caller, session_id, resource_id, token)
+    )
+    return reply(changed)
 
 
 @router.delete("/{resource_id}")

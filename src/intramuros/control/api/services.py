@@ -20,6 +20,7 @@ from intramuros.control.metering.meter import Meter
 from intramuros.control.model.catalogue import Catalogue
 from intramuros.control.model.registry import Models
 from intramuros.control.model.upstream import Upstream
+from intramuros.control.session.checkouts import Checkouts
 from intramuros.control.session.egress import Egress
 from intramuros.control.session.journal import Journal
 from intramuros.control.session.sessions import Sessions
@@ -58,6 +59,8 @@ class Services:
     sessions: Sessions
     egress: Egress
     """Tells workers what sandboxes may reach."""
+    checkouts: Checkouts
+    """Tells workers what to clone and is told what became of it."""
     deployments: Deployments
     runs: Runs
     """Starts sessions of deployments."""

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from intramuros.control.catalog import agents, files, service, vaults
 from intramuros.control.catalog.kinds import ENVIRONMENT
+from intramuros.control.deployment import mounted
 from intramuros.control.deployment.cron import BadExpression, parse
 from intramuros.control.deployment.timetable import Timetable
 from intramuros.control.deployment.zones import zone
@@ -123,7 +124,7 @@ class Reader:
     def _resources(self, sent: Sequence[ResourceParam] | None) -> list[Body]:
         """Return resources that a new session would take."""
         mounts.verify(self.tx, self.actor.workspace_id, sent)
-        return [resource.model_dump(mode="json") for resource in sent or ()]
+        return [mounted.stored(self.actor, resource) for resource in sent or ()]
 
     def _vaults(self, sent: Sequence[str] | None) -> list[str]:
         return vaults.attach(self.tx, self.actor.workspace_id, sent or ())

@@ -15,13 +15,15 @@ from intramuros.control.catalog import service
 from intramuros.control.catalog.kinds import DEPLOYMENT
 from intramuros.control.catalog.service import Resource
 from intramuros.control.deployment.configure import Reader, timetable
+from intramuros.control.deployment.mounted import keep_tokens
 from intramuros.control.deployment.timetable import Timetable
 from intramuros.control.identity.actor import Actor
 from intramuros.control.model.catalogue import Catalogue
-from intramuros.control.store import leases
+from intramuros.control.store import leases, repository_tokens
 from intramuros.control.store.db import Tx
 from intramuros.control.store.deployment_tables import deployments
 from intramuros.control.store.keyset import beyond
+from intramuros.control.store.repository_tokens import Tokens
 from intramuros.control.store.tables import resources
 from intramuros.kernel.errors import InvalidRequest, NotFound
 from intramuros.kernel.timing import to_micros
@@ -89,7 +91,8 @@ class Query:
 class Deployments:
     """What callers may do with deployments."""
 
-    def __init__(self, models: Catalogue | None = None) -> None:
+    def __init__(self, tokens: Tokens, models: Catalogue | None = None) -> None:
+        self._tokens = tokens
         self._models = models
 
     def create(self, tx: Tx, actor: Actor, request: DeploymentCreate) -> Deployment:
@@ -115,6 +118,7 @@ class Deployments:
                 scheduled=body["schedule"] is not None,
             )
         )
+        keep_tokens(tx, self._tokens, made.id, body["resources"], request.resources)
         return plan(tx, actor, Deployment(made, None, None))
 
     def update(
@@ -137,6 +141,8 @@ class Deployments:
         if body["schedule"] and not current.body["schedule"]:
             _check_count(tx)
         changed = service.change(tx, actor, DEPLOYMENT, current.resource, body)
+        if request.sent("resources"):
+            keep_tokens(tx, self._tokens, deployment_id, body["resources"], request.resources)
         _set(
             tx,
             deployment_id,
@@ -211,6 +217,7 @@ def archive(tx: Tx, actor: Actor, deployment_id: str) -> Deployment:
     if current.resource.archived_us is not None:
         return current
     archived = service.archive(tx, actor, current.resource)
+    repository_tokens.wipe_deployment(tx, deployment_id)
     _set(tx, deployment_id, archived_us=archived.archived_us, scheduled=False, paused=False)
     return plan(tx, actor, replace(current, resource=archived))
 

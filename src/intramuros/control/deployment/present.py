@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import Row
 
 from intramuros.control.deployment.deployments import Deployment
+from intramuros.control.session import uploads
 from intramuros.kernel.timing import from_micros, rfc3339
 
 Shown = dict[str, Any]
@@ -26,7 +27,7 @@ def deployment(found: Deployment, now_us: int) -> Shown:
         "agent": {"type": "agent", **body["agent"]},
         "environment_id": body["environment_id"],
         "initial_events": body["initial_events"],
-        "resources": body["resources"],
+        "resources": [uploads.public(resource) for resource in body["resources"]],
         "vault_ids": body["vault_ids"],
         "schedule": _schedule(found, now_us, archived=archived),
         "metadata": body["metadata"],

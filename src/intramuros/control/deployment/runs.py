@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from sqlalchemy import ColumnElement, Row, bindparam, insert, select
 
-from intramuros.control.deployment import causes, deployments
+from intramuros.control.deployment import causes, deployments, mounted
 from intramuros.control.deployment.causes import CannotStart, RunError
 from intramuros.control.deployment.configure import rubric_files, with_texts
 from intramuros.control.deployment.deployments import Deployment
@@ -180,6 +180,7 @@ class Runs:
                 {
                     "agent": {"type": "agent", **body["agent"]},
                     **{name: body[name] for name in _COPIED},
+                    "resources": mounted.opened(tx, self.sessions.tokens, body["resources"]),
                 }
             )
             session = self.sessions.create(tx, caller, request, deployment.resource.id)
@@ -318,7 +319,7 @@ def _filters(query: Query) -> list[ColumnElement[bool]]:
 
 _KEYS: Final = (deployment_runs.c.created_us, deployment_runs.c.id)
 # What a session takes from its deployment as it is.
-_COPIED: Final = ("environment_id", "resources", "vault_ids", "budget")
+_COPIED: Final = ("environment_id", "vault_ids", "budget")
 _ONE: Final = select(deployment_runs).where(
     deployment_runs.c.id == bindparam("of_id"),
     deployment_runs.c.workspace_id == bindparam("of_workspace"),

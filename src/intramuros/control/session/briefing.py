@@ -24,6 +24,18 @@ _FILES: Final = """\
 These files were put into your sandbox for you to read. They cannot be changed where they are; what
 you make for the user goes into `/mnt/session/outputs`.
 """
+_REPOSITORIES: Final = """\
+# Repositories
+
+These git repositories are cloned into your sandbox. Their remote `origin` takes fetch, and push
+where the session's access allows it; credentials are added on the way: you need and find none.
+"""
+_REPOSITORY_SKILLS: Final = """\
+# Skills of repositories
+
+These skills lie in the repositories. Before a task that one of them is meant for, read its SKILL.md
+and follow it; the paths in it are relative to its own directory.
+"""
 _ACCESS: Final = {
     "read_write": "you may read and write",
     "read_only": "you may only read; writes are refused",
@@ -46,6 +58,12 @@ def brief(
         sections.append("\n".join([_FILES, *(_point_to(file) for file in files)]))
     if skills:
         sections.append("\n".join([_SKILLS, *(_offer(skill) for skill in skills)]))
+    repositories = [shown for shown in resources if shown["type"] == "github_repository"]
+    if repositories:
+        sections.append("\n".join([_REPOSITORIES, *map(_locate, repositories)]))
+    found = [line for shown in repositories for line in _skills_in(shown)]
+    if found:
+        sections.append("\n".join([_REPOSITORY_SKILLS, *found]))
     stores = [shown for shown in resources if shown["type"] == "memory_store"]
     if stores:
         sections.append("\n".join([_MEMORY, *(_describe(store) for store in stores)]))
@@ -60,6 +78,26 @@ def _point_to(file: Mapping[str, Any]) -> str:
 
 def _offer(skill: Manifest) -> str:
     return f"- `skills/{skill.name}/SKILL.md`: {' '.join(skill.description.split())}"
+
+
+def _locate(repository: Mapping[str, Any]) -> str:
+    checkout = repository["checkout"] or {}
+    line = f"- `{repository['mount_path']}`: {repository['url']}"
+    if "name" in checkout:
+        line += f", branch `{checkout['name']}`"
+    if "sha" in checkout:
+        line += f", at {checkout['sha']}"
+    if repository.get("_state") == "failed":
+        line += " (could not be cloned: it is not there)"
+    return line
+
+
+def _skills_in(repository: Mapping[str, Any]) -> list[str]:
+    place = repository["mount_path"]
+    return [
+        f"- {skill['name']}, `{place}/{skill['path']}`: {' '.join(skill['description'].split())}"
+        for skill in repository.get("_skills") or ()
+    ]
 
 
 def _describe(store: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ from intramuros.control.session import file_sources, legality, notices, outcomes
 from intramuros.control.session.fold import fold
 from intramuros.control.session.legality import Past
 from intramuros.control.session.phase import Status
+from intramuros.control.session.repositories import ready_us
 from intramuros.control.session.state import State, load
 from intramuros.control.session.work import WorkQueue
 from intramuros.control.store import events, leases
@@ -194,9 +195,25 @@ class Journal:
         """
         written, state = self._append(tx, held, drafts)
         if written and state.due:
-            leases.offer(tx, leases.TURNS, held.row.id, to_micros(self._clock.now()))
-            tx.after_commit(lambda: self._hub.hint(TURN_TOPIC))
+            self._offer(tx, held, written)
         return written
+
+    def wake(self, tx: Tx, session_id: str) -> None:
+        """Offer a turn that had to wait for a checkout, if one is due.
+
+        Raises:
+            NotFound: there is no such session.
+        """
+        held = self.hold(tx, session_id)
+        if held.state.due:
+            self._offer(tx, held, ())
+
+    def _offer(self, tx: Tx, held: Held, written: Sequence[Record]) -> None:
+        now_us = to_micros(self._clock.now())
+        hurry = any(record.type == "user.interrupt" for record in written)
+        at_us = now_us if hurry else ready_us(held.row.resources, now_us)
+        leases.offer(tx, leases.TURNS, held.row.id, now_us, at_us=at_us)
+        tx.after_commit(lambda: self._hub.hint(TURN_TOPIC))
 
     def _append(self, tx: Tx, held: Held, drafts: Sequence[Draft]) -> tuple[list[Record], State]:
         if not drafts:

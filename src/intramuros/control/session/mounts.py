@@ -7,10 +7,11 @@ from intramuros.control.catalog import service
 from intramuros.control.catalog.kinds import FILE
 from intramuros.control.catalog.service import Resource
 from intramuros.control.identity.actor import Actor
-from intramuros.control.session import attachments, uploads
+from intramuros.control.session import attachments, repositories, uploads
 from intramuros.control.store.db import Tx
 from intramuros.protocol.resources.memory import MemoryStoreParam
-from intramuros.protocol.resources.mounts import FileParam, RepositoryParam
+from intramuros.protocol.resources.mounts import FileParam
+from intramuros.protocol.resources.repositories import RepositoryParam
 from intramuros.protocol.resources.sessions import ResourceParam
 
 
@@ -23,8 +24,10 @@ def verify(tx: Tx, workspace_id: str, wanted: Sequence[ResourceParam] | None) ->
     """
     stores, others = _sorted(wanted)
     attachments.mount(tx, workspace_id, stores)
-    for file in uploads.check("", "cloud", others):
+    files, wanted_repositories = _kinds(others)
+    for file in files:
         service.get(tx, workspace_id, FILE, file.file_id)
+    repositories.check_places(wanted_repositories)
 
 
 def mount(
@@ -41,10 +44,12 @@ def mount(
         InvalidRequest: one of them cannot be mounted, or not in this environment.
     """
     stores, others = _sorted(wanted)
-    found = uploads.check(environment.id, environment.body["config"]["type"], others)
+    uploads.check(environment.id, environment.body["config"]["type"], others)
+    files, wanted_repositories = _kinds(others)
     return [
         *attachments.mount(tx, actor.workspace_id, stores),
-        *uploads.mount(tx, actor, session_id, found),
+        *uploads.mount(tx, actor, session_id, files),
+        *repositories.mount(actor, wanted_repositories),
     ]
 
 
@@ -59,3 +64,12 @@ def _sorted(
         else:
             others.append(param)
     return stores, others
+
+
+def _kinds(
+    others: Sequence[FileParam | RepositoryParam],
+) -> tuple[list[FileParam], list[RepositoryParam]]:
+    return (
+        [param for param in others if isinstance(param, FileParam)],
+        [param for param in others if isinstance(param, RepositoryParam)],
+    )

@@ -4,6 +4,7 @@ Each function runs inside the caller's transaction; what happens to a session is
 journal writes in that same transaction.
 """
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import Row, bindparam, delete, insert, select, update
@@ -29,6 +30,7 @@ from intramuros.control.session import (
     budget,
     listing,
     mounts,
+    repositories,
     spills,
     threads,
     uploads,
@@ -41,11 +43,12 @@ from intramuros.control.session.phase import Status
 from intramuros.control.session.state import initial
 from intramuros.control.session.threads import ThreadRow
 from intramuros.control.session.work import WorkQueue
-from intramuros.control.store import events, leases, session_skills
+from intramuros.control.store import events, leases, repository_tokens, session_skills
 from intramuros.control.store.db import Tx
 from intramuros.control.store.notify import Hub, session_topic
 from intramuros.control.store.prepared import Prepared
 from intramuros.control.store.records import Draft, primary_thread_id
+from intramuros.control.store.repository_tokens import Tokens
 from intramuros.control.store.tables import sessions
 from intramuros.kernel.errors import Conflict, InvalidRequest, NotFound
 from intramuros.kernel.ids import IdFactory
@@ -69,6 +72,14 @@ _ONE: Final = Prepared(
 _INSERT: Final = Prepared(insert(sessions))
 
 
+@dataclass(frozen=True)
+class Stock:
+    """What sessions are made with: where tokens of repositories lie, and what models take."""
+
+    tokens: Tokens
+    models: Catalogue | None = None
+
+
 class Sessions:
     """What callers may do with sessions."""
 
@@ -79,14 +90,15 @@ class Sessions:
         hub: Hub,
         journal: Journal,
         work: WorkQueue,
-        models: Catalogue | None = None,
+        stock: Stock,
     ) -> None:
         self._clock = clock
         self._ids = ids
         self._hub = hub
         self._journal = journal
         self._work = work
-        self._models = models
+        self._models = stock.models
+        self.tokens = stock.tokens
 
     def create(
         self,
@@ -117,6 +129,8 @@ class Sessions:
         told = skills.pin_all(tx, principal.workspace_id, [agent, *crew])
         session_id, kind = self._ids.new("sesn"), str(found.body["config"]["type"])
         mounted = mounts.mount(tx, self._actor(principal), found, session_id, request.resources)
+        if told:
+            repositories.check_beside_skills(mounted)
         state = initial(
             primary_thread_id(session_id),
             self_hosted=kind == "self_hosted",
@@ -156,7 +170,10 @@ class Sessions:
             held = self._journal.hold(tx, session_id)
             self._journal.append(tx, held, [budget.opening(request.budget)])
         self._report_kept_out(tx, session_id, found, vault_ids)
-        if kind == "self_hosted":
+        checkouts = repositories.record(
+            tx, self.tokens, session_id, mounted, request.resources or ()
+        )
+        if kind == "self_hosted" or checkouts:
             self._work.ensure(tx, found.id, session_id)
         if request.initial_events:
             self._journal.accept(tx, principal, session_id, request.initial_events)
@@ -259,6 +276,7 @@ class Sessions:
             .where(sessions.c.id == session_id)
             .values(archived_us=max(to_micros(self._clock.now()), held.row.updated_us))
         )
+        repository_tokens.wipe_session(tx, session_id)
         self._audit(tx, "session.archive", principal, session_id, {})
         if held.state.status is not Status.TERMINATED:
             thread = {
@@ -321,6 +339,29 @@ class Sessions:
         keys = uploads.remove(tx, self._actor(principal), row, resource_id)
         self._audit(tx, "session.resource.remove", principal, session_id, {"id": resource_id})
         return keys
+
+    def rotate_token(
+        self, tx: Tx, principal: Principal, session_id: str, resource_id: str, token: str
+    ) -> dict[str, Any]:
+        """Give a repository another token and return the resource (contract 11.8).
+
+        Raises:
+            NotFound: no such session or resource here.
+            InvalidRequest: the session has ended, or the resource has no token.
+        """
+        row = self._hold(tx, principal, session_id).row
+        uploads.check_open(row)
+        kind = uploads.get(row.resources, resource_id)["type"]
+        if kind != repositories.KIND:
+            raise InvalidRequest(
+                f"authorization_token: {resource_id!r} is a {kind}, which has no token"
+            )
+        self.tokens.put(tx, resource_id, token, session_id=session_id)
+        actor = self._actor(principal)
+        renewed = [repositories.renewed(shown, resource_id, actor) for shown in row.resources]
+        uploads.store(tx, actor, session_id, renewed)
+        self._audit(tx, "session.resource.update", principal, session_id, {"id": resource_id})
+        return uploads.get(renewed, resource_id)
 
     def stop_work(
         self, tx: Tx, principal: Principal, environment_id: str, work_id: str, *, force: bool

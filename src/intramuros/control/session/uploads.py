@@ -4,7 +4,7 @@ A mounted file is a copy of the session's own, so that the one it was made of ma
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import Row, update
 
@@ -19,33 +19,23 @@ from intramuros.protocol.resources.mounts import (
     UPLOADS,
     FileParam,
     FileResource,
-    RepositoryParam,
 )
+from intramuros.protocol.resources.repositories import RepositoryParam
 
 Shown = dict[str, Any]
 
-_NO_REPOSITORIES: Final = "github_repository: this server mounts no repositories yet"
 
-
-def check(
-    environment_id: str, kind: str, wanted: Sequence[FileParam | RepositoryParam]
-) -> list[FileParam]:
-    """Return the files among what is to be mounted.
-
-    Args:
-        kind: of the environment.
+def check(environment_id: str, kind: str, wanted: Sequence[FileParam | RepositoryParam]) -> None:
+    """Make sure that an environment of this kind mounts files and repositories.
 
     Raises:
-        InvalidRequest: the environment takes none (contract 8.13), or it is a repository.
+        InvalidRequest: it does not (contract 8.13).
     """
     if wanted and kind != "cloud":
         raise InvalidRequest(
             f"resources: environment {environment_id!r} is self-hosted and mounts memory stores "
             f"only, no {wanted[0].type}"
         )
-    if any(isinstance(param, RepositoryParam) for param in wanted):
-        raise InvalidRequest(_NO_REPOSITORIES)
-    return [param for param in wanted if isinstance(param, FileParam)]
 
 
 def mount(
@@ -66,7 +56,7 @@ def mount(
     mounted: list[Shown] = []
     for param in wanted:
         place = param.mount_path or f"{UPLOADS}/{param.file_id}"
-        _check_free(place, taken)
+        check_free(place, taken)
         taken.append(place)
         copy = files.copy(tx, actor, param.file_id, session_id)
         now = rfc3339(actor.clock.now())
@@ -88,10 +78,10 @@ def add(tx: Tx, actor: Actor, row: Row[Any], param: FileParam) -> Shown:
     Raises:
         NotFound, InvalidRequest: as for :func:`mount`, or the session takes none.
     """
-    _check_open(row)
+    check_open(row)
     check(row.environment_id, row.environment_kind, [param])
     (shown,) = mount(tx, actor, row.id, [param], row.resources)
-    _store(tx, actor, row.id, [*row.resources, shown])
+    store(tx, actor, row.id, [*row.resources, shown])
     return public(shown)
 
 
@@ -100,12 +90,14 @@ def remove(tx: Tx, actor: Actor, row: Row[Any], resource_id: str) -> list[str]:
 
     Raises:
         NotFound: no such resource.
-        InvalidRequest: archived.
+        InvalidRequest: archived, or a repository, which stays (contract 11.2).
     """
-    _check_open(row)
+    check_open(row)
     gone = get(row.resources, resource_id)
+    if gone["type"] != "file":
+        raise InvalidRequest(f"{resource_id!r} is a {gone['type']}, which a session keeps")
     left = [shown for shown in row.resources if shown.get("id") != resource_id]
-    _store(tx, actor, row.id, left)
+    store(tx, actor, row.id, left)
     return files.remove(tx, actor, gone["file_id"])
 
 
@@ -126,19 +118,29 @@ def public(shown: Mapping[str, Any]) -> Shown:
     return {name: value for name, value in shown.items() if not name.startswith("_")}
 
 
-def _check_open(row: Row[Any]) -> None:
+def check_open(row: Row[Any]) -> None:
+    """Refuse to change what an ended session has mounted.
+
+    Raises:
+        InvalidRequest: it has ended.
+    """
     if row.archived_us is not None or row.status == "terminated":
         raise InvalidRequest(f"session {row.id!r} has ended and its resources cannot change")
 
 
-def _check_free(place: str, taken: Sequence[str]) -> None:
-    """Refuse a place that is another file's, or below one, or above one."""
+def check_free(place: str, taken: Sequence[str]) -> None:
+    """Refuse a place that is another's, or below one, or above one.
+
+    Raises:
+        InvalidRequest: it is.
+    """
     for other in taken:
         if f"{place}/".startswith(f"{other}/") or f"{other}/".startswith(f"{place}/"):
             raise InvalidRequest(f"mount_path: {place!r} and {other!r} are in each other's way")
 
 
-def _store(tx: Tx, actor: Actor, session_id: str, resources: Sequence[Shown]) -> None:
+def store(tx: Tx, actor: Actor, session_id: str, resources: Sequence[Shown]) -> None:
+    """Store what a session has mounted now."""
     now_us = to_micros(actor.clock.now())
     tx.execute(
         update(sessions)

@@ -14,6 +14,7 @@ from intramuros.control.store import (
     deployment_tables,
     dream_tables,
     metering_tables,
+    repository_tables,
     session_tables,
     tables,
     webhook_tables,
@@ -28,6 +29,7 @@ _FILES: Final = (
     dream_tables,
     deployment_tables,
     webhook_tables,
+    repository_tables,
 )
 _METADATA: Final = _FILES[0].metadata
 SCRIPTS: Final = Path(__file__).parent / "migrations"

@@ -18,9 +18,10 @@ from typing import Final
 
 from sqlalchemy import Column, Table, select, update
 
-from intramuros.control.store import deliveries, strongbox
+from intramuros.control.store import deliveries, repository_tokens, strongbox
 from intramuros.control.store.db import Tx
 from intramuros.control.store.metering_tables import telemetry_destinations
+from intramuros.control.store.repository_tables import repository_tokens as tokens
 from intramuros.control.store.secrets import Sealer, load_master_key
 from intramuros.control.store.tables import secrets, vault_secrets
 from intramuros.control.store.webhook_tables import webhook_endpoints
@@ -64,6 +65,7 @@ SEALED: Final = (
         telemetry_destinations.c.sealed,
         "telemetry/{}".format,
     ),
+    Sealed(tokens, tokens.c.id, tokens.c.sealed_key, repository_tokens.key_name),
 )
 
 

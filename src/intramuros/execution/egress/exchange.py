@@ -133,7 +133,11 @@ class Exchange:
         """Return the order with its secrets, and the names of those that go, or may go, along."""
         name, known = self._place.name, self._outlet.secrets
         headers, lent = secrets.with_lease(
-            request_headers(head, self._place), self._outlet.leases, name, head.target
+            request_headers(head, self._place),
+            self._outlet.leases,
+            name,
+            head.target,
+            self._outlet.standing,
         )
         try:
             headers, used = known.into_headers(name, headers)
@@ -249,7 +253,7 @@ class Exchange:
 
     def _rules(self, lent: HeaderRule | None) -> list[HeaderRule]:
         """Return the lent headers whose values may not come back."""
-        rules = list(self._outlet.leases.values())
+        rules = [*self._outlet.leases.values(), *self._outlet.standing]
         return rules if lent is None or lent in rules else [*rules, lent]
 
     async def _next_inside(self) -> object:

@@ -26,6 +26,8 @@ class Outlet:
     leases: dict[bytes, HeaderRule] = field(default_factory=dict, repr=False)
     opened: list[str] = field(default_factory=list)
     """Hosts that are open for as long as a lease says."""
+    standing: tuple[HeaderRule, ...] = field(default=(), repr=False)
+    """Headers that every request to their hosts and below their paths gets."""
     installing: bool = False
     """While an environment's packages are installed, the registries alone are reachable."""
 
@@ -69,6 +71,15 @@ class Outlet:
             del self.leases[word]
             if admit:
                 self.opened.remove(rule.host)
+
+    @contextmanager
+    def admitting(self, host: str) -> Iterator[None]:
+        """Open a host until the end of the block, if the worker's own rules allow it."""
+        self.opened.append(host)
+        try:
+            yield
+        finally:
+            self.opened.remove(host)
 
     @contextmanager
     def registries_only(self) -> Iterator[None]:

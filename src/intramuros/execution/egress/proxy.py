@@ -8,6 +8,7 @@ hosts on the operator's pass-through list, whose bytes pass unseen and without s
 """
 
 import ssl
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Final
@@ -30,6 +31,7 @@ from intramuros.execution.egress.splice import Pair, splice
 from intramuros.execution.egress.streams import GONE, Held, close, drop, reset
 from intramuros.execution.egress.transfer import SandboxGone
 from intramuros.execution.egress.upstream import Dialler, UpstreamFailed
+from intramuros.execution.egress.visit import visit
 from intramuros.execution.record import Record, RecordFailed
 from intramuros.kernel.sni import MAX_HELLO_BYTES, BadClientHello, read_server_name
 from intramuros.kernel.telemetry import logger
@@ -92,6 +94,18 @@ class SandboxGate:
     def lend(self, rule: HeaderRule, *, admit: bool = False) -> AbstractContextManager[Lease]:
         """Let one process send a header (see ``secrets.py``), until the end of the block."""
         return self._outlet.lend(rule, admit=admit)
+
+    def stand(self, rules: Sequence[HeaderRule]) -> None:
+        """Add these headers, and no others, to requests without a lease from now on."""
+        self._outlet.standing = tuple(rules)
+
+    def admitting(self, host: str) -> AbstractContextManager[None]:
+        """Open a host until the end of the block, if the worker's own rules allow it."""
+        return self._outlet.admitting(host)
+
+    async def visit(self, host: str, target: str, rule: HeaderRule | None = None) -> int | None:
+        """Ask a host on the sandbox's behalf; return the status, None if it cannot be reached."""
+        return await visit(self._outlet, host, target, rule)
 
     def registries_only(self) -> AbstractContextManager[None]:
         """Let only package registries through, until the end of the block."""

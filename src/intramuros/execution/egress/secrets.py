@@ -24,6 +24,9 @@ loses it here, and gets the rule's header (in place of its own of that name) if 
 rule's host and below its path; elsewhere it gets nothing. After the ``with`` the word means
 nothing. ``lend(rule, admit=True)`` opens the host for as long, if the worker's own rules allow it.
 
+What everybody in the sandbox may use, such as the ``origin`` of a session's repository, stands: the
+header goes to the rule's host and path without a lease.
+
 Pure.
 """
 
@@ -310,17 +313,24 @@ def _lower_escapes(quoted: bytes) -> bytes:
 
 
 def with_lease(
-    headers: Headers, rules: Mapping[bytes, HeaderRule], host: str, target: bytes
+    headers: Headers,
+    rules: Mapping[bytes, HeaderRule],
+    host: str,
+    target: bytes,
+    standing: Sequence[HeaderRule] = (),
 ) -> tuple[list[tuple[bytes, bytes]], HeaderRule | None]:
     """Return the headers without their lease, and with the lent header if the lease is for this.
 
     Args:
         rules: by the words of their leases.
         target: the request's, in origin form.
+        standing: what requests without a lease get.
     """
     words = [value for name, value in headers if name == LEASE_HEADER]
     kept = [(name, value) for name, value in headers if name != LEASE_HEADER]
     rule = rules.get(words[0]) if len(words) == 1 else None
+    if not words:
+        rule = next((one for one in standing if one.covers(host, target)), None)
     if rule is None or not rule.covers(host, target):
         return kept, None
     name = rule.name.encode()

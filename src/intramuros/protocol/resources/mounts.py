@@ -1,7 +1,6 @@
-"""What a session mounts besides memory stores: files and repositories (contract section 11)."""
+"""Files that sessions mount, and the fixed directories (contract section 11)."""
 
-import re
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, StringConstraints
 
@@ -14,7 +13,6 @@ WORKSPACE: Final = "/workspace"
 MAX_PATH_BYTES: Final = 1024
 MAX_SEGMENTS: Final = 20
 _NAME_BYTES: Final = 255
-_REPOSITORY: Final = re.compile(r"https://github\.com/[A-Za-z0-9-]{1,39}/[A-Za-z0-9._-]{1,100}\Z")
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 
@@ -50,39 +48,12 @@ def upload_place(path: str) -> str:
     return f"{UPLOADS}/{check_relative(inner)}"
 
 
-def check_repository(url: str) -> str:
-    """Return a repository's address (contract 11.5, contract-2 R391).
-
-    Raises:
-        ValueError: it has another form.
-    """
-    if not _REPOSITORY.match(url) or url.endswith(".git"):
-        raise ValueError("must be https://github.com/OWNER/REPOSITORY, without .git")
-    return url
-
-
 class FileParam(Request):
     """A file to mount (contract 11.4); ``mount_path`` is below the uploads, and so shown."""
 
     type: Literal["file"]
     file_id: Id
     mount_path: Annotated[str, AfterValidator(upload_place)] | None = None
-
-
-class RepositoryParam(Request):
-    """A repository to mount (contract 11.5 to 11.7)."""
-
-    type: Literal["github_repository"]
-    url: Annotated[str, AfterValidator(check_repository)]
-    authorization_token: str | None = None
-    mount_path: str | None = None
-    checkout: dict[str, Any] | None = None
-
-
-class ResourceUpdate(Request):
-    """``POST …/resources/{id}``: a repository's new token (contract 11.8)."""
-
-    authorization_token: str
 
 
 class FileResource(Response):

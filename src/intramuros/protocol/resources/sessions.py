@@ -15,7 +15,8 @@ from intramuros.protocol.resources.base import (
 )
 from intramuros.protocol.resources.budgets import BudgetLimit, Money
 from intramuros.protocol.resources.memory import MemoryStoreParam
-from intramuros.protocol.resources.mounts import FileParam, RepositoryParam
+from intramuros.protocol.resources.mounts import FileParam
+from intramuros.protocol.resources.repositories import RepositoryParam
 from intramuros.protocol.resources.tools import Tool
 
 MAX_INITIAL_EVENTS: Final = 50

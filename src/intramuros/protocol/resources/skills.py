@@ -90,7 +90,7 @@ def read_manifest(head: bytes, folder: str) -> Manifest:
         raise ValueError(f"the front matter of {MANIFEST} is no YAML") from error
     if not isinstance(fields, dict):
         raise ValueError(f"the front matter of {MANIFEST} must hold name and description")
-    return Manifest(slug(fields.get("name") or folder), _description(fields.get("description")))
+    return Manifest(slug(fields.get("name") or folder), describe(fields.get("description")))
 
 
 def slug(name: object) -> str:
@@ -139,7 +139,12 @@ def safe_path(path: str) -> tuple[str, ...]:
     return parts
 
 
-def _description(value: object) -> str:
+def describe(value: object) -> str:
+    """Return what a skill says of itself if it can be said (contract-2 R193).
+
+    Raises:
+        ValueError: saying what it must be.
+    """
     if not isinstance(value, str) or not 1 <= len(value.strip()) <= MAX_DESCRIPTION_CHARS:
         raise ValueError(f"description: 1 to {MAX_DESCRIPTION_CHARS} characters")
     if _TAG.search(value):

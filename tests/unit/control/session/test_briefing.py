@@ -66,3 +66,49 @@ def test_skills_stand_between_the_agents_own_and_memory() -> None:
     assert "- `skills/calc/SKILL.md`: Adds numbers\n- `skills/pdf/SKILL.md`: Fills forms\n" in text
     assert text.index("# Skills") < text.index("# Memory")
     assert brief(None, [], skills[:1]) == brief("", [], skills[:1])
+
+
+def repository(**more: Any) -> dict[str, Any]:
+    return {
+        "type": "github_repository",
+        "url": "https://github.com/octo/repo",
+        "mount_path": "/workspace/repo",
+        "checkout": None,
+        **more,
+    }
+
+
+def test_c11_6_each_repository_is_pointed_to_by_its_place() -> None:
+    text = brief(
+        "Be brief.",
+        [
+            repository(_state="ready"),
+            repository(mount_path="/workspace/b", checkout={"type": "branch", "name": "dev"}),
+            repository(mount_path="/workspace/c", checkout={"type": "commit", "sha": "a" * 40}),
+            repository(mount_path="/workspace/d", _state="failed"),
+        ],
+    )
+    assert text is not None
+    assert text.startswith("Be brief.\n\n# Repositories\n")
+    url = "https://github.com/octo/repo"
+    assert text.endswith(
+        f"- `/workspace/repo`: {url}\n- `/workspace/b`: {url}, branch `dev`\n"
+        f"- `/workspace/c`: {url}, at {'a' * 40}\n"
+        f"- `/workspace/d`: {url} (could not be cloned: it is not there)"
+    )
+
+
+def test_R203_skills_of_the_same_name_stand_side_by_side() -> None:
+    skill = {"path": ".claude/skills/calc/SKILL.md", "name": "calc", "description": "Adds\n one."}
+    text = brief(
+        None,
+        [repository(_skills=[skill]), repository(mount_path="/workspace/b", _skills=[skill])],
+        [Manifest("calc", "Adds numbers")],
+    )
+    assert text is not None
+    for line in (
+        "- `skills/calc/SKILL.md`: Adds numbers",
+        "- calc, `/workspace/repo/.claude/skills/calc/SKILL.md`: Adds one.",
+        "- calc, `/workspace/b/.claude/skills/calc/SKILL.md`: Adds one.",
+    ):
+        assert line in text

@@ -11,7 +11,8 @@ from intramuros.control.store.db import Tx
 from intramuros.kernel.errors import InvalidRequest, NotFound
 from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.timing import ManualClock
-from intramuros.protocol.resources.mounts import UPLOADS, FileParam, RepositoryParam
+from intramuros.protocol.resources.mounts import UPLOADS, FileParam
+from intramuros.protocol.resources.repositories import RepositoryParam
 
 
 @pytest.fixture
@@ -57,12 +58,10 @@ def test_a_copy_does_not_expire_and_an_expired_file_is_not_copied(
     assert caught.value.hints.code == "file_expired"
 
 
-def test_c8_13_only_cloud_environments_mount_files(tx: Tx) -> None:
-    wanted = [param("file_1")]
-    assert uploads.check("env_1", "cloud", wanted) == wanted
-    assert uploads.check("env_1", "self_hosted", []) == []
-    with pytest.raises(InvalidRequest, match="'env_1' is self-hosted"):
-        uploads.check("env_1", "self_hosted", wanted)
+def test_c8_13_R397_only_cloud_environments_mount_files_and_repositories() -> None:
     repository = RepositoryParam(type="github_repository", url="https://github.com/o/r")
-    with pytest.raises(InvalidRequest, match="no repositories yet"):
-        uploads.check("env_1", "cloud", [repository])
+    uploads.check("env_1", "cloud", [param("file_1"), repository])
+    uploads.check("env_1", "self_hosted", [])
+    for wanted in (param("file_1"), repository):
+        with pytest.raises(InvalidRequest, match="'env_1' is self-hosted"):
+            uploads.check("env_1", "self_hosted", [wanted])

@@ -13,7 +13,7 @@ from intramuros.kernel.errors import OperatorError
 
 OLD, NEW = Sealer(bytes(32), os.urandom), Sealer(b"n" * 32, os.urandom)
 # Sealed by a data key, which is sealed by the master key.
-BY_DATA_KEYS = {("vault_secrets", "sealed")}
+BY_DATA_KEYS = {("vault_secrets", "sealed"), ("repository_tokens", "sealed")}
 # No secrets.
 PLAIN = {("memory_versions", "content")}
 

@@ -55,3 +55,12 @@ def test_while_installing_the_registries_alone_are_open(tmp_path: Path) -> None:
     assert out.admits("a.test")
     assert not out.admits(PIP)
     assert out.ports() == {80, 443, 8080}
+
+
+def test_a_host_may_be_opened_for_a_while_without_a_header(tmp_path: Path) -> None:
+    out = outlet(tmp_path, OwnRules(allow=ANY))
+    with out.admitting("git.test"):
+        assert out.admits("git.test")
+    assert not out.admits("git.test")
+    out.standing = (RULE,)
+    assert "very-secret" not in repr(out)

@@ -263,3 +263,17 @@ def test_what_is_compressed_is_not_looked_into() -> None:
 
 def test_an_unrestricted_credential_goes_anywhere() -> None:
     assert Secrets([secret(hosts=ANY)]).bound_to("anything.test")
+
+
+def test_a_standing_header_goes_where_no_lease_does() -> None:
+    rule = HeaderRule("git.test", "/a/info/refs", "authorization", "Basic c2VjcmV0")
+    other = HeaderRule("git.test", "/b", "authorization", "Basic b3RoZXI=")
+    sent = [(b"authorization", b"of the sandbox")]
+    headers, lent = with_lease(sent, {}, "git.test", b"/a/info/refs?x", (other, rule))
+    assert lent is rule
+    assert headers == [(b"authorization", b"Basic c2VjcmV0")]
+    for host, target in (("git.test", b"/a"), ("evil.test", b"/a/info/refs"), ("git.test", b"/c")):
+        assert with_lease(sent, {}, host, target, (other, rule)) == (sent, None)
+    # A lease that is good for nothing gets nothing.
+    leased = [*sent, (LEASE_HEADER, b"guess")]
+    assert with_lease(leased, {}, "git.test", b"/a/info/refs", (rule,)) == (sent, None)

@@ -5,7 +5,6 @@ from hypothesis import strategies as st
 from intramuros.protocol.resources.mounts import (
     UPLOADS,
     check_relative,
-    check_repository,
     upload_place,
 )
 
@@ -39,10 +38,3 @@ def test_no_place_leads_out_of_the_uploads(sent: str) -> None:
 def test_what_is_no_relative_path(path: str) -> None:
     with pytest.raises(ValueError, match="must"):
         check_relative(path)
-
-
-def test_a_repository_is_named_by_owner_and_name() -> None:
-    assert check_repository("https://github.com/octo/repo.py") == "https://github.com/octo/repo.py"
-    for url in ("https://github.com/octo/repo.git", "https://github.com/octo/repo\n"):
-        with pytest.raises(ValueError, match="OWNER/REPOSITORY"):
-            check_repository(url)
