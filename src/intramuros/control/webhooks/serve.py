@@ -6,6 +6,7 @@ from typing import Final
 
 import anyio
 from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from intramuros.control.store.deliveries import Attempt
 from intramuros.control.store.leases import Lease, LostLease, beat
@@ -72,6 +73,9 @@ class Serving:
         key, apart = self._lease.key, frozenset(self._under_way)
         if not await self._desk.db.read(lambda tx: self._desk.is_due(tx, key, apart)):
             return None
+        # Transactions run to their end in a cancelled task as well: an attempt that is broken off
+        # would be begun again here, and again, until it had been made too often.
+        await checkpoint_if_cancelled()
         return await self._desk.db.write(lambda tx: self._desk.begin(tx, self._lease, apart))
 
     async def _attempt(self, attempt: Attempt, message: Message) -> None:
