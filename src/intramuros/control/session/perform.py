@@ -214,7 +214,8 @@ class Performer:
         for attempt in range(JUDGE_TRIES):
             last = attempt + 1 == JUDGE_TRIES
             try:
-                return await self._ask(view, replace(request, last_try=last), lambda _: None)
+                asked = replace(request, failures=attempt, last_try=last)
+                return await self._ask(view, asked, lambda _: None)
             except ModelError as error:
                 failed = error  # the name of an except clause ends with it
             if last or not failed.retryable:

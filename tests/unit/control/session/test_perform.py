@@ -7,12 +7,26 @@ import pytest
 
 from intramuros.control.mcp.base import McpResult
 from intramuros.control.model.base import Failure, ModelError, ModelReply, ModelRequest, Usage
+from intramuros.control.session import perform
 from intramuros.control.session.evaluation import AskGrader
+from intramuros.control.session.judging import AskJudge
 from intramuros.control.session.perform import Outcome, Performer
 from intramuros.control.session.turn import CallMcp, CallModel, Limits, ListTools
 from intramuros.control.store.notify import Hub, session_topic
 from tests.fakes.effects import ScriptedConnector, ScriptedModel
-from tests.fakes.loop import Loop, agent, away, mcp_toolset, text, unreachable, use, uses, verdict
+from tests.fakes.loop import (
+    AUTO,
+    Loop,
+    agent,
+    away,
+    mcp_toolset,
+    text,
+    toolset,
+    unreachable,
+    use,
+    uses,
+    verdict,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -216,3 +230,25 @@ async def test_c5_28_the_agents_pin_goes_out_with_every_request() -> None:
     makes = performer(text("hi"))
     await makes.call_model(loop.view, effect, loop.context)
     assert [request.inference_geo for request in makes.model.requests] == ["us"]
+
+
+async def test_a_judge_is_asked_again_and_says_when_it_is_the_last_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(perform, "JUDGE_PAUSE_S", 0.0)
+    loop = Loop(agent(toolset(AUTO)), model=[uses(use("bash", "toolu_1"), use("read", "toolu_2"))])
+    effect = until(loop, AskJudge)
+    assert isinstance(effect, AskJudge)
+    makes = performer()
+    makes.model.answers += [away()] * perform.JUDGE_TRIES * 2
+    recorded: list[Outcome] = []
+
+    async def early(outcome: Outcome) -> None:
+        recorded.append(outcome)
+
+    last = await makes.ask_judge(loop.view, effect, early, 5.0)
+    assert last(loop.view, loop.context) == [], "every verdict was handed over before"
+    marks = [draft for brought in recorded for draft in brought(loop.view, loop.context)]
+    assert [draft.body["permission"] for draft in marks] == ["ask", "ask"]
+    tries = [(request.failures, request.last_try) for request in makes.model.requests]
+    assert sorted(tries) == sorted([(0, False), (1, False), (2, True)] * 2)
