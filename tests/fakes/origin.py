@@ -47,6 +47,8 @@ class Origin:
     answer: Answer = say_ok
     visits: list[Visit] = field(default_factory=list)
     connections: int = 0
+    early: bytes | None = None
+    """Said as soon as a head is there, in place of everything else."""
 
     async def serve(self, raw: SocketStream, context: ssl.SSLContext | None) -> None:
         self.connections += 1
@@ -73,6 +75,9 @@ class Origin:
                 held += await stream.receive()
             head, _, held = held.partition(b"\r\n\r\n")
             visit = Visit(stream, head, b"")
+            if self.early is not None:
+                await visit.send(self.early)
+                return
             if visit.header("content-length"):
                 size = int(visit.header("content-length")[0])
                 while len(held) < size:

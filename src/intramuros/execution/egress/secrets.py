@@ -157,6 +157,12 @@ class Secrets:
             first.setdefault(secret.name, secret)
         self._secrets = tuple(first.values())
         self.scrub = scrub
+        # Made once: every answer is searched for all of them.
+        self._known = {
+            form: secret.placeholder.encode()
+            for secret in reversed(self._secrets if scrub else ())
+            for form in forms(secret.value)
+        }
 
     def environment(self) -> dict[str, str]:
         """Return the variables that sandboxes get: placeholders (R070)."""
@@ -208,10 +214,7 @@ class Secrets:
     def _forms(self, more: Iterable[HeaderRule]) -> dict[bytes, bytes]:
         if not self.scrub:
             return {}
-        pairs: dict[bytes, bytes] = {}
-        for secret in self._secrets:
-            for form in forms(secret.value):
-                pairs.setdefault(form, secret.placeholder.encode())
+        pairs = dict(self._known)
         for rule in more:
             for value in rule.values():
                 for form in forms(value):
@@ -249,14 +252,14 @@ class BodyFiller:
 
 def forms(value: str) -> set[bytes]:
     """Return how a value may stand in an answer: plain, escaped, percent-encoded, hex, base64."""
-    plain = value.encode("utf-8", "surrogatepass")
+    plain = _raw(value)
     if len(plain) < MIN_SCRUB_BYTES:
         return set()
     quoted = quote(plain, safe="").encode()
     found = {
         plain,
         json.dumps(value)[1:-1].encode(),
-        json.dumps(value, ensure_ascii=False)[1:-1].encode("utf-8", "surrogatepass"),
+        _raw(json.dumps(value, ensure_ascii=False)[1:-1]),
         quoted,
         quote(plain).encode(),
         quote_plus(plain).encode(),
@@ -280,12 +283,12 @@ def _in_header(name: bytes, value: bytes, secret: Secret) -> bytes:
     if name == b"authorization" and value[:6].lower() == b"basic ":
         plain = _decoded(value[6:].strip())
         if plain is not None and needle in plain:
-            return b"Basic " + base64.b64encode(plain.replace(needle, secret.value.encode()))
+            return b"Basic " + base64.b64encode(plain.replace(needle, _raw(secret.value)))
     return value
 
 
 def _header_value(secret: Secret) -> bytes:
-    value = secret.value.encode("utf-8", "surrogatepass")
+    value = _raw(secret.value)
     if any((byte < 0x20 and byte != 0x09) or byte == 0x7F for byte in value):
         raise Unfit(secret.name)
     return value
@@ -296,8 +299,13 @@ def _in_body(value: str, content_type: bytes) -> bytes:
     if kind == b"application/json" or kind.endswith(b"+json"):
         return json.dumps(value)[1:-1].encode()
     if kind == b"application/x-www-form-urlencoded":
-        return quote_plus(value.encode("utf-8", "surrogatepass")).encode()
-    return value.encode("utf-8", "surrogatepass")
+        return quote_plus(_raw(value)).encode()
+    return _raw(value)
+
+
+def _raw(text: str) -> bytes:
+    # A lone surrogate is no reason to fail with the secret in the error.
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _decoded(text: bytes) -> bytes | None:

@@ -178,14 +178,14 @@ async def test_a_head_answer_has_no_body(tmp_path: Path) -> None:
 
 
 async def test_a_host_may_answer_before_it_has_heard_all(tmp_path: Path) -> None:
-    async def early(visit: Visit) -> None:
-        await visit.send(answer(b"too large", 413, "Connection: close"))
-
     async with rig(tmp_path) as site:
-        site.origin.answer = early
+        site.origin.early = answer(b"too large", 413, "Connection: close")
         async with site.connect() as stream:
-            await stream.send(get("/", "Content-Length: 0", method="POST"))
-            assert (await got(stream, b"POST")).status == 413
+            # The rest of the body never comes.
+            await stream.send(get("/", "Content-Length: 9999999", method="POST") + b"x" * 100_000)
+            answered = await got(stream, b"POST")
+            assert (answered.status, answered.body) == (413, b"too large")
+        assert site.records("egress.end")[0]["ended"] == "complete"
 
 
 @pytest.mark.parametrize(

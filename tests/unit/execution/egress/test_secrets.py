@@ -186,6 +186,16 @@ def test_a_short_value_is_not_looked_for_and_a_switch_turns_it_off() -> None:
     assert Secrets().scrubber() is None
 
 
+def test_a_value_that_is_no_text_fails_nowhere() -> None:
+    odd = secret(value="odd-\ud800-value")
+    secrets = Secrets([odd])
+    assert secrets.scrubber() is not None
+    headers = [(b"authorization", basic("u", mark().decode()).encode()), (b"x", mark())]
+    changed, used = secrets.into_headers(HOST, headers)
+    assert used == {"TOKEN"}
+    assert mark() not in b"".join(value for _, value in changed)
+
+
 def test_in_a_websocket_lengths_stay() -> None:
     blotter = Secrets([secret()]).blotter()
     assert blotter is not None
