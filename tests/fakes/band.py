@@ -11,12 +11,12 @@ from intramuros.control.session.evaluation import AskGrader
 from intramuros.control.session.judging import AskJudge
 from intramuros.control.session.state import Member, State, initial
 from intramuros.control.session.turn import (
-    CallMcp,
     CallModel,
     Context,
     Effect,
     Limits,
     ListTools,
+    MakeCalls,
     Wait,
 )
 from intramuros.control.session.view import Subject, View
@@ -148,7 +148,7 @@ class Band:
             case ListTools():
                 found = {server.name: (QUERY, INSERT) for server in effect.servers}
                 return outcome.listed(view, found)
-            case CallMcp():
+            case MakeCalls():
                 return [
                     outcome.mcp_answered(view, call, self.mcp.popleft(), 1000)
                     for call in effect.calls

@@ -11,12 +11,12 @@ from intramuros.control.session.evaluation import AskGrader
 from intramuros.control.session.judging import AskJudge
 from intramuros.control.session.state import initial
 from intramuros.control.session.turn import (
-    CallMcp,
     CallModel,
     Context,
     Effect,
     Limits,
     ListTools,
+    MakeCalls,
     Wait,
     plan,
 )
@@ -172,7 +172,7 @@ class Loop:
                 self.listings += 1
                 found = {server.name: self.tools for server in effect.servers}
                 return outcome.listed(self.view, found)
-            case CallMcp():
+            case MakeCalls():
                 drafts = []
                 for call in effect.calls:
                     self.performed.append(call.id)

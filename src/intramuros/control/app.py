@@ -66,6 +66,7 @@ from intramuros.control.tracing.deliver import Courier
 from intramuros.control.tracing.destinations import Rules
 from intramuros.control.tracing.exporter import Exporter
 from intramuros.control.tracing.recorder import Recorder
+from intramuros.control.web.policy import policy_from
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.service import Stop, Task, run_service, settle
 from intramuros.kernel.timing import to_micros
@@ -201,6 +202,7 @@ async def serve(settings: ServerSettings, *, stop: Stop | None = None) -> None:
 
 def background(services: Services, settings: ServerSettings) -> Mapping[str, Task]:
     """Return the tasks that run beside the API: the loop, schedules, deliveries, the reapers."""
+    web = policy_from(settings, networks_from(settings.web_networks, "web_networks"))
     reaper = Reaper(
         services.db,
         services.hub,
@@ -256,6 +258,7 @@ def background(services: Services, settings: ServerSettings) -> Mapping[str, Tas
             services.wallet.transport_for,
             _bench(services, settings),
             Spills(services.blobs, settings.max_spill_bytes),
+            web,
         ),
     }
 

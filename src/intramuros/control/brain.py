@@ -6,8 +6,10 @@ import socket
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from intramuros.control.catalog.reach import Edges
+from intramuros.control.identity import audit
 from intramuros.control.mcp.client import McpPool, TransportFor
 from intramuros.control.mcp.dial import Edge, outer_context
 from intramuros.control.metering import loop
@@ -27,6 +29,10 @@ from intramuros.control.store.blobs import Blobs
 from intramuros.control.store.db import Database, Tx
 from intramuros.control.store.notify import Hub
 from intramuros.control.store.records import Record
+from intramuros.control.web.base import Fetch
+from intramuros.control.web.policy import Policy
+from intramuros.control.web.service import WebTools
+from intramuros.control.web.urls import Target
 from intramuros.kernel.addresses import Network
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.ids import IdFactory
@@ -90,23 +96,31 @@ def process_name() -> str:
 
 
 def think(
-    body: Body, models: Models, transport_for: TransportFor, bench: Bench, spills: Spills
+    body: Body,
+    models: Models,
+    transport_for: TransportFor,
+    bench: Bench,
+    spills: Spills,
+    web: Policy,
 ) -> Mapping[str, Task]:
     """Return the tasks that run turns: the MCP pool, and the runner that borrows from it.
 
     Args:
+        web: what the operator lets the web tools do.
         bench: who judges calls under the ``auto`` policy.
         spills: keeps results that are too long for the model.
     """
     pool = McpPool(transport_for)
     files = Inliner(body.db, body.blobs, body.clock)
-    performer = Performer(models, pool, body.hub, loop.LoopGate(body.meter, body.db), files, spills)
+    tools = WebTools(web, body.clock, partial(_note_hop, body))
+    gate = loop.LoopGate(body.meter, body.db)
+    performer = Performer(models, pool, body.hub, gate, files, spills, tools)
 
     def count(tx: Tx, view: View, written: Sequence[Record]) -> None:
         whose = view.subject.workspace_id, str(view.subject.agent["model"]["id"])
         loop.count(body.meter, tx, whose, written)
 
-    desk = Desk(body.db, body.journal, body.clock, (count, hold))
+    desk = Desk(body.db, body.journal, body.clock, (count, hold), web.tools)
     limits = Limits(window_of=models.window, bench=bench)
     settings = RunnerSettings(drive=DriveSettings(limits=limits))
     runner = Runner(desk, performer, body.ids, process_name(), settings)
@@ -118,3 +132,20 @@ def think(
             await models.aclose()
 
     return {"mcp": pool.run, "turns": turns}
+
+
+async def _note_hop(body: Body, wanted: Fetch, target: Target) -> None:
+    """Record where a page redirects to before it is followed."""
+    fields = {"call": wanted.call_id, "host": target.host, "path": target.bare_path}
+
+    def work(tx: Tx) -> None:
+        audit.record(
+            tx,
+            body.clock,
+            "web.redirect",
+            workspace_id=wanted.caller.workspace_id,
+            session_id=wanted.caller.session_id,
+            fields=fields,
+        )
+
+    await body.db.write(work)

@@ -82,6 +82,28 @@ class ServerSettings:
     """Private networks whose trace collectors may be reached, at any port, as 10.1.0.0/16."""
     trace_ca_file: Path | None = None
     """PEM of a CA that signs collectors' certificates, besides the system's."""
+    web_tools: tuple[str, ...] = ()
+    """Web tools that agents are offered, of web_fetch and web_search; none by default."""
+    web_allowed_domains: tuple[str, ...] = ()
+    """The only domains that web tools may reach, subdomains included; all by default."""
+    web_blocked_domains: tuple[str, ...] = ()
+    """Domains that web tools never reach, subdomains included, whatever an agent's lists say."""
+    web_networks: tuple[str, ...] = ()
+    """Private networks whose pages web_fetch may read, as 10.1.0.0/16."""
+    web_ports: tuple[int, ...] = (80, 443)
+    """Ports at which web_fetch may read pages."""
+    web_proxy: str | None = field(default=None, repr=False)
+    """HTTP proxy for web_fetch and for public search engines, as http://proxy.example:3128."""
+    web_ca_file: Path | None = None
+    """PEM of further CAs that may sign the certificates of pages and search engines."""
+    web_timeout_s: float = 20.0
+    """Seconds that one web call may take."""
+    search_engine: str | None = None
+    """What web_search asks: searxng, brave or tavily."""
+    search_url: str | None = None
+    """Address of the search engine's API; needed for searxng."""
+    search_key_file: Path | None = None
+    """File that holds the search engine's key and nothing else."""
     limits_file: Path | None = None
     """YAML file of the organization's rate limits for groups of models; none by default."""
     monthly_cap_cents: int = 0

@@ -9,9 +9,11 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Final, Protocol
 
 import anyio
+import anyio.to_thread
 import httpcore2
 import httpx2
 
@@ -20,6 +22,9 @@ from intramuros.kernel.addresses import Network, is_allowed
 SocketOption = httpcore2.SOCKET_OPTION
 
 
+# Look-ups at once. One that the system does not finish in time keeps its thread until it does, so
+# names that never answer must not take all that there are.
+MAX_LOOKUPS: Final = 128
 # Closing waits for nobody; this is for the case that it does.
 _CLOSE_S: Final = 2.0
 
@@ -44,6 +49,23 @@ async def system_resolver(host: str, port: int) -> Sequence[str]:
     """Resolve through the operating system."""
     found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [str(entry[4][0]) for entry in found]
+
+
+class Threads:
+    """Resolves names on threads of its own, which slow names cannot take from others."""
+
+    def __init__(self, limit: int = MAX_LOOKUPS) -> None:
+        self._limiter = anyio.CapacityLimiter(limit)
+
+    async def __call__(self, host: str, port: int) -> Sequence[str]:
+        """Return the addresses of a host.
+
+        Raises:
+            OSError: the name has none.
+        """
+        ask = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        found = await anyio.to_thread.run_sync(ask, abandon_on_cancel=True, limiter=self._limiter)
+        return [str(entry[4][0]) for entry in found]
 
 
 class GuardedBackend(httpcore2.AsyncNetworkBackend):

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from intramuros.control.catalog import geography
 from intramuros.control.metering.meter import Meter, SpendLimitReached, TierReached, Wish
 from intramuros.control.metering.rates import Rates, Ticket
-from intramuros.control.metering.usage import Spender, read
+from intramuros.control.metering.usage import Spender, Use, read
 from intramuros.control.model.allowed import AllowList
 from intramuros.control.model.base import Failure, ModelError, ModelRequest, Usage
 from intramuros.control.store.db import Database, Tx
@@ -83,13 +83,16 @@ class LoopGate:
 
 
 def count(meter: Meter, tx: Tx, whose: tuple[str, str], written: Sequence[Record]) -> None:
-    """Add what a session's model requests used, with the transaction that records their ends.
+    """Add what a session's model requests and searches used, when their ends are recorded.
 
     Args:
         whose: the workspace, and the model of the session's agent.
     """
     workspace_id, agents_model = whose
     for record in written:
+        if searches := (record.private or {}).get("web_searches"):
+            use = Use(agents_model, web_searches=cast("int", searches))
+            meter.count(tx, Spender(workspace_id), use)
         usage: Any = record.body.get(_USAGES.get(record.type, ""))
         if not isinstance(usage, Mapping) or record.body.get("is_error"):
             continue

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, cast
 
+from intramuros.protocol.events import SERVER_TOOLS
+
 
 class CallKind(StrEnum):
     """Who performs a tool call."""
@@ -13,6 +15,7 @@ class CallKind(StrEnum):
     MCP = "mcp"  # this server, at an MCP server
     CUSTOM = "custom"  # the client's own program
     CREW = "crew"  # this server, at another thread of the session
+    WEB = "web"  # this server, on the web
 
 
 class Permission(StrEnum):
@@ -29,6 +32,9 @@ USES: Final[Mapping[str, CallKind]] = {
     "agent.custom_tool_use": CallKind.CUSTOM,
     "internal.crew_use": CallKind.CREW,
 }
+
+# What this server performs outside of itself.
+OUTSIDE: Final = frozenset({CallKind.MCP, CallKind.WEB})
 
 # result type → (kind it answers, member that names the call)
 RESULTS: Final[Mapping[str, tuple[CallKind, str]]] = {
@@ -50,7 +56,7 @@ class Call:
         permission: what the policy said.
         confirmation_id: the confirmation that has arrived, consumed or not.
         decision: what the consumed confirmation said.
-        started_epoch: the lease epoch under which this server began the call (MCP only).
+        started_epoch: the lease epoch under which this server began the call (``OUTSIDE`` only).
     """
 
     id: str
@@ -74,6 +80,23 @@ class Call:
     def refused(self) -> bool:
         """True if the call must never be performed."""
         return Permission.DENY in (self.permission, self.decision)
+
+
+def kind_of(type: str, body: Mapping[str, object]) -> CallKind:
+    """Return who performs the call of a tool-use event.
+
+    A web tool is a built-in tool that runs here (contract 6.24); a call of one that was refused
+    before any policy is nobody's, and answered like every built-in tool's.
+    """
+    refused = body.get("evaluated_permission") == Permission.DENY.value
+    if type == "agent.tool_use" and body.get("name") in SERVER_TOOLS and not refused:
+        return CallKind.WEB
+    return USES[type]
+
+
+def answers(type: str, kind: CallKind) -> bool:
+    """Tell whether a result of that type answers a call of that kind."""
+    return RESULTS[type][0] is kind or (type == "agent.tool_result" and kind is CallKind.WEB)
 
 
 def dump_call(call: Call) -> dict[str, object]:

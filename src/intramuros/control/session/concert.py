@@ -25,7 +25,7 @@ from intramuros.control.session.evaluation import AskGrader
 from intramuros.control.session.hold import Desk, Hold
 from intramuros.control.session.judging import AskJudge
 from intramuros.control.session.perform import Outcome, Performer
-from intramuros.control.session.turn import CallMcp, CallModel, Context, Effect, ListTools, Wait
+from intramuros.control.session.turn import CallModel, Context, Effect, ListTools, MakeCalls, Wait
 from intramuros.control.session.view import View, identified
 from intramuros.control.store.leases import LostLease
 from intramuros.control.store.notify import Subscription, session_topic
@@ -196,8 +196,8 @@ class Concert:
                 return await self._performer.ask_judge(view, effect, early, limit_s)
             case ListTools() as effect:
                 return await self._performer.list_tools(view, effect)
-            case CallMcp() as effect:
-                return await self._performer.call_mcp(view, effect, early)
+            case MakeCalls() as effect:
+                return await self._performer.make_calls(view, effect, early)
             case Wait():
                 raise TypeError("waiting is not performed")
 

@@ -129,6 +129,8 @@ def result(
         case CallKind.SANDBOX:
             type = "user.tool_result" if self_hosted else "agent.tool_result"
             return Draft(type, {"tool_use_id": call.id, **body})
+        case CallKind.WEB:
+            return Draft("agent.tool_result", {"tool_use_id": call.id, **body})
         case CallKind.CREW:
             return Draft("internal.crew_result", {"use_id": call.id, **body})
 

@@ -20,12 +20,12 @@ from intramuros.control.session.hold import Desk, Hold
 from intramuros.control.session.judging import AskJudge
 from intramuros.control.session.perform import Outcome, Performer
 from intramuros.control.session.turn import (
-    CallMcp,
     CallModel,
     Context,
     Effect,
     Limits,
     ListTools,
+    MakeCalls,
     Wait,
     plan,
 )
@@ -149,8 +149,8 @@ class Drive:
                 return await self._performer.ask_judge(view, effect, self._record_early, limit_s)
             case ListTools():
                 return await self._performer.list_tools(view, effect)
-            case CallMcp():
-                return await self._performer.call_mcp(view, effect, self._record_early)
+            case MakeCalls():
+                return await self._performer.make_calls(view, effect, self._record_early)
             case Wait():
                 raise TypeError("waiting is not performed")
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from intramuros.control.session import delegation, workflow
-from intramuros.control.session.calls import RESULTS, USES, Call, CallKind
+from intramuros.control.session.calls import RESULTS, USES, Call, CallKind, kind_of
 from intramuros.control.session.drafts import resting, thread_ended
 from intramuros.control.session.phase import END, OF_THREAD, RETRY, RUN, Phase, Status
 from intramuros.control.session.state import Member, State
@@ -258,12 +258,14 @@ def _of_child(view: View, member: Member, draft: Draft) -> list[Draft]:
 
 def _performed_elsewhere(draft: Draft) -> bool:
     """Tell whether a call needs a client or worker, who look at the session's view (R128)."""
-    match USES.get(draft.type):
+    if draft.type not in USES:
+        return False
+    match kind_of(draft.type, draft.body):
         case CallKind.CUSTOM:
             return True
         case CallKind.SANDBOX:
             return draft.body.get("evaluated_permission") != "deny"
-        case CallKind.MCP:
+        case CallKind.MCP | CallKind.WEB:
             return draft.body.get("evaluated_permission") == "ask"
         case _:
             return False

@@ -7,7 +7,16 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, cast
 
 from intramuros.control.session import opinion, outcomes, runs
-from intramuros.control.session.calls import RESULTS, USES, Call, CallKind, Permission
+from intramuros.control.session.calls import (
+    OUTSIDE,
+    RESULTS,
+    USES,
+    Call,
+    CallKind,
+    Permission,
+    answers,
+    kind_of,
+)
 from intramuros.control.session.outcomes import pursue
 from intramuros.control.session.phase import (
     AFTERLIFE,
@@ -109,14 +118,13 @@ def _confirm(state: State, record: Record) -> State:
 
 def _use(state: State, record: Record) -> State:
     permission = Permission(cast("str", record.body.get("evaluated_permission", "allow")))
-    call = Call(record.id, USES[record.type], permission)
+    call = Call(record.id, kind_of(record.type, record.body), permission)
     return replace(state, calls=(*state.calls, call))
 
 
 def _answer(state: State, record: Record) -> State:
-    kind, member = RESULTS[record.type]
-    call = _open_call(state, record, member)
-    if call.kind is not kind:
+    call = _open_call(state, record, RESULTS[record.type][1])
+    if not answers(record.type, call.kind):
         raise IllegalRecord(f"{record.type} cannot answer the {call.kind} call {call.id}")
     return replace(_without_call(state, call.id), usage=searched(state.usage, record))
 
@@ -271,8 +279,9 @@ def _know_tools(state: State, record: Record) -> State:
 
 
 def _start_call(state: State, record: Record) -> State:
-    call = _open_call(state, record, "mcp_tool_use_id")
-    if call.kind is not CallKind.MCP or not call.permitted:
+    member = "mcp_tool_use_id" if record.type == "internal.mcp_call_started" else "tool_use_id"
+    call = _open_call(state, record, member)
+    if call.kind not in OUTSIDE or not call.permitted:
         raise IllegalRecord(f"{call.id} may not be performed")
     return _with_call(state, replace(call, started_epoch=cast("int", record.body["epoch"])))
 
@@ -327,6 +336,7 @@ _CHANGES: Final[Mapping[str, Callable[[State, Record], State]]] = {
     **dict.fromkeys((opinion.HELD, opinion.AGAIN, opinion.JUDGED), _judge),
     "internal.mcp_listed": _know_tools,
     "internal.mcp_call_started": _start_call,
+    "internal.web_call_started": _start_call,
     "agent.thread_message_received": _receive,
     "internal.consultation": _consume,
     runs.REPORT: _consume,

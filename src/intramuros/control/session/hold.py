@@ -5,17 +5,15 @@ written only if nothing has been appended behind that view, else the view catche
 decides again. So every decision was made on exactly the log it follows.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, cast
+from typing import Final
 
 import anyio
 from sqlalchemy import bindparam, select
 
 from intramuros.control.identity import audit
-from intramuros.control.session import judging
+from intramuros.control.session import ledger
 from intramuros.control.session.journal import Journal
 from intramuros.control.session.state import initial
 from intramuros.control.session.turn import Wait
@@ -43,12 +41,17 @@ Watch = Callable[[Tx, View, Sequence[Record]], None]
 
 @dataclass(frozen=True)
 class Desk:
-    """What holding a session needs of the process."""
+    """What holding a session needs of the process.
+
+    Args:
+        served: the web tools that this server runs.
+    """
 
     db: Database
     journal: Journal
     clock: Clock
     watches: Sequence[Watch] = ()
+    served: frozenset[str] = frozenset()
 
     def now_us(self) -> int:
         """Return the time in microseconds since the epoch."""
@@ -137,48 +140,28 @@ class Hold:
             leases.postpone(tx, self.lease, now_us, until_us)
 
     def _audit(self, tx: Tx, view: View, written: Sequence[Record]) -> None:
-        """Record each MCP call before it is made, what came of it, and each call denied."""
+        """Record each call outside before it is made, what came of it, and each call denied."""
         for record in written:
-            if record.type == "internal.mcp_call_started":
-                use = view.find([cast("str", record.body["mcp_tool_use_id"])])[0]
-                kind, subject = "mcp.call", use.body["input"]
-                fields = {
-                    "call": use.id,
-                    "server": use.body["mcp_server_name"],
-                    "tool": use.body["name"],
-                    "epoch": record.body["epoch"],
-                }
-            elif record.type == "agent.mcp_tool_result":
-                kind, subject = "mcp.result", record.body.get("content")
-                fields = {
-                    "call": record.body["mcp_tool_use_id"],
-                    "is_error": record.body.get("is_error"),
-                }
-            elif (reason := judging.denied(record)) is not None:
-                kind, subject = "tool.denied", record.body["input"]
-                fields = {
-                    "call": record.id,
-                    "server": record.body.get("mcp_server_name"),
-                    "tool": record.body["name"],
-                    "reason": reason,
-                }
-            else:
-                continue
-            audit.record(
-                tx,
-                self._desk.clock,
-                kind,
-                workspace_id=view.subject.workspace_id,
-                session_id=view.subject.session_id,
-                fields={**fields, **_digest(subject)},
-            )
+            act = ledger.entry(view, record)
+            if act is not None:
+                audit.record(
+                    tx,
+                    self._desk.clock,
+                    act.kind,
+                    workspace_id=view.subject.workspace_id,
+                    session_id=view.subject.session_id,
+                    fields=act.fields,
+                )
 
 
-def load_view(tx: Tx, session_id: str, known: View | None) -> View:
+def load_view(
+    tx: Tx, session_id: str, known: View | None, served: frozenset[str] = frozenset()
+) -> View:
     """Return a session as it is now.
 
     Args:
         known: what this process still knows of it; only newer rows are read.
+        served: the web tools that this server runs.
 
     Raises:
         LostLease: the session was deleted.
@@ -193,7 +176,12 @@ def load_view(tx: Tx, session_id: str, known: View | None) -> View:
     else:
         library = {s.skill_id: s.manifest for s in session_skills.of(tx, session_id)}
         subject = Subject(
-            session_id, row.workspace_id, row.agent, row.resources, library=library
+            session_id,
+            row.workspace_id,
+            row.agent,
+            row.resources,
+            library=library,
+            served=served,
         ).of(row.agent)
         empty = initial(
             row.state["thread_id"],
@@ -203,8 +191,3 @@ def load_view(tx: Tx, session_id: str, known: View | None) -> View:
         view = View.empty(subject, empty)
     after = view.state.last_seq
     return view.extend(events.read(tx, session_id, after_seq=after, upto_seq=row.last_seq))
-
-
-def _digest(content: object) -> dict[str, object]:
-    data = json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
-    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}

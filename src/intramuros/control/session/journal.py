@@ -42,7 +42,7 @@ from intramuros.kernel.errors import InvalidRequest, NotFound, TooLarge
 from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.timing import Clock, to_micros
 from intramuros.protocol.envelope import MAX_BODY_BYTES
-from intramuros.protocol.events import ANSWERS, Inbound, SystemMessage
+from intramuros.protocol.events import ANSWERS, SERVER_TOOLS, Inbound, SystemMessage
 from intramuros.protocol.resources.dreams import ENVIRONMENT_KIND
 
 # One row holds at most what one request may carry.
@@ -52,8 +52,6 @@ MAX_DRAFTS: Final = 2_000
 
 # Input after which a session needs somebody to serve its sandbox (AMB 13, 15).
 _WAKES_WORKER: Final = frozenset({"user.message", "user.interrupt", "user.tool_confirmation"})
-# The same of what the loop writes.
-_NEEDS_WORKER: Final = frozenset({"session.status_running", "agent.tool_use"})
 
 
 # Built once: both run in every transaction.
@@ -303,13 +301,18 @@ def shown_status(state: State) -> Status:
 
 def _needs_host(record: Record) -> bool:
     """Tell the same of a cloud environment, where sessions without sandbox calls get no worker."""
-    return record.type == "agent.tool_use" or (
-        record.type == "user.tool_confirmation" and not record.queued
-    )
+    return _calls_sandbox(record) or (record.type == "user.tool_confirmation" and not record.queued)
 
 
 def _needs_worker(record: Record) -> bool:
-    return record.type in (_WAKES_WORKER if record.queued else _NEEDS_WORKER)
+    if record.queued:
+        return record.type in _WAKES_WORKER
+    return record.type == "session.status_running" or _calls_sandbox(record)
+
+
+def _calls_sandbox(record: Record) -> bool:
+    """Tell whether a row is a call of a built-in tool, but for those that this server performs."""
+    return record.type == "agent.tool_use" and record.body.get("name") not in SERVER_TOOLS
 
 
 def _check_sizes(drafts: Sequence[Draft]) -> None:

@@ -22,7 +22,9 @@ from intramuros.control.session.turn import CallModel, Context
 from intramuros.control.session.usage import answered_by, priced
 from intramuros.control.session.view import View, dump_tool
 from intramuros.control.store.records import Draft
+from intramuros.control.web.base import Answer
 from intramuros.kernel.timing import backoff_s
+from intramuros.protocol.events import SERVER_TOOLS
 
 Json = Mapping[str, Any]
 
@@ -32,6 +34,7 @@ RETRY_AFTER_CAP_S: Final = 3600.0
 
 _USE_EVENTS: Final = {
     CallKind.SANDBOX: "agent.tool_use",
+    CallKind.WEB: "agent.tool_use",
     CallKind.MCP: "agent.mcp_tool_use",
     CallKind.CUSTOM: "agent.custom_tool_use",
     CallKind.CREW: "internal.crew_use",
@@ -82,7 +85,7 @@ def replied(
     for block in uses:
         use_id = context.new_id()
         calls.append([str(block["id"]), use_id])
-        rows.append(_use(block, use_id, tools, cut=block is cut))
+        rows.append(_use(view, block, use_id, tools, cut=block is cut))
     ending = None if uses else "refusal" if refusal else "end_turn"
     body = {
         "model_request_start_id": command.opened.start_id,
@@ -187,6 +190,15 @@ def mcp_answered(
     return result(call, content, is_error=answer.is_error, self_hosted=hosted)
 
 
+def web_answered(call: Call, answer: Answer) -> Draft:
+    """Record the outcome of a web call; what is not shown says what it costs and what was seen."""
+    body = {"tool_use_id": call.id, "content": list(answer.content), "is_error": answer.is_error}
+    private: dict[str, object] = {"web": dict(answer.seen)}
+    if answer.searches:
+        private["web_searches"] = answer.searches
+    return Draft("agent.tool_result", body, private=private)
+
+
 def cut(content: Sequence[Json], max_chars: int) -> list[Json]:
     """Bound the text of a result, saying what is missing (contract 6.25)."""
     kept: list[Json] = []
@@ -203,11 +215,11 @@ def cut(content: Sequence[Json], max_chars: int) -> list[Json]:
     return kept
 
 
-def _use(block: Json, use_id: str, tools: Mapping[str, Tool], *, cut: bool) -> Draft:
+def _use(view: View, block: Json, use_id: str, tools: Mapping[str, Tool], *, cut: bool) -> Draft:
     name, given = str(block["name"]), block["input"]
     tool = tools.get(name)
     if tool is None:
-        why = f"There is no tool {name!r} in this session."
+        why = _absent(view, name)
     elif cut:
         why = "The reply was cut off inside this call; make it again with a smaller input."
     elif not isinstance(given, Mapping):
@@ -215,6 +227,12 @@ def _use(block: Json, use_id: str, tools: Mapping[str, Tool], *, cut: bool) -> D
     else:
         return _judged(tool, given, use_id)
     return _unjudged(tool, name, given, use_id, why)
+
+
+def _absent(view: View, name: str) -> str:
+    if name in SERVER_TOOLS and name not in view.subject.served:
+        return f"{name} is not available: the operator of this server has not switched it on."
+    return f"There is no tool {name!r} in this session."
 
 
 def _judged(tool: Tool, given: Json, use_id: str) -> Draft:

@@ -1,4 +1,4 @@
-"""Performs one effect of a held session: model calls, MCP listings, MCP calls.
+"""Performs one effect of a held session: model calls, MCP listings, calls outside.
 
 An effect never writes. It brings back an :data:`Outcome`: a function from the view, as it is when
 the outcome is recorded, to the rows that record it, so that inputs which arrived meanwhile are
@@ -22,15 +22,16 @@ from intramuros.control.model.base import (
     ModelRequest,
     Usage,
 )
-from intramuros.control.session import evaluation, judging, outcome
-from intramuros.control.session.calls import Call
+from intramuros.control.session import evaluation, judging, outcome, web_calls
+from intramuros.control.session.calls import Call, CallKind
 from intramuros.control.session.evaluation import AskGrader
 from intramuros.control.session.judging import Asked, AskJudge
 from intramuros.control.session.preview import Preview
-from intramuros.control.session.turn import CallMcp, CallModel, Context, ListTools
+from intramuros.control.session.turn import CallModel, Context, ListTools, MakeCalls
 from intramuros.control.session.view import View
 from intramuros.control.store.notify import Hub
 from intramuros.control.store.records import Draft
+from intramuros.control.web.base import Answer, Code, Fetch, Web, refusal
 from intramuros.kernel.errors import Unavailable
 
 # Calls of one reply that are judged at the same time.
@@ -97,6 +98,7 @@ class Performer:
         gate: says which model requests may go out.
         files: gives requests the content of uploaded files.
         spills: keeps results that are too long for the model; without it they are cut.
+        web: makes the calls of web tools.
     """
 
     model: Model
@@ -105,6 +107,7 @@ class Performer:
     gate: Gate | None = None
     files: Files | None = None
     spills: Keeper | None = None
+    web: Web | None = None
 
     async def call_model(self, view: View, command: CallModel, context: Context) -> Outcome:
         """Send the request, whispering its deltas."""
@@ -241,7 +244,7 @@ class Performer:
         }
         return lambda view, _: outcome.listed(view, answers)
 
-    async def call_mcp(self, view: View, command: CallMcp, early: Early) -> Outcome:
+    async def make_calls(self, view: View, command: MakeCalls, early: Early) -> Outcome:
         """Make the calls at once; hand each answer to ``early`` but the last, which is returned."""
         servers = {server.name: server for server in view.subject.servers}
         left = len(command.calls)
@@ -249,17 +252,9 @@ class Performer:
 
         async def make(call: Call) -> None:
             nonlocal left
-            answer = await self._call(view, call, servers)
-            spilled = None
-            if self.spills is not None and isinstance(answer, McpResult):
-                spilled = await self.spills.keep(view, call.id, answer)
+            web = call.kind is CallKind.WEB
+            record = await (self._browse(view, call) if web else self._ask_mcp(view, call, servers))
             left -= 1
-
-            def record(view: View, context: Context) -> list[Draft]:
-                chars = context.limits.mcp_result_chars
-                answered = outcome.mcp_answered(view, call, answer, chars, spilled)
-                return [*outcome.mcp_refused(answer), answered]
-
             if left:
                 await early(record)
             else:
@@ -269,6 +264,31 @@ class Performer:
             for call in command.calls:
                 group.start_soon(make, call)
         return last[0]
+
+    async def _browse(self, view: View, call: Call) -> Outcome:
+        wanted = web_calls.ask(view, call)
+        if isinstance(wanted, Answer):
+            answer = wanted
+        elif self.web is None:
+            answer = refusal(Code.UNAVAILABLE, "this server has no way to the web")
+        elif isinstance(wanted, Fetch):
+            answer = await self.web.fetch(wanted)
+        else:
+            answer = await self.web.search(wanted)
+        return lambda view, _: [outcome.web_answered(call, answer)]
+
+    async def _ask_mcp(self, view: View, call: Call, servers: Mapping[str, McpServer]) -> Outcome:
+        answer = await self._call(view, call, servers)
+        spilled = None
+        if self.spills is not None and isinstance(answer, McpResult):
+            spilled = await self.spills.keep(view, call.id, answer)
+
+        def record(view: View, context: Context) -> list[Draft]:
+            chars = context.limits.mcp_result_chars
+            answered = outcome.mcp_answered(view, call, answer, chars, spilled)
+            return [*outcome.mcp_refused(answer), answered]
+
+        return record
 
     async def _call(
         self, view: View, call: Call, servers: Mapping[str, McpServer]

@@ -112,6 +112,7 @@ STEADY: Final = frozenset(
         "internal.mcp_tools",
         "internal.mcp_listed",
         "internal.mcp_call_started",
+        "internal.web_call_started",
         "agent.thread_message_received",
         "agent.thread_message_sent",
         "internal.consultation",

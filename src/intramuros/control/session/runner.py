@@ -125,7 +125,7 @@ class Runner:
         if (known := self._memory.look(session_id)) is None:
             return None
         try:
-            return load_view(tx, session_id, known)
+            return load_view(tx, session_id, known, self._desk.served)
         except LostLease:
             return None
 
@@ -147,7 +147,9 @@ class Runner:
         self._memory.forget(lease.key)
         if view is None:
             try:
-                view = await self._desk.db.read(lambda tx: load_view(tx, lease.key, None))
+                view = await self._desk.db.read(
+                    lambda tx: load_view(tx, lease.key, None, self._desk.served)
+                )
             except LostLease:
                 log.info("turn_session_gone", session=lease.key)
                 return

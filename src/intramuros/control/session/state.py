@@ -297,7 +297,7 @@ class State:
                 return not call.refused
             case CallKind.SANDBOX:
                 return call.held or (self.self_hosted and call.permitted)
-            case CallKind.MCP:
+            case CallKind.MCP | CallKind.WEB:
                 return call.held
             case CallKind.CREW:
                 return False

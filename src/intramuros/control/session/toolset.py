@@ -7,15 +7,18 @@ start with ``mcp__`` (contract 6.16), so the three kinds never meet.
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from intramuros.control.mcp.base import McpTool
+from intramuros.control.session import web_config
 from intramuros.control.session.builtin import DEFINITIONS
 from intramuros.control.session.calls import CallKind, Permission
 from intramuros.control.session.plans import workflow_tools
 from intramuros.control.session.roster import delegation_tools
+from intramuros.protocol.events import SERVER_TOOLS
+from intramuros.protocol.resources.tools import AGENT_TOOLSET
 
 # The Messages API's limit on tool names.
 NAME_LIMIT: Final = 128
@@ -73,17 +76,25 @@ class Verdict:
     evaluation: Json | None = None
 
 
-def toolset(agent: Json, discovered: Discovered) -> dict[str, Tool]:
+def toolset(
+    agent: Json,
+    discovered: Discovered,
+    served: Collection[str] = (),
+    bound_by: Sequence[Json] = (),
+) -> dict[str, Tool]:
     """Return the enabled tools by the name that the model uses, in a stable order.
 
     Args:
         agent: the session's agent snapshot.
         discovered: the tools of the MCP servers that answered.
+        served: the web tools that this server runs (contract 6.24).
+        bound_by: the agents whose domain lists bind those.
     """
     # These come first: nothing else can take their names.
     tools = {tool.name: tool for tool in crew_tools(agent.get("multiagent"))}
     for declared in agent.get("tools") or ():
-        for tool in _expand(declared, discovered):
+        found = [*_expand(declared, discovered), *_web_tools(declared, served, bound_by)]
+        for tool in found:
             if tool.name not in tools:
                 tools[tool.name] = tool
     return tools
@@ -143,8 +154,6 @@ def model_name(server: str, tool: str) -> str:
 def _expand(declared: Json, discovered: Discovered) -> Iterator[Tool]:
     match declared["type"]:
         case "agent_toolset_20260401":
-            # web_fetch and web_search run on the server (contract 6.24); this server has no web
-            # provider, so they are not offered and a call to one is refused as not enabled.
             for name, (description, schema) in DEFINITIONS.items():
                 enabled, policy = _setting(declared, name, "always_allow")
                 if enabled:
@@ -160,6 +169,17 @@ def _expand(declared: Json, discovered: Discovered) -> Iterator[Tool]:
             description = cast("str", declared["description"])
             schema = cast("Json", declared["input_schema"])
             yield Tool(name, CallKind.CUSTOM, None, description, schema, bare_name=name)
+
+
+def _web_tools(declared: Json, served: Collection[str], bound_by: Sequence[Json]) -> Iterator[Tool]:
+    """Yield the web tools of a toolset; those that this server does not run are not offered."""
+    if declared["type"] != AGENT_TOOLSET:
+        return
+    for name in SERVER_TOOLS:
+        enabled, policy = _setting(declared, name, "always_allow")
+        if enabled and name in served:
+            description, schema = web_config.definition(bound_by, name)
+            yield Tool(name, CallKind.WEB, policy, description, schema, bare_name=name)
 
 
 def _mcp_tool(server: str, found: McpTool, policy: str) -> Tool:

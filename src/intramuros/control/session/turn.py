@@ -16,7 +16,7 @@ from typing import Final
 from intramuros.control.mcp.base import McpServer
 from intramuros.control.model.base import ModelRequest
 from intramuros.control.session import compaction, evaluation, judging, transcript
-from intramuros.control.session.calls import Call, CallKind, Permission
+from intramuros.control.session.calls import OUTSIDE, Call, CallKind, Permission
 from intramuros.control.session.conversation import denial
 from intramuros.control.session.drafts import (
     INTERRUPTED,
@@ -38,6 +38,10 @@ from intramuros.control.store.records import Draft, Record
 UNKNOWN_OUTCOME: Final = (
     "The server that made this call stopped before it saw the result, so the outcome is unknown: "
     "the call may or may not have taken effect. Check before repeating it."
+)
+WEB_LOST: Final = (
+    "unavailable: the server that made this call stopped before it saw the answer. Make the call "
+    "again if you still need it."
 )
 # A plan is bounded by the phases of a turn; more steps than this would be a loop that never waits.
 _MAX_STEPS: Final = 64
@@ -118,7 +122,7 @@ class ListTools:
 
 
 @dataclass(frozen=True)
-class CallMcp:
+class MakeCalls:
     """Perform these calls, whose starts are in the log."""
 
     calls: Sequence[Call]
@@ -131,7 +135,7 @@ class Wait:
     until_us: int | None = None
 
 
-Effect = CallModel | AskGrader | AskJudge | ListTools | CallMcp | Wait
+Effect = CallModel | AskGrader | AskJudge | ListTools | MakeCalls | Wait
 Command = Append | Effect
 
 
@@ -267,7 +271,7 @@ def _running(view: View, context: Context) -> Command:
     state = view.state
     if refused := [call for call in state.calls if call.refused]:
         return Append([_refusal(call, view) for call in refused])
-    if performed := [c for c in state.calls if c.kind is CallKind.MCP and c.permitted]:
+    if performed := [c for c in state.calls if c.kind in OUTSIDE and c.permitted]:
         return _perform(performed, view, context)
     if state.blocking:
         return Append(resting(view, context.now_us, "requires_action"))
@@ -289,24 +293,31 @@ def _refusal(call: Call, view: View) -> Draft:
 
 
 def _perform(calls: Sequence[Call], view: View, context: Context) -> Command:
-    """Begin MCP calls: the log knows of each before it is made, so that none is made twice."""
+    """Begin calls: the log knows of each before it is made, so that none is made twice."""
     fresh = [call for call in calls if call.started_epoch is None]
     lost = [call for call in calls if call.started_epoch not in (None, context.epoch)]
     if not fresh and not lost:
-        return CallMcp(calls)
+        return MakeCalls(calls)
     repeatable = {
         (tool.server, tool.bare_name) for tool in view.tools().values() if tool.repeatable
     }
     drafts: list[Draft] = []
     for call in calls:
-        use = view.find([call.id])[0]
-        if call in lost and (use.body["mcp_server_name"], use.body["name"]) not in repeatable:
-            text = UNKNOWN_OUTCOME
+        body = view.find([call.id])[0].body
+        again = (body.get("mcp_server_name"), body["name"]) in repeatable
+        if call in lost and (call.kind is CallKind.WEB or not again):
+            # A search is paid for, and a page may count who reads it: nothing is sent twice.
+            text = WEB_LOST if call.kind is CallKind.WEB else UNKNOWN_OUTCOME
             drafts.append(error_result(call, text, self_hosted=view.state.self_hosted))
         elif call in fresh or call in lost:
-            body = {"mcp_tool_use_id": call.id, "epoch": context.epoch}
-            drafts.append(Draft("internal.mcp_call_started", body))
+            drafts.append(_started(call, context.epoch))
     return Append(drafts)
+
+
+def _started(call: Call, epoch: int) -> Draft:
+    if call.kind is CallKind.WEB:
+        return Draft("internal.web_call_started", {"tool_use_id": call.id, "epoch": epoch})
+    return Draft("internal.mcp_call_started", {"mcp_tool_use_id": call.id, "epoch": epoch})
 
 
 def _end(view: View, context: Context) -> list[Draft]:

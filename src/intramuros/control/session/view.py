@@ -26,6 +26,8 @@ class Subject:
         resources: what is mounted in its sandbox, as the API shows it.
         skills: what its model is told of its skills.
         library: the same of all agents' skills, by skill id.
+        served: the web tools that this server runs.
+        lead: in a child thread, the session's own agent, whose web settings bind it too.
     """
 
     session_id: str
@@ -34,6 +36,8 @@ class Subject:
     resources: Sequence[Mapping[str, Any]] = ()
     skills: tuple[Manifest, ...] = ()
     library: Mapping[str, Manifest] = field(default_factory=dict)
+    served: frozenset[str] = frozenset()
+    lead: Mapping[str, Any] | None = None
 
     def of(self, agent: Mapping[str, Any]) -> "Subject":
         """Return the subject of a child thread: another agent, in the same sandbox."""
@@ -113,7 +117,8 @@ class View:
         if member is None:
             raise KeyError(thread_id)
         state = self.state.at(member.state)
-        return View(line.subject, state, self.records, line.conversation, thread_id)
+        subject = replace(line.subject, lead=self.subject.agent)
+        return View(subject, state, self.records, line.conversation, thread_id)
 
     def own(self, record: Record) -> bool:
         """Tell whether a record is of this thread."""
@@ -188,7 +193,20 @@ class View:
 
     def tools(self) -> dict[str, Tool]:
         """Return the tools that the model is offered, by its names for them."""
-        return toolset(self.subject.agent, self.discovered())
+        subject = self.subject
+        return toolset(subject.agent, self.discovered(), subject.served, self.agents)
+
+    @property
+    def agents(self) -> tuple[Mapping[str, Any], ...]:
+        """The agents whose web settings bind this thread, its own first.
+
+        One that a coordinator made of itself follows the coordinator as it is now.
+        """
+        own, lead = self.subject.agent, self.subject.lead
+        if lead is None:
+            return (own,)
+        same = own.get("id") is not None and own.get("id") == lead.get("id")
+        return (lead,) if same else (own, lead)
 
 
 def identified(drafts: Sequence[Draft], new_id: Callable[[], str]) -> list[Draft]:

@@ -5,26 +5,19 @@ and headers: the body of its answer is not read, and every attempt has a connect
 that its name is resolved and checked anew.
 """
 
-import socket
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from functools import partial
 from typing import Final
 
 import anyio
-import anyio.to_thread
 import httpx2
 from standardwebhooks import Webhook
 
-from intramuros.control.mcp.guard import AddressRefused, GuardedTransport, Resolver
+from intramuros.control.mcp.guard import AddressRefused, GuardedTransport, Resolver, Threads
 from intramuros.kernel.addresses import Network
-
-# Look-ups at once. One that the system does not finish in time keeps its thread until it does, so
-# names that never answer must not take all that there are.
-MAX_LOOKUPS: Final = 128
 
 
 class Outcome(StrEnum):
@@ -68,23 +61,6 @@ class Message:
             "webhook-timestamp": str(int(self.at.timestamp())),
             "webhook-signature": Webhook(self.secret).sign(self.event_id, self.at, self.body),
         }
-
-
-class Threads:
-    """Resolves names on threads of its own, which slow names cannot take from others."""
-
-    def __init__(self, limit: int = MAX_LOOKUPS) -> None:
-        self._limiter = anyio.CapacityLimiter(limit)
-
-    async def __call__(self, host: str, port: int) -> Sequence[str]:
-        """Return the addresses of a host.
-
-        Raises:
-            OSError: the name has none.
-        """
-        ask = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
-        found = await anyio.to_thread.run_sync(ask, abandon_on_cancel=True, limiter=self._limiter)
-        return [str(entry[4][0]) for entry in found]
 
 
 class Post:

@@ -21,7 +21,7 @@ from intramuros.control.session.judging import AskJudge
 from intramuros.control.session.opinion import JUDGED
 from intramuros.control.session.phase import Phase
 from intramuros.control.session.state import initial, load
-from intramuros.control.session.turn import CallMcp, CallModel, Effect, Limits, Wait, plan
+from intramuros.control.session.turn import CallModel, Effect, Limits, MakeCalls, Wait, plan
 from intramuros.control.session.view import View
 from intramuros.control.store.records import Draft
 from intramuros.kernel.errors import InvalidRequest
@@ -100,7 +100,7 @@ class History:
             assert state.request.judge_epoch == loop.epoch
             assert not before.capped(context.now_us), "nor does a judge"
             assert not state.calls, "nothing runs before the verdicts"
-        elif isinstance(effect, CallMcp):
+        elif isinstance(effect, MakeCalls):
             assert {call.started_epoch for call in effect.calls} == {loop.epoch}
         return effect
 
@@ -133,7 +133,7 @@ class History:
         if isinstance(effect, CallModel):
             check_messages(effect.request.messages)
             loop.model.append(away(self.draw(st.booleans())) if fail else self.reply())
-        if isinstance(effect, CallMcp):
+        if isinstance(effect, MakeCalls):
             loop.mcp.extend(McpResult([{"type": "text", "text": "ok"}]) for _ in effect.calls)
         if isinstance(effect, AskGrader):
             loop.grader.append(away(self.draw(st.booleans())) if fail else self.judge(effect))
@@ -234,7 +234,7 @@ class History:
         if isinstance(effect, CallModel):
             check_messages(effect.request.messages)
             loop.model.append(self.reply(uses=0))
-        if isinstance(effect, CallMcp):
+        if isinstance(effect, MakeCalls):
             loop.mcp.extend(McpResult([]) for _ in effect.calls)
         if isinstance(effect, AskGrader):
             loop.grader.append(self.judge(effect, passes=True))

@@ -16,7 +16,8 @@ import pytest
 from anthropic import Anthropic
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from intramuros.control.webhooks.post import Message, Outcome, Post, Threads
+from intramuros.control.mcp.guard import Threads
+from intramuros.control.webhooks.post import Message, Outcome, Post
 from intramuros.kernel.addresses import Network
 from intramuros.kernel.timing import SystemClock
 from intramuros.protocol.webhooks import payload

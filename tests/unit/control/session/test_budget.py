@@ -10,7 +10,7 @@ from intramuros.control.model.catalogue import shipped_catalogue
 from intramuros.control.model.cost import UNITS_PER_CENT
 from intramuros.control.session import budget
 from intramuros.control.session.phase import Phase, Status
-from intramuros.control.session.turn import CallMcp, CallModel, Wait
+from intramuros.control.session.turn import CallModel, MakeCalls, Wait
 from intramuros.control.store.records import Draft
 from intramuros.kernel.errors import InvalidRequest
 from intramuros.protocol.resources.budgets import BudgetLimit
@@ -153,7 +153,7 @@ def test_calls_that_are_allowed_are_settled_at_the_cap() -> None:
     assert stop_reason(loop)["type"] == "requires_action"
     loop.log.send("user.tool_confirmation", tool_use_id=open_ids(loop)[0], result="allow")
     effect = loop.next()
-    assert isinstance(effect, CallMcp)
+    assert isinstance(effect, MakeCalls)
     loop.perform(effect)
     loop.run()
     assert stop_reason(loop)["type"] == thread_stop(loop) == "budget_reached"

@@ -11,7 +11,7 @@ from intramuros.control.session import perform
 from intramuros.control.session.evaluation import AskGrader
 from intramuros.control.session.judging import AskJudge
 from intramuros.control.session.perform import Outcome, Performer
-from intramuros.control.session.turn import CallMcp, CallModel, Limits, ListTools
+from intramuros.control.session.turn import CallModel, Limits, ListTools, MakeCalls
 from intramuros.control.store.notify import Hub, session_topic
 from tests.fakes.effects import ScriptedConnector, ScriptedModel
 from tests.fakes.loop import (
@@ -108,8 +108,8 @@ async def test_one_server_away_does_not_hide_the_others() -> None:
 async def test_every_answer_but_the_last_is_recorded_early() -> None:
     reply = uses(use("mcp__db__insert", "toolu_1"), use("mcp__db__query", "toolu_2"))
     loop = Loop(agent(mcp_toolset()), model=[reply])
-    effect = until(loop, CallMcp)
-    assert isinstance(effect, CallMcp)
+    effect = until(loop, MakeCalls)
+    assert isinstance(effect, MakeCalls)
     recorded = anyio.Event()
     early: list[str] = []
 
@@ -124,7 +124,7 @@ async def test_every_answer_but_the_last_is_recorded_early() -> None:
 
     makes = performer()
     makes.connector.handler = handler
-    outcome = await makes.call_mcp(loop.view, effect, record)
+    outcome = await makes.make_calls(loop.view, effect, record)
     (last,) = outcome(loop.view, loop.context)
     first, second = effect.calls
     assert early == [second.id]
@@ -133,10 +133,10 @@ async def test_every_answer_but_the_last_is_recorded_early() -> None:
 
 async def test_a_call_goes_out_with_the_models_arguments() -> None:
     loop = Loop(agent(mcp_toolset()), model=[uses(use("mcp__db__query", sql="select 1"))])
-    effect = until(loop, CallMcp)
-    assert isinstance(effect, CallMcp)
+    effect = until(loop, MakeCalls)
+    assert isinstance(effect, MakeCalls)
     makes = performer()
-    await makes.call_mcp(loop.view, effect, never)
+    await makes.make_calls(loop.view, effect, never)
     assert makes.connector.calls == [("query", {"sql": "select 1"})]
 
 

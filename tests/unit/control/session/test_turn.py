@@ -3,7 +3,7 @@
 import pytest
 
 from intramuros.control.session.phase import Status
-from intramuros.control.session.turn import CallMcp, Wait
+from intramuros.control.session.turn import MakeCalls, Wait
 from tests.fakes.loop import (
     ALLOW,
     ASK,
@@ -333,7 +333,7 @@ def test_mcp_tools_are_found_once_a_turn_and_called_by_the_server() -> None:
 def test_an_mcp_call_is_in_the_log_before_it_is_made() -> None:
     loop = Loop(agent(mcp_toolset()), model=[uses(use("mcp__db__query"))], mcp=[ROWS])
     loop.log.say()
-    while not isinstance(effect := loop.next(), CallMcp):
+    while not isinstance(effect := loop.next(), MakeCalls):
         loop.perform(effect)
     assert loop.log.records[-1].type == "internal.mcp_call_started"
 

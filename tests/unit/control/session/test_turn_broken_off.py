@@ -3,7 +3,7 @@
 import pytest
 
 from intramuros.control.session.phase import Phase
-from intramuros.control.session.turn import UNKNOWN_OUTCOME, CallMcp, CallModel, Limits, Wait
+from intramuros.control.session.turn import UNKNOWN_OUTCOME, CallModel, Limits, MakeCalls, Wait
 from tests.fakes.loop import (
     ASK,
     CUSTOM,
@@ -221,7 +221,7 @@ def test_a_request_that_keeps_killing_processes_is_given_up() -> None:
 def test_a_changing_mcp_call_left_by_a_dead_process_is_never_repeated() -> None:
     loop = Loop(agent(mcp_toolset()), model=[uses(use("mcp__db__insert")), text("hm")])
     loop.log.say()
-    while not isinstance(effect := loop.next(), CallMcp):
+    while not isinstance(effect := loop.next(), MakeCalls):
         loop.perform(effect)
     loop.crash()
     loop.run()
@@ -233,7 +233,7 @@ def test_a_changing_mcp_call_left_by_a_dead_process_is_never_repeated() -> None:
 def test_a_reading_mcp_call_left_by_a_dead_process_is_repeated() -> None:
     loop = Loop(agent(mcp_toolset()), model=[uses(use("mcp__db__query")), text("3")], mcp=[ROWS])
     loop.log.say()
-    while not isinstance(effect := loop.next(), CallMcp):
+    while not isinstance(effect := loop.next(), MakeCalls):
         loop.perform(effect)
     loop.crash()
     loop.run()
