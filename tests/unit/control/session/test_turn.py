@@ -232,7 +232,7 @@ def test_an_allowed_result_may_arrive_before_its_confirmation_is_heard() -> None
 @pytest.mark.parametrize(
     ("block", "why"),
     [
-        (use("web_search", query="x"), "no tool 'web_search'"),
+        (use("web_search", query="x"), "web_search is not available"),
         (use("nonsense"), "no tool 'nonsense'"),
         ({"type": "tool_use", "id": "toolu_1", "name": "bash", "input": "ls"}, "not an object"),
     ],
