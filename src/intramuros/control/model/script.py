@@ -274,4 +274,14 @@ def _text(result: Mapping[str, object]) -> str:
     content = result.get("content")
     if isinstance(content, str):
         return content
-    return "\n".join(str(b.get("text", "")) for b in _blocks(result))
+    return "\n".join(_text_of(block) for block in _blocks(result))
+
+
+def _text_of(block: Mapping[str, object]) -> str:
+    """Return the text of a block; of a search result with its address."""
+    source = block.get("source")
+    if block.get("type") == "search_result":
+        return f"{source}\n{_text(block)}"
+    if isinstance(source, Mapping):
+        return str(source.get("data", "")) if source.get("type") == "text" else ""
+    return str(block.get("text", ""))

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from intramuros.control.model.base import ModelReply, ModelRequest
-from intramuros.control.session import runs, transcript
+from intramuros.control.session import blocks, runs, transcript
 from intramuros.control.session.conversation import Block, Conversation, hear
 from intramuros.control.session.usage import answered_by, priced
 from intramuros.control.session.view import View
@@ -183,24 +183,14 @@ def _texts(part: Mapping[str, Any]) -> Iterator[str]:
     if part.get("role") in ("assistant", "system"):
         return
     for block in part.get("content") or ():
-        if block.get("type") == "text":
-            yield block["text"]
-        elif block.get("type") == "tool_result":
-            yield from _texts(block)
+        yield from blocks.texts(block)
 
 
 def _cut_message(message: Mapping[str, Any], cap: int) -> Block:
     if message.get("role") in ("assistant", "system"):
         return dict(message)
-    return {**message, "content": [_cut_block(block, cap) for block in message["content"]]}
-
-
-def _cut_block(block: Mapping[str, Any], cap: int) -> Block:
-    if block.get("type") == "tool_result" and block.get("content"):
-        return {**block, "content": [_cut_block(inner, cap) for inner in block["content"]]}
-    if block.get("type") == "text":
-        return {**block, "text": _cut(block["text"], cap)}
-    return dict(block)
+    cut = [blocks.changed(block, lambda text: _cut(text, cap)) for block in message["content"]]
+    return {**message, "content": cut}
 
 
 def _cut(text: str, cap: int) -> str:
@@ -240,6 +230,6 @@ def _words(view: View) -> list[str]:
 
 
 def _said(record: Record) -> str:
-    blocks = hear(Conversation(), record).said
-    shown = (b["text"] if b.get("type") == "text" else f"[{b.get('type')}]" for b in blocks)
+    said = hear(Conversation(), record).said
+    shown = (b["text"] if b.get("type") == "text" else f"[{b.get('type')}]" for b in said)
     return _cut("\n".join(shown), _WORDS_EACH)

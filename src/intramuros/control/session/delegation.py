@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
+from intramuros.control.session import blocks
 from intramuros.control.session.calls import Call, CallKind
 from intramuros.control.session.conversation import Block, Conversation
 from intramuros.control.session.drafts import result
@@ -263,7 +264,7 @@ def _plain(content: Sequence[Block]) -> str:
             case "thinking" | "redacted_thinking":
                 continue
             case other:
-                lines.append(f"({other})")
+                lines.extend(list(blocks.texts(block)) or [f"({other})"])
     return "\n".join(lines)
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from intramuros.control.model.base import ModelReply, ModelRequest
-from intramuros.control.session import runs
+from intramuros.control.session import blocks, runs
 from intramuros.control.session.calls import RESULTS, USES
 from intramuros.control.store.records import Record
 
@@ -272,12 +272,8 @@ def _piece(record: Record) -> dict[str, Any] | None:
 
 
 def _said(content: object) -> str:
-    blocks = content if isinstance(content, Sequence) and not isinstance(content, str) else ()
-    texts = [
-        str(block.get("text", f"[{block.get('type')}]"))
-        for block in blocks
-        if isinstance(block, Mapping)
-    ]
+    found = content if isinstance(content, Sequence) and not isinstance(content, str) else ()
+    texts = [blocks.told(block) for block in found if isinstance(block, Mapping)]
     return _short("\n".join(texts))
 
 

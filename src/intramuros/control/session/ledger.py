@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from intramuros.control.session import judging
+from intramuros.control.session.calls import CallKind, kind_of
 from intramuros.control.session.view import View
 from intramuros.control.store.records import Record
 from intramuros.control.web.base import FETCH
@@ -42,9 +43,11 @@ def entry(view: View, record: Record) -> Entry | None:
             return Entry("web.call", _begun(use, record, _page(use)))
         case "agent.mcp_tool_result":
             return Entry("mcp.result", _done(record, "mcp_tool_use_id", {}))
-        case "agent.tool_result" if (record.private or {}).get("web") is not None:
-            seen = cast("Mapping[str, object]", (record.private or {})["web"])
-            return Entry("web.result", _done(record, "tool_use_id", seen))
+        case "agent.tool_result":
+            seen = cast("Mapping[str, object]", (record.private or {}).get("web", {}))
+            uses = view.find([cast("str", body["tool_use_id"])])
+            web = any(kind_of(use.type, use.body) is CallKind.WEB for use in uses)
+            return Entry("web.result", _done(record, "tool_use_id", seen)) if web else None
         case _:
             return _denied(record)
 
