@@ -98,7 +98,7 @@ async def test_pages_are_reached_through_the_operators_proxy(tmp_path: Path) -> 
         assert "safe" in said(await makes.fetch(fetch(f"https://site.example:{safe.port}/a")))
         assert [head.split()[0] for head in proxy.heads] == ["GET", "CONNECT"]
         assert all("proxy-authorization: basic" in head.lower() for head in proxy.heads)
-        assert "proxy-authorization" not in plain.asked[0].headers
+        assert "proxy-authorization" not in safe.asked[0].headers
 
 
 @pytest.mark.parametrize(
