@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from intramuros.control.model.base import ModelError, ModelReply, ModelRequest
-from intramuros.control.session import ensemble, evaluation, judging, outcome
-from intramuros.control.session.calls import Call
+from intramuros.control.session import ensemble, evaluation, judging, outcome, web_calls
+from intramuros.control.session.calls import Call, CallKind
 from intramuros.control.session.evaluation import AskGrader
 from intramuros.control.session.judging import AskJudge
 from intramuros.control.session.state import Member, State, initial
@@ -21,8 +21,9 @@ from intramuros.control.session.turn import (
 )
 from intramuros.control.session.view import Subject, View
 from intramuros.control.store.records import Draft, Record
+from intramuros.control.web.base import Answer, Fetch, Search
 from tests.fakes.log import MemoryLog
-from tests.fakes.loop import INSERT, QUERY, agent, use, uses
+from tests.fakes.loop import INSERT, QUERY, agent, found, use, uses
 
 if TYPE_CHECKING:
     from intramuros.control.mcp.base import McpError, McpResult
@@ -76,10 +77,12 @@ class Band:
         *,
         self_hosted: bool = True,
         limits: Limits | None = None,
+        served: frozenset[str] = frozenset(),
         **scripts: Sequence[ModelReply | ModelError],
     ) -> None:
         self.log = MemoryLog(self_hosted=self_hosted, crewed=True)
-        self.subject = Subject("sesn_1", "wrkspc_1", declared)
+        self.subject = Subject("sesn_1", "wrkspc_1", declared, served=served)
+        self.browsed: list[Fetch | Search] = []
         empty = initial("sthr_main", self_hosted=self_hosted, crewed=True)
         self._view = View.empty(self.subject, empty)
         self.scripts: dict[str, deque[ModelReply | ModelError]] = defaultdict(deque)
@@ -149,12 +152,18 @@ class Band:
                 found = {server.name: (QUERY, INSERT) for server in effect.servers}
                 return outcome.listed(view, found)
             case MakeCalls():
-                return [
-                    outcome.mcp_answered(view, call, self.mcp.popleft(), 1000)
-                    for call in effect.calls
-                ]
+                return [self.answered(view, call) for call in effect.calls]
             case Wait():
                 raise AssertionError("waiting is not performed")
+
+    def answered(self, view: View, call: Call) -> Draft:
+        if call.kind is not CallKind.WEB:
+            return outcome.mcp_answered(view, call, self.mcp.popleft(), 1000)
+        wanted = web_calls.ask(view, call)
+        if isinstance(wanted, Answer):
+            return outcome.web_answered(call, wanted)
+        self.browsed.append(wanted)
+        return outcome.web_answered(call, found("a page"))
 
     def run(self) -> None:
         """Go on until every thread waits; the oldest effect lands first."""

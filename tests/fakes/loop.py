@@ -6,7 +6,8 @@ from typing import Any
 
 from intramuros.control.mcp.base import McpError, McpFailure, McpResult, McpTool
 from intramuros.control.model.base import Failure, ModelError, ModelReply, ModelRequest, Usage
-from intramuros.control.session import evaluation, judging, outcome
+from intramuros.control.session import evaluation, judging, outcome, web_calls
+from intramuros.control.session.calls import Call, CallKind
 from intramuros.control.session.evaluation import AskGrader
 from intramuros.control.session.judging import AskJudge
 from intramuros.control.session.state import initial
@@ -22,8 +23,10 @@ from intramuros.control.session.turn import (
 )
 from intramuros.control.session.view import Subject, View
 from intramuros.control.store.records import Draft
+from intramuros.control.web.base import Answer, Fetch, Search
 from tests.fakes.log import MemoryLog
 
+WEB = frozenset({"web_fetch", "web_search"})
 ALLOW = {"type": "always_allow"}
 ASK = {"type": "always_ask"}
 AUTO = {"type": "auto"}
@@ -100,6 +103,11 @@ def opinion(verdict: object, why: str = "So it is.") -> ModelReply:
     return uses(use("judge_call", reason=why, verdict=verdict))
 
 
+def found(text: str, **more: Any) -> Answer:
+    """What a page or a search brought."""
+    return Answer([{"type": "text", "text": text}], seen={"hosts": ["x.com"]}, **more)
+
+
 class Loop:
     """A session, driven step by step with scripted answers.
 
@@ -113,16 +121,20 @@ class Loop:
         model: Sequence[ModelReply | ModelError] = (),
         tools: Sequence[McpTool] | McpError = (QUERY, INSERT),
         mcp: Sequence[McpResult | McpError] = (),
+        web: Sequence[Answer] = (),
+        served: frozenset[str] = frozenset(),
         self_hosted: bool = True,
         limits: Limits | None = None,
         grader: Sequence[ModelReply | ModelError] = (),
         judge: Sequence[ModelReply | ModelError | None] = (),
     ) -> None:
         self.log = MemoryLog(self_hosted=self_hosted)
-        self.subject = Subject("sesn_1", "wrkspc_1", declared)
+        self.subject = Subject("sesn_1", "wrkspc_1", declared, served=served)
         self._view = View.empty(self.subject, initial("sthr_main", self_hosted=self_hosted))
         self.model = deque(model)
         self.mcp = deque(mcp)
+        self.web = deque(web)
+        self.browsed: list[Fetch | Search] = []
         self.grader = deque(grader)
         self.judge = deque(judge)
         self.judged: list[ModelRequest] = []
@@ -173,13 +185,7 @@ class Loop:
                 found = {server.name: self.tools for server in effect.servers}
                 return outcome.listed(self.view, found)
             case MakeCalls():
-                drafts = []
-                for call in effect.calls:
-                    self.performed.append(call.id)
-                    drafts.append(
-                        outcome.mcp_answered(self.view, call, self.mcp.popleft(), 100_000)
-                    )
-                return drafts
+                return [self.answered(call) for call in effect.calls]
             case Wait():
                 raise AssertionError("waiting is not performed")
 
@@ -189,6 +195,20 @@ class Loop:
             self.judged.append(asked.request)
             drafts += judging.answered(self.view, asked, self.judge.popleft())
         return drafts
+
+    def answered(self, call: Call) -> Draft:
+        self.performed.append(call.id)
+        if call.kind is CallKind.WEB:
+            return outcome.web_answered(call, self.browse(call))
+        return outcome.mcp_answered(self.view, call, self.mcp.popleft(), 100_000)
+
+    def browse(self, call: Call) -> Answer:
+        """Answer a web call: what may not be asked is refused, the rest is scripted."""
+        wanted = web_calls.ask(self.view, call)
+        if isinstance(wanted, Answer):
+            return wanted
+        self.browsed.append(wanted)
+        return self.web.popleft()
 
     def run(self) -> Wait:
         """Go on until the session waits."""

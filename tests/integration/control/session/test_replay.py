@@ -3,6 +3,7 @@
 from collections import Counter, deque
 from contextlib import suppress
 from dataclasses import replace
+from itertools import repeat
 from typing import Any
 
 from hypothesis import given, settings
@@ -31,9 +32,11 @@ from tests.fakes.loop import (
     ASK,
     AUTO,
     CUSTOM,
+    WEB,
     Loop,
     agent,
     away,
+    found,
     mcp_toolset,
     opinion,
     toolset,
@@ -43,9 +46,10 @@ from tests.fakes.loop import (
 from tests.fakes.messages_rules import check_messages
 
 NAMES = ["bash", "read", "weather", "mcp__db__query", "mcp__db__insert", "nonsense", "edit", "edit"]
+NAMES += ["web_search", "web_fetch"]
 READ = {"enabled": True, "permission_policy": ASK}
 EDIT = {"enabled": True, "permission_policy": AUTO}
-DECLARED = agent(toolset(ALLOW, read=READ, edit=EDIT), CUSTOM, mcp_toolset())
+DECLARED = agent(toolset(ALLOW, read=READ, edit=EDIT, web_fetch=READ), CUSTOM, mcp_toolset())
 
 
 class History:
@@ -53,7 +57,9 @@ class History:
 
     def __init__(self, draw: Any, self_hosted: bool) -> None:
         self.draw = draw
-        self.loop = Loop(DECLARED, self_hosted=self_hosted, limits=Limits(failures=3, rounds=6))
+        limits = Limits(failures=3, rounds=6)
+        self.loop = Loop(DECLARED, self_hosted=self_hosted, limits=limits, served=WEB)
+        self.loop.web.extend(repeat(found("hit", searches=1), 100))
         self.toolu = 0
         self.rubric = "\n".join(f"- c{n}" for n in range(draw(st.sampled_from([1, 2, 23]))))
         if (cap := draw(st.none() | st.integers(1, 30))) is not None:
@@ -171,7 +177,8 @@ class History:
             blocks.append({"type": "text", "text": self.draw(st.sampled_from(["", "hm"]))})
         for _ in range(count):
             self.toolu += 1
-            blocks.append(use(self.draw(st.sampled_from(NAMES)), f"toolu_{self.toolu}"))
+            name = self.draw(st.sampled_from(NAMES))
+            blocks.append(use(name, f"toolu_{self.toolu}", query="x", url="https://x.com"))
         stop = "tool_use" if count else self.choose("end_turn", "refusal", "max_tokens")
         cents = self.draw(st.integers(0, 4))
         return ModelReply(blocks, stop, Usage(1, 1), cents * UNITS_PER_CENT)
