@@ -13,7 +13,8 @@ from intramuros.control.model.base import (
     TextDelta,
     ThinkingStarted,
 )
-from tests.fakes.loop import INSERT, QUERY
+from intramuros.control.web import base as web
+from tests.fakes.loop import INSERT, QUERY, found
 
 Answer = ModelReply | ModelError | Callable[[ModelRequest], Awaitable[ModelReply]]
 
@@ -38,6 +39,21 @@ class ScriptedModel:
                 for letter in str(block["text"]):
                     on_delta(TextDelta(index, letter))
         return reply
+
+
+@dataclass
+class ScriptedWeb:
+    """Finds what a handler says, or nothing worth mentioning."""
+
+    handler: Callable[[web.Fetch | web.Search], Awaitable[web.Answer]] | None = None
+    asked: list[web.Fetch | web.Search] = field(default_factory=list)
+
+    async def fetch(self, wanted: web.Fetch) -> web.Answer:
+        return await self.search(wanted)
+
+    async def search(self, wanted: web.Fetch | web.Search) -> web.Answer:
+        self.asked.append(wanted)
+        return found("done") if self.handler is None else await self.handler(wanted)
 
 
 @dataclass

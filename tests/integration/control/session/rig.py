@@ -26,7 +26,8 @@ from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.service import Stop
 from intramuros.kernel.timing import SystemClock
 from intramuros.protocol.events import INBOUND
-from tests.fakes.effects import ScriptedConnector, ScriptedModel
+from tests.fakes.effects import ScriptedConnector, ScriptedModel, ScriptedWeb
+from tests.fakes.loop import WEB
 
 WORKSPACE = "wrkspc_1"
 PRINCIPAL = Principal(CredentialKind.API_KEY, "apikey_1", WORKSPACE)
@@ -47,10 +48,11 @@ class Rig:
         work = WorkQueue(self.db, self.hub, self.clock, self.ids)
         self.journal = Journal(self.clock, self.ids, self.hub, work)
         self.reaper = Reaper(self.db, self.hub, self.clock, work, rand=lambda: 0.0)
-        self.desk = Desk(self.db, self.journal, self.clock)
+        self.desk = Desk(self.db, self.journal, self.clock, served=WEB)
         self.model = ScriptedModel()
         self.connector = ScriptedConnector()
-        performer = Performer(self.model, self.connector, self.hub)
+        self.web = ScriptedWeb()
+        performer = Performer(self.model, self.connector, self.hub, web=self.web)
         self.runner = Runner(self.desk, performer, self.ids, "test", settings)
 
     async def create(self, agent: Mapping[str, Any], *, session_id: str = "sesn_1") -> str:

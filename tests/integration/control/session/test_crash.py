@@ -10,9 +10,9 @@ import anyio
 import anyio.abc
 import pytest
 
-from intramuros.control.session.turn import UNKNOWN_OUTCOME
+from intramuros.control.session.turn import UNKNOWN_OUTCOME, WEB_LOST
 from intramuros.kernel.config import clean_environment
-from tests.fakes.loop import ALLOW, AUTO, agent, mcp_toolset, opinion, text
+from tests.fakes.loop import ALLOW, AUTO, agent, mcp_toolset, opinion, text, toolset
 from tests.integration.control.session.rig import Rig, types
 from tests.integration.control.session.test_runner import QUICK
 
@@ -22,7 +22,8 @@ pytestmark = pytest.mark.anyio
 @asynccontextmanager
 async def killed_at(rig: Rig, file: Path, where: str) -> AsyncIterator[str]:
     """Yield a session whose server has been killed at that point."""
-    session = await rig.create(agent(mcp_toolset(AUTO if where == "judge" else ALLOW)))
+    tools = toolset() if where == "web" else mcp_toolset(AUTO if where == "judge" else ALLOW)
+    session = await rig.create(agent(tools))
     await rig.say(session)
     command = [sys.executable, "-m", "tests.integration.control.session.victim", str(file), where]
     environment = {**clean_environment(), "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -60,6 +61,20 @@ async def test_killed_in_an_mcp_call(tmp_path: Path) -> None:
     (result,) = [record for record in log if record.type == "agent.mcp_tool_result"]
     assert result.body["content"] == [{"type": "text", "text": UNKNOWN_OUTCOME}]
     assert rig.connector.calls == []  # never repeated
+    rig.db.close()
+
+
+@pytest.mark.timeout(40)
+async def test_killed_in_a_web_call(tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "log.db", settings=QUICK)
+    async with killed_at(rig, tmp_path / "log.db", "web") as session:
+        rig.model.answers.append(text("I will look again."))
+        async with rig.running():
+            await rig.idle(session)
+        log = await rig.log(session)
+    (result,) = [record for record in log if record.type == "agent.tool_result"]
+    assert result.body["content"] == [{"type": "text", "text": WEB_LOST}]
+    assert rig.web.asked == []  # never repeated
     rig.db.close()
 
 

@@ -1,6 +1,7 @@
 """A server process to be killed: it reaches the middle of a turn and stays there.
 
-``python -m tests.integration.control.session.victim DATABASE model|mcp|judge``; prints ``reached``.
+``python -m tests.integration.control.session.victim DATABASE model|mcp|web|judge`` prints
+``reached``.
 """
 
 import sys
@@ -10,6 +11,7 @@ import anyio
 
 from intramuros.control.mcp.base import McpResult
 from intramuros.control.model.base import ModelReply, ModelRequest
+from intramuros.control.web.base import Answer, Fetch, Search
 from tests.fakes.loop import use, uses
 from tests.integration.control.session.rig import Rig
 from tests.integration.control.session.test_runner import QUICK
@@ -31,11 +33,19 @@ async def called(tool: str) -> McpResult:
     raise AssertionError
 
 
+async def browsed(_: Fetch | Search) -> Answer:
+    await stay()
+    raise AssertionError
+
+
 async def main(file: str, where: str) -> None:
     rig = Rig(Path(file), settings=QUICK, fresh=False)
     rig.connector.handler = called
+    rig.web.handler = browsed
     if where == "model":
         rig.model.answers.append(asked)
+    elif where == "web":
+        rig.model.answers.append(uses(use("web_search", query="q")))
     else:
         rig.model.answers.append(uses(use("mcp__db__insert")))
     if where == "judge":
