@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from anthropic import AsyncAnthropic
 
-from tests.fakes.origin import Origin, moved, page, serving, silent
+from tests.fakes.website import Origin, moved, page, serving, silent
 from tests.wire.conftest import SCRIPTS
 from tests.wire.host import Server, running
 from tests.wire.site import MESSAGE, Site, until
