@@ -69,11 +69,17 @@ def surf(
         }
     ]
     made = site.api.beta.agents.create(name="A", model=f"scripted/{script}", tools=tools)
-    place = site.environment_id if environment == "self_hosted" else site.environment(environment)
+    place = site.environment_id if environment == "self_hosted" else cut_off(site)
     session = site.api.beta.sessions.create(agent=made.id, environment_id=place)
     message: Any = {"type": "user.message", "content": [{"type": "text", "text": say}]}
     site.api.beta.sessions.events.send(session.id, events=[message if say else MESSAGE])
     return session.id
+
+
+def cut_off(site: Site) -> str:
+    """A cloud environment whose network policy lets nothing out."""
+    config: Any = {"type": "cloud", "networking": {"type": "limited", "allowed_hosts": []}}
+    return site.api.beta.environments.create(name="cut off", config=config).id
 
 
 def ended(site: Site, session: str) -> list[Any]:

@@ -23,7 +23,7 @@ from intramuros.control.session.fold import fold
 from intramuros.control.session.legality import Past
 from intramuros.control.session.phase import Status
 from intramuros.control.session.state import initial, load
-from intramuros.control.session.turn import CallMcp, CallModel, Effect, Limits, Wait, plan
+from intramuros.control.session.turn import CallModel, Effect, Limits, MakeCalls, Wait, plan
 from intramuros.control.session.view import View
 from intramuros.control.store.records import Draft, Record
 from intramuros.kernel.errors import InvalidRequest
@@ -137,10 +137,10 @@ class History:
         if isinstance(effect, CallModel):
             check_messages(effect.request.messages)
             assert effect.opened.epoch == self.loop.epoch
-        elif isinstance(effect, CallMcp):
+        elif isinstance(effect, MakeCalls):
             self.begin(effect)
 
-    def begin(self, effect: CallMcp) -> None:
+    def begin(self, effect: MakeCalls) -> None:
         """A call that may have had an effect is not made again."""
         uses = self.loop.view.find([call.id for call in effect.calls])
         inserts = {record.id for record in uses if record.body["name"] == "insert"}
@@ -161,7 +161,7 @@ class History:
     def bring(self) -> None:
         assert self.effect is not None
         effect, self.effect = self.effect, None
-        if isinstance(effect, CallMcp):
+        if isinstance(effect, MakeCalls):
             self.loop.mcp.extend(McpResult([]) for _ in effect.calls)
         self.loop.perform(effect)
 

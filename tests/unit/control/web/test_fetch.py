@@ -88,7 +88,7 @@ async def test_a_page_is_read_with_where_and_when(origin: Origin) -> None:
     assert set(asked.headers) <= {"host", "user-agent", "accept", "accept-encoding", "connection"}
 
 
-async def test_R388_c6_21_a_domain_outside_the_lists_is_not_asked(origin: Origin) -> None:
+async def test_c6_21_a_domain_outside_the_lists_is_not_asked(origin: Origin) -> None:
     names = Names()
     allow = rules_of(["other.example"], None)
     block = rules_of(None, ["example"])
