@@ -147,14 +147,20 @@ class Reader:
             check=False,
             env={"LC_ALL": "C.UTF-8"},
         )
-        with anyio.move_on_after(self._read_s):
-            async with self._limiter:
-                done = await run()
-            if done.returncode == 0:
-                page = json.loads(done.stdout)
-                return str(page["title"]), str(page["text"]), int(page["chars"])
-            log.info("page_not_read", status=done.returncode)
-        raise Unreadable("the page takes too much to read")
+        page = None
+        try:
+            with anyio.move_on_after(self._read_s):
+                async with self._limiter:
+                    done = await run()
+                if done.returncode == 0:
+                    page = json.loads(done.stdout)
+                else:
+                    log.info("page_not_read", status=done.returncode)
+        except* (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            log.info("page_not_read", status=None)  # it died before it had read the page
+        if page is None:
+            raise Unreadable("the page takes too much to read")
+        return str(page["title"]), str(page["text"]), int(page["chars"])
 
 
 def encoding(body: Body) -> str:

@@ -132,5 +132,6 @@ async def test_a_page_that_takes_too_long_is_given_up() -> None:
 
 async def test_a_reader_that_dies_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader.inside, "__file__", "/nonexistent.py")
-    with pytest.raises(Unreadable, match="too much"):
-        await read("<p>x")
+    for page in ("<p>x", "<p>" + "x" * 1_000_000):  # it hangs up while it is told of the page, too
+        with pytest.raises(Unreadable, match="too much"):
+            await read(page)
