@@ -38,6 +38,7 @@ _NO_LISTS: Final = (
     "_report",
     "_report/messages",
     "/outputs",
+    "/spills/{tool_use_id}",
 )
 _POSITIONS: Final = frozenset({"limit", "page", "after_id", "before_id"})
 # Ids of activities come from lines of the chain, which copies share: positions name no copy.
