@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import os
+import shutil
 import ssl
 import subprocess
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
+import pytest
 import trustme
 
 PLAIN = {
@@ -173,6 +175,9 @@ def _password(header: str | None) -> str | None:
 @contextlib.contextmanager
 def git_host(folder: Path) -> Iterator[GitHost]:
     """Serve repositories until the block ends."""
+    programs = shutil.which("git", path=PLAIN["PATH"]) and git(folder.parent, "--exec-path")
+    if not programs or not (Path(programs) / "git-http-backend").exists():
+        pytest.skip("this host has no git with its HTTP server (git-http-backend)")
     folder.mkdir(parents=True, exist_ok=True)
     host = GitHost(folder)
     authority = trustme.CA()
