@@ -132,25 +132,32 @@ def names(text: str, target: Target, *, bare: bool = False) -> bool:
     Args:
         bare: whether an address without scheme counts.
     """
-    ascii_host = "xn--" not in target.host
-    if ascii_host and target.host not in text.lower():
+    if "xn--" not in target.host and target.host not in text.lower():
         return False  # nearly all texts end here
+    # What is escaped in the one may not be in the other; a plain path stands there as it is.
+    path = target.bare_path.rstrip("/")
+    plain = "" if "%" in path else path
+    if plain not in text:
+        return False
     wanted = {key(target)}
     if target.scheme == "https" and target.port == _PORTS["https"]:
         wanted.add(key(Target("http", target.host, _PORTS["http"], target.path)))
     return any(
         key(found) in wanted and (found.scheme == target.scheme or target.scheme == "https")
-        for found in _found(text, bare=bare)
+        for found in _found(text, plain, bare=bare)
     )
 
 
-def _found(text: str, *, bare: bool) -> Iterator[Target]:
+def _found(text: str, path: str, *, bare: bool) -> Iterator[Target]:
+    """Yield the pages that a text names, of those that may have this path."""
     for match in _IN_TEXT.finditer(text):
-        yield from _readings(match.group())
+        if path in match.group():
+            yield from _readings(match.group())
     if bare:
         for match in _BARE.finditer(text):
-            yield from _readings(f"https://{match.group()}")
-            yield from _readings(f"http://{match.group()}")
+            if path in match.group():
+                yield from _readings(f"https://{match.group()}")
+                yield from _readings(f"http://{match.group()}")
 
 
 def _readings(text: str) -> Iterator[Target]:

@@ -114,3 +114,15 @@ async def test_c5_28_every_request_is_asked_where_it_may_be_answered(
         await gate.admit("w", "sesn_1", replace(REQUEST, inference_geo="global"))
     assert asked == [("w", {"inference_geo": "global"})]
     assert not refused.value.retryable
+
+
+def test_searches_count_and_cost_and_pages_do_not(tx: Tx, meter: Meter) -> None:
+    written = [
+        record("agent.tool_result", {"content": []}, {"web": {}, "web_searches": 2}),
+        record("agent.tool_result", {"content": []}, {"web": {}}),
+        record("agent.tool_result", {"content": []}, None),
+    ]
+    count(meter, tx, ("wrkspc_test", "claude-sonnet-5"), written)
+    [row] = tx.execute(select(usage_minutes)).all()
+    assert (row.workspace_id, row.web_searches) == ("wrkspc_test", 2)
+    assert row.web_search_nanocents == 2 * 10**9, "a cent each"
