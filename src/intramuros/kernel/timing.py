@@ -2,6 +2,7 @@
 
 import time
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Protocol
 
 
@@ -57,8 +58,12 @@ def rfc3339(at: datetime) -> str:
     return naive.isoformat(timespec="microseconds") + "Z"
 
 
+@lru_cache(maxsize=4096)
 def micros_rfc3339(micros: int) -> str:
-    """Return :func:`rfc3339` of microseconds since the epoch, as rows keep them."""
+    """Return :func:`rfc3339` of microseconds since the epoch, as rows keep them.
+
+    Remembered, since the same rows are shown again and again.
+    """
     at = _NAIVE_EPOCH + timedelta(microseconds=micros)
     return at.isoformat(timespec="microseconds") + "Z"
 

@@ -6,9 +6,9 @@ sessions that run.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 
 from intramuros.control.catalog import rosters, workspaces
 from intramuros.control.identity import audit
@@ -16,10 +16,13 @@ from intramuros.control.identity.actor import Actor
 from intramuros.control.model.allowed import AllowList, refused
 from intramuros.control.model.catalogue import Catalogue, shipped_catalogue
 from intramuros.control.store.db import Tx
+from intramuros.control.store.prepared import Prepared
 from intramuros.control.store.tables import workspaces as table
 from intramuros.kernel.errors import PermissionDenied
 
 Shown = dict[str, Any]
+
+_BODY: Final = Prepared(select(table.c.body).where(table.c.id == bindparam("of_id")))
 
 
 def get(tx: Tx, workspace_id: str) -> Shown:
@@ -68,7 +71,7 @@ def check(tx: Tx, workspace_id: str, models: Sequence[str], known: Catalogue | N
     Raises:
         PermissionDenied: naming them.
     """
-    body = tx.scalar(select(table.c.body).where(table.c.id == workspace_id)) or {}
+    body = tx.run(_BODY, {"of_id": workspace_id}).scalar() or {}
     listed = body.get(workspaces.MODELS)
     if listed is not None:
         deny(models, AllowList.of(listed), known or shipped_catalogue())

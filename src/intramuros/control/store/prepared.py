@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, cast
 
-from sqlalchemy import Delete, Insert, Row, Select, Update
+from sqlalchemy import JSON, Delete, Insert, Row, Select, Update
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.engine.interfaces import Compiled
+from sqlalchemy.types import TypeEngine
 
 from intramuros.control.store.codec import decode, encode
 
@@ -145,7 +146,7 @@ def _plan(statement: Select[Any] | Insert | Update | Delete, names: list[str]) -
     columns = [
         (position, convert)
         for position, column in enumerate(described)
-        if (convert := column["type"].dialect_impl(DIALECT).result_processor(DIALECT, None))
+        if (convert := _out_of(column["type"]))
     ]
     fields = [column["name"] for column in described]
     row: Any = namedtuple("row", fields, rename=True)  # type: ignore[misc]  # known only here
@@ -162,6 +163,18 @@ def _plan(statement: Select[Any] | Insert | Update | Delete, names: list[str]) -
         type("row", (row,), {"__slots__": (), "_mapping": property(row._asdict)})._make,  # type: ignore[attr-defined]  # a named tuple's
         columns,
     )
+
+
+def _out_of(type_: TypeEngine[Any]) -> Convert | None:
+    """Return what makes a column's value of what the driver gives, if anything has to."""
+    if isinstance(type_, JSON):
+        # As SQLAlchemy's own, without its two layers around the decoder.
+        return _of_json
+    return type_.dialect_impl(DIALECT).result_processor(DIALECT, None)
+
+
+def _of_json(text: Any) -> Any:  # noqa: ANN401  any JSON
+    return None if text is None else decode(text)
 
 
 def _binds(compiled: Compiled) -> list[tuple[str, Convert]]:

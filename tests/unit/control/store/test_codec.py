@@ -41,7 +41,20 @@ def test_text_is_not_taken_for_a_number() -> None:
     assert dump({"NaN": "Infinity"}) == b'{"NaN":"Infinity"}'
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, [-math.inf], "\ud800"])
-def test_what_is_no_json_is_not_sent(value: object) -> None:
+@pytest.mark.parametrize("text", ["1e400", "-1e400", "NaN", '"\\ud800"', "[" * 500 + "]" * 500])
+def test_whatever_the_standard_library_reads_is_read(text: str) -> None:
+    assert repr(decode(text)) == repr(json.loads(text))
+
+
+def test_what_is_no_json_is_not_sent() -> None:
+    assert dump([math.nan, math.inf, -math.inf]) == b"[null,null,null]"
     with pytest.raises(ValueError):
-        dump(value)
+        dump("\ud800")
+    with pytest.raises(TypeError):
+        dump(object())
+
+
+@pytest.mark.parametrize("text", ["", "{", "nul", "[1,]", "\x00"])
+def test_what_is_no_json_is_not_read(text: str) -> None:
+    with pytest.raises(ValueError):
+        decode(text)
