@@ -128,7 +128,7 @@ def context_of(scope: Scope) -> Context:
 
 
 def encode(value: object) -> bytes:
-    """Return compact UTF-8 JSON; infinite numbers are a bug and raise."""
+    """Return compact UTF-8 JSON; a number that JSON does not have becomes null."""
     return dump(value)
 
 
