@@ -144,7 +144,7 @@ async def test_the_demo_with_a_wrong_model_key(tmp_path: Path) -> None:
         with running("demo", "--data-dir", tmp_path / "demo", *arguments) as command:
             said = one_line(command, status=1)
     assert "the session ended with" in said
-    assert "set ANTHROPIC_UPSTREAM_API_KEY to a valid one" in command.output
+    assert "check ANTHROPIC_UPSTREAM_API_KEY" in command.output
     assert not (tmp_path / "demo").exists()
 
 

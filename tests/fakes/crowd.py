@@ -12,6 +12,14 @@ from typing import Final
 
 from sqlalchemy import Integer, String, Table, UniqueConstraint
 
+from intramuros.control.store import (  # noqa: F401  every table, whoever asks
+    deployment_tables,
+    dream_tables,
+    metering_tables,
+    repository_tables,
+    session_tables,
+    webhook_tables,
+)
 from intramuros.control.store.tables import metadata
 
 # These stay small, and why.
@@ -19,6 +27,11 @@ BOUNDED: Final = {
     "workspaces": "an organization has at most 100",
     "storage": "one row a workspace",
     "secrets": "the server's own keys",
+    "telemetry_destinations": "an organization has at most 10",
+    **dict.fromkeys(
+        ("rate_limits", "spend_limits", "telemetry_workspaces"),
+        "set by administrators: some for each of at most 100 workspaces",
+    ),
     "pollers": "forgotten after a day",
     "alembic_version": "one row",
     **dict.fromkeys(

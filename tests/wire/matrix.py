@@ -122,7 +122,7 @@ class World:
         yield "environment_id", self.site.environment_id
         yield "session_id", self.session.id
         yield "work_id", self.work_id
-        yield "tool_use_id", "sevt_none"
+        yield "tool_use_id", "none"
         yield "model_id", next(iter(beta.models.list())).id
         yield from self._deployment()
         if "{thread_id}" in path:

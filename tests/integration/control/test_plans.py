@@ -51,7 +51,6 @@ NO_ROWS: Final = {
         "what waits to be sent, for a day; claimed by its due time",
     ),
     "dream_memories": "written by dreams that rewrite memories; at most 2,000 for one",
-    "rate_limits": "one for each workspace and group that an administrator limits",
     "spend_days": "written by models that cost something; reads go by its key",
     "telemetry_spans": "written while a destination listens; sent from the oldest on",
 }
@@ -76,6 +75,7 @@ BY_DESIGN: Final = {
     "FROM sessions JOIN memory_attachments": "archived sessions of one store are passed over",
     "leases.state IN ('starting', 'active', 'stopping')": "what is served now has its own index",
     "FROM audit ORDER BY audit.seq DESC LIMIT": "reads the end of the chain",
+    "SELECT telemetry_spans.seq FROM telemetry_spans LIMIT": "looks whether there is any",
     "UPDATE resources SET sort_key=lower(": "a migration",
     "UPDATE memory_attachments SET created_us": "a migration",
 }

@@ -4,12 +4,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, func, insert, select, update
 
 from intramuros.control.dreams.plan import Dream, Progress
 from intramuros.control.session.state import State, load
 from intramuros.control.store.db import Tx
 from intramuros.control.store.dream_tables import dream_memories, dreams
+from intramuros.control.store.keyset import beyond
 from intramuros.control.store.tables import sessions
 
 DEFAULT_PAGE: Final = 20
@@ -94,8 +95,7 @@ def find(tx: Tx, workspace_id: str, query: Query) -> tuple[list[Dream], bool]:
     if query.created_lt_us is not None:
         wanted.append(at < query.created_lt_us)
     if query.after is not None:
-        at_us, last_id = query.after
-        wanted.append(or_(at < at_us, and_(at == at_us, id < last_id)))
+        wanted.append(beyond((at, id), query.after, ascending=False))
     found = tx.execute(
         select(dreams).where(*wanted).order_by(at.desc(), id.desc()).limit(query.limit + 1)
     ).all()

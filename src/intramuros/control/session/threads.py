@@ -7,13 +7,14 @@ are there to be listed, long after a thread has left the session's state.
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, insert, select, update
 
 from intramuros.control.session.drafts import thread_ended
 from intramuros.control.session.fold import final
 from intramuros.control.session.phase import Status
 from intramuros.control.session.state import State
 from intramuros.control.store.db import Tx
+from intramuros.control.store.keyset import beyond
 from intramuros.control.store.records import Draft, Record
 from intramuros.control.store.session_tables import threads
 from intramuros.kernel.errors import Conflict, NotFound
@@ -68,9 +69,8 @@ def find(
     if statuses:
         wanted.append(threads.c.status.in_(sorted(statuses)))
     if after is not None:
-        at_us, last_id = after
-        at, id = threads.c.created_us, threads.c.id
-        wanted.append(or_(at > at_us, and_(at == at_us, id > last_id)))
+        keys = (threads.c.created_us, threads.c.id)
+        wanted.append(beyond(keys, after, ascending=True))
     rows = tx.execute(
         select(threads).where(*wanted).order_by(threads.c.created_us, threads.c.id).limit(limit + 1)
     ).all()

@@ -30,6 +30,7 @@ dreams = Table(
     Column("stopped_us", BigInteger),  # nothing of it acts any more
     Column("archived_us", BigInteger),
     Index("ix_dreams_list", "workspace_id", "created_us", "id"),
+    Index("ix_dreams_live", "workspace_id", "archived_us", "created_us", "id"),
     Index("ix_dreams_store", "store_id", "stopped_us"),
 )
 

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
-from sqlalchemy import ColumnElement, Row, and_, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, delete, func, insert, select, update
 
 from intramuros.control.identity import audit
 from intramuros.control.identity.actor import Actor
 from intramuros.control.store import deliveries, leases, outbox
 from intramuros.control.store.db import Tx
+from intramuros.control.store.keyset import beyond
 from intramuros.control.store.secrets import Sealer
 from intramuros.control.store.webhook_tables import webhook_endpoints, webhook_subscriptions
 from intramuros.control.webhooks.addresses import Policy
@@ -295,10 +296,8 @@ def _position(tx: Tx, workspace_id: str | None, name: str, endpoint_id: str) -> 
 
 
 def _beyond(row: Row[Any], *, later: bool) -> ColumnElement[bool]:
-    at, same = _TABLE.created_us, _TABLE.created_us == row.created_us
-    if later:
-        return or_(at > row.created_us, and_(same, _TABLE.id > row.id))
-    return or_(at < row.created_us, and_(same, _TABLE.id < row.id))
+    keys = (_TABLE.created_us, _TABLE.id)
+    return beyond(keys, (row.created_us, row.id), ascending=later)
 
 
 def _audit(
