@@ -126,7 +126,7 @@ async def list_events(
     placed = replace(query, after=after)
 
     def read(tx: Tx) -> tuple[list[Record], Position | None]:
-        svc.sessions.get(tx, caller, session_id)
+        svc.sessions.look(tx, caller, session_id)
         return events.page(tx, session_id, placed)
 
     found, place = await svc.db.page(read, query.limit)

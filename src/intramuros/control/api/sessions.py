@@ -115,7 +115,7 @@ async def find(
 @router.get("/{session_id}")
 async def retrieve(caller: Reader, svc: ServicesDep, session_id: str) -> Response:
     """Return a session."""
-    row = await svc.db.glance(lambda tx: svc.sessions.get(tx, caller, session_id))
+    row = await svc.db.glance(lambda tx: svc.sessions.look(tx, caller, session_id))
     return _session(svc, row)
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Row, Select, bindparam, select, union_all
 from intramuros.control.session.phase import Status
 from intramuros.control.store.db import Tx
 from intramuros.control.store.keyset import beyond
-from intramuros.control.store.prepared import shaped
+from intramuros.control.store.prepared import sent, shaped
 from intramuros.control.store.tables import memory_attachments, sessions
 
 # The filters whose values a statement takes when it runs.
@@ -20,6 +20,24 @@ _VALUES: Final = (
     "memory_store_id",
     "from_us",
     "until_us",
+)
+# What an answer shows of a session, of the rest of its row only what it is made of.
+SHOWN: Final = (
+    *(
+        sessions.c[name]
+        for name in (
+            "id",
+            "environment_id",
+            "status",
+            "title",
+            "resources",
+            "deployment_id",
+            "created_us",
+            "updated_us",
+            "archived_us",
+        )
+    ),
+    *(sent(sessions.c[name]) for name in ("agent", "metadata", "vault_ids", "outcomes", "state")),
 )
 DEFAULT_PAGE: Final = 20
 MAX_PAGE: Final = 100
@@ -88,7 +106,7 @@ def _statement(query: Query, *, ascending: bool) -> Select[Any]:
     ]
     ids = union_all(*(select(part.c.id) for part in parts))
     keys = (sessions.c.created_us, sessions.c.id)
-    found = select(sessions).where(sessions.c.id.in_(ids))
+    found = select(*SHOWN).where(sessions.c.id.in_(ids))
     return _sorted(found, keys, ascending=ascending)
 
 
@@ -104,7 +122,7 @@ def _one(query: Query, status: str | None, *, ascending: bool) -> Select[Any]:
     # An archived session is terminated: there is none of another status.
     if not query.include_archived and status in (None, Status.TERMINATED):
         wanted.append(sessions.c.archived_us.is_(None))
-    found = select(sessions).where(*wanted)
+    found = select(*SHOWN).where(*wanted)
     if query.memory_store_id is not None:
         found = found.join(memory_attachments, memory_attachments.c.session_id == sessions.c.id)
         found = found.where(memory_attachments.c.store_id == query.memory_store_id)

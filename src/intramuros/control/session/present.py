@@ -1,8 +1,8 @@
 """Sessions, threads and work items as answers show them. No clock, no waiting."""
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from sqlalchemy import Row
 
@@ -10,17 +10,34 @@ from intramuros.control.session import budget, uploads
 from intramuros.control.session.phase import Status
 from intramuros.control.session.state import initial, load
 from intramuros.control.session.usage import SECOND_US, UsageTotals, running_us, snapshot
+from intramuros.control.store.codec import Part
 from intramuros.kernel.timing import micros_rfc3339
 from intramuros.protocol.work import Item
 
 Shown = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """What is shown of a session's state."""
+
+    active_us: int
+    running_since_us: int | None
+    usage: UsageTotals
+    budget_cents: int | None = None
+
+
+_KEPT: Final = Part(_Kept)
+
+
 def session(row: Row[Any], now_us: int) -> Shown:
-    """Return a session (contract 10.15, 10.27, 10.28)."""
-    # A list shows many, so only what is shown of a state is read of it.
-    kept = row.state
-    active_us = running_us(kept["active_us"], kept["running_since_us"], now_us)
+    """Return a session (contract 10.15, 10.27, 10.28).
+
+    Args:
+        row: whole, or with the columns of ``listing.SHOWN``.
+    """
+    kept = _KEPT.of(row.state)
+    active_us = running_us(kept.active_us, kept.running_since_us, now_us)
     return {
         "id": row.id,
         "type": "session",
@@ -31,11 +48,11 @@ def session(row: Row[Any], now_us: int) -> Shown:
         "metadata": row.metadata,
         "resources": [uploads.public(resource) for resource in row.resources],
         "vault_ids": row.vault_ids,
-        "budget": budget.shown(kept.get("budget_cents")),
+        "budget": budget.shown(kept.budget_cents),
         "deployment_id": row.deployment_id,
         "outcome_evaluations": row.outcomes,
         "stats": _stats(row, active_us, now_us),
-        "usage": snapshot(UsageTotals(**kept["usage"]), active_us),
+        "usage": snapshot(kept.usage, active_us),
         **_times(row),
     }
 

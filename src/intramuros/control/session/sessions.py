@@ -64,11 +64,9 @@ _BUSY: Final = frozenset({Status.RUNNING, Status.RESCHEDULING})
 
 SessionRow = Row[Any]
 
-_ONE: Final = Prepared(
-    select(sessions).where(
-        sessions.c.id == bindparam("of_id"), sessions.c.workspace_id == bindparam("here")
-    )
-)
+_HERE: Final = (sessions.c.id == bindparam("of_id"), sessions.c.workspace_id == bindparam("here"))
+_ONE: Final = Prepared(select(sessions).where(*_HERE))
+_SHOWN: Final = Prepared(select(*listing.SHOWN).where(*_HERE))
 _INSERT: Final = Prepared(insert(sessions))
 
 
@@ -206,13 +204,26 @@ class Sessions:
         if drafts:
             self._journal.append(tx, held, drafts)
 
+    def look(self, tx: Tx, principal: Principal, session_id: str) -> SessionRow:
+        """Return the columns of a session's row that answers show (``listing.SHOWN``).
+
+        Raises:
+            NotFound: as for :meth:`get`.
+        """
+        return self._reach(tx, _SHOWN, principal, session_id)
+
     def get(self, tx: Tx, principal: Principal, session_id: str) -> SessionRow:
         """Return a session's row.
 
         Raises:
             NotFound: no such session for this caller (AMB 43, 44).
         """
-        row = tx.run(_ONE, {"of_id": session_id, "here": principal.workspace_id}).first()
+        return self._reach(tx, _ONE, principal, session_id)
+
+    def _reach(
+        self, tx: Tx, statement: Prepared, principal: Principal, session_id: str
+    ) -> SessionRow:
+        row = tx.run(statement, {"of_id": session_id, "here": principal.workspace_id}).first()
         if row is None:
             raise NotFound(f"no session {session_id!r}")
         principal.require_session(session_id, row.environment_id)

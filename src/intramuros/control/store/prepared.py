@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, cast
 
-from sqlalchemy import JSON, Delete, Insert, Row, Select, Update
+from sqlalchemy import JSON, ColumnElement, Delete, Insert, Row, Select, Update, type_coerce
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.engine.interfaces import Compiled
 from sqlalchemy.types import TypeEngine
 
-from intramuros.control.store.codec import decode, encode
+from intramuros.control.store.codec import as_sent, decode, encode
 
 Convert = Callable[[Any], Any]
 Parameters = Mapping[str, object]
@@ -120,6 +120,17 @@ class Rows:
         return [row[0] for row in self]
 
 
+class Sent(JSON):
+    """A JSON column that answers show whole: nothing decodes and encodes it on its way."""
+
+    cache_ok = True
+
+
+def sent(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return a JSON column of a prepared statement for answers; they alone can encode it."""
+    return type_coerce(column, Sent()).label(str(column.key))
+
+
 def shaped(build: Callable[..., Select[Any]]) -> Callable[..., Prepared]:
     """Return what gives ``build``'s statement prepared, once for each combination of arguments.
 
@@ -167,10 +178,16 @@ def _plan(statement: Select[Any] | Insert | Update | Delete, names: list[str]) -
 
 def _out_of(type_: TypeEngine[Any]) -> Convert | None:
     """Return what makes a column's value of what the driver gives, if anything has to."""
+    if isinstance(type_, Sent):
+        return _sent_json
     if isinstance(type_, JSON):
         # As SQLAlchemy's own, without its two layers around the decoder.
         return _of_json
     return type_.dialect_impl(DIALECT).result_processor(DIALECT, None)
+
+
+def _sent_json(text: Any) -> Any:  # noqa: ANN401  any JSON
+    return None if text is None else as_sent(text)
 
 
 def _of_json(text: Any) -> Any:  # noqa: ANN401  any JSON

@@ -1,11 +1,12 @@
 import json
 import math
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from intramuros.control.store.codec import decode, dump, encode
+from intramuros.control.store.codec import Part, as_sent, decode, dump, encode
 
 JSON = st.recursive(
     st.none()
@@ -58,3 +59,34 @@ def test_what_is_no_json_is_not_sent() -> None:
 def test_what_is_no_json_is_not_read(text: str) -> None:
     with pytest.raises(ValueError):
         decode(text)
+
+
+@given(JSON)
+def test_what_is_sent_as_it_is_kept_says_the_same(value: object) -> None:
+    assert json.loads(dump({"a": as_sent(encode(value))})) == json.loads(json.dumps({"a": value}))
+
+
+def test_numbers_that_json_has_not_are_null_in_what_is_sent_as_it_is_kept() -> None:
+    assert dump([as_sent(encode({"n": math.inf})), as_sent("NaN")]) == b'[{"n":null},null]'
+    assert dump(as_sent(encode("Infinity"))) == b'"Infinity"'
+
+
+@dataclass(frozen=True)
+class Few:
+    """Some members."""
+
+    name: str
+    count: int | None = None
+
+
+def test_a_part_is_read_whether_its_object_is_decoded_or_not() -> None:
+    for value in ({"name": "é", "count": 3, "more": ["\ud800", {}]}, {"name": "é", "count": 3}):
+        assert Part(Few).of(value) == Part(Few).of(as_sent(encode(value))) == Few("é", 3)
+    assert Part(Few).of(as_sent('{"name": "a", "big": 1e400}')) == Few("a")
+
+
+def test_a_part_that_is_not_there_is_refused() -> None:
+    for wrong in ({}, {"name": 1}):
+        for value in (wrong, as_sent(encode(wrong))):
+            with pytest.raises(ValueError):
+                Part(Few).of(value)

@@ -6,8 +6,9 @@ import pytest
 from sqlalchemy import Select, bindparam, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from intramuros.control.store.codec import dump
 from intramuros.control.store.db import Database, Tx
-from intramuros.control.store.prepared import Prepared, shaped
+from intramuros.control.store.prepared import Prepared, sent, shaped
 from intramuros.control.store.tables import events, leases, metadata, workspaces
 
 pytestmark = pytest.mark.anyio
@@ -100,6 +101,20 @@ async def test_refusals_are_sqlalchemys_and_tell_no_values(database: Database) -
         await database.write(twice)
     assert "secret-value" not in str(caught.value)
     assert await database.read(lambda tx: tx.run(ALL).all()) == []
+
+
+async def test_a_column_for_answers_stays_text(database: Database) -> None:
+    shown = Prepared(select(workspaces.c.id, sent(workspaces.c.body)).order_by(workspaces.c.id))
+
+    def work(tx: Tx) -> list[object]:
+        tx.run(ADD, {"id": "v", "name": "n", "created_us": 1, "body": {"tags": ["é"]}})
+        tx.run(ADD, {"id": "w", "name": "n", "created_us": 1})
+        return [row.body for row in tx.run(shown)]
+
+    kept, absent = await database.write(work)
+    assert not isinstance(kept, dict)
+    assert dump(kept) == '{"tags":["é"]}'.encode()
+    assert absent is None
 
 
 def test_a_list_of_values_cannot_be_prepared() -> None:
