@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -55,6 +55,7 @@ TARGET_RATIO: Final = 1.5
 TARGET_APPENDS: Final = 0.6
 _MESSAGE: Final = {"type": "user.message", "content": [{"type": "text", "text": "x" * 500}]}
 _PER_SESSION: Final = 10
+TURN: Final = 10
 Call = Callable[[], object]
 
 
@@ -146,24 +147,18 @@ def timed(call: Call) -> int:
 
 
 def side_by_side(server: Server, rounds: int) -> dict[str, Any]:
-    """Time each call and the bare route in turn."""
+    """Time each call and the bare route in turns.
+
+    A turn is a few calls, not one: with every commit of another process a connection drops the
+    pages that it has read, which those of one process do not do to each other.
+    """
     api = Client(server.base_url, server.api_key)
     (database,) = server.data_dir.glob("*.db")
     figures: dict[str, Any] = {}
     with bare(database) as plain:
-        numbers = itertools.count()
-        plainly: dict[str, Call] = {
-            "read": lambda: plain.fetch("GET", "/read/one"),
-            "page": lambda: plain.fetch("GET", "/page?limit=20"),
-            "write": lambda: plain.fetch("POST", f"/write/{next(numbers)}", {"text": "x" * 1000}),
-        }
-        for name, (kind, call) in calls(api).items():
-            also = "read" if kind == "page" else kind
-            turns = [
-                (timed(call), timed(plainly[kind]), timed(plainly[also]))
-                for _ in range(rounds + rounds // 10)
-            ]
-            ours, theirs, one = map(summary_ms, zip(*turns[rounds // 10 :], strict=True))
+        for number, (name, (kind, call)) in enumerate(calls(api).items()):
+            plainly = bare_calls(plain, f"{number}-", kind, len(call()))
+            ours, theirs, one = in_turns([call, plainly[kind], plainly.get("read", call)], rounds)
             figures[name] = {
                 "api_ms": ours,
                 f"bare_{kind}_ms": theirs,
@@ -172,6 +167,31 @@ def side_by_side(server: Server, rounds: int) -> dict[str, Any]:
             if kind == "page":
                 figures[name]["ratio_to_one_row"] = round(ours["p50"] / one["p50"], 2)
     return figures
+
+
+def bare_calls(plain: Client, prefix: str, kind: str, size: int) -> dict[str, Call]:
+    """Return the bare route's calls by kind, with rows that make answers of ``size`` bytes."""
+    if kind == "write":
+        numbers = itertools.count()
+        return {
+            "write": lambda: plain.fetch("POST", f"/write/{prefix}w{next(numbers)}", "x" * size)
+        }
+    rows = 20 if kind == "page" else 1
+    for row in range(rows):
+        plain.fetch("POST", f"/write/{prefix}{row:02}", "x" * (size // rows))
+    return {
+        "read": lambda: plain.fetch("GET", f"/read/{prefix}00"),
+        "page": lambda: plain.fetch("GET", f"/page/{prefix}?limit={rows}"),
+    }
+
+
+def in_turns(each: Sequence[Call], rounds: int) -> list[dict[str, float]]:
+    """Return what ``rounds`` calls of each take, of which the first turn is not counted."""
+    times: list[list[int]] = [[] for _ in each]
+    for _ in range(rounds // TURN + 1):
+        for call, kept in zip(each, times, strict=True):
+            kept.extend(timed(call) for _ in range(TURN))
+    return [summary_ms(kept[TURN:]) for kept in times]
 
 
 def raw_appends(database: Path, rows: int) -> float:

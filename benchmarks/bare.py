@@ -1,6 +1,7 @@
 """What others are compared with: an empty FastAPI route that does one indexed read or write.
 
 A list is compared with one indexed read of as many rows; by its side the ratio to one row is kept.
+Rows are as long as what they are compared with.
 
 ``python -m benchmarks.bare DATABASE``: serves on a free port and prints it. It works on the
 server's own database, with the same durability, the same HTTP server and the same event loop.
@@ -39,9 +40,9 @@ def create_app(path: str) -> FastAPI:
         row = connection(path).execute("SELECT id, body FROM bare WHERE id = ?", (key,)).fetchone()
         return {"id": row[0], "body": row[1]}
 
-    def page(limit: int) -> dict[str, Any]:
+    def page(after: str, limit: int) -> dict[str, Any]:
         rows = connection(path).execute(
-            "SELECT id, body FROM bare WHERE id > '' ORDER BY id LIMIT ?", (limit,)
+            "SELECT id, body FROM bare WHERE id > ? ORDER BY id LIMIT ?", (after, limit)
         )
         return {"data": [{"id": row[0], "body": row[1]} for row in rows]}
 
@@ -56,9 +57,9 @@ def create_app(path: str) -> FastAPI:
     async def one(key: str) -> dict[str, Any]:
         return await anyio.to_thread.run_sync(read, key)
 
-    @app.get("/page")
-    async def several(limit: int) -> dict[str, Any]:
-        return await anyio.to_thread.run_sync(page, limit)
+    @app.get("/page/{after}")
+    async def several(after: str, limit: int) -> dict[str, Any]:
+        return await anyio.to_thread.run_sync(page, after, limit)
 
     @app.post("/write/{key}")
     async def put(key: str, request: Request) -> dict[str, Any]:
@@ -72,8 +73,6 @@ def main() -> None:
     """Serve."""
     path = sys.argv[1]
     connection(path).execute("CREATE TABLE IF NOT EXISTS bare (id TEXT PRIMARY KEY, body TEXT)")
-    for key in ("one", *(f"0-{number:02}" for number in range(20))):
-        connection(path).execute("INSERT OR IGNORE INTO bare VALUES (?, ?)", (key, "x" * 1000))
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(create_app(path), log_level="error", access_log=False, lifespan="off")
     print(listener.getsockname()[1], flush=True)

@@ -140,6 +140,8 @@ def get(tx: Tx, store_id: str, version_id: str) -> Version:
 
 def contents(tx: Tx, version_ids: Collection[str]) -> dict[str, bytes]:
     """Return the content of each version that has one, by id."""
+    if not version_ids:
+        return {}
     if len(version_ids) == 1:
         rows = tx.run(_CONTENT, {"of_id": next(iter(version_ids))}).all()
     else:
