@@ -10,6 +10,7 @@ import anyio
 
 from intramuros.execution.egress.attach import Captures
 from intramuros.execution.egress.base import Passage
+from intramuros.execution.pool import Size, WarmPool
 from intramuros.execution.sandbox.base import (
     Mount,
     Provider,
@@ -21,7 +22,7 @@ from intramuros.execution.sandbox.base import (
 )
 from intramuros.kernel.service import Stop
 from intramuros.kernel.telemetry import logger
-from intramuros.kernel.timing import backoff_s
+from intramuros.kernel.timing import SystemClock, backoff_s
 
 log = logger("hands")
 
@@ -40,13 +41,16 @@ class Hands:
         *,
         keep: int = 0,
         captures: Captures | None = None,
+        pool: WarmPool | None = None,
     ) -> None:
         """Take a started provider.
 
         Args:
             keep: how many sandboxes may wait paused for their session's next item.
             captures: catch the connections of sandboxes that get a passage; None gives them none.
+            pool: where sandboxes wait to be taken; None makes each when it is needed.
         """
+        self._pool = WarmPool(provider, spec, Size(0, 0), SystemClock()) if pool is None else pool
         self._provider = provider
         self._spec = spec
         self._rand = rand
@@ -140,9 +144,10 @@ class Hands:
         await self._provider.forget(session_id)
 
     async def watch(self, stop: Stop) -> None:
-        """Hold the sandboxes to their limits until a stop is asked for."""
+        """Hold sandboxes to their limits and keep some waiting, until a stop is asked for."""
         async with anyio.create_task_group() as group:
             group.start_soon(self._provider.watch)
+            await self._pool.run(stop)
             await stop.wait()
             group.cancel_scope.cancel()
 
@@ -173,7 +178,7 @@ class Hands:
         spec = self._spec_of(session_id)
         for attempt in range(_BUSY_ATTEMPTS):
             try:
-                return await self._provider.create(spec, session_id)
+                return await self._pool.create(spec, session_id)
             except SandboxBusy:
                 if attempt + 1 == _BUSY_ATTEMPTS:
                     raise

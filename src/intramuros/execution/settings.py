@@ -81,6 +81,10 @@ class WorkerSettings:
     """Seconds after the end of a turn until the work item is given back (contract 22.15)."""
     keep_idle_sandboxes: int = 0
     """Sandboxes kept paused after their item ended; 0 destroys each (its workspace stays)."""
+    warm_min: int = 1
+    """Sandboxes that wait for sessions at all times, so that a first call need not."""
+    warm_max: int = 4
+    """Sandboxes that wait after many were needed at once; 0 makes each when it is needed."""
     memory_sync_s: float = 15.0
     """Seconds between two syncs of a session's memory stores; 0 leaves memory out of sandboxes."""
     call_timeout_s: float = 150.0
@@ -133,6 +137,11 @@ class WorkerSettings:
             )
         if self.keep_idle_sandboxes < 0:
             raise OperatorError("keep_idle_sandboxes is negative", "use 0 or more")
+        if not 0 <= self.warm_min <= self.warm_max <= MAX_CONCURRENCY and self.warm_max != 0:
+            raise OperatorError(
+                f"warm_min {self.warm_min} and warm_max {self.warm_max} cannot be",
+                f"use 0 <= warm_min <= warm_max <= {MAX_CONCURRENCY}, or warm_max 0 for none",
+            )
         self.spec()
         self.egress()
         return self

@@ -8,6 +8,7 @@ import secrets
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
@@ -28,6 +29,7 @@ from intramuros.execution.hands import Hands
 from intramuros.execution.journal import Journal
 from intramuros.execution.memory import MemoryTerms
 from intramuros.execution.poll import Poller
+from intramuros.execution.pool import Size, WarmPool
 from intramuros.execution.record import Record, RecordFailed
 from intramuros.execution.sandbox.base import Level, Provider
 from intramuros.execution.session import Item, Terms
@@ -85,12 +87,14 @@ async def serve_worker(
         stack.callback(record.close)
         await _start_provider(provider, stack)
         station = await _open_station(settings, provider, record, resolver, stack)
+        pool = _pool(settings, provider, station, clock)
         hands = Hands(
             provider,
             settings.spec(),
             random.random,
             keep=settings.keep_idle_sandboxes,
             captures=station.captures if station else None,
+            pool=pool,
         )
         stack.push_async_callback(_shielded, hands.aclose)
         control = ControlPlane(settings.base_url, settings.environment_id, key, worker_id)
@@ -118,6 +122,17 @@ async def serve_worker(
             station,
         )
         await _run(settings, control, bench, terms, ready, stop)
+
+
+def _pool(
+    settings: WorkerSettings, provider: Provider, station: Station | None, clock: Clock
+) -> WarmPool:
+    spec = settings.spec()
+    if station is not None:
+        spec = replace(spec, egress="names", trust=station.trust)
+    # What empties the queue and goes has nobody to wait for.
+    size = Size(0, 0) if settings.once else Size(settings.warm_min, settings.warm_max)
+    return WarmPool(provider, spec, size, clock)
 
 
 def _memory_terms(settings: WorkerSettings) -> MemoryTerms | None:

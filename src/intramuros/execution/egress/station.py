@@ -88,6 +88,11 @@ class Station:
         path = packages.search_path(rules.packages)
         return Passage(gate, gate, self._trust, variables, path)
 
+    @property
+    def trust(self) -> Path:
+        """What sandboxes trust beside the system's certificates, in PEM."""
+        return self._trust
+
     def gate(self, session_id: str) -> SandboxGate | None:
         """Return the gate of a session that has a passage."""
         return self._gates.get(session_id)

@@ -1,6 +1,7 @@
 """The default provider: Linux namespaces through the bubblewrap binary, root or not."""
 
 import os
+import secrets
 import socket
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ import anyio
 from anyio import to_thread
 
 from intramuros.execution.sandbox import bwrap, runtime, seccomp
+from intramuros.execution.sandbox.adoptions import Adoptions, Room
 from intramuros.execution.sandbox.base import (
     Capabilities,
     Finding,
@@ -21,7 +23,12 @@ from intramuros.execution.sandbox.base import (
 )
 from intramuros.execution.sandbox.cgroups import Group, Groups, find_groups, make_group
 from intramuros.execution.sandbox.channel import Channel
-from intramuros.execution.sandbox.launch import CHANNEL_FD, SECCOMP_FD, Places, plan
+from intramuros.execution.sandbox.launch import (
+    CHANNEL_FD,
+    SECCOMP_FD,
+    Places,
+    plan,
+)
 from intramuros.execution.sandbox.live import Handles, LiveSandbox
 from intramuros.execution.sandbox.records import (
     Identity,
@@ -34,6 +41,7 @@ from intramuros.execution.sandbox.records import (
     kill,
 )
 from intramuros.execution.sandbox.rootfs import Python, find_python
+from intramuros.execution.sandbox.spares import Spare
 from intramuros.execution.sandbox.workspaces import Workspaces
 from intramuros.execution.sandbox.zygote import Request, Zygote
 from intramuros.kernel.telemetry import logger
@@ -68,11 +76,14 @@ class BubblewrapProvider:
         self._root = os.geteuid() == 0
         self._records = Records(state_dir / "sandboxes")
         self._workspaces = Workspaces(state_dir / "workspaces", as_root=self._root)
+        self._room = Room(self._records, self._workspaces)
         self._zygote = Zygote()
         self._host: _Host | None = None
         self._live: dict[str, LiveSandbox] = {}
         self._creating: set[str] = set()
         self._uids: dict[str, int] = {}
+        spares = Room.below(state_dir / "spares", as_root=self._root)
+        self._spares = Adoptions(spares, self._room, self._uids)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -106,7 +117,8 @@ class BubblewrapProvider:
             if finding.level is Level.WARNING:
                 _log.warning("sandbox_host_limited", what=finding.what, fix=finding.fix)
         try:
-            for part in ("sandboxes", "workspaces", "runtime"):
+            parts = ("sandboxes", "workspaces", "runtime", "spares/records", "spares/workspaces")
+            for part in parts:
                 (self._state / part).mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise SandboxUnavailable(
@@ -127,10 +139,21 @@ class BubblewrapProvider:
     async def create(self, spec: SandboxSpec, sandbox_id: str) -> LiveSandbox:
         """Create a sandbox over its workspace, which an earlier one of this id may have left."""
         check_id(sandbox_id)
+        host = await self._started()
+        await self._claim(sandbox_id)
+        try:
+            return await self._create(host, spec, sandbox_id)
+        finally:
+            self._creating.discard(sandbox_id)
+
+    async def _started(self) -> _Host:
         await self.start()
-        host = self._host
-        if host is None:
+        if self._host is None:
             raise SandboxError("the provider did not start")
+        return self._host
+
+    async def _claim(self, sandbox_id: str) -> None:
+        """Let nobody else create this sandbox until its id is given back."""
         earlier = self._live.get(sandbox_id)
         if earlier is not None:
             if earlier.alive:
@@ -139,35 +162,11 @@ class BubblewrapProvider:
         if sandbox_id in self._creating:
             raise SandboxBusy(f"sandbox {sandbox_id} is being created")
         self._creating.add(sandbox_id)
-        try:
-            return await self._create(host, spec, sandbox_id)
-        finally:
-            self._creating.discard(sandbox_id)
 
     async def _create(self, host: _Host, spec: SandboxSpec, sandbox_id: str) -> LiveSandbox:
         await self._clear_earlier(sandbox_id)
-        uid = self._choose_uid(sandbox_id)
-        group: Group | None = None
         try:
-            workspace = await self._workspaces.open(sandbox_id, uid)
-            for mount in spec.mounts:
-                if mount.owned:
-                    await self._workspaces.give(mount.source, uid)
-            group = self._make_group(host.groups, sandbox_id, spec)
-            record = Record(
-                sandbox_id,
-                host.worker,
-                cgroups=[str(path) for path in group.paths.values()] if group else [],
-                uid=uid,
-            )
-            self._records.save(record)
-            places = Places(
-                host.runtime.directory,
-                host.runtime.binary,
-                workspace,
-                self._python_of(spec, host),
-            )
-            sandbox = await self._start(spec, record, places, group)
+            sandbox = await self._make(host, spec, sandbox_id, self._room)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await self._clear_earlier(sandbox_id, own=True)
@@ -175,12 +174,71 @@ class BubblewrapProvider:
         self._live[sandbox_id] = sandbox
         return sandbox
 
-    def _choose_uid(self, sandbox_id: str) -> int | None:
+    async def prepare(self, spec: SandboxSpec) -> Spare:
+        """Start a sandbox that belongs to nobody."""
+        host = await self._started()
+        name = f"spare-{secrets.token_hex(8)}"
+        try:
+            sandbox = await self._make(host, spec, name, self._spares.own)
+            self._spares.live[name] = sandbox
+            await sandbox.warm()
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                record = self._spares.own.records.load(name)
+                if record is not None:
+                    await self._clear(record, self._spares.own)
+                await self._spares.ended(name)
+            raise
+        return Spare(name, spec, sandbox)
+
+    async def adopt(self, spare: Spare, spec: SandboxSpec, sandbox_id: str) -> LiveSandbox | None:
+        """Make a spare the sandbox of a session that has no workspace yet."""
+        check_id(sandbox_id)
+        host = await self._started()
+        if not self._spares.fits(spare, spec):
+            return None
+        await self._claim(sandbox_id)
+        try:
+            await self._clear_earlier(sandbox_id)
+            if self._workspaces.owner(sandbox_id) is not None:
+                return None
+            python = self._python_of(spec, host)
+            made = await self._spares.adopt(spare, spec, sandbox_id, python, self._ended)
+            self._live[sandbox_id] = made
+            return made
+        finally:
+            self._creating.discard(sandbox_id)
+
+    async def _make(
+        self, host: _Host, spec: SandboxSpec, sandbox_id: str, room: Room
+    ) -> LiveSandbox:
+        uid = self._choose_uid(sandbox_id, room.workspaces.owner(sandbox_id))
+        workspace = await room.workspaces.open(sandbox_id, uid)
+        for mount in spec.mounts:
+            if mount.owned:
+                await self._workspaces.give(mount.source, uid)
+        group = self._make_group(host.groups, sandbox_id, spec)
+        record = Record(
+            sandbox_id,
+            host.worker,
+            cgroups=[str(path) for path in group.paths.values()] if group else [],
+            uid=uid,
+        )
+        room.records.save(record)
+        places = Places(
+            host.runtime.directory,
+            host.runtime.binary,
+            workspace,
+            self._python_of(spec, host),
+        )
+        return await self._start(spec, record, places, group, room)
+
+    def _choose_uid(self, sandbox_id: str, owner: int | None) -> int | None:
         if not self._root:
             return None
         taken = {uid for key, uid in self._uids.items() if key != sandbox_id}
         try:
-            uid = choose_uid(sandbox_id, Path("/proc/self/uid_map").read_text(), taken)
+            uid = choose_uid(sandbox_id, Path("/proc/self/uid_map").read_text(), taken, owner)
         except ValueError as error:
             raise SandboxUnavailable(
                 f"sandboxes need a user id of their own and {error}",
@@ -208,7 +266,12 @@ class BubblewrapProvider:
         return Python("/usr/bin/python3")
 
     async def _start(
-        self, spec: SandboxSpec, record: Record, places: Places, group: Group | None
+        self,
+        spec: SandboxSpec,
+        record: Record,
+        places: Places,
+        group: Group | None,
+        room: Room,
     ) -> LiveSandbox:
         machine = os.uname().machine
         filtered = seccomp.supported(machine)
@@ -235,9 +298,10 @@ class BubblewrapProvider:
         try:
             pid, pidfd = await self._zygote.launch(request, opened)
             theirs.close()  # ours must see the end of the stream when the sandbox is gone
-            self._records.save(replace(record, outer=identify(pid)))
+            room.records.save(replace(record, outer=identify(pid)))
             handles = Handles(channel, pidfd, pid, group, places.workspace)
-            sandbox = LiveSandbox(record.sandbox_id, spec, handles, self._ended)
+            ended = self._ended if room is self._room else self._spares.ended
+            sandbox = LiveSandbox(record.sandbox_id, spec, handles, ended)
             await self._await_ready(sandbox, places.python, errors)
         except BaseException:
             channel.close()
@@ -270,12 +334,14 @@ class BubblewrapProvider:
             await self._workspaces.remove(sandbox_id)
 
     async def sweep(self) -> list[str]:
-        """Kill and remove what dead workers left; workspaces stay."""
+        """Kill and remove what dead workers left; workspaces stay, but those of spares."""
         cleaned = []
-        for record in self._records.all():
-            if record.sandbox_id not in self._live and not is_alive(record.worker):
-                await self._clear(record)
-                cleaned.append(record.sandbox_id)
+        for room, live in ((self._room, self._live), (self._spares.own, self._spares.live)):
+            for record in room.records.all():
+                if record.sandbox_id not in live and not is_alive(record.worker):
+                    await self._clear(record, room)
+                    cleaned.append(record.sandbox_id)
+        await self._spares.tidy()
         return cleaned
 
     async def watch(self) -> None:
@@ -299,7 +365,7 @@ class BubblewrapProvider:
             raise SandboxBusy(f"sandbox {sandbox_id} is live in worker process {record.worker.pid}")
         await self._clear(record)
 
-    async def _clear(self, record: Record) -> None:
+    async def _clear(self, record: Record, room: Room | None = None) -> None:
         group = Group(0, {path: Path(path) for path in record.cgroups})
         with anyio.move_on_after(_DEATH_S, shield=True):
             while True:
@@ -314,7 +380,7 @@ class BubblewrapProvider:
                 if gone and not inside and group.remove():
                     break
                 await anyio.sleep(0.002)
-            self._records.remove(record.sandbox_id)
+            (room or self._room).records.remove(record.sandbox_id)
             self._uids.pop(record.sandbox_id, None)
             return
         _log.error("sandbox_not_cleared", sandbox=record.sandbox_id)
@@ -328,9 +394,10 @@ class BubblewrapProvider:
 
     async def aclose(self) -> None:
         """Destroy all live sandboxes and end the launcher."""
-        for sandbox in list(self._live.values()):
+        for sandbox in [*self._live.values(), *self._spares.live.values()]:
             await sandbox.destroy()
         self._zygote.close()
+        self._spares.close()
         self._host = None
 
 

@@ -109,24 +109,41 @@ class LiveSandbox:
         finally:
             os.close(pinned)
 
+    @property
+    def handles(self) -> Handles:
+        """What the host holds of it."""
+        return self._handles
+
     async def configure(self, python: Python) -> None:
         """Give process 1 its settings and wait until it serves."""
         limits = self._spec.limits
-        mounts = self._spec.mounts
         in_group = self._handles.group.paths if self._handles.group else {}
-        read_only = [mount.target for mount in mounts if mount.read_only]
         await self._handles.channel.configure(
             {
                 "workdir": WORKSPACE.encode(),
-                "roots": _joined([mount.target for mount in mounts]),
-                "read_only": _joined(read_only),
-                "env": _joined([f"{k}={v}" for k, v in self._environment(python).items()]),
+                **self._personal(python),
                 "open_files": b"%d" % limits.open_files,
                 "processes": b"%d" % limits.pids,
                 "file_bytes": b"%d" % limits.disk_bytes,
                 "address_space": b"-1" if "memory" in in_group else b"%d" % limits.memory_bytes,
             }
         )
+
+    async def warm(self) -> None:
+        """Start what the first call would wait for."""
+        await self._handles.channel.request("restart", {})
+
+    async def adopt(self, python: Python) -> None:
+        """Give a process 1 that serves already what is this sandbox's own."""
+        await self._handles.channel.request("adopt", self._personal(python))
+
+    def _personal(self, python: Python) -> dict[str, bytes]:
+        mounts = self._spec.mounts
+        return {
+            "roots": _joined([mount.target for mount in mounts]),
+            "read_only": _joined([mount.target for mount in mounts if mount.read_only]),
+            "env": _joined([f"{k}={v}" for k, v in self._environment(python).items()]),
+        }
 
     def _environment(self, python: Python) -> dict[str, str]:
         base = {

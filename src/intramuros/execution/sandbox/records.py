@@ -84,12 +84,13 @@ def kill(identity: Identity) -> bool:
         os.close(pidfd)
 
 
-def choose_uid(sandbox_id: str, uid_map: str, taken: set[int]) -> int:
+def choose_uid(sandbox_id: str, uid_map: str, taken: set[int], wanted: int | None = None) -> int:
     """Return a host uid for a sandbox: the same each time unless it is taken.
 
     Args:
         uid_map: content of ``/proc/self/uid_map``; inside a container few uids exist.
         taken: uids of live sandboxes.
+        wanted: whose its workspace is already, if it is such a uid.
 
     Raises:
         ValueError: no uid above the reserved ones is mapped here.
@@ -102,6 +103,8 @@ def choose_uid(sandbox_id: str, uid_map: str, taken: set[int]) -> int:
         floor, count = start + size // 2, size // 2 - 1
     if count < 1 or floor < 1000:
         raise ValueError("no spare user ids are mapped in this user namespace")
+    if wanted is not None and floor <= wanted < floor + count and wanted not in taken:
+        return wanted
     for step in range(len(taken) + 1):
         uid = floor + (digest + step) % count
         if uid not in taken:

@@ -24,6 +24,17 @@ class Workspaces:
         """Return where a sandbox's workspace is or would be."""
         return self._directory / sandbox_id
 
+    def owner(self, sandbox_id: str) -> int | None:
+        """Return the uid that a workspace belongs to; None when there is none."""
+        try:
+            return self.path(sandbox_id).lstat().st_uid
+        except FileNotFoundError:
+            return None
+
+    def all(self) -> list[str]:
+        """Return the sandbox ids that have a workspace."""
+        return sorted(path.name for path in self._directory.glob("*"))
+
     async def open(self, sandbox_id: str, uid: int | None) -> Path:
         """Return the workspace, made if need be, owned by ``uid`` throughout."""
         path = self.path(sandbox_id)

@@ -83,6 +83,20 @@ class Shell:
         self._loop.alarm(self, max(timeout_s, 0.0), self._timed_out)
         self._push(self._stdin)
 
+    def set_variables(self, old: dict[bytes, bytes], new: dict[bytes, bytes]) -> bool:
+        """Change an idle shell's environment; False where bash cannot have such names."""
+        changed = {name: value for name, value in new.items() if old.get(name) != value}
+        gone = old.keys() - new.keys()
+        if self.closed or not all(_is_name(name) for name in (*changed, *gone)):
+            return False
+        for name, value in changed.items():
+            quoted = value.replace(b"'", b"'\\''")
+            self._pending += b"export %s='%s'\n" % (name, quoted)
+        for name in gone:
+            self._pending += b"unset %s\n" % name
+        self._push(self._stdin)
+        return True
+
     @property
     def busy(self) -> bool:
         """Whether a command is running."""
@@ -177,3 +191,8 @@ class Shell:
         for fd in (self._stdin, self._stdout, self._report):
             self._loop.unwatch(fd)
             os.close(fd)
+
+
+def _is_name(name: bytes) -> bool:
+    """Return whether bash can have a variable of this name."""
+    return name.isascii() and name.decode().isidentifier()

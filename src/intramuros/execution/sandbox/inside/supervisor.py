@@ -6,6 +6,7 @@ answers ``ready`` and serves until the host closes the socket, which ends the sa
     configure  workdir, roots, read_only, env, open_files, processes, file_bytes, address_space
     bash       command, nonce, timeout_ms   → state, output, code, truncated
     restart                                 → (nothing)
+    adopt      roots, read_only, env        → (nothing); a sandbox started ahead gets its session's
     tool       tool, then its own fields    → text, or media and data
     exec       argv, env, cwd, stdin, timeout_ms, limit → stdout, stderr, code, …
     cancel     target                       → (no answer; that call's answer is dropped too)
@@ -77,6 +78,7 @@ class Supervisor:
         self._operations = {
             b"bash": self._bash,
             b"restart": self._restart,
+            b"adopt": self._adopt,
             b"tool": self._tool,
             b"exec": self._exec,
             b"cancel": self._cancel,
@@ -160,6 +162,18 @@ class Supervisor:
         if self._shell is not None and not self._shell.closed:
             self._shell.kill()
         self._shell = Shell(self._loop, self._spawner, self._workdir, self._shell_env())
+        self._send({"id": call["id"]})
+
+    def _adopt(self, call: dict[str, bytes]) -> None:
+        env = jobs.parse_env(call["env"])
+        self._policy = Policy(self._workdir, _paths(call["roots"]), _paths(call["read_only"]))
+        if env != self._env:
+            if self._shell is not None and not self._shell.set_variables(self._env, env):
+                self._shell.kill()
+                self._shell = None
+            self._env = env
+            os.environ.clear()  # noqa: TID251 - as at the start
+            os.environb.update(env)
         self._send({"id": call["id"]})
 
     def _tool(self, call: dict[str, bytes]) -> None:
