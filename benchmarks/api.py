@@ -56,7 +56,7 @@ TARGET_APPENDS: Final = 0.6
 _MESSAGE: Final = {"type": "user.message", "content": [{"type": "text", "text": "x" * 500}]}
 _PER_SESSION: Final = 10
 TURN: Final = 10
-Call = Callable[[], object]
+Call = Callable[[], bytes]
 
 
 class Client:

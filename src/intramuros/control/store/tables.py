@@ -38,6 +38,14 @@ def _partial(name: str, *columns: str, where: str) -> Index:
     return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
 
 
+def _where_set(name: str, *columns: str) -> Index:
+    """Return an index of the rows whose first column is set: most rows' is not, and cost nothing.
+
+    Equality with anything implies the condition, and costs the planner no column.
+    """
+    return _partial(name, *columns, where=f"{columns[0]} IS NOT NULL")
+
+
 workspaces = Table(
     "workspaces",
     metadata,
@@ -185,11 +193,11 @@ resources = Table(
     Column("sort_key", String),  # of kinds that are listed by name
     Index("ix_resources_list", "workspace_id", "kind", "created_us", "id"),
     Index("ix_resources_name", "workspace_id", "kind", "sort_key", "id"),
-    Index("ix_resources_parent", "parent_id", "workspace_id", "kind", "created_us", "id"),
+    _where_set("ix_resources_parent", "parent_id", "workspace_id", "kind", "created_us", "id"),
     # Lists leave archived ones out unless asked, however many there are. Not a partial index:
     # without statistics SQLite would choose by the number of columns that are fixed.
     Index("ix_resources_live", "workspace_id", "kind", "archived_us", "created_us", "id"),
-    Index(
+    _where_set(
         "ix_resources_live_parent", "parent_id", "workspace_id", "kind", "archived_us", *_BY_TIME
     ),
 )
@@ -231,8 +239,8 @@ sessions = Table(
     Index("ix_sessions_status", "workspace_id", "status", "created_us", "id"),
     Index("ix_sessions_live", "workspace_id", "archived_us", "created_us", "id"),
     Index("ix_sessions_live_agent", "agent_id", "archived_us", "created_us", "id"),
-    Index("ix_sessions_deployment", "deployment_id", "created_us", "id"),
-    Index("ix_sessions_live_deployment", "deployment_id", "archived_us", "created_us", "id"),
+    _where_set("ix_sessions_deployment", "deployment_id", "created_us", "id"),
+    _where_set("ix_sessions_live_deployment", "deployment_id", "archived_us", "created_us", "id"),
 )
 
 # Which stores a session has, and whether it may only read them (also shown in its resources).
@@ -355,7 +363,7 @@ audit = Table(
     Column("session_id", String),
     Column("line", String, nullable=False),
     Column("hash", String, nullable=False),
-    Index("ix_audit_session", "session_id", "seq"),
+    _where_set("ix_audit_session", "session_id", "seq"),
 )
 
 # One row when the organization was ever asked to capture activities, or to stop.
