@@ -11,6 +11,7 @@ records on disk. ``attach`` is what a sandbox waits for its network when it is m
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -135,10 +136,10 @@ async def attached(
     opened: Station, provider: BubblewrapProvider, number: int
 ) -> tuple[Sandbox, dict[str, int]]:
     """Make a sandbox and give it its network; returns nanoseconds of both."""
-    passage = opened.passage(f"s{number}", OPERATORS_ALONE)
+    passage = opened.passage(f"egress-{os.getpid()}-{number}", OPERATORS_ALONE)
     spec = SandboxSpec(egress="names", trust=passage.trust)
     began = time.perf_counter_ns()
-    sandbox = await provider.create(spec, f"s{number}")
+    sandbox = await provider.create(spec, f"egress-{os.getpid()}-{number}")
     created = time.perf_counter_ns()
     await opened.captures.attach(sandbox, passage)
     return sandbox, {"create": created - began, "attach": time.perf_counter_ns() - created}
@@ -176,7 +177,7 @@ async def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
                     "direct": await direct(site, counts),
                     "sandbox": await inside(sandbox, site, counts),
                 }
-                await opened.captures.detach(f"s{number}")
+                await opened.captures.detach(f"egress-{os.getpid()}-{number}")
                 await sandbox.destroy()
                 if number == 0:
                     continue  # warms both up
@@ -211,7 +212,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        told = anyio.run(measure, options, Path(scratch))
+        told = anyio.run(measure, options, Path(scratch), backend_options={"use_uvloop": True})
     told["python"] = platform.python_version()
     print(json.dumps(told, indent=2))
     if options.out:

@@ -72,7 +72,7 @@ def _worker(settings: "WorkerSettings") -> None:
         provider = make(settings.provider, settings.state_dir / "sandboxes")
         await serve(settings, provider=provider, ready=lambda env: _ready(f"worker {env}"))
 
-    anyio.run(run)
+    anyio.run(run, backend_options={"use_uvloop": True})
 
 
 def _edge(settings: "EdgeSettings") -> None:

@@ -49,15 +49,11 @@ class BrokenChain(ValueError):
 
 def seal(head: Head, record: AuditRecord) -> tuple[str, Head]:
     """Return the record's line (without newline) and the new head."""
-    body = {
-        "seq": head.seq + 1,
-        "prev": head.hash,
-        "at": record.at,
-        "kind": record.kind,
-        "fields": dict(record.fields),
-    }
-    digest = hashlib.sha256(_canonical(body)).hexdigest()
-    return _canonical({**body, "hash": digest}).decode(), Head(head.seq + 1, digest)
+    # The members in their canonical order; the hash has its place among them.
+    before = f'{{"at":{_text(record.at)},"fields":{_text(dict(record.fields))}'
+    after = f'"kind":{_text(record.kind)},"prev":{_text(head.hash)},"seq":{head.seq + 1}}}'
+    digest = hashlib.sha256(f"{before},{after}".encode()).hexdigest()
+    return f'{before},"hash":"{digest}",{after}', Head(head.seq + 1, digest)
 
 
 def head_of(line: str) -> Head:
@@ -95,7 +91,13 @@ def verify(lines: Iterable[str], head: Head | None = None) -> Head:
 
 
 def _canonical(body: Mapping[str, object]) -> bytes:
-    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return _bytes(_text(body))
+
+
+_text: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
+
+
+def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 

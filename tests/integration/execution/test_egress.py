@@ -4,6 +4,7 @@ The gate of these tests only says whom it was reached as; what gates let through
 """
 
 import json
+import os
 import shutil
 import socket
 from collections.abc import AsyncIterator
@@ -12,11 +13,11 @@ from pathlib import Path
 
 import anyio
 import pytest
-from anyio.abc import SocketStream
 
 from intramuros.execution.egress import netns
 from intramuros.execution.egress.attach import Captures
 from intramuros.execution.egress.base import Passage
+from intramuros.execution.egress.leg import Leg
 from intramuros.execution.record import Record
 from intramuros.execution.sandbox.base import Level, SandboxGone, SandboxSpec
 from intramuros.execution.sandbox.bubblewrap import BubblewrapProvider
@@ -26,6 +27,8 @@ from intramuros.kernel.timing import SystemClock
 
 pytestmark = pytest.mark.anyio
 
+# Two runs on one machine have nothing to do with each other.
+SESSION = f"sesn_{os.getpid()}"
 CA = "-----BEGIN CERTIFICATE-----\nTm8gY2VydGlmaWNhdGU=\n-----END CERTIFICATE-----\n"
 
 
@@ -43,13 +46,13 @@ class Teller:
 
     served: list[tuple[str, int]] = field(default_factory=list)
 
-    async def serve(self, stream: SocketStream, name: str, port: int) -> None:
+    async def serve(self, client: Leg, name: str, port: int) -> None:
         self.served.append((name, port))
-        async with stream:
-            heard = await stream.receive()
+        async with client:
+            heard = await client.receive()
             body = f"{name}:{port}:{len(heard) > 0}\n".encode()
             head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
-            await stream.send(head + body)
+            await client.send(head + body)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +101,7 @@ async def caught(
     trust.write_text(CA)
     trust.chmod(0o644)
     spec = SandboxSpec(egress="names", trust=trust, environment={"TOKEN": "placeholder"})
-    sandbox = await provider.create(spec, "sesn_net")
+    sandbox = await provider.create(spec, SESSION)
     await captures.attach(sandbox, Passage(Names(), gate))
     return Caught(sandbox, captures, gate)
 
@@ -231,7 +234,7 @@ async def test_refused_names_are_in_the_record(caught: Caught, tmp_path: Path) -
     caught.captures._record.settle()
     written = (tmp_path / "audit.jsonl").read_text()
     assert '"name":"evil.test"' in written
-    assert '"session_id":"sesn_net"' in written
+    assert f'"session_id":"{SESSION}"' in written
 
 
 async def test_what_is_trusted_is_ours_wherever_programs_look(caught: Caught) -> None:
@@ -254,7 +257,7 @@ async def test_nothing_of_the_helper_stays_inside(caught: Caught) -> None:
     assert status == 0
     assert "supervisor" in running
     assert "joiner" not in running
-    await caught.captures.detach("sesn_net")
+    await caught.captures.detach(SESSION)
     _, listening = await caught.run(
         "tail -qn +2 /proc/net/tcp /proc/net/tcp6 /proc/net/udp | wc -l"
     )
@@ -269,7 +272,7 @@ async def test_without_a_capture_there_is_no_network_at_all(caught: Caught) -> N
     answer += "try: print(socket.gethostbyname('api.test'))\n"
     answer += "except OSError as error: print(type(error).__name__)\n"
     await caught.python("import socket; print(socket.gethostbyname('api.test'))")
-    await caught.captures.detach("sesn_net")
+    await caught.captures.detach(SESSION)
     assert await caught.python(answer) == "ConnectionRefusedError\ngaierror"
     await caught.captures.attach(caught.sandbox, Passage(Names(), caught.gate))
     lookup = "import socket; print(socket.gethostbyname('api.test'))"
@@ -320,7 +323,7 @@ async def test_a_flood_of_lookups_and_connections_is_the_sandboxs_own_trouble(
 async def test_two_sandboxes_share_neither_names_nor_networks(
     provider: BubblewrapProvider, captures: Captures, caught: Caught
 ) -> None:
-    other = await provider.create(SandboxSpec(egress="names"), "sesn_other")
+    other = await provider.create(SandboxSpec(egress="names"), f"{SESSION}_other")
 
     class Nothing(Names):
         def admits(self, name: str) -> bool:
@@ -353,7 +356,7 @@ async def test_a_sandbox_without_egress_is_as_closed_as_ever(
 
 
 async def test_a_network_is_not_found_once_the_sandbox_is_gone(caught: Caught) -> None:
-    await caught.captures.detach("sesn_net")
+    await caught.captures.detach(SESSION)
     await caught.sandbox.destroy()
     with pytest.raises(SandboxGone):
         await caught.captures.attach(caught.sandbox, Passage(Names(), caught.gate))

@@ -1,6 +1,7 @@
 """From a program in a real sandbox through the capture and the proxy to a host, and back."""
 
 import json
+import os
 import shutil
 import socket
 import ssl
@@ -29,6 +30,8 @@ from intramuros.kernel.timing import SystemClock
 
 pytestmark = pytest.mark.anyio
 
+# Two runs on one machine have nothing to do with each other.
+SESSION = f"sesn_{os.getpid()}"
 VALUE = "sk-real-6f1d0c2b9a"
 HOSTS = ("api.test", "git.test", "*.wild.test", "inside.test", "pinned.test")
 
@@ -105,7 +108,7 @@ class Whole:
     record: Record
     audit: Path
 
-    async def take(self, rules: SessionRules, session_id: str = "sesn_1") -> Sandbox:
+    async def take(self, rules: SessionRules, session_id: str = SESSION) -> Sandbox:
         self.hands.equip(session_id, (), self.station.passage(session_id, rules))
         return await self.hands.take(session_id)
 
@@ -257,8 +260,8 @@ async def test_limited_networking_lets_through_what_it_lists(rig: Whole) -> None
 
 async def test_R111_mcp_hosts_pass_only_if_the_environment_says_so(rig: Whole) -> None:
     port = rig.origin.port
-    closed = await rig.take(limited("api.test"), "sesn_closed")
-    opened = await rig.take(limited("api.test", allow_mcp_servers=True), "sesn_opened")
+    closed = await rig.take(limited("api.test"), f"{SESSION}_closed")
+    opened = await rig.take(limited("api.test", allow_mcp_servers=True), f"{SESSION}_opened")
     assert (await rig.run(closed, f"curl -sS https://git.test:{port}/mcp"))[0] == 6
     assert (await rig.run(opened, f"curl -sS https://git.test:{port}/mcp"))[0] == 0
 
@@ -327,10 +330,10 @@ async def test_rules_and_secrets_change_while_the_sandbox_lives(rig: Whole) -> N
 
 async def test_without_a_passage_the_next_sandbox_has_no_network(rig: Whole) -> None:
     await rig.take(rules())
-    await rig.hands.drop("sesn_1")
-    rig.hands.equip("sesn_1", ())
-    rig.station.release("sesn_1")
-    sandbox = await rig.hands.take("sesn_1")
+    await rig.hands.drop(SESSION)
+    rig.hands.equip(SESSION, ())
+    rig.station.release(SESSION)
+    sandbox = await rig.hands.take(SESSION)
     _, said = await rig.run(sandbox, "curl -sS https://api.test/; cat /etc/resolv.conf | wc -c")
     assert "0" in said
     assert "API_TOKEN" not in (await rig.run(sandbox, "env"))[1]
@@ -366,7 +369,7 @@ async def test_a_flood_of_connections_is_bounded(rig: Whole) -> None:
     done = await sandbox.exec(["/usr/bin/python3", "-c", flood], timeout_s=18.0)
     assert int(done.stdout) > 0
     assert descriptors() < before + 3 * 130
-    await rig.hands.drop("sesn_1")
+    await rig.hands.drop(SESSION)
     with anyio.fail_after(5):
         while descriptors() > before + 10:  # noqa: ASYNC110 - bounded
             await anyio.sleep(0.01)

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import threading
 from functools import partial
 from pathlib import Path
 
@@ -179,3 +180,32 @@ async def test_what_cannot_be_written_down_is_refused_and_leaves_the_chain_whole
     await record.write("tool.call", call_id="e1")
     record.close()
     assert verify(read_lines(tmp_path / "audit.jsonl")).seq == 1
+
+
+async def test_a_slow_disk_is_waited_for_in_a_thread_and_a_quick_one_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[bool] = []
+    clock = ManualClock()
+    append = AppendLog.append_all
+    takes_s = 0.0
+
+    def measured(self: AppendLog, lines: list[str]) -> None:
+        threads.append(threading.current_thread() is not threading.main_thread())
+        clock.advance(takes_s)
+        append(self, lines)
+
+    monkeypatch.setattr(AppendLog, "append_all", measured)
+    record = Record(tmp_path / "audit.jsonl", clock)
+    for number in range(20):
+        await record.write("quick", number=number)
+    assert threads == [True] * 16 + [False] * 4
+    takes_s = 0.1
+    await record.write("slow")
+    takes_s = 0.0
+    threads.clear()
+    for number in range(20):
+        await record.write("quick", number=number)
+    assert threads == [True] * 16 + [False] * 4
+    record.close()
+    assert verify(read_lines(tmp_path / "audit.jsonl")) == record.head

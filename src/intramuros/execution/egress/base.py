@@ -8,19 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from anyio.abc import SocketStream
-
+from intramuros.execution.egress.leg import Leg
 from intramuros.execution.egress.names import Names, canonical
 
 
 class Gate(Protocol):
     """Judges and forwards one sandbox's connections."""
 
-    async def serve(self, stream: SocketStream, name: str, port: int) -> None:
+    async def serve(self, client: Leg, name: str, port: int) -> None:
         """Serve one captured TCP connection, and close it; raises nothing but cancellation.
 
         Args:
-            stream: the sandbox's end.
+            client: the sandbox's end.
             name: whom the sandbox looked up; admitted at that time.
             port: that it connected to.
         """

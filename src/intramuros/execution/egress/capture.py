@@ -18,6 +18,7 @@ from anyio.abc import SocketStream, TaskGroup, TaskStatus
 from intramuros.execution.egress.addresses import Addresses
 from intramuros.execution.egress.base import Passage
 from intramuros.execution.egress.dns import MAX_QUERY_BYTES, Answerer
+from intramuros.execution.egress.leg import Leg
 from intramuros.execution.egress.netns import Sockets
 from intramuros.execution.egress.pace import Pace
 from intramuros.kernel.telemetry import logger
@@ -126,20 +127,19 @@ class Capture:
 
     async def _serve(self, made: socket.socket, name: str, port: int) -> None:
         """Let the gate serve one connection; its failure is this connection's alone."""
-        stream: SocketStream | None = None
+        client: Leg | None = None
         try:
             made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            stream = await SocketStream.from_socket(made)
-            await self._passage.gate.serve(stream, name, port)
+            client = await Leg.over(made)
+            await self._passage.gate.serve(client, name, port)
         except Exception:
             log.exception("egress_connection_failed", sandbox=self._id, name=name, port=port)
         finally:
             self._slots.release()
-            with anyio.CancelScope(shield=True):
-                if stream is None:
-                    _reset(made)
-                else:
-                    await stream.aclose()
+            if client is None:
+                _reset(made)
+            else:
+                await client.aclose()
 
     async def _answer_datagrams(self) -> None:
         sock = self._sockets.datagrams

@@ -10,7 +10,6 @@ from typing import Final
 
 import anyio
 import h11
-from anyio.abc import ByteStream
 
 from intramuros.execution.egress import secrets
 from intramuros.execution.egress.http1 import (
@@ -25,11 +24,11 @@ from intramuros.execution.egress.http1 import (
     request_headers,
 )
 from intramuros.execution.egress.ledger import Claim, Tally
+from intramuros.execution.egress.leg import GONE, Leg
 from intramuros.execution.egress.limits import LimitReached
 from intramuros.execution.egress.outlet import Outlet
 from intramuros.execution.egress.secrets import HeaderRule, Unfit
 from intramuros.execution.egress.splice import Pair, splice
-from intramuros.execution.egress.streams import GONE, Held, drop
 from intramuros.execution.egress.transfer import (
     AnswerFailed,
     Ends,
@@ -38,7 +37,7 @@ from intramuros.execution.egress.transfer import (
     Transfer,
     next_inside,
 )
-from intramuros.execution.egress.upstream import UpstreamFailed, is_stale
+from intramuros.execution.egress.upstream import UpstreamFailed
 from intramuros.execution.record import RecordFailed
 
 # A host may hang up on a connection that rests; we do first.
@@ -54,13 +53,13 @@ _UNSEARCHABLE: Final = frozenset(
 class Kept:
     """The connection to the host that is kept between two requests of one connection."""
 
-    stream: ByteStream | None = None
+    stream: Leg | None = None
     since_s: float = 0.0
 
-    def take(self, now_s: float) -> ByteStream | None:
+    def take(self, now_s: float) -> Leg | None:
         """Return it if it is still good; what is not is for :meth:`drop`."""
         stream = self.stream
-        if stream is None or now_s - self.since_s > REST_S or is_stale(stream):
+        if stream is None or now_s - self.since_s > REST_S or stream.stale():
             return None
         self.stream = None
         return stream
@@ -69,13 +68,13 @@ class Kept:
         """Close it."""
         stream, self.stream = self.stream, None
         if stream is not None:
-            await drop(stream)
+            await stream.aclose()
 
 
 class Exchange:
     """Serves one request; ``outlet`` is the sandbox's, ``client`` its end of the connection."""
 
-    def __init__(self, outlet: Outlet, client: Held, place: Place, kept: Kept) -> None:
+    def __init__(self, outlet: Outlet, client: Leg, place: Place, kept: Kept) -> None:
         self._outlet = outlet
         self._client = client
         self._place = place
@@ -182,7 +181,7 @@ class Exchange:
     async def _carry(self, order: Order, claim: Claim) -> bool:
         tally = self._tally
         transfer = None
-        upstream: ByteStream | None = None
+        upstream: Leg | None = None
         keep = False
         try:
             with anyio.fail_after(self._outlet.meter.limits.request_s):
@@ -195,6 +194,7 @@ class Exchange:
                     return False
                 inside, outside = transfer.reusable
                 if outside:
+                    self._outlet.tickets.keep(self._place, upstream)
                     self._kept.stream, upstream = upstream, None
                     self._kept.since_s = self._outlet.clock.monotonic()
                 # What came after the request is the next one's.
@@ -217,10 +217,10 @@ class Exchange:
             raise SandboxGone from None
         finally:
             if upstream is not None:
-                await drop(upstream)
+                await upstream.aclose()
         return keep
 
-    async def _reach(self) -> ByteStream:
+    async def _reach(self) -> Leg:
         """Return a connection to the host: the kept one, or a new one."""
         kept = self._kept.take(self._outlet.clock.monotonic())
         if kept is not None:
@@ -228,7 +228,10 @@ class Exchange:
         await self._kept.drop()
         internal = self._outlet.rules.own.internal.covers(self._place.name)
         tls = self._place.scheme == "https"
-        return await self._outlet.dialler.open(self._place, internal=internal, tls=tls)
+        session = self._outlet.tickets.get(self._place)
+        return await self._outlet.dialler.open(
+            self._place, internal=internal, tls=tls, session=session
+        )
 
     async def _switch(self, ends: Ends, answer: h11.InformationalResponse, claim: Claim) -> None:
         """Pass a WebSocket on, as it is but for secrets in what comes back."""
@@ -244,7 +247,8 @@ class Exchange:
             raise AnswerFailed("malformed_answer", "the host switches without being asked")
         head = ends.inside.send(h11.InformationalResponse(status_code=101, headers=headers)) or b""
         self._client.held = ends.inside.trailing_data[0] + self._client.held
-        pair = Pair(self._client, Held(ends.upstream, ends.outside.trailing_data[0]), blotter)
+        ends.upstream.held = ends.outside.trailing_data[0] + ends.upstream.held
+        pair = Pair(self._client, ends.upstream, blotter)
         try:
             await self._client.send(head)
         except GONE as error:
@@ -278,7 +282,7 @@ class Exchange:
         return False
 
 
-async def read_raw_head(client: Held, idle_s: float, head_s: float) -> bytes:
+async def read_raw_head(client: Leg, idle_s: float, head_s: float) -> bytes:
     """Return the next request's head, up to its empty line; empty when there is none.
 
     Raises:
@@ -286,15 +290,13 @@ async def read_raw_head(client: Held, idle_s: float, head_s: float) -> bytes:
     """
     try:
         if not client.held:
-            with anyio.move_on_after(idle_s):
-                await client.peek()
-            if not client.held:
+            try:
+                await client.peek(idle_s)
+            except TimeoutError:
                 return b""
-        with anyio.fail_after(head_s):
-            while (end := client.held.find(b"\r\n\r\n")) < 0:
-                if len(client.held) > MAX_HEAD_BYTES:
-                    raise Refused("head_too_large", "the request's head is too large", 431)
-                await client.peek()
+        if (end := client.held.find(b"\r\n\r\n")) < 0:
+            with anyio.fail_after(head_s):
+                end = await _rest_of_head(client)
     except TimeoutError:
         raise Refused("head_time", "the request's head took too long", 408) from None
     except GONE:
@@ -303,3 +305,12 @@ async def read_raw_head(client: Held, idle_s: float, head_s: float) -> bytes:
         raise Refused("head_too_large", "the request's head is too large", 431)
     raw, client.held = client.held[: end + 4], client.held[end + 4 :]
     return raw
+
+
+async def _rest_of_head(client: Leg) -> int:
+    """Read on to the empty line that ends a head, and return where it begins."""
+    while (end := client.held.find(b"\r\n\r\n")) < 0:
+        if len(client.held) > MAX_HEAD_BYTES:
+            raise Refused("head_too_large", "the request's head is too large", 431)
+        await client.peek()
+    return end

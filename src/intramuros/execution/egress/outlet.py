@@ -9,6 +9,7 @@ from intramuros.execution.egress.ledger import Ledger
 from intramuros.execution.egress.limits import Meter
 from intramuros.execution.egress.policy import Policy, Verdict
 from intramuros.execution.egress.secrets import LEASE_HEADER, HeaderRule, Lease, Secrets
+from intramuros.execution.egress.tickets import Tickets
 from intramuros.execution.egress.upstream import Dialler
 from intramuros.kernel.timing import Clock
 
@@ -28,8 +29,13 @@ class Outlet:
     """Hosts that are open for as long as a lease says."""
     standing: tuple[HeaderRule, ...] = field(default=(), repr=False)
     """Headers that every request to their hosts and below their paths gets."""
+    tickets: Tickets = field(init=False, repr=False)
     installing: bool = False
     """While an environment's packages are installed, the registries alone are reachable."""
+
+    def __post_init__(self) -> None:
+        """Begin without anything to resume."""
+        self.tickets = Tickets(self.clock)
 
     @property
     def rules(self) -> Policy:

@@ -14,13 +14,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import anyio
-from anyio.abc import ByteStream
-from anyio.streams.tls import TLSStream
 
 from intramuros.execution.egress.ca import Authority
 from intramuros.execution.egress.exchange import Exchange, Kept, read_raw_head
 from intramuros.execution.egress.http1 import Place, Refused, plain_answer
 from intramuros.execution.egress.ledger import Claim, Ledger, Tally
+from intramuros.execution.egress.leg import GONE, Leg
 from intramuros.execution.egress.limits import EgressLimits, LimitReached, Meter
 from intramuros.execution.egress.names import canonical
 from intramuros.execution.egress.outlet import Outlet
@@ -28,7 +27,6 @@ from intramuros.execution.egress.policy import Policy
 from intramuros.execution.egress.replace import Replacer
 from intramuros.execution.egress.secrets import HeaderRule, Lease, Secrets
 from intramuros.execution.egress.splice import Pair, splice
-from intramuros.execution.egress.streams import GONE, Held, close, drop, reset
 from intramuros.execution.egress.transfer import SandboxGone
 from intramuros.execution.egress.upstream import Dialler, UpstreamFailed
 from intramuros.execution.egress.visit import visit
@@ -111,27 +109,26 @@ class SandboxGate:
         """Let only package registries through, until the end of the block."""
         return self._outlet.registries_only()
 
-    async def serve(self, stream: ByteStream, name: str, port: int) -> None:
+    async def serve(self, client: Leg, name: str, port: int) -> None:
         """Serve one captured connection, and close it; raises nothing but cancellation."""
         place = Place(name, port, "https" if port == 443 else "http")
-        client = Held(stream)
         try:
             with self._outlet.meter.connection():
                 await self._outlet.meter.turn()
                 await self._judge(client, place)
-            await close(client)
+            await client.close()
         except LimitReached as error:
             if self._outlet.meter.tells():
                 await self._outlet.ledger.refuse(place, error.rule)
         except (SandboxGone, *GONE):
             log.debug("broken_off", host=name, port=port)
-            await reset(stream)
+            client.reset()
         except Exception:
             log.exception("gate_failed", host=name, port=port)
         finally:
-            await drop(stream)
+            await client.aclose()
 
-    async def _judge(self, client: Held, place: Place) -> None:
+    async def _judge(self, client: Leg, place: Place) -> None:
         verdict = self._outlet.judge(place.name, place.port)
         if not verdict.allowed:
             await self._outlet.ledger.refuse(place, verdict.rule)
@@ -153,7 +150,7 @@ class SandboxGate:
             said = _UNRECOGNIZED if refused.rule == "server_name" else b""
             await client.send(said or plain_answer(refused.status, refused.rule, str(refused)))
 
-    async def _is_tls(self, client: Held, port: int) -> bool:
+    async def _is_tls(self, client: Leg, port: int) -> bool:
         """Tell whether the connection begins with TLS, which port 443 must and port 80 must not.
 
         Raises:
@@ -168,7 +165,7 @@ class SandboxGate:
             raise Refused("wrong_scheme", "port 443 is for TLS, and port 80 is not")
         return secure
 
-    async def _check_server_name(self, client: Held, name: str) -> None:
+    async def _check_server_name(self, client: Leg, name: str) -> None:
         """Check that TLS asks for the name that was looked up, before answering anything.
 
         Raises:
@@ -187,23 +184,19 @@ class SandboxGate:
         if canonical(asked) != name:
             raise Refused("server_name", "TLS asks for another name than was looked up")
 
-    async def _end_tls(self, client: Held, place: Place) -> None:
+    async def _end_tls(self, client: Leg, place: Place) -> None:
         context = self._authority.context(place.name)
         try:
             with anyio.fail_after(self._outlet.meter.limits.head_s):
-                secure = await TLSStream.wrap(
-                    client, server_side=True, ssl_context=context, standard_compatible=False
-                )
+                await client.secure(context)
         except (ssl.SSLError, *GONE) as error:
             # Mostly a program that does not trust the authority: worth knowing, by its name alone.
             log.info("handshake_failed", host=place.name, error=type(error).__name__)
             await self._outlet.ledger.refuse(place, "handshake")
             return
-        inner = Held(secure)
-        await self._requests(inner, place)
-        await close(inner)
+        await self._requests(client, place)
 
-    async def _requests(self, client: Held, place: Place) -> None:
+    async def _requests(self, client: Leg, place: Place) -> None:
         """Serve requests until either side is done with the connection."""
         limits = self._outlet.meter.limits
         kept = Kept()
@@ -224,7 +217,7 @@ class SandboxGate:
         finally:
             await kept.drop()
 
-    async def _pass(self, client: Held, place: Place) -> None:
+    async def _pass(self, client: Leg, place: Place) -> None:
         """Copy a connection unseen to where its name says."""
         claim = Claim(place, "pass_through", True)
         try:
@@ -240,7 +233,7 @@ class SandboxGate:
                 with anyio.move_on_after(self._outlet.meter.limits.request_s):
                     await splice(Pair(client, upstream), tally, self._outlet.meter)
             finally:
-                await drop(upstream)
+                await upstream.aclose()
         except UpstreamFailed as error:
             tally.ended = error.rule
         finally:

@@ -4,12 +4,11 @@ from dataclasses import dataclass
 from typing import Final
 
 import anyio
-from anyio.abc import ByteStream
 
 from intramuros.execution.egress.ledger import Passage, Tally
+from intramuros.execution.egress.leg import CHUNK_BYTES, GONE, Leg
 from intramuros.execution.egress.limits import LimitReached, Meter
 from intramuros.execution.egress.replace import Replacer
-from intramuros.execution.egress.streams import CHUNK_BYTES, GONE
 
 # A message whose end looks like the beginning of a secret is held back no longer than this, in
 # seconds: unlike a body, it has an end that we do not see.
@@ -22,8 +21,8 @@ AFTER_S: Final = 1.0
 class Pair:
     """The two streams, and what blots secrets out of what comes back."""
 
-    inside: ByteStream
-    outside: ByteStream
+    inside: Leg
+    outside: Leg
     blotter: Replacer | None = None
 
 
@@ -78,14 +77,13 @@ async def _inwards(pair: Pair, tally: Tally, meter: Meter) -> None:
         else:
             settled, holding = blotter.finish(), False
         if settled:
-            with anyio.fail_after(meter.limits.silence_s):
-                await pair.inside.send(settled)
+            await pair.inside.send(settled, meter.limits.silence_s)
         if data == b"":
             tally.scrubbed = blotter.count if blotter is not None else 0
             return
 
 
-async def _last_word(stream: ByteStream, meter: Meter) -> float:
+async def _last_word(stream: Leg, meter: Meter) -> float:
     """Say that nothing more will come; return how long, in seconds, to listen after that."""
     try:
         await stream.send_eof()
@@ -95,7 +93,7 @@ async def _last_word(stream: ByteStream, meter: Meter) -> float:
     return meter.limits.silence_s
 
 
-async def _receive(stream: ByteStream) -> bytes:
+async def _receive(stream: Leg) -> bytes:
     """Return what comes; nothing at the end, however it came."""
     try:
         return await stream.receive(CHUNK_BYTES)
@@ -103,7 +101,6 @@ async def _receive(stream: ByteStream) -> bytes:
         return b""
 
 
-async def _pass(stream: ByteStream, data: bytes, passage: Passage, meter: Meter) -> None:
-    with anyio.fail_after(meter.limits.silence_s):
-        await stream.send(data)
+async def _pass(stream: Leg, data: bytes, passage: Passage, meter: Meter) -> None:
+    await stream.send(data, meter.limits.silence_s)
     passage.add(data)

@@ -7,14 +7,13 @@ from typing import Final
 
 import anyio
 import h11
-from anyio.abc import ByteStream
 
 from intramuros.execution.egress.http1 import MAX_HEAD_BYTES, Head, end_to_end
 from intramuros.execution.egress.ledger import Tally
+from intramuros.execution.egress.leg import CHUNK_BYTES, GONE, Leg
 from intramuros.execution.egress.limits import LimitReached, Meter
 from intramuros.execution.egress.replace import Replacer
 from intramuros.execution.egress.secrets import BodyFiller
-from intramuros.execution.egress.streams import CHUNK_BYTES, GONE, Held
 
 # Before an answer; hosts send one or two.
 MAX_INFORMATIONAL: Final = 16
@@ -68,9 +67,9 @@ class Order:
 class Ends:
     """The two streams of a transfer and their state; ``inside`` has received the head."""
 
-    client: Held
+    client: Leg
     inside: h11.Connection
-    upstream: ByteStream
+    upstream: Leg
     outside: h11.Connection = field(
         default_factory=lambda: h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
     )
@@ -100,9 +99,11 @@ class Transfer:
             LimitReached: too many bytes.
         """
         await self._send_head()
+        if self._order.body is not None:
+            await self._answer()
+            return
         async with anyio.create_task_group() as group:
-            if self._order.body is None:
-                group.start_soon(self._upload, group.cancel_scope)
+            group.start_soon(self._upload, group.cancel_scope)
             try:
                 await self._answer()
             except (SandboxGone, AnswerFailed, LimitReached) as error:
@@ -219,8 +220,7 @@ class Transfer:
         try:
             while (event := ends.outside.next_event()) is h11.NEED_DATA:
                 try:
-                    with anyio.fail_after(self._silence_s):
-                        data = await ends.upstream.receive(CHUNK_BYTES)
+                    data = await ends.upstream.receive(CHUNK_BYTES, self._silence_s)
                 except anyio.EndOfStream:
                     data = b""
                 ends.outside.receive_data(data)
@@ -232,15 +232,13 @@ class Transfer:
 
     async def _send_out(self, data: bytes) -> None:
         try:
-            with anyio.fail_after(self._silence_s):
-                await self._ends.upstream.send(data)
+            await self._ends.upstream.send(data, self._silence_s)
         except GONE as error:
             raise AnswerFailed("broken_off", "the host broke off") from error
 
     async def _send_in(self, data: bytes) -> None:
         try:
-            with anyio.fail_after(self._silence_s):
-                await self._ends.client.send(data)
+            await self._ends.client.send(data, self._silence_s)
         except GONE as error:
             raise SandboxGone from error
 
@@ -323,7 +321,7 @@ class _Inflater:
             raise AnswerFailed("malformed_answer", "the answer is no gzip") from error
 
 
-async def next_inside(client: Held, http: h11.Connection, silence_s: float) -> object:
+async def next_inside(client: Leg, http: h11.Connection, silence_s: float) -> object:
     """Return what the sandbox sends next.
 
     Raises:
@@ -331,8 +329,7 @@ async def next_inside(client: Held, http: h11.Connection, silence_s: float) -> o
     """
     try:
         while (event := http.next_event()) is h11.NEED_DATA:
-            with anyio.fail_after(silence_s):
-                http.receive_data(await client.receive(CHUNK_BYTES))
+            http.receive_data(await client.receive(CHUNK_BYTES, silence_s))
     except (h11.RemoteProtocolError, *GONE) as error:
         raise SandboxGone from error
     return event

@@ -1,7 +1,6 @@
 """Connections to the real hosts: resolve outside, judge each address, dial what was judged."""
 
 import ipaddress
-import select
 import socket
 import ssl
 from collections.abc import Callable, Sequence
@@ -9,10 +8,9 @@ from pathlib import Path
 from typing import Final, Protocol
 
 import anyio
-from anyio.abc import ByteStream, SocketAttribute
-from anyio.streams.tls import TLSStream
 
 from intramuros.execution.egress.http1 import Place
+from intramuros.execution.egress.leg import Leg
 from intramuros.kernel.addresses import Address, is_private, is_public
 from intramuros.kernel.errors import OperatorError
 
@@ -81,12 +79,13 @@ class Dialler:
         self._resolver = resolver
         self._connect_s = connect_s
 
-    async def open(self, place: Place, *, internal: bool, tls: bool) -> ByteStream:
+    async def open(self, place: Place, *, internal: bool, tls: bool, session: object = None) -> Leg:
         """Connect to a host.
 
         Args:
             internal: whether the operator lists it as one with private addresses.
             tls: whether to speak TLS, verified against the name.
+            session: of an earlier connection to the same place, which was verified, to resume.
 
         Raises:
             UpstreamFailed: unresolvable, an address that may not be dialled, unreachable, or a
@@ -101,7 +100,7 @@ class Dialler:
                 "address_refused", f"{place.name} has an address that may not be reached"
             )
         stream = await self._connect(place, addresses)
-        return await self._secure(stream, place.name) if tls else stream
+        return await self._secure(stream, place.name, session) if tls else stream
 
     async def _resolve(self, place: Place) -> list[Address]:
         try:
@@ -114,46 +113,30 @@ class Dialler:
             raise UpstreamFailed("unresolvable", f"{place.name} cannot be resolved")
         return [ipaddress.ip_address(text) for text in found]
 
-    async def _connect(self, place: Place, addresses: Sequence[Address]) -> ByteStream:
+    async def _connect(self, place: Place, addresses: Sequence[Address]) -> Leg:
         failure: Exception = OSError("no address")
         for address in addresses[:MAX_TRIED]:
             try:
                 with anyio.fail_after(self._connect_s):
                     # An address, not the name: DNS cannot change its mind in between.
-                    return await anyio.connect_tcp(str(address), place.port)
+                    return await Leg.dial(str(address), place.port)
             except OSError as error:
                 failure = error
         raise UpstreamFailed("unreachable", f"{place.name} does not answer") from failure
 
-    async def _secure(self, stream: ByteStream, name: str) -> ByteStream:
+    async def _secure(self, leg: Leg, name: str, session: object) -> Leg:
         try:
             with anyio.fail_after(self._connect_s):
-                return await TLSStream.wrap(
-                    stream,
-                    server_side=False,
-                    hostname=name,
-                    ssl_context=self._context,
-                    standard_compatible=False,
-                )
+                await leg.secure(self._context, name=name, session=session)
         except BaseException as error:
-            with anyio.CancelScope(shield=True):
-                await stream.aclose()
+            await leg.aclose()
             if isinstance(error, ssl.SSLCertVerificationError):
                 why = error.verify_message or "not verified"
                 raise UpstreamFailed("bad_certificate", f"{name}: {why}") from error
             if isinstance(error, OSError | anyio.EndOfStream | anyio.BrokenResourceError):
                 raise UpstreamFailed("tls_failed", f"no TLS with {name}") from error
             raise
-
-
-def is_stale(stream: ByteStream) -> bool:
-    """Tell whether a connection that nobody reads has something to read: its end, mostly."""
-    raw = stream.extra(SocketAttribute.raw_socket)  # noqa: S610  not the ORM of that name
-    if raw.fileno() < 0:
-        return True
-    poll = select.poll()
-    poll.register(raw.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
-    return bool(poll.poll(0))
+        return leg
 
 
 def _any_server(address: Address) -> bool:

@@ -8,13 +8,12 @@ from typing import Final
 
 import anyio
 import h11
-from anyio.abc import ByteStream
 
 from intramuros.execution.egress.http1 import MAX_HEAD_BYTES, Place
 from intramuros.execution.egress.ledger import Claim, Tally
+from intramuros.execution.egress.leg import GONE, Leg
 from intramuros.execution.egress.outlet import Outlet
 from intramuros.execution.egress.secrets import HeaderRule
-from intramuros.execution.egress.streams import GONE, drop
 from intramuros.execution.egress.upstream import UpstreamFailed
 from intramuros.execution.record import RecordFailed
 
@@ -53,7 +52,7 @@ async def visit(outlet: Outlet, host: str, target: str, rule: HeaderRule | None)
                 tally.status = await _ask(stream, host, target, rule)
                 tally.ended = "done"
             finally:
-                await drop(stream)
+                await stream.aclose()
     except UpstreamFailed as error:
         tally.ended = error.rule
     except (h11.RemoteProtocolError, *GONE):
@@ -64,7 +63,7 @@ async def visit(outlet: Outlet, host: str, target: str, rule: HeaderRule | None)
     return tally.status
 
 
-async def _ask(stream: ByteStream, host: str, target: str, rule: HeaderRule | None) -> int:
+async def _ask(stream: Leg, host: str, target: str, rule: HeaderRule | None) -> int:
     http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
     headers = [("host", host), ("accept", "*/*"), ("connection", "close")]
     if rule is not None:

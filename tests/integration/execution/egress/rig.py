@@ -1,6 +1,7 @@
 """A gate between a client and real hosts on loopback, with nothing else around it."""
 
 import json
+import socket
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -11,10 +12,11 @@ from typing import Any
 import anyio
 import h11
 import trustme
-from anyio.abc import ByteStream, SocketAttribute
+from anyio.abc import ByteStream
 from anyio.streams.tls import TLSStream
 
 from intramuros.execution.egress.ca import Authority, open_authority
+from intramuros.execution.egress.leg import Leg
 from intramuros.execution.egress.limits import EgressLimits
 from intramuros.execution.egress.policy import (
     ANY,
@@ -95,27 +97,29 @@ class Rig:
     @asynccontextmanager
     async def connect(self, name: str = NAME, port: int | None = None) -> AsyncIterator[ByteStream]:
         """Return a connection as a program inside the sandbox has it."""
-        listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
-        there = listener.extra(SocketAttribute.local_port)
-
+        listener = socket.create_server(("127.0.0.1", 0))
+        listener.setblocking(False)
+        there = listener.getsockname()[1]
         over = anyio.Event()
         failure: Exception | None = None
 
         async def serve() -> None:
-            stream = await listener.listeners[0].accept()
-            await self.gate.serve(stream, name, port or self.port)
+            await anyio.wait_readable(listener)
+            made, _ = listener.accept()
+            await self.gate.serve(await Leg.over(made), name, port or self.port)
             over.set()
 
-        async with listener, anyio.create_task_group() as group:
-            group.start_soon(serve)
-            async with await anyio.connect_tcp("127.0.0.1", there) as stream:
-                try:
-                    yield stream
-                except Exception as error:  # noqa: BLE001  raised again outside of the group
-                    failure = error
-            with anyio.move_on_after(5):
-                await over.wait()
-            group.cancel_scope.cancel()
+        with listener:
+            async with anyio.create_task_group() as group:
+                group.start_soon(serve)
+                async with await anyio.connect_tcp("127.0.0.1", there) as stream:
+                    try:
+                        yield stream
+                    except Exception as error:  # noqa: BLE001  raised again outside of the group
+                        failure = error
+                with anyio.move_on_after(5):
+                    await over.wait()
+                group.cancel_scope.cancel()
         if failure is not None:
             raise failure
         assert over.is_set(), "the gate goes on after the sandbox hung up"

@@ -3,9 +3,11 @@ from pathlib import Path
 
 import pytest
 from anyio.abc import SocketAttribute
+from anyio.streams.tls import TLSAttribute
 
 from intramuros.execution.egress.http1 import Place
-from intramuros.execution.egress.policy import Hosts, parse_hosts
+from intramuros.execution.egress.policy import Hosts, Networking, Policy, parse_hosts
+from intramuros.execution.egress.secrets import Secrets
 from intramuros.execution.egress.upstream import (
     Dialler,
     UpstreamFailed,
@@ -13,7 +15,8 @@ from intramuros.execution.egress.upstream import (
     system_resolver,
 )
 from intramuros.kernel.errors import OperatorError
-from tests.integration.execution.egress.rig import NAME, Names, get, rig
+from tests.fakes.origin import Visit, answer
+from tests.integration.execution.egress.rig import NAME, Names, get, own, rig
 
 pytestmark = pytest.mark.anyio
 
@@ -62,7 +65,7 @@ async def test_the_address_that_was_judged_is_the_one_that_is_dialled(tmp_path: 
         dialler = Dialler(client_context(), Rebinding(), 2.0)
         place = Place("rebind.test", site.port, "http")
         stream = await dialler.open(place, internal=True, tls=False)
-        assert stream.extra(SocketAttribute.remote_address)[0] == ("127.0.0.1")
+        assert stream.extra(SocketAttribute.raw_socket).getpeername()[0] == "127.0.0.1"
         await stream.aclose()
         # Asked once, and once more only for a new connection, which is judged anew.
         assert asked == ["rebind.test"]
@@ -129,3 +132,25 @@ async def test_names_are_resolved_by_the_host() -> None:
     assert set(await system_resolver("localhost", 80)) <= {"127.0.0.1", "::1"}
     with pytest.raises(socket.gaierror):
         await system_resolver("", 80)
+
+
+async def test_a_session_that_was_verified_is_resumed_by_its_own_sandbox_alone(
+    tmp_path: Path,
+) -> None:
+    resumed: list[bool | None] = []
+
+    async def tell(visit: Visit) -> None:
+        resumed.append(visit.stream.extra(TLSAttribute.ssl_object).session_reused)
+        await visit.send(answer())
+
+    async with rig(tmp_path, tls=True) as site:
+        site.origin.answer = tell
+        for _ in range(2):
+            async with site.secure() as stream:
+                assert (await site.ask(stream, get())).status == 200
+        site.gate = site.proxy.gate("sesn_2", Policy(own(site.port), Networking()), Secrets())
+        async with site.secure() as stream:
+            assert (await site.ask(stream, get())).status == 200
+        assert resumed == [False, True, False]
+        # The addresses of the second connection were judged like those of the first.
+        assert len(site.names.asked) == 3

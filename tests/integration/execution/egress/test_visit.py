@@ -5,12 +5,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
-from anyio.abc import ByteStream
 
 from intramuros.execution.egress.http1 import Place
 from intramuros.execution.egress.ledger import Ledger
+from intramuros.execution.egress.leg import Leg
 from intramuros.execution.egress.limits import EgressLimits, Meter
 from intramuros.execution.egress.outlet import Outlet
 from intramuros.execution.egress.policy import ANY, Hosts, Networking, OwnRules, Policy
@@ -42,8 +41,8 @@ class Rig:
             return ["127.0.0.1"]
 
         class Near(Dialler):
-            async def _connect(self, place: Place, addresses: Sequence[Any]) -> ByteStream:
-                return await anyio.connect_tcp("127.0.0.1", host.port)
+            async def _connect(self, place: Place, addresses: Sequence[Any]) -> Leg:
+                return await Leg.dial("127.0.0.1", host.port)
 
         clock = SystemClock()
         self.audit = folder / "audit.jsonl"

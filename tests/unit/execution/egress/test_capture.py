@@ -18,6 +18,7 @@ from intramuros.execution.egress import capture as tested
 from intramuros.execution.egress.addresses import Addresses
 from intramuros.execution.egress.base import Passage
 from intramuros.execution.egress.capture import MAX_REFUSED, Capture, Means
+from intramuros.execution.egress.leg import Leg
 from intramuros.execution.egress.names import WEB_PORTS
 from intramuros.execution.egress.netns import Sockets
 from intramuros.kernel.timing import SystemClock
@@ -45,19 +46,19 @@ class Echo:
         self.served: list[tuple[str, int]] = []
         self.open = 0
 
-    async def serve(self, stream: SocketStream, name: str, port: int) -> None:
+    async def serve(self, client: Leg, name: str, port: int) -> None:
         self.served.append((name, port))
         self.open += 1
         try:
-            await stream.send(f"{name}:{port}\n".encode())
-            async for data in stream:
-                await stream.send(data)
+            await client.send(f"{name}:{port}\n".encode())
+            async for data in client:
+                await client.send(data)
         finally:
             self.open -= 1
 
 
 class Broken:
-    async def serve(self, stream: SocketStream, name: str, port: int) -> None:
+    async def serve(self, client: Leg, name: str, port: int) -> None:
         raise RuntimeError("a defect")
 
 
