@@ -31,6 +31,8 @@ _ETC = (
     "protocols",
     "services",
 )
+_ETC_LIKE = ("java-*-openjdk",)
+"""Parts of programs in ``/usr`` that a distribution keeps in ``/etc``."""
 _ROOT_DIRECTORIES = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _OURS = ("dev", "home", "proc", "root", "run", "sys", "tmp", "var")
 """Parts of a root directory that a sandbox gets fresh."""
@@ -139,7 +141,8 @@ def base_arguments(runtime: str) -> list[str]:
             arguments += ["--symlink", str(host.readlink()).lstrip("/"), f"/{name}"]
         elif host.is_dir():
             arguments += ["--ro-bind", f"/{name}", f"/{name}"]
-    for name in _ETC:
+    more = sorted(found.name for like in _ETC_LIKE for found in Path("/etc").glob(like))
+    for name in (*_ETC, *more):
         host = Path("/etc") / name
         if host.is_symlink() and not host.is_dir():
             # The link's target is in /usr, or it is a file whose content is wanted.
