@@ -5,12 +5,14 @@ import secrets
 import socket
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import anyio
 from anyio import to_thread
 
 from intramuros.execution.sandbox import bwrap, runtime, seccomp
+from intramuros.execution.sandbox.admission import admit
 from intramuros.execution.sandbox.adoptions import Adoptions, Room
 from intramuros.execution.sandbox.base import (
     Capabilities,
@@ -288,7 +290,6 @@ class BubblewrapProvider:
             argv=shape.argv,
             program=shape.program,
             fds=fds,
-            cgroups=group.procs if group else [],
             stage=shape.stage,
             scratch=shape.scratch,
             uid=record.uid,
@@ -302,7 +303,7 @@ class BubblewrapProvider:
             handles = Handles(channel, pidfd, pid, group, places.workspace)
             ended = self._ended if room is self._room else self._spares.ended
             sandbox = LiveSandbox(record.sandbox_id, spec, handles, ended)
-            await self._await_ready(sandbox, places.python, errors)
+            await self._await_ready(sandbox, places.python, group, errors)
         except BaseException:
             channel.close()
             raise
@@ -312,11 +313,13 @@ class BubblewrapProvider:
                 os.close(fd)
         return sandbox
 
-    async def _await_ready(self, sandbox: LiveSandbox, python: Python, errors: int) -> None:
+    async def _await_ready(
+        self, sandbox: LiveSandbox, python: Python, group: Group | None, errors: int
+    ) -> None:
         """Wait until process 1 serves; otherwise destroy it and say what was said on ``errors``."""
         try:
             with anyio.fail_after(READY_S):
-                await sandbox.configure(python)
+                await admit(group, sandbox.host_pid, partial(sandbox.configure, python))
         except BaseException as error:
             with anyio.CancelScope(shield=True):
                 await sandbox.destroy()

@@ -13,6 +13,7 @@ from intramuros.execution.sandbox.base import Limits
 _V1 = ("memory", "pids", "cpu", "freezer")
 _V2 = ("memory", "pids", "cpu")
 _PERIOD_US = 100_000
+_SWAP = ("memory.memsw.limit_in_bytes", "memory.swap.max")
 
 
 @dataclass(frozen=True)
@@ -133,10 +134,26 @@ class Group:
     version: int
     paths: dict[str, Path]
 
-    @property
-    def procs(self) -> list[str]:
-        """Files into which a process writes 0 to enter."""
-        return sorted({str(path / "cgroup.procs") for path in self.paths.values()})
+    def add(self, pid: int) -> None:
+        """Move a process in; the first move of a while takes the kernel 10 ms and more.
+
+        Raises:
+            OSError: it, or the group, is gone.
+        """
+        for path in set(self.paths.values()):
+            (path / "cgroup.procs").write_text(str(pid))
+
+    def common(self) -> set[int]:
+        """Return the host pids that are in every one of the groups."""
+        inside = [self._pids_in(path) for path in set(self.paths.values())]
+        return set.intersection(*inside) if inside else set()
+
+    @staticmethod
+    def _pids_in(path: Path) -> set[int]:
+        try:
+            return {int(line) for line in (path / "cgroup.procs").read_text().split()}
+        except FileNotFoundError:
+            return set()
 
     @property
     def can_freeze(self) -> bool:
@@ -164,13 +181,7 @@ class Group:
 
     def pids(self) -> set[int]:
         """Return the host pids inside."""
-        found: set[int] = set()
-        for path in self.paths.values():
-            try:
-                found.update(int(line) for line in (path / "cgroup.procs").read_text().split())
-            except FileNotFoundError:
-                continue
-        return found
+        return {pid for path in set(self.paths.values()) for pid in self._pids_in(path)}
 
     def remove(self) -> bool:
         """Remove the groups; False while one still holds a process."""
@@ -199,8 +210,12 @@ def make_group(groups: Groups, sandbox_id: str, limits: Limits) -> Group:
             path.mkdir(exist_ok=True)
         settings = _settings_v1(limits) if groups.version == 1 else _settings_v2(limits)
         for controller, file, value in settings:
-            if controller in group.paths:
-                (group.paths[controller] / file).write_text(value)
+            if controller not in group.paths:
+                continue
+            path = group.paths[controller] / file
+            # Kernels without swap accounting lack these, and only these may be missing.
+            if file not in _SWAP or path.exists():
+                path.write_text(value)
     except OSError:
         group.remove()
         raise
@@ -211,6 +226,7 @@ def _settings_v1(limits: Limits) -> list[tuple[str, str, str]]:
     quota = max(1000, int(limits.cpus * _PERIOD_US))
     return [
         ("memory", "memory.limit_in_bytes", str(limits.memory_bytes)),
+        ("memory", "memory.memsw.limit_in_bytes", str(limits.memory_bytes)),
         ("memory", "memory.swappiness", "0"),
         ("pids", "pids.max", str(limits.pids)),
         ("cpu", "cpu.cfs_period_us", str(_PERIOD_US)),

@@ -1,9 +1,9 @@
 """A small process that starts sandboxes for a worker, as the uid each is to have.
 
-Between fork and exec a sandbox's first process must enter its control groups, show itself the
-host files it needs (a uid of its own cannot walk into a private data directory, so they are bound
-to a place it can reach, in a mount namespace of its own), make the temporary file systems (bwrap
-cannot limit their number of files) and give up every privilege. Doing that in the worker, which
+Between fork and exec a sandbox's first process must show itself the host files it needs (a uid of
+its own cannot walk into a private data directory, so they are bound to a place it can reach, in a
+mount namespace of its own), make the temporary file systems (bwrap cannot limit their number of
+files) and give up every privilege. Doing that in the worker, which
 has threads, could deadlock; so this single-threaded process does it. It also is the parent of all
 sandboxes: they die with it, and it dies with the worker.
 
@@ -107,9 +107,6 @@ def _become(request: dict[str, Any], fds: list[int], parent: int) -> NoReturn:
         signal.set_wakeup_fd(-1)
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
-        for procs in request["cgroups"]:
-            with open(procs, "w") as file:
-                file.write("0")
         _unshare(request["uid"])
         _stage(request["stage"], request["scratch"])
         if request["uid"] is not None:

@@ -36,15 +36,19 @@ def descendants(root: int, parent_of: dict[int, int]) -> list[int]:
     return found
 
 
-def first_child(pid: int, proc: Path = _PROC) -> int | None:
-    """Return a process's first child, or None."""
+def children(pid: int, proc: Path = _PROC) -> list[int]:
+    """Return the children of a process's first thread, the oldest first."""
     try:
         listed = (proc / str(pid) / "task" / str(pid) / "children").read_text().split()
     except OSError:
         # The kernel may lack that file (CONFIG_PROC_CHILDREN).
-        below = descendants(pid, parents(proc))
-        return below[0] if below else None
-    return int(listed[0]) if listed else None
+        return sorted(child for child, parent in parents(proc).items() if parent == pid)
+    return [int(child) for child in listed]
+
+
+def first_child(pid: int, proc: Path = _PROC) -> int | None:
+    """Return a process's first child, or None."""
+    return next(iter(children(pid, proc)), None)
 
 
 def signal_tree(root: int, number: signal.Signals) -> None:

@@ -6,6 +6,7 @@ Pure: bytes in, bytes out.
 """
 
 from errno import EAFNOSUPPORT, EINVAL, ENOSYS, EPERM, EPROTONOSUPPORT
+from functools import cache
 from typing import Final
 
 from intramuros.execution.sandbox import bpf, syscalls
@@ -93,6 +94,7 @@ def supported(machine: str) -> bool:
     return machine in _AUDIT
 
 
+@cache
 def assemble(machine: str) -> bytes:
     """Return the filter program for a machine, ready for ``bwrap --seccomp``.
 

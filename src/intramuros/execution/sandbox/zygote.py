@@ -24,8 +24,6 @@ class Request:
     """Path of the executable, as seen once the sources are staged."""
     fds: dict[int, int]
     """Its descriptors: number inside → index among those sent along; 2 takes error messages."""
-    cgroups: list[str]
-    """``cgroup.procs`` files to enter first."""
     stage: list[str]
     """Host paths shown as ``launcher.STAGE/<index>``."""
     scratch: list[str]

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.anyio
 
 def request(argv: list[str]) -> Request:
     user = 65534 if os.geteuid() == 0 else None
-    return Request(argv, argv[0], {0: 0, 1: 1, 2: 1}, [], [], [], user, user)
+    return Request(argv, argv[0], {0: 0, 1: 1, 2: 1}, [], [], user, user)
 
 
 @pytest.fixture
