@@ -1,4 +1,4 @@
-"""Which system calls programs in a sandbox may make, by name and number. Pure facts.
+"""Which system calls programs in a sandbox may make, by name and number. Pure.
 
 The base is the allow-list of the container runtimes' well-known default profile, from which a
 sandbox without any capability needs less: nothing that sets clocks, looks over mounts, makes file
