@@ -7,7 +7,7 @@ leaves the journal able to tell what to do (see the decision on interrupted call
                                                        → post → journal forgotten
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
@@ -20,12 +20,12 @@ from intramuros.execution.dispatch import Dispatch, ToolUse
 from intramuros.execution.hands import Hands
 from intramuros.execution.heartbeat import Lease
 from intramuros.execution.journal import Journal, Progress, Result
-from intramuros.execution.outflow import Filtered, release, without_spill
+from intramuros.execution.outflow.gate import Gate
+from intramuros.execution.outflow.results import NOTHING, Filtered, Found, without_spill
 from intramuros.execution.record import INWARD, OUTWARD, Record, RecordFailed, weigh
 from intramuros.execution.sandbox.base import SandboxError, SandboxGone, ToolOutcome
 from intramuros.execution.skills import Skills
 from intramuros.kernel.errors import OperatorError
-from intramuros.kernel.redact import Redactor
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock, backoff_s
 
@@ -67,20 +67,18 @@ class Bench:
     clock: Clock
     rand: Callable[[], float]
     skills: Skills
+    gate: Gate
 
 
 class Calls:
     """The calls of one item's session."""
 
-    def __init__(
-        self, bench: Bench, client: ItemClient, dispatch: Dispatch, lease: Lease, redactor: Redactor
-    ) -> None:
+    def __init__(self, bench: Bench, client: ItemClient, dispatch: Dispatch, lease: Lease) -> None:
         self._bench = bench
         self._client = client
         self._session_id = client.work.session_id
         self._dispatch = dispatch
         self._lease = lease
-        self._redactor = redactor
         self._changed = anyio.Event()
         self._draining = False
         self._running: tuple[str, anyio.CancelScope] | None = None
@@ -103,6 +101,11 @@ class Calls:
         """Take no more calls; the loop returns after the running one."""
         self._draining = True
         self._changed.set()
+
+    def tell(self, notices: Sequence[str]) -> None:
+        """Have the model read these before the next result."""
+        if notices:
+            self.notice = "\n".join([*([self.notice] if self.notice else []), *notices])
 
     async def loop(self) -> None:
         """Serve calls as they become permitted, until drained."""
@@ -140,12 +143,10 @@ class Calls:
             return _fault(NOT_RECORDED)
         if known is not None:
             log.info("result_from_journal", call_id=call.event_id, tool=call.name)
-            return await self._release(call, known, masked=0, ms=0, rule="journal")
+            return await self._release(call, known, ms=0, rule="journal")
         if progress is Progress.STARTED and call.name not in REPEATABLE:
             log.warning("call_interrupted", call_id=call.event_id, tool=call.name)
-            return await self._release(
-                call, _fault(INTERRUPTED), masked=0, ms=0, rule="interrupted"
-            )
+            return await self._release(call, _fault(INTERRUPTED), ms=0, rule="interrupted")
         return await self._run(call)
 
     async def _run(self, call: ToolUse) -> Result | None:
@@ -179,8 +180,8 @@ class Calls:
             self.notice = None
         filtered = await self._filter(call, outcome)
         ms = round((self._bench.clock.monotonic() - started) * 1000)
-        result = Result(filtered.content, outcome.is_error)
-        return await self._release(call, result, masked=filtered.masked, ms=ms, rule="run")
+        result = Result(filtered.content, outcome.is_error or filtered.withheld)
+        return await self._release(call, result, ms=ms, rule="run", found=filtered.found)
 
     async def _act(self, call: ToolUse) -> ToolOutcome | None:
         """Run a call under its deadline; None when it was stopped because nobody waits for it."""
@@ -220,7 +221,7 @@ class Calls:
             )
 
     async def _filter(self, call: ToolUse, outcome: ToolOutcome) -> Filtered:
-        filtered = release(outcome, self._redactor, call.event_id)
+        filtered = await self._bench.gate.result(outcome, call.event_id)
         if filtered.spill is None:
             return filtered
         why = "it took too long"
@@ -238,7 +239,7 @@ class Calls:
         return without_spill(filtered, why)
 
     async def _release(
-        self, call: ToolUse, result: Result, *, masked: int, ms: int, rule: str
+        self, call: ToolUse, result: Result, *, ms: int, rule: str, found: Found = NOTHING
     ) -> Result:
         """Make a result durable and record that it leaves; otherwise return one that says so."""
         weight = weigh(result.content)
@@ -253,8 +254,8 @@ class Calls:
             bytes=weight.size,
             sha256=weight.sha256,
             is_error=result.is_error,
-            masked=masked,
             ms=ms,
+            **found.fields(),
         )
         finish = partial(self._bench.journal.finish, self._session_id, call.event_id, result)
         try:

@@ -12,6 +12,7 @@ from anyio import to_thread
 
 from intramuros.execution.client import ControlPlaneError, Upload
 from intramuros.execution.hosted_client import HostedClient
+from intramuros.execution.outflow.gate import Gate
 from intramuros.execution.outputs import Outputs
 from intramuros.execution.record import Record, RecordFailed
 from intramuros.execution.sandbox import trees
@@ -49,6 +50,7 @@ class Means:
     record: Record
     clock: Clock
     rand: Callable[[], float]
+    gate: Gate
 
 
 class Files:
@@ -59,7 +61,7 @@ class Files:
         self._client = client
         self._home = means.directory / client.work.session_id
         self._uploads = Uploads(self._home / "uploads", client, means.record, means.rand)
-        self._outputs = Outputs(self._home / "outputs", client, means.record)
+        self._outputs = Outputs(self._home / "outputs", client, means.record, means.gate)
         self._looked_s = 0.0
         self._turn = 0
 
@@ -133,6 +135,11 @@ class Files:
             await self._outputs.sync()
         except _ERRORS as error:
             log.warning("outputs_not_brought", error=str(error))
+
+    def notices(self) -> list[str]:
+        """Return what the model has not yet been told of outputs that stay in the sandbox."""
+        told, self._outputs.notices = self._outputs.notices, []
+        return told
 
     async def close(self, *, deleted: bool) -> None:
         """Bring out the rest; the directories stay, like the workspace, until the session goes."""

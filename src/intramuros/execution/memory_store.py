@@ -24,8 +24,9 @@ from intramuros.execution.memory_merge import (
     most_deletes,
     wiped,
 )
+from intramuros.execution.outflow.gate import Gate
+from intramuros.execution.outflow.results import Found
 from intramuros.execution.record import INWARD, OUTWARD, Record, RecordFailed, weigh
-from intramuros.kernel.redact import Redactor
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock
 from intramuros.protocol.resources.memory import check_path
@@ -52,7 +53,7 @@ class Line:
 
     client: MemoryClient
     record: Record
-    redactor: Redactor
+    gate: Gate
     clock: Clock
 
 
@@ -264,13 +265,27 @@ class Store:
             return None
         if text is None:
             return None
-        clean, masked = self._line.redactor.text(text)
-        data = clean.encode()
-        if masked:
+        named = await self._line.gate.text(path)
+        cleared = await self._line.gate.text(text)
+        if named.found.masked or cleared.text is None or cleared.allowed is not None:
+            await self._withheld(named.found if named.found.masked else cleared.found)
+            return None
+        data = cleared.text.encode()
+        if cleared.found.masked:
             await to_thread.run_sync(self.folder.write, path, data)
         sha256 = hashlib.sha256(data).hexdigest()
-        await self._note("memory.write", OUTWARD, bytes=len(data), sha256=sha256, masked=masked)
-        return clean
+        fields = cleared.found.fields()
+        await self._note("memory.write", OUTWARD, bytes=len(data), sha256=sha256, **fields)
+        return cleared.text
+
+    async def _withheld(self, found: Found) -> None:
+        """Record that a file does not become a memory, because of what is in it."""
+        await self._line.record.write(
+            "memory.withheld",
+            session_id=self._line.client.work.session_id,
+            store_id=self.attached.store_id,
+            **found.fields(),
+        )
 
     async def _send(self, path: str, content: str, there: Memory | None) -> Memory:
         client, store_id = self._line.client, self.attached.store_id

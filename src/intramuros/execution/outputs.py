@@ -19,6 +19,9 @@ from anyio import to_thread
 
 from intramuros.execution.client import Refused
 from intramuros.execution.hosted_client import HostedClient
+from intramuros.execution.outflow.copies import Sifted
+from intramuros.execution.outflow.gate import UNSEARCHED, Gate
+from intramuros.execution.outflow.results import Found
 from intramuros.execution.record import OUTWARD, Record
 from intramuros.kernel.telemetry import logger
 from intramuros.protocol.resources.mounts import MAX_SEGMENTS, check_relative
@@ -51,13 +54,17 @@ class Outputs:
         home: a directory of ours; the sandbox sees only ``home/files``.
     """
 
-    def __init__(self, home: Path, client: HostedClient, record: Record) -> None:
+    def __init__(self, home: Path, client: HostedClient, record: Record, gate: Gate) -> None:
         self.path = home / "files"
         self._copy = home / "copy"
+        self._clean = home / "clean"
         self._client = client
         self._record = record
+        self._gate = gate
         self._seen: dict[str, Look] = {}
         self._sent: dict[str, str] = {}
+        self.notices: list[str] = []
+        """What the model is to read about outputs that stay; whoever shows it empties the list."""
 
     async def open(self) -> None:
         """Make the directory, and learn what the server has.
@@ -87,7 +94,7 @@ class Outputs:
 
     async def _bring(self, path: str, look: Look) -> None:
         try:
-            size, sha256 = await to_thread.run_sync(copy, self.path, path, self._copy)
+            await to_thread.run_sync(copy, self.path, path, self._copy)
         except FileNotFoundError:
             return
         except OSError as error:
@@ -95,28 +102,55 @@ class Outputs:
             self._seen[path] = look
             return
         try:
-            if self._sent.get(path) != sha256:
-                await self._send(path, size, sha256)
+            await self._let_out(path)
             self._seen[path] = look
         finally:
             self._copy.unlink(missing_ok=True)
+            self._clean.unlink(missing_ok=True)
 
-    async def _send(self, path: str, size: int, sha256: str) -> None:
+    async def _let_out(self, path: str) -> None:
+        """Send of our copy what may leave, if the server has not got it already."""
+        named = await self._gate.text(path)
+        if named.found.masked:
+            await self._withhold(None, named.found, "its name may not leave")
+            return
+        sifted = await self._gate.file(self._copy, self._clean)
+        if sifted is None:
+            await self._withhold(path, UNSEARCHED, "it could not be searched")
+        elif sifted.withheld:
+            await self._withhold(path, sifted.found, sifted.withheld)
+        elif self._sent.get(path) != sifted.sha256:
+            await self._send(path, sifted)
+
+    async def _withhold(self, path: str | None, found: Found, why: str) -> None:
+        """Record, and have the model told, that an output stays here."""
+        await self._record.write(
+            "output.withheld",
+            session_id=self._client.work.session_id,
+            path=path,
+            **found.fields(),
+        )
+        told = "An output" if path is None else f"The output {path!r}"
+        self.notices.append(f"{told} was not brought out of the sandbox: {why}.")
+
+    async def _send(self, path: str, sifted: Sifted) -> None:
         await self._record.write(
             "output.send",
             direction=OUTWARD,
             session_id=self._client.work.session_id,
             path=path,
-            bytes=size,
-            sha256=sha256,
+            bytes=sifted.size,
+            sha256=sifted.sha256,
+            **sifted.found.fields(),
         )
+        source = self._clean if sifted.masked else self._copy
         try:
-            await self._client.put(path, self._copy, size)
+            await self._client.put(path, source, sifted.size)
         except Refused as error:
             # Tried again when the file changes.
             log.warning("output_refused", status=error.status)
             return
-        self._sent[path] = sha256
+        self._sent[path] = sifted.sha256
 
     def _make(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True, mode=0o755)

@@ -1,6 +1,6 @@
 """What the sandbox of one item's session may reach: asked for at first, and again as it goes on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import anyio
@@ -26,6 +26,7 @@ class SessionPassage:
     Args:
         station: None when sandboxes of this worker have no network.
         client: of a cloud session; None for a self-hosted one, whose environment has no rules.
+        learn: told the secrets that the rules bring, which never leave again.
     """
 
     def __init__(
@@ -34,7 +35,9 @@ class SessionPassage:
         session_id: str,
         client: HostedClient | None,
         rand: Callable[[], float],
+        learn: Callable[[Iterable[str]], None],
     ) -> None:
+        self._learn = learn
         self._station = station
         self._session_id = session_id
         self._client = client
@@ -92,4 +95,8 @@ class SessionPassage:
             self._station.release(self._session_id)
 
     async def _rules(self) -> SessionRules:
-        return OPERATORS_ALONE if self._client is None else await self._client.egress()
+        if self._client is None:
+            return OPERATORS_ALONE
+        rules = await self._client.egress()
+        self._learn(variable.value for variable in rules.variables)
+        return rules

@@ -8,9 +8,13 @@ Kinds of records::
     repository.clone in a repository is about to be cloned in a sandbox, with its token or without
     repository.cloned  it is there, at a commit; or repository.left_out, and why
     tool.call      in a call is about to run: tool, rule, size and digest of its input
-    tool.result   out an outcome is about to be posted: size, digest, how many secrets were masked
+    tool.result   out an outcome is about to be posted: size, digest, and what was found in it
     memory.read    in memories are about to reach a sandbox: how many, size, digest
-    memory.write  out a file is about to become a memory: size, digest, how many secrets were masked
+    memory.write  out a file is about to become a memory: size, digest, and what was found in it
+    memory.withheld   a file does not become a memory, because of what was found in it
+    output.send   out a file is about to become an output: path, size, digest, what was found in it
+    output.withheld   a file does not become an output, because of what was found in it
+    repository.report out what a clone holds is about to be told: commit, skills
     memory.delete out a memory is about to be deleted, because its file is gone
     tool.refused      the control plane did not take a result
     egress.request    a sandbox is about to reach a host, or is refused: host, port, method, path,
@@ -22,7 +26,9 @@ Kinds of records::
     egress.end    out what became of it: status, sizes, digests; written within a second
 
 Fields hold ids, sizes and digests, never content. ``direction`` is ``in`` or ``out`` on every
-record of a crossing.
+record of a crossing. What was found is ``masked`` (how many places), ``rules`` (how often each
+matched) and ``found`` (digests of the secrets, keyed with ``outflow.key``: equal ones can be told,
+and none can be guessed).
 """
 
 import hashlib

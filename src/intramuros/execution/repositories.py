@@ -8,7 +8,7 @@ cannot be had (contract-2 R396).
 import json
 import os
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +21,8 @@ from intramuros.execution.checkout import CheckedOut, Checkout, CheckoutFailed
 from intramuros.execution.client import Away, ControlPlaneError
 from intramuros.execution.hosted_client import HostedClient, Repository
 from intramuros.execution.mounted import Mounted
-from intramuros.execution.record import INWARD, Record, RecordFailed
+from intramuros.execution.outflow.gate import Gate
+from intramuros.execution.record import INWARD, OUTWARD, Record, RecordFailed, weigh
 from intramuros.execution.sandbox.base import Sandbox
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import backoff_s
@@ -66,6 +67,8 @@ class Ground:
         home: a directory of ours, which no sandbox sees.
         take: gives the session's sandbox.
         road: None when sandboxes have no network at all.
+        gate: what is told of repositories passes it.
+        learn: told the tokens, which never leave again.
     """
 
     home: Path
@@ -73,6 +76,8 @@ class Ground:
     rand: Callable[[], float]
     take: Callable[[], Awaitable[Sandbox]]
     road: Road | None
+    gate: Gate
+    learn: Callable[[Iterable[str]], None]
 
 
 class Repositories:
@@ -96,6 +101,7 @@ class Repositories:
             log.warning("repositories_not_known", error=str(error))
             return
         first, self._seen = not self._seen, wanted
+        self._ground.learn(one.token for one in found if one.token)
         if self._ground.road is not None:
             self._ground.road.grant(found)
         for repository in found:
@@ -192,8 +198,10 @@ class Repositories:
             "attempt": secrets.token_urlsafe(16),
             "trouble": trouble,
             "commit": made.commit,
-            "skills": [asdict(skill) for skill in made.skills],
+            "skills": await self._told(made),
         }
+        if made.commit is not None and not await self._recorded(repository, report):
+            return
         for attempt in range(_ATTEMPTS):
             try:
                 await self._client.report(repository.resource_id, report)
@@ -205,6 +213,36 @@ class Repositories:
                 return
             else:
                 return
+
+    async def _recorded(self, repository: Repository, report: dict[str, Any]) -> bool:
+        """Record that something of the repository leaves; False if it could not be."""
+        weight = weigh(report)
+        try:
+            await self._ground.record.write(
+                "repository.report",
+                direction=OUTWARD,
+                session_id=self._client.work.session_id,
+                repository=repository.url,
+                bytes=weight.size,
+                sha256=weight.sha256,
+            )
+        except RecordFailed as error:
+            log.error("repository_not_told", error=str(error))
+            return False
+        return True
+
+    async def _told(self, made: CheckedOut) -> list[dict[str, str]]:
+        """Return what may be told of a commit's skills: texts out of the repository."""
+        told = []
+        for skill in made.skills:
+            words = {key: await self._ground.gate.text(text) for key, text in asdict(skill).items()}
+            # A masked path or name would be another skill's.
+            if any(word.text is None or word.allowed is not None for word in words.values()):
+                continue
+            if words["path"].found.masked or words["name"].found.masked:
+                continue
+            told.append({key: word.text or "" for key, word in words.items()})
+        return told
 
     def _load(self) -> dict[str, Any]:
         try:

@@ -37,7 +37,6 @@ from intramuros.execution.sandbox.base import Mount, SandboxError
 from intramuros.execution.spills import SpillClient, Spills
 from intramuros.execution.tail import Tail
 from intramuros.kernel.errors import OperatorError
-from intramuros.kernel.redact import MIN_EXACT_CHARS, Redactor
 from intramuros.kernel.service import Stop
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import backoff_s
@@ -69,7 +68,6 @@ class Terms:
     """What holds for every item of one worker."""
 
     max_idle_s: float
-    environment_key: str
     lease_ttl_s: int | None = None
     memory: MemoryTerms | None = None
     """None leaves memory stores out of sandboxes."""
@@ -98,21 +96,19 @@ class Item:
         self._dispatch = Dispatch(tools, work.hosted)
         self._outcome = Outcome.FAILED
         self._moved = anyio.Event()
-        secrets = [
-            s for s in (terms.environment_key, work.token) if s and len(s) >= MIN_EXACT_CHARS
-        ]
-        redactor = Redactor(exact=secrets)
-        self._calls = Calls(bench, self._client, self._dispatch, self._lease, redactor)
+        learn = partial(bench.gate.learn, self)
+        learn([work.token] if work.token else [])
+        self._calls = Calls(bench, self._client, self._dispatch, self._lease)
         self._memories: Memories | None = None
         if terms.memory is not None:
-            line = Line(MemoryClient(self._client), bench.record, redactor, bench.clock)
+            line = Line(MemoryClient(self._client), bench.record, bench.gate, bench.clock)
             self._memories = Memories(terms.memory, line, bench.rand)
 
         self._files: Files | None = None
         hosted: HostedClient | None = None
         self._repositories: Repositories | None = None
         if work.hosted:
-            means = Means(terms.files, bench.record, bench.clock, bench.rand)
+            means = Means(terms.files, bench.record, bench.clock, bench.rand, bench.gate)
             hosted = HostedClient(terms.base_url, work)
             self._files = Files(means, hosted)
             session_id = work.session_id
@@ -122,6 +118,8 @@ class Item:
                 bench.rand,
                 partial(bench.hands.take, session_id),
                 None if (way := terms.station) is None else GateRoad(partial(way.gate, session_id)),
+                bench.gate,
+                learn,
             )
             self._repositories = Repositories(ground, hosted)
         self._spills: Spills | None = None
@@ -131,7 +129,7 @@ class Item:
         self._connected = False
         self._calls.before_call = self._prepare
         self._calls.after_call = self._sync
-        self._passage = SessionPassage(terms.station, work.session_id, hosted, bench.rand)
+        self._passage = SessionPassage(terms.station, work.session_id, hosted, bench.rand, learn)
         self._installer = self._passage.installer(bench.record)
 
     @property
@@ -144,6 +142,12 @@ class Item:
 
         A failure of one session is logged and its item stopped; it touches no other.
         """
+        try:
+            return await self._serve()
+        finally:
+            self._bench.gate.forget(self)
+
+    async def _serve(self) -> Outcome:
         try:
             if not await self._begin():
                 return Outcome.RACED
@@ -334,6 +338,7 @@ class Item:
     async def _sync(self) -> None:
         if self._files is not None:
             await self._files.bring()
+            self._calls.tell(self._files.notices())
         if self._memories is not None:
             await self._memories.sync_if_due()
 

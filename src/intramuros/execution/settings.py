@@ -77,6 +77,8 @@ class WorkerSettings:
     """Take known secrets out of hosts' answers, so that none comes back into a sandbox."""
     egress_ca_file: Path | None = None
     """PEM certificates by which hosts are verified besides the system's."""
+    outflow_policy: Path | None = None
+    """YAML with what is masked, asked about or blocked in what leaves; None masks known formats."""
     max_idle_s: float = 60.0
     """Seconds after the end of a turn until the work item is given back (contract 22.15)."""
     keep_idle_sandboxes: int = 0

@@ -28,6 +28,8 @@ from intramuros.execution.egress.upstream import (
 from intramuros.execution.hands import Hands
 from intramuros.execution.journal import Journal
 from intramuros.execution.memory import MemoryTerms
+from intramuros.execution.outflow.gate import Gate, open_gate
+from intramuros.execution.outflow.policy import PLUGIN_ENTRY_POINTS, default_policy, read_policy
 from intramuros.execution.poll import Poller
 from intramuros.execution.pool import Size, WarmPool
 from intramuros.execution.record import Record, RecordFailed
@@ -83,6 +85,8 @@ async def serve_worker(
                 f"cannot use the state directory {settings.state_dir} ({error.strerror})",
                 "name one with --state-dir that this user may write",
             ) from error
+        gate = _gate(settings)
+        gate.learn("worker", [key])
         record = Record(settings.audit_path(), clock)
         stack.callback(record.close)
         await _start_provider(provider, stack)
@@ -110,11 +114,18 @@ async def serve_worker(
             raise OperatorError(str(error), "free space on the disk of the audit file") from error
         skills = Skills(settings.state_dir / "skills", record, random.random)
         bench = Bench(
-            hands, journal, record, custom, settings.call_timeout_s, clock, random.random, skills
+            hands,
+            journal,
+            record,
+            custom,
+            settings.call_timeout_s,
+            clock,
+            random.random,
+            skills,
+            gate,
         )
         terms = Terms(
             settings.max_idle_s,
-            key,
             settings.lease_ttl_s,
             _memory_terms(settings),
             settings.base_url,
@@ -133,6 +144,15 @@ def _pool(
     # What empties the queue and goes has nobody to wait for.
     size = Size(0, 0) if settings.once else Size(settings.warm_min, settings.warm_max)
     return WarmPool(provider, spec, size, clock)
+
+
+def _gate(settings: WorkerSettings) -> Gate:
+    policy = (
+        default_policy()
+        if settings.outflow_policy is None
+        else read_policy(settings.outflow_policy, entry_points(group=PLUGIN_ENTRY_POINTS))
+    )
+    return open_gate(policy, settings.state_dir / "outflow.key")
 
 
 def _memory_terms(settings: WorkerSettings) -> MemoryTerms | None:

@@ -15,9 +15,9 @@ from intramuros.execution.record import Record
 from intramuros.execution.sandbox.base import SandboxError, SandboxSpec, ToolOutcome
 from intramuros.execution.skills import Skills
 from intramuros.kernel.appendlog import read_lines
-from intramuros.kernel.redact import Redactor
 from intramuros.kernel.timing import ManualClock
 from intramuros.protocol.audit import verify
+from tests.fakes.outflow import gate
 from tests.fakes.sandbox import FakeProvider
 from tests.waiting import until
 
@@ -54,8 +54,10 @@ class Rig:
         self.lease = Lease()
         hands = Hands(self.provider, SandboxSpec(), lambda: 0.0)
         skills = Skills(folder / "skills", self.record, lambda: 0.0)
-        bench = Bench(hands, self.journal, self.record, {}, 5.0, self.clock, lambda: 0.0, skills)
-        self.calls = Calls(bench, self.client, self.dispatch, self.lease, Redactor())  # type: ignore[arg-type]  structurally one
+        bench = Bench(
+            hands, self.journal, self.record, {}, 5.0, self.clock, lambda: 0.0, skills, gate()
+        )
+        self.calls = Calls(bench, self.client, self.dispatch, self.lease)  # type: ignore[arg-type]  structurally one
 
     async def serve(self, *uses: ToolUse) -> None:
         """Serve until nothing is left to do."""
@@ -170,7 +172,7 @@ async def test_posts_are_repeated_for_one_lease_and_then_left(tmp_path: Path) ->
     assert len(rig.client.script) == 95
     # The result is kept, and tried again after the next connect, without another run.
     rig.client.script.clear()
-    rig.calls = Calls(rig.calls._bench, rig.client, rig.dispatch, rig.lease, Redactor())  # type: ignore[arg-type]  structurally one
+    rig.calls = Calls(rig.calls._bench, rig.client, rig.dispatch, rig.lease)  # type: ignore[arg-type]  structurally one
     await rig.serve(use("a"))
     assert [call_id for call_id, _ in rig.client.posted] == ["a"]
     assert len(rig.provider.calls) == 1

@@ -9,9 +9,9 @@ from intramuros.execution.memory_files import MARKER, Folder
 from intramuros.execution.memory_store import Line, Pass, Store
 from intramuros.execution.record import Record, RecordFailed
 from intramuros.kernel.appendlog import read_lines
-from intramuros.kernel.redact import Redactor
 from intramuros.kernel.timing import ManualClock
 from tests.fakes.memory import FakeMemory
+from tests.fakes.outflow import gate
 
 pytestmark = pytest.mark.anyio
 
@@ -31,7 +31,7 @@ class Bench:
         self.store = self.make()
 
     def make(self, *, read_only: bool = False) -> Store:
-        line = Line(cast("Any", self.remote), self.record, Redactor(exact=[SECRET]), self.clock)
+        line = Line(cast("Any", self.remote), self.record, gate(SECRET), self.clock)
         attached = Attached(S, "/mnt/memory/s", read_only)
         return Store(attached, Folder(self.home / "store", S), line)
 

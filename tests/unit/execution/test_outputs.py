@@ -11,6 +11,7 @@ from intramuros.execution.outputs import Outputs, copy, scan
 from intramuros.execution.record import Record
 from intramuros.kernel.timing import ManualClock
 from tests.fakes.hosted import FakeHosted
+from tests.fakes.outflow import gate
 
 pytestmark = pytest.mark.anyio
 
@@ -19,7 +20,7 @@ class Rig:
     def __init__(self, folder: Path) -> None:
         self.remote = FakeHosted()
         record = Record(folder / "audit.jsonl", ManualClock())
-        self.outputs = Outputs(folder / "home", cast("Any", self.remote), record)
+        self.outputs = Outputs(folder / "home", cast("Any", self.remote), record, gate())
         self.root = self.outputs.path
 
     def write(self, path: str, content: bytes) -> None:

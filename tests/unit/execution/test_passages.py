@@ -10,6 +10,7 @@ from intramuros.execution.passages import SessionPassage
 
 pytestmark = pytest.mark.anyio
 RULES = SessionRules()
+LEARNT: list[str] = []
 
 
 class FakeStation:
@@ -46,7 +47,7 @@ class FakeClient:
 def passage(station: FakeStation | None, client: FakeClient | None) -> SessionPassage:
     given: Any = station
     asked: Any = client
-    return SessionPassage(given, "sesn_1", asked, lambda: 0.0)
+    return SessionPassage(given, "sesn_1", asked, lambda: 0.0, LEARNT.extend)
 
 
 async def test_a_worker_without_egress_asks_nobody() -> None:

@@ -16,6 +16,7 @@ from intramuros.execution.repositories import Ground, Repositories
 from intramuros.kernel.appendlog import read_lines
 from intramuros.kernel.timing import ManualClock
 from tests.fakes.hosted import FakeHosted
+from tests.fakes.outflow import gate
 
 pytestmark = pytest.mark.anyio
 URL = "https://github.com/octo/repo"
@@ -50,6 +51,8 @@ class Rig:
             Repository("sesrsc_1", URL, "/workspace/repo", "1", None, None, "ghp_secret")
         ]
         self.road = FakeRoad()
+        self.gate = gate()
+        self.learnt: list[str] = []
         self.made: list[Any] = []
         self.cloned = 0
         self.folder = folder
@@ -80,6 +83,8 @@ class Rig:
             lambda: 0.0,
             cast("Any", None),
             self.road if road else None,
+            self.gate,
+            self.learnt.extend,
         )
         self.repositories = Repositories(ground, cast("Any", self.remote))
 
@@ -106,7 +111,7 @@ async def test_a_repository_is_cloned_once_recorded_and_told(rig: Rig) -> None:
     rig.item()
     await rig.sync()
     assert rig.cloned == 1
-    assert rig.kinds() == ["repository.clone", "repository.cloned"]
+    assert rig.kinds() == ["repository.clone", "repository.cloned", "repository.report"]
     ((resource_id, report),) = rig.remote.reports
     assert resource_id == "sesrsc_1"
     assert (report["commit"], report["trouble"]) == ("a" * 40, None)

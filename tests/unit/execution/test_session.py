@@ -28,6 +28,7 @@ from intramuros.execution.session import HANDOVER_TTL_S, Item, Outcome, Terms
 from intramuros.execution.skills import Skills
 from intramuros.kernel.service import Stop
 from intramuros.kernel.timing import SystemClock
+from tests.fakes.outflow import gate
 from tests.fakes.sandbox import FakeProvider
 from tests.waiting import until
 
@@ -114,11 +115,11 @@ class Rig:
         self.record = Record(folder / "audit.jsonl", clock)
         journal = Journal(folder / "journal")
         skills = Skills(folder / "skills", self.record, lambda: 0.0)
-        self.bench = Bench(hands, journal, self.record, {}, 5.0, clock, lambda: 0.0, skills)
+        self.bench = Bench(hands, journal, self.record, {}, 5.0, clock, lambda: 0.0, skills, gate())
         self.stop = Stop()
 
     async def serve(self, max_idle_s: float = 0.01, memory: MemoryTerms | None = None) -> Outcome:
-        terms = Terms(max_idle_s, "sk-ant-oat01-key-of-this-test", memory=memory)
+        terms = Terms(max_idle_s, memory=memory)
         item = Item(self.control, self.control.work, self.bench, terms, self.stop)  # type: ignore[arg-type]  structurally one
         with anyio.fail_after(8):
             return await item.serve()

@@ -267,13 +267,20 @@ def forms(value: str) -> set[bytes]:
         plain.hex().encode(),
         plain.hex().upper().encode(),
     }
+    return {form for form in found | cores(plain) if len(form) >= MIN_SCRUB_BYTES}
+
+
+def cores(plain: bytes) -> set[bytes]:
+    """Return how bytes stand inside a longer text that is base64, such as ``user:value``.
+
+    It is what does not depend on the bytes before and after them, in both alphabets.
+    """
+    found = set()
     for offset in range(3):
-        # Inside a longer text that is encoded, such as ``user:value``: what does not depend on the
-        # bytes before and after it.
         encoded = base64.b64encode(b"\0" * offset + plain)
         core = encoded[-(-offset * 8 // 6) : (offset + len(plain)) * 8 // 6]
         found |= {core, core.replace(b"+", b"-").replace(b"/", b"_")}
-    return {form for form in found if len(form) >= MIN_SCRUB_BYTES}
+    return found
 
 
 def _in_header(name: bytes, value: bytes, secret: Secret) -> bytes:
