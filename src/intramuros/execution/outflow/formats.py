@@ -31,7 +31,18 @@ class Format:
 
 # What egress puts into sandboxes in place of secrets says nothing, and agents need to see it.
 _PLACEHOLDER: Final = b"INTRAMUROS_SECRET_"
-_STAND_INS: Final = (b"$", b"<", b"{", b"%(", b"[masked", b"*", b"xxx", b"XXX", b"os.", b"process.")
+_STAND_INS: Final = (
+    b"$",
+    b"<",
+    b"{",
+    b"%(",
+    b"[masked",
+    b"*",
+    b"x" * 3,
+    b"X" * 3,
+    b"os.",
+    b"process.",
+)
 MIN_KEYED_BITS: Final = 3.5
 
 
