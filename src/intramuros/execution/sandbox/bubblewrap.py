@@ -105,6 +105,14 @@ class BubblewrapProvider:
         """Examine the host: binary, user namespaces, interpreter, groups, filter."""
         return bwrap.probe()
 
+    def find_binary(self) -> Path:
+        """Return the program that makes the namespaces."""
+        return bwrap.find_binary()
+
+    def explain(self, said: str) -> SandboxError | SandboxUnavailable:
+        """Return the error for a sandbox that did not come up, from what was said."""
+        return bwrap.explain(said)
+
     async def start(self) -> None:
         """Check the host, make the state directory and build the runtime; idempotent.
 
@@ -133,7 +141,7 @@ class BubblewrapProvider:
             raise SandboxUnavailable("/proc is not readable", "mount /proc")
         self._host = _Host(
             python=python,
-            runtime=await runtime.build(self._state / "runtime", python, bwrap.find_binary()),
+            runtime=await runtime.build(self._state / "runtime", python, self.find_binary()),
             groups=find_groups(),
             worker=worker,
         )
@@ -325,7 +333,7 @@ class BubblewrapProvider:
                 await sandbox.destroy()
             if isinstance(error, SandboxError | TimeoutError):
                 said = os.pread(errors, 4096, 0).decode("utf-8", "replace").strip()
-                raise bwrap.explain(said or str(error)) from error
+                raise self.explain(said or str(error)) from error
             raise
 
     async def _ended(self, sandbox_id: str, keep_workspace: bool) -> None:

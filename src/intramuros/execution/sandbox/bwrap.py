@@ -143,9 +143,12 @@ def probe() -> list[Finding]:
         binary = find_binary()
     except SandboxUnavailable as error:
         return [Finding(Level.FAILURE, error.problem, error.fix)]
+    return [_probe_version(binary), _probe_namespaces(binary), *probe_ground()]
+
+
+def probe_ground() -> list[Finding]:
+    """Examine what every sandbox stands on, whatever makes its namespaces."""
     return [
-        _probe_version(binary),
-        _probe_namespaces(binary),
         _probe_shell(),
         _probe_python(),
         _probe_groups(),

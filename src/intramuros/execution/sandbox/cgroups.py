@@ -134,6 +134,11 @@ class Group:
     version: int
     paths: dict[str, Path]
 
+    @property
+    def procs(self) -> list[str]:
+        """Files into which a process writes 0 to enter."""
+        return sorted({str(path / "cgroup.procs") for path in self.paths.values()})
+
     def add(self, pid: int) -> None:
         """Move a process in; the first move of a while takes the kernel 10 ms and more.
 

@@ -7,6 +7,9 @@ files) and give up every privilege. Doing that in the worker, which
 has threads, could deadlock; so this single-threaded process does it. It also is the parent of all
 sandboxes: they die with it, and it dies with the worker.
 
+A container's runtime must be root to work, and is: of a user namespace with two ids, made here, in
+which neither is the host's root. What is to have no namespaces at all is just started.
+
 Runs alone (``python -I -S launcher.py FD``) with the standard library only. One packet in
 (JSON, descriptors beside it), one packet out (``{"pid"}`` with a pidfd, or ``{"error"}``). Run as
 ``launcher.py rehearse [UID]`` it tries what needs the host's permission, and ends.
@@ -20,12 +23,15 @@ import select
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 MAX_PACKET = 128 * 1024
 MAX_FDS = 32
+AGENT_ID = 1000
 STAGE = "/tmp"  # noqa: S108 - covered by a private tmpfs before anything is put there
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x20000, 0x10000000
+_MNT_DETACH = 2
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC, _MS_SLAVE = 1, 2, 4, 4096, 16384, 1 << 19
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _SIGNALS = (signal.SIGCHLD, signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGXFSZ)
@@ -57,8 +63,12 @@ def _unshare(uid: int | None) -> None:
             file.write(text)
 
 
-def _stage(sources: list[str], scratch: list[str]) -> None:
-    """Show each source as STAGE/<number>, and after them fresh tmpfs with the given options."""
+def _stage(
+    sources: list[str], scratch: list[str], overlays: Sequence[Sequence[int]] = ()
+) -> None:
+    """Show each source as STAGE/<number>, after them fresh tmpfs with the given options, and then
+    overlays of sources, uppermost first, read-only.
+    """
     _mount("none", "/", None, _MS_REC | _MS_SLAVE, None)
     # Opened before STAGE is covered: a source may lie below it.
     opened = [os.open(source, os.O_PATH | os.O_CLOEXEC) for source in sources]
@@ -75,6 +85,66 @@ def _stage(sources: list[str], scratch: list[str]) -> None:
         target = f"{STAGE}/{number}"
         os.mkdir(target)
         _mount("tmpfs", target, "tmpfs", _MS_NOSUID | _MS_NODEV, options)
+    for number, layers in enumerate(overlays, len(opened) + len(scratch)):
+        target = f"{STAGE}/{number}"
+        os.mkdir(target)
+        lower = ":".join(f"{STAGE}/{layer}" for layer in layers)
+        flags = _MS_RDONLY | _MS_NOSUID | _MS_NODEV
+        _mount("overlay", target, "overlay", flags, f"lowerdir={lower}")
+
+
+def _contain(request: dict[str, Any], turn: socket.socket) -> None:
+    """Become root of a user namespace with two ids, with everything staged.
+
+    Root stages first, while it may reach every source, and takes the id that will be root inside
+    before it makes the namespace. An ordinary user can only stage in a namespace of his own.
+    """
+    ids = request["contain"]
+    if os.geteuid() == 0:
+        _check(_libc.unshare(_CLONE_NEWNS), "unshare mounts")
+        _show(request)
+        _drop(ids["uids"][0], ids["gids"][0])
+        _check(_libc.unshare(_CLONE_NEWUSER), "unshare user")
+        _await_map(turn)
+    else:
+        _check(_libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNS), "unshare user and mounts")
+        _await_map(turn)
+        os.setgroups([])
+        os.setresgid(0, 0, 0)  # of the namespace; files made by an id without a number there fail
+        _show(request)
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+
+
+def _show(request: dict[str, Any]) -> None:
+    _mount("none", "/", None, _MS_REC | _MS_SLAVE, None)
+    for point in request["hide"]:
+        _check(_libc.umount2(os.fsencode(point), _MNT_DETACH), f"umount {point}")
+    _stage(request["stage"], request["scratch"], request["overlays"])
+
+
+def _await_map(turn: socket.socket) -> None:
+    turn.send(b"m")
+    if turn.recv(1) != b"m":
+        raise OSError(0, "the ids of the namespace could not be set")
+
+
+def _map(pid: int, ids: dict[str, Any]) -> None:
+    """Give a child's new user namespace its ids: 0 and AGENT_ID.
+
+    Raises:
+        OSError: the host does not let us.
+    """
+    for kind, tool in zip(("uid", "gid"), ids["tools"] or (None, None), strict=True):
+        root, agent = ids[f"{kind}s"]
+        if tool is None:
+            with open(f"/proc/{pid}/{kind}_map", "w") as file:
+                file.write(f"0 {root} 1\n{AGENT_ID} {agent} 1\n")
+            continue
+        argv = [tool, str(pid), "0", str(root), "1", str(AGENT_ID), str(agent), "1"]
+        done = os.waitpid(os.posix_spawn(tool, argv, {}), 0)[1]
+        if done != 0:
+            raise OSError(0, f"{tool} refused (status {done})")
 
 
 def _drop(uid: int, gid: int) -> None:
@@ -99,7 +169,9 @@ def _arrange(fds: dict[int, int]) -> None:
     os.closerange(at, top + 2 * len(fds) + 64)
 
 
-def _become(request: dict[str, Any], fds: list[int], parent: int) -> NoReturn:
+def _become(
+    request: dict[str, Any], fds: list[int], parent: int, turn: socket.socket
+) -> NoReturn:
     """Turn this forked child into the program asked for; never returns."""
     wanted = {int(target): fds[index] for target, index in request["fds"].items()}
     errors = wanted[2]
@@ -107,10 +179,16 @@ def _become(request: dict[str, Any], fds: list[int], parent: int) -> NoReturn:
         signal.set_wakeup_fd(-1)
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
-        _unshare(request["uid"])
-        _stage(request["stage"], request["scratch"])
-        if request["uid"] is not None:
-            _drop(request["uid"], request["gid"])
+        for procs in request["cgroups"]:
+            with open(procs, "w") as file:
+                file.write("0")
+        if request["contain"] is not None:
+            _contain(request, turn)
+        elif not request["bare"]:
+            _unshare(request["uid"])
+            _stage(request["stage"], request["scratch"])
+            if request["uid"] is not None:
+                _drop(request["uid"], request["gid"])
         # Changing identity clears it, so it comes after; the parent may have died meanwhile.
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:
@@ -119,11 +197,33 @@ def _become(request: dict[str, Any], fds: list[int], parent: int) -> NoReturn:
         os.chdir("/")
         _arrange(wanted)
         errors = 2
-        os.execve(request["program"], request["argv"], {})  # noqa: S606 - the whole point; no shell
+        os.execve(request["program"], request["argv"], request["env"])  # noqa: S606 - the whole point; no shell
     except Exception as error:  # noqa: BLE001 - reported, and this process ends
         os.write(errors, f"launcher: {error}\n".encode())
     finally:
         os._exit(125)
+
+
+def _fork(request: dict[str, Any], fds: list[int]) -> tuple[int, int]:
+    """Start one program; return its pid and a pidfd, which the caller closes."""
+    parent = os.getpid()
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            pid = os.fork()
+            if pid == 0:
+                ours.close()
+                _become(request, fds, parent, theirs)
+            # Nobody else reaps while we are here, so the number is still its.
+            pidfd = os.pidfd_open(pid)
+        try:
+            if request["contain"] is not None and ours.recv(1):
+                _map(pid, request["contain"])
+                ours.send(b"m")
+        except OSError:
+            os.close(pidfd)
+            raise
+    return pid, pidfd
 
 
 def _serve_once(channel: socket.socket) -> bool:
@@ -132,12 +232,7 @@ def _serve_once(channel: socket.socket) -> bool:
     if not data:
         return False
     try:
-        request = json.loads(data)
-        parent = os.getpid()
-        pid = os.fork()
-        if pid == 0:
-            _become(request, fds, parent)
-        pidfd = os.pidfd_open(pid)
+        pid, pidfd = _fork(json.loads(data), fds)
         try:
             socket.send_fds(channel, [json.dumps({"pid": pid}).encode()], [pidfd])
         finally:

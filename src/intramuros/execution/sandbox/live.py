@@ -49,6 +49,10 @@ class Handles:
     pid: int
     group: Group | None
     workspace: Path
+    direct: bool = False
+    """Whether the outermost process is process 1 itself, not the parent of it."""
+    filter: bytes = b""
+    """The system-call filter for process 1 to install; empty where it has one."""
 
 
 class LiveSandbox:
@@ -91,8 +95,7 @@ class LiveSandbox:
 
     def network(self) -> int:
         """Return a descriptor of its network namespace, which the caller closes."""
-        outer = self._handles.pid
-        inner = processes.first_child(outer)
+        inner = self._inner()
         if inner is None or not self.alive:
             raise SandboxGone(f"sandbox {self._id} is gone")
         try:
@@ -101,7 +104,7 @@ class LiveSandbox:
             raise SandboxGone(f"sandbox {self._id} is gone") from error
         try:
             # Its number may have gone to another process before it was pinned, but never after.
-            if processes.first_child(outer) != inner or not self.alive:
+            if self._inner() != inner or not self.alive:
                 raise SandboxGone(f"sandbox {self._id} is gone")
             return os.open("ns/net", os.O_RDONLY | os.O_CLOEXEC, dir_fd=pinned)
         except OSError as error:
@@ -113,6 +116,11 @@ class LiveSandbox:
     def handles(self) -> Handles:
         """What the host holds of it."""
         return self._handles
+
+    def _inner(self) -> int | None:
+        """Return the host pid of its process 1."""
+        pid = self._handles.pid
+        return pid if self._handles.direct else processes.first_child(pid)
 
     async def configure(self, python: Python) -> None:
         """Give process 1 its settings and wait until it serves."""
@@ -126,6 +134,7 @@ class LiveSandbox:
                 "processes": b"%d" % limits.pids,
                 "file_bytes": b"%d" % limits.disk_bytes,
                 "address_space": b"-1" if "memory" in in_group else b"%d" % limits.memory_bytes,
+                "filter": self._handles.filter,
             }
         )
 
@@ -280,7 +289,7 @@ class LiveSandbox:
         with anyio.CancelScope(shield=True):
             await self.resume()
             self._handles.channel.close()
-            inner = processes.first_child(self._handles.pid)
+            inner = self._inner()
             if inner is not None:
                 # The death of a namespace's process 1 kills all in it.
                 with suppress(ProcessLookupError):

@@ -51,6 +51,12 @@ def command(python: Python) -> list[str]:
     return [python.inside, "-S", "-E", "-I", "-B", "-X", "utf8", "-c", BOOT]
 
 
+def contained_command(python: Python) -> list[str]:
+    """Return the command line of process 1 where the channel is descriptor 0."""
+    *start, boot = command(python)
+    return [*start, f"import os; os.dup2(0, 3); {boot}"]
+
+
 @dataclass(frozen=True)
 class Runtime:
     """A built runtime."""

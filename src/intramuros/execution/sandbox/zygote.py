@@ -4,7 +4,7 @@ import json
 import socket
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import anyio
@@ -13,6 +13,16 @@ from intramuros.execution.sandbox import launcher
 from intramuros.execution.sandbox.base import SandboxError
 
 _ANSWER_S = 10.0
+
+
+@dataclass(frozen=True)
+class Ids:
+    """What 0 and 1000 of a user namespace are outside."""
+
+    uids: tuple[int, int]
+    gids: tuple[int, int]
+    tools: tuple[str, str] | None = None
+    """``newuidmap`` and ``newgidmap``, without which only root gives out ids."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,17 @@ class Request:
     uid: int | None
     """Host uid to become; None keeps the worker's, which then must not be root."""
     gid: int | None
+    cgroups: list[str] = field(default_factory=list)
+    """``cgroup.procs`` files to enter first; see ``admission.py`` for who enters later."""
+    contain: Ids | None = None
+    """Start it as root of a user namespace with these ids instead."""
+    overlays: list[list[int]] = field(default_factory=list)
+    """Read-only overlays of what is staged, by index, uppermost first; shown after the scratch."""
+    hide: list[str] = field(default_factory=list)
+    """Mounts of the host that a contained program must not see."""
+    bare: bool = False
+    """Start it as the worker's user, where it sees all that the worker sees."""
+    env: dict[str, str] = field(default_factory=dict)
 
 
 class Zygote:

@@ -43,7 +43,10 @@ class Spawner:
             try:
                 # Kernel memory that no quota counts; and by this limit, which cannot be raised
                 # again, the host tells programs from our own processes (sandbox/processes.py).
-                resource.setrlimit(resource.RLIMIT_MSGQUEUE, (0, 0))
+                try:
+                    resource.setrlimit(resource.RLIMIT_MSGQUEUE, (0, 0))
+                except ValueError:
+                    pass  # gVisor has its own queues, in memory that is counted, and no such limit
                 os.chdir(cwd)
                 os.execvpe(argv[0], argv, env)  # noqa: S606 - no shell is wanted
             except OSError as error:

@@ -3,7 +3,8 @@
 It makes itself unreadable for the model's processes first, then waits for one ``configure`` frame,
 answers ``ready`` and serves until the host closes the socket, which ends the sandbox. Operations::
 
-    configure  workdir, roots, read_only, env, open_files, processes, file_bytes, address_space
+    configure  workdir, roots, read_only, env, open_files, processes, file_bytes, address_space,
+               filter
     bash       command, nonce, timeout_ms   → state, output, code, truncated
     restart                                 → (nothing)
     adopt      roots, read_only, env        → (nothing); a sandbox started ahead gets its session's
@@ -19,6 +20,7 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]  # signal, without its enums
 import os
 import resource
+import struct
 import sys
 
 from intramuros.execution.sandbox.inside import frames, jobs
@@ -37,6 +39,7 @@ WALL_SECONDS = 120.0
 IDLE_SECONDS = 60.0
 """How long a tools' child waits for the next call; idle sandboxes are to be small."""
 _PR_SET_DUMPABLE = 4
+_PR_SET_SECCOMP, _SECCOMP_FILTER, _BPF_BYTES = 22, 2, 8
 _SIGXCPU = 24
 
 
@@ -277,6 +280,25 @@ def _read_config(channel: int) -> dict[str, bytes]:
                 return call
 
 
+def install_filter(program: bytes) -> None:
+    """Filter this process's system calls, and its children's, for good.
+
+    Args:
+        program: classic BPF, as ``bwrap --seccomp`` takes it.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    import _ctypes
+
+    # struct sock_fprog. Bytes go over as a pointer to them, but what is in them does not.
+    address = id(program) + bytes.__basicsize__ - 1
+    described = struct.pack("@HP", len(program) // _BPF_BYTES, address)
+    prctl = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")  # type: ignore[arg-type]  # as above
+    if _ctypes.call_function(prctl, (_PR_SET_SECCOMP, _SECCOMP_FILTER, described)) != 0:
+        raise OSError("prctl(PR_SET_SECCOMP) failed")
+
+
 def apply_limits(config: dict[str, bytes]) -> None:
     """Set the limits every process here inherits; none can be raised again without privilege."""
     wanted = {
@@ -301,6 +323,8 @@ def main(channel: int) -> None:
     os.set_inheritable(channel, False)
     config = _read_config(channel)
     apply_limits(config)
+    if config.get("filter"):
+        install_filter(config["filter"])
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)

@@ -1,0 +1,238 @@
+"""Containers as sandboxes: what runs them is runc, crun or gVisor's runsc."""
+
+import json
+import os
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import anyio
+from anyio import to_thread
+
+from intramuros.execution.sandbox import bwrap, seccomp, trees
+from intramuros.execution.sandbox.base import (
+    Capabilities,
+    Finding,
+    Level,
+    SandboxError,
+    SandboxSpec,
+    SandboxUnavailable,
+)
+from intramuros.execution.sandbox.bubblewrap import READY_S, BubblewrapProvider
+from intramuros.execution.sandbox.cgroups import Group
+from intramuros.execution.sandbox.channel import Channel
+from intramuros.execution.sandbox.launch import Places
+from intramuros.execution.sandbox.launcher import STAGE
+from intramuros.execution.sandbox.live import Handles, LiveSandbox
+from intramuros.execution.sandbox.oci.config import Container, compose
+from intramuros.execution.sandbox.oci.runtimes import (
+    CONTAINERS,
+    GVISOR,
+    SEARCH,
+    Kind,
+    Runtime,
+    Whereabouts,
+    find_runtime,
+    find_subordinates,
+)
+from intramuros.execution.sandbox.records import Record, choose_uid, identify
+from intramuros.execution.sandbox.zygote import Ids, Request
+
+_RUN: Final = "run"
+_MOUNTINFO: Final = Path("/proc/self/mountinfo")
+
+
+class ContainerProvider(BubblewrapProvider):
+    """Sandboxes that are containers.
+
+    Args:
+        state_dir: directory of this worker alone; holds workspaces, records and bundles.
+        runtime: the program that runs them, by name or path; the first there is when None.
+    """
+
+    name = "oci"
+    kinds: tuple[Kind, ...] = CONTAINERS
+
+    def __init__(self, state_dir: Path, runtime: str | None = None) -> None:
+        super().__init__(state_dir)
+        self._named = runtime
+        self._runtime: Runtime | None = None
+        self._bundles = state_dir / "bundles"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this host allows."""
+        return replace(super().capabilities, isolation="container")
+
+    def probe(self) -> list[Finding]:
+        """Examine the host: the program, ids for containers, interpreter, groups, filter."""
+        try:
+            runtime = find_runtime(self.kinds, self._named)
+            found = [Finding(Level.OK, f"{runtime.kind} {runtime.version} at {runtime.binary}")]
+            if not self._root:
+                find_subordinates()
+                found.append(Finding(Level.OK, "this user has subordinate ids for containers"))
+        except SandboxUnavailable as error:
+            return [Finding(Level.FAILURE, error.problem, error.fix)]
+        return [*found, *bwrap.probe_ground()]
+
+    def find_binary(self) -> Path:
+        """Return the program that runs the containers."""
+        self._runtime = find_runtime(self.kinds, self._named)
+        return self._runtime.binary
+
+    async def _start(
+        self, spec: SandboxSpec, record: Record, places: Places, group: Group | None
+    ) -> LiveSandbox:
+        ids = self._ids(record)
+        bundle = self._bundles / record.sandbox_id
+        container = compose(spec, places, bundle, seal_devices=self.name != GvisorProvider.name)
+        await to_thread.run_sync(self._lay_out, bundle, container, ids)
+        ours, theirs = socket.socketpair()
+        errors = os.memfd_create("errors")
+        opened = [theirs.fileno(), errors, os.open(os.devnull, os.O_RDWR)]
+        request = self._request(container, spec, record.sandbox_id, ids, group)
+        channel = Channel(ours)
+        try:
+            _, started = await self._zygote.launch(request, opened)
+            theirs.close()  # ours must see the end of the stream when the sandbox is gone
+            pid, pidfd = await self._await_first(bundle, started, errors)
+            self._records.save(replace(record, outer=identify(pid)))
+            handles = Handles(
+                channel, pidfd, pid, group, places.workspace, direct=True, filter=self._filter()
+            )
+            sandbox = LiveSandbox(record.sandbox_id, spec, handles, self._ended)
+            await self._await_ready(sandbox, places.python, errors)
+        except BaseException:
+            channel.close()
+            raise
+        finally:
+            theirs.close()
+            for fd in opened[1:]:
+                os.close(fd)
+        return sandbox
+
+    def _filter(self) -> bytes:
+        machine = os.uname().machine
+        return seccomp.assemble(machine) if seccomp.supported(machine) else b""
+
+    def _ids(self, record: Record) -> Ids:
+        if record.uid is None:
+            mine = find_subordinates()
+            # With his own group inside, he could not leave the others that he is in.
+            return Ids((mine.uid, os.geteuid()), (mine.gid, mine.gid + 1), mine.tools)
+        taken = {record.uid, *self._uids.values()}
+        text = Path("/proc/self/uid_map").read_text()
+        root = choose_uid(f"{record.sandbox_id}-root", text, taken)
+        self._uids[f"{record.sandbox_id}-root"] = root
+        return Ids((root, record.uid), (root, record.uid))
+
+    def _lay_out(self, bundle: Path, container: Container, ids: Ids) -> None:
+        """Write the bundle; what an earlier container of this id left goes first."""
+        try:
+            self._bundles.mkdir(mode=0o700, exist_ok=True)
+            trees.remove(os.fspath(bundle))
+            bundle.mkdir(mode=0o755)
+            container.skeleton.write(bundle / "root")
+            (bundle / "config.json").write_text(json.dumps(container.config))
+            (bundle / "config.json").chmod(0o644)
+            run = bundle / _RUN
+            run.mkdir()
+            run.chmod(0o777)  # nobody else comes as far as here
+            if self._root:
+                os.chown(run, ids.uids[0], ids.gids[0])
+        except OSError as error:
+            raise SandboxError(f"cannot write the container's bundle ({error})") from error
+
+    def _request(
+        self,
+        container: Container,
+        spec: SandboxSpec,
+        sandbox_id: str,
+        ids: Ids,
+        group: Group | None,
+    ) -> Request:
+        runtime = self._runtime
+        if runtime is None:
+            raise SandboxError("the provider did not start")
+        run = f"{container.bundle}/{_RUN}"
+        # What another id than ours writes in a directory of its own, we could not remove.
+        state = f"{run if self._root else STAGE}/state"
+        where = Whereabouts(sandbox_id, container.bundle, state, f"{run}/pid")
+        return Request(
+            argv=runtime.command(where, network=spec.egress != "none"),
+            program=container.program,
+            fds={0: 0, 1: 2, 2: 1},
+            cgroups=group.procs if group else [],
+            stage=container.stage,
+            scratch=[],
+            uid=None,
+            gid=None,
+            contain=ids,
+            overlays=container.overlays,
+            hide=runtime.in_the_way(_MOUNTINFO.read_text()),
+            env={"PATH": SEARCH},
+        )
+
+    async def _await_first(self, bundle: Path, started: int, errors: int) -> tuple[int, int]:
+        """Wait until the runtime is done; return process 1's pid and a pidfd.
+
+        The number is still its when its channel answers later on.
+
+        Raises:
+            SandboxError: there is none.
+        """
+        try:
+            with anyio.move_on_after(READY_S):
+                await anyio.wait_readable(started)
+        finally:
+            os.close(started)
+        try:
+            pid = int((bundle / _RUN / "pid").read_text())
+            return pid, os.pidfd_open(pid)
+        except (OSError, ValueError) as error:
+            raise self.explain(_said(errors)) from error
+
+    def explain(self, said: str) -> SandboxError | SandboxUnavailable:
+        """Return the error for a container that did not come up, from what was said."""
+        lines = [line for line in said.splitlines() if line.strip()]
+        reason = lines[-1] if lines else "no reason given"
+        cause = bwrap.diagnose(said) if said.startswith("launcher:") else None
+        if cause is not None:
+            return SandboxUnavailable(f"{cause.what} ({reason})", cause.fix)
+        return SandboxError(f"the container did not come up ({reason[:400]})")
+
+    async def _ended(self, sandbox_id: str, keep_workspace: bool) -> None:
+        await super()._ended(sandbox_id, keep_workspace)
+        await self._remove_bundle(sandbox_id)
+
+    async def _clear(self, record: Record) -> None:
+        await super()._clear(record)
+        await self._remove_bundle(record.sandbox_id)
+
+    async def _remove_bundle(self, sandbox_id: str) -> None:
+        self._uids.pop(f"{sandbox_id}-root", None)
+        with suppress(OSError):
+            await to_thread.run_sync(trees.remove, os.fspath(self._bundles / sandbox_id))
+
+
+class GvisorProvider(ContainerProvider):
+    """Sandboxes with a kernel of their own, in user space."""
+
+    name = "gvisor"
+    kinds: tuple[Kind, ...] = GVISOR
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this host allows."""
+        return replace(super().capabilities, isolation="user-kernel")
+
+
+def _said(errors: int) -> str:
+    return os.pread(errors, 16_384, 0).decode("utf-8", "replace").strip()
+
+
+__all__: Sequence[str] = ("ContainerProvider", "GvisorProvider")
