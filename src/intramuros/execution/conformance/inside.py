@@ -19,6 +19,8 @@ from functools import partial
 from typing import Any
 
 libc = ctypes.CDLL(None, use_errno=True)
+OURS = b"HOME=/home/agent\0"
+"""What a runtime adds to an empty environment."""
 X86 = platform.machine() == "x86_64"
 
 
@@ -41,6 +43,15 @@ def opened(path: str, flags: int) -> str:
     except OSError as error:
         return named(error.errno)
     return "ok"
+
+
+def peeked(path: str) -> str:
+    """Read from a file that gVisor opens to all, and has only what it was started with in it."""
+    try:
+        with open(path, "rb") as file:
+            return "ok" if file.read().replace(OURS, b"") else "ENOENT"
+    except OSError as error:
+        return named(error.errno)
 
 
 def tried(function: Callable[[], object]) -> str:
@@ -166,6 +177,7 @@ def files() -> dict[str, str]:
     ]
     found = {f"write {path}": opened(path, os.O_WRONLY) for path in writes}
     found.update({f"read {path}": opened(path, os.O_RDONLY) for path in reads})
+    found["read /proc/1/environ"] = peeked("/proc/1/environ")
     found["rdwr /proc/1/mem"] = opened("/proc/1/mem", os.O_RDWR)
     for place in ("/", "/usr", "/etc", "/dev", "/opt", "/home", "/var", "/proc", "/run"):
         found[f"create in {place}"] = opened(f"{place}/planted", os.O_WRONLY | os.O_CREAT)
@@ -237,8 +249,8 @@ def facts(canary: str, host_pid: int) -> dict[str, Any]:
             pass
     return {
         "uid": os.getuid(),
-        "caps": [status[name] for name in ("CapEff", "CapPrm", "CapBnd", "CapAmb", "CapInh")],
-        "no_new_privs": status["NoNewPrivs"],
+        "caps": [status[name] for name in status if name.startswith("Cap")],
+        "no_new_privs": str(libc.prctl(39, 0, 0, 0, 0)),
         "seccomp": status["Seccomp"],
         "canary": seen,
         "own environment": sorted(os.environ),
@@ -249,6 +261,7 @@ def facts(canary: str, host_pid: int) -> dict[str, Any]:
         "namespaces": {
             name: os.readlink(f"/proc/self/ns/{name}")
             for name in ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")
+            if os.path.lexists(f"/proc/self/ns/{name}")  # gVisor knows a few only
         },
         "hostname": socket.gethostname(),
         "passwd": open("/etc/passwd").read().count("\n"),

@@ -18,6 +18,7 @@ _LISTENERS: Final = frozenset(
 # What a program may find in its environment.
 _VARIABLES: Final = frozenset({"HOME", "LANG", "LOGNAME", "PATH", "PWD", "SHELL", "USER"})
 _NO_POWERS: Final = "0" * 16
+_OWN_DEVICES: Final = frozenset({"read /dev/net/tun", "read /dev/fuse"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +46,42 @@ def check(area: str, name: str, found: object, wanted: frozenset[str] | str) -> 
     return Check(area, name, str(found) in right, str(found), " or ".join(sorted(right)))
 
 
-def judge(report: Report, namespaces: Mapping[str, str]) -> Iterator[Check]:
+def judge(
+    report: Report, namespaces: Mapping[str, str], *, own_kernel: bool = False
+) -> Iterator[Check]:
     """Yield a verdict on each attempt that ``inside`` reports.
 
     Args:
         namespaces: those of the host, by kind; a sandbox must share none of them.
+        own_kernel: whether the sandbox has a kernel of its own, of which the battery may see what
+            on the host's nobody may.
     """
+    if own_kernel:
+        report = _as_seen_by_the_host(report)
     for name, found in report["syscalls"].items():
         yield check("system calls", name, found, _REFUSED)
     for name, found in report["files"].items():
         yield check("files", name, found, _ABSENT if name.startswith("read") else _UNWRITABLE)
     yield from _sockets(report["sockets"])
     yield from _process(report["facts"], namespaces)
+
+
+def _as_seen_by_the_host(report: Report) -> Report:
+    """Return the report with what a kernel in user space answers in its own way put as the host's.
+
+    Its devices are its own, it has no route instead of no network, and it refuses to open a socket
+    by name with an error of its own.
+    """
+    files = dict(report["files"])
+    for name in _OWN_DEVICES:
+        files[name] = "ENOENT"
+    if files["read /proc/1/fd/3"] == "ENXIO":
+        files["read /proc/1/fd/3"] = "EACCES"
+    sockets = {
+        name: "ENETUNREACH" if found == "EHOSTUNREACH" else found
+        for name, found in report["sockets"].items()
+    }
+    return {**report, "files": files, "sockets": sockets}
 
 
 def _sockets(found: Mapping[str, Any]) -> Iterator[Check]:

@@ -53,6 +53,8 @@ class Handles:
     """Whether the outermost process is process 1 itself, not the parent of it."""
     filter: bytes = b""
     """The system-call filter for process 1 to install; empty where it has one."""
+    limits_data: bool = False
+    """Whether each process has the memory limit for its data, besides that of the group."""
 
 
 class LiveSandbox:
@@ -134,6 +136,7 @@ class LiveSandbox:
                 "processes": b"%d" % limits.pids,
                 "file_bytes": b"%d" % limits.disk_bytes,
                 "address_space": b"-1" if "memory" in in_group else b"%d" % limits.memory_bytes,
+                "data": b"%d" % (limits.memory_bytes if self._handles.limits_data else -1),
                 "filter": self._handles.filter,
             }
         )

@@ -4,7 +4,7 @@ It makes itself unreadable for the model's processes first, then waits for one `
 answers ``ready`` and serves until the host closes the socket, which ends the sandbox. Operations::
 
     configure  workdir, roots, read_only, env, open_files, processes, file_bytes, address_space,
-               filter
+               data, filter
     bash       command, nonce, timeout_ms   → state, output, code, truncated
     restart                                 → (nothing)
     adopt      roots, read_only, env        → (nothing); a sandbox started ahead gets its session's
@@ -307,6 +307,7 @@ def apply_limits(config: dict[str, bytes]) -> None:
         resource.RLIMIT_NPROC: int(config["processes"]),
         resource.RLIMIT_FSIZE: int(config["file_bytes"]),
         resource.RLIMIT_AS: int(config["address_space"]),
+        resource.RLIMIT_DATA: int(config["data"]),
     }
     for which, value in wanted.items():
         hard = resource.getrlimit(which)[1]

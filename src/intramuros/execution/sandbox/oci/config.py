@@ -116,12 +116,13 @@ class _Stage:
 
 
 def compose(
-    spec: SandboxSpec, places: Places, bundle: Path, *, seal_devices: bool = True
+    spec: SandboxSpec, places: Places, bundle: Path, *, own_kernel: bool = False
 ) -> Container:
     """Return the container of a spec.
 
     Args:
-        seal_devices: whether ``/dev`` is read-only; gVisor then refuses to write to ``/dev/null``.
+        own_kernel: whether it is for gVisor, which shows a ``/sys`` of its own unless told
+            otherwise, and would not let ``/dev/null`` be written on a read-only ``/dev``.
         bundle: the host directory that will hold ``config.json`` and the skeleton, as ``root``.
 
     Raises:
@@ -133,7 +134,7 @@ def compose(
     for name, text in {**MADE_UP, **(RESOLVING if spec.egress == "names" else {})}.items():
         skeleton.files[f"/etc/{name}"] = text
     skeleton.links["/var/tmp"] = "../tmp"  # noqa: S108 - inside
-    mounts = [*_kernel_mounts(seal_devices), *_scratch_mounts(spec.limits.tmp_bytes)]
+    mounts = [*_kernel_mounts(own_kernel), *_scratch_mounts(spec.limits.tmp_bytes)]
     root, overlays = stage.add(bundle / "root"), []
     if spec.rootfs is None:
         mounts += _translate(base_arguments(_MADE), skeleton)
@@ -188,14 +189,17 @@ def _config(root: str, mounts: list[dict[str, Any]], argv: list[str]) -> dict[st
     }
 
 
-def _kernel_mounts(seal_devices: bool) -> list[dict[str, Any]]:
-    dev = ["nosuid", "noexec", "mode=0755", "size=64k", *(["ro"] if seal_devices else [])]
+def _kernel_mounts(own_kernel: bool) -> list[dict[str, Any]]:
+    dev = ["nosuid", "noexec", "mode=0755", "size=64k", *([] if own_kernel else ["ro"])]
     pts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]
-    return [
+    mounts = [
         _mount("/proc", "proc", ["nosuid", "noexec", "nodev"]),
         _mount("/dev", "tmpfs", dev),
         _mount("/dev/pts", "devpts", pts),
     ]
+    if own_kernel:
+        mounts.append(_mount("/sys", "tmpfs", ["ro", "nosuid", "noexec", "nodev", "mode=0555"]))
+    return mounts
 
 
 def _mount(target: str, kind: str, options: list[str]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from anyio import to_thread
 
 from intramuros.execution.sandbox import bwrap, seccomp, trees
 from intramuros.execution.sandbox.base import (
+    MIB,
     Capabilities,
     Finding,
     Level,
@@ -22,12 +23,13 @@ from intramuros.execution.sandbox.base import (
     SandboxUnavailable,
 )
 from intramuros.execution.sandbox.bubblewrap import READY_S, BubblewrapProvider
-from intramuros.execution.sandbox.cgroups import Group
+from intramuros.execution.sandbox.cgroups import Group, Groups
 from intramuros.execution.sandbox.channel import Channel
 from intramuros.execution.sandbox.launch import Places
 from intramuros.execution.sandbox.launcher import STAGE
 from intramuros.execution.sandbox.live import Handles, LiveSandbox
 from intramuros.execution.sandbox.oci.config import Container, compose
+from intramuros.execution.sandbox.oci.guard import guarded
 from intramuros.execution.sandbox.oci.runtimes import (
     CONTAINERS,
     GVISOR,
@@ -41,6 +43,12 @@ from intramuros.execution.sandbox.oci.runtimes import (
 from intramuros.execution.sandbox.records import Record, choose_uid, identify
 from intramuros.execution.sandbox.zygote import Ids, Request
 
+KERNEL_BYTES: Final = 64 * MIB
+"""What a kernel in user space takes for itself; about 22 MiB when idle."""
+KERNEL_TASKS: Final = 96
+"""Threads of such a kernel and its helper; about 54 when idle."""
+HOST_TASKS_EACH: Final = 4
+"""Processes and threads of the host for one of its processes."""
 _RUN: Final = "run"
 _MOUNTINFO: Final = Path("/proc/self/mountinfo")
 
@@ -89,7 +97,7 @@ class ContainerProvider(BubblewrapProvider):
     ) -> LiveSandbox:
         ids = self._ids(record)
         bundle = self._bundles / record.sandbox_id
-        container = compose(spec, places, bundle, seal_devices=self.name != GvisorProvider.name)
+        container = compose(spec, places, bundle, own_kernel=self.kinds == GVISOR)
         await to_thread.run_sync(self._lay_out, bundle, container, ids)
         ours, theirs = socket.socketpair()
         errors = os.memfd_create("errors")
@@ -101,9 +109,7 @@ class ContainerProvider(BubblewrapProvider):
             theirs.close()  # ours must see the end of the stream when the sandbox is gone
             pid, pidfd = await self._await_first(bundle, started, errors)
             self._records.save(replace(record, outer=identify(pid)))
-            handles = Handles(
-                channel, pidfd, pid, group, places.workspace, direct=True, filter=self._filter()
-            )
+            handles = self._handles(channel, (pid, pidfd), group, places.workspace)
             sandbox = LiveSandbox(record.sandbox_id, spec, handles, self._ended)
             await self._await_ready(sandbox, places.python, errors)
         except BaseException:
@@ -115,9 +121,15 @@ class ContainerProvider(BubblewrapProvider):
                 os.close(fd)
         return sandbox
 
-    def _filter(self) -> bytes:
-        machine = os.uname().machine
-        return seccomp.assemble(machine) if seccomp.supported(machine) else b""
+    def _handles(
+        self, channel: Channel, first: tuple[int, int], group: Group | None, workspace: Path
+    ) -> Handles:
+        pid, pidfd = first
+        program = self._filter(os.uname().machine)
+        return Handles(channel, pidfd, pid, group, workspace, direct=True, filter=program)
+
+    def _filter(self, machine: str) -> bytes:
+        return seccomp.assemble(machine)
 
     def _ids(self, record: Record) -> Ids:
         if record.uid is None:
@@ -229,6 +241,25 @@ class GvisorProvider(ContainerProvider):
     def capabilities(self) -> Capabilities:
         """What this host allows."""
         return replace(super().capabilities, isolation="user-kernel")
+
+    def _make_group(self, groups: Groups, sandbox_id: str, spec: SandboxSpec) -> Group | None:
+        """Limit the kernel with all that it runs; each process of its takes several of the host."""
+        limits = replace(
+            spec.limits,
+            memory_bytes=spec.limits.memory_bytes + KERNEL_BYTES,
+            pids=spec.limits.pids * HOST_TASKS_EACH + KERNEL_TASKS,
+        )
+        return super()._make_group(groups, sandbox_id, replace(spec, limits=limits))
+
+    def _handles(
+        self, channel: Channel, first: tuple[int, int], group: Group | None, workspace: Path
+    ) -> Handles:
+        # When the group's memory runs out, its kernel ends, and with it everything: one process
+        # alone is to meet its own limit before.
+        return replace(super()._handles(channel, first, group, workspace), limits_data=True)
+
+    def _filter(self, machine: str) -> bytes:
+        return guarded(machine, super()._filter(machine))
 
 
 def _said(errors: int) -> str:
