@@ -69,6 +69,7 @@ class LiveSandbox:
         self._spec = spec
         self._handles = handles
         self._ended = ended
+        self._workdir = WORKSPACE
         owned = [mount.source for mount in spec.mounts if mount.owned and not mount.read_only]
         self._quota = Quota(handles.workspace, spec.limits.disk_bytes, self._pids, owned)
         self._shell = anyio.Lock(fast_acquire=True)
@@ -126,20 +127,21 @@ class LiveSandbox:
 
     async def configure(self, python: Python) -> None:
         """Give process 1 its settings and wait until it serves."""
+        await self._handles.channel.configure(self._settings(python))
+
+    def _settings(self, python: Python) -> dict[str, bytes]:
         limits = self._spec.limits
         in_group = self._handles.group.paths if self._handles.group else {}
-        await self._handles.channel.configure(
-            {
-                "workdir": WORKSPACE.encode(),
-                **self._personal(python),
-                "open_files": b"%d" % limits.open_files,
-                "processes": b"%d" % limits.pids,
-                "file_bytes": b"%d" % limits.disk_bytes,
-                "address_space": b"-1" if "memory" in in_group else b"%d" % limits.memory_bytes,
-                "data": b"%d" % (limits.memory_bytes if self._handles.limits_data else -1),
-                "filter": self._handles.filter,
-            }
-        )
+        return {
+            "workdir": self._workdir.encode(),
+            **self._personal(python),
+            "open_files": b"%d" % limits.open_files,
+            "processes": b"%d" % limits.pids,
+            "file_bytes": b"%d" % limits.disk_bytes,
+            "address_space": b"-1" if "memory" in in_group else b"%d" % limits.memory_bytes,
+            "data": b"%d" % (limits.memory_bytes if self._handles.limits_data else -1),
+            "filter": self._handles.filter,
+        }
 
     async def warm(self) -> None:
         """Start what the first call would wait for."""
@@ -165,7 +167,7 @@ class LiveSandbox:
             "LOGNAME": self._spec.user,
             "SHELL": "/bin/bash",
             "LANG": "C.UTF-8",
-            "PWD": WORKSPACE,
+            "PWD": self._workdir,
         }
         if self._spec.trust is not None:
             base |= dict.fromkeys(TRUSTING, TRUST)
@@ -218,7 +220,7 @@ class LiveSandbox:
         fields = {
             "argv": _joined(argv),
             "env": _joined([f"{k}={v}" for k, v in (env or {}).items()]),
-            "cwd": (cwd or WORKSPACE).encode(),
+            "cwd": (cwd or self._workdir).encode(),
             "stdin": stdin,
             "timeout_ms": b"%d" % int(timeout_s * 1000),
             "limit": b"%d" % MAX_EXEC_OUTPUT,

@@ -40,15 +40,20 @@ for folder, _, names in os.walk(root):
             )
 """
 BOOT = (
-    f"import sys; sys.path.append({LIBRARY_TARGET!r});"
+    "import sys; sys.path.append({library!r});"
     " from intramuros.execution.sandbox.inside.supervisor import main; main(3)"
 )
 """What the sandbox's Python runs as process 1; the channel is descriptor 3."""
 
 
-def command(python: Python) -> list[str]:
-    """Return the command line of process 1."""
-    return [python.inside, "-S", "-E", "-I", "-B", "-X", "utf8", "-c", BOOT]
+def command(python: Python, library: str = LIBRARY_TARGET) -> list[str]:
+    """Return the command line of process 1.
+
+    Args:
+        library: where it finds our in-sandbox library.
+    """
+    boot = BOOT.format(library=library)
+    return [python.inside, "-S", "-E", "-I", "-B", "-X", "utf8", "-c", boot]
 
 
 def contained_command(python: Python) -> list[str]:

@@ -49,7 +49,7 @@ KERNEL_TASKS: Final = 96
 """Threads of such a kernel and its helper; about 54 when idle."""
 HOST_TASKS_EACH: Final = 4
 """Processes and threads of the host for one of its processes."""
-_RUN: Final = "run"
+_RUN, _PID = "run", "pid"
 _MOUNTINFO: Final = Path("/proc/self/mountinfo")
 
 
@@ -154,6 +154,8 @@ class ContainerProvider(BubblewrapProvider):
             run = bundle / _RUN
             run.mkdir()
             run.chmod(0o777)  # nobody else comes as far as here
+            (run / _PID).touch()  # crun would make it unreadable to us
+            (run / _PID).chmod(0o666)
             if self._root:
                 os.chown(run, ids.uids[0], ids.gids[0])
         except OSError as error:
@@ -173,7 +175,7 @@ class ContainerProvider(BubblewrapProvider):
         run = f"{container.bundle}/{_RUN}"
         # What another id than ours writes in a directory of its own, we could not remove.
         state = f"{run if self._root else STAGE}/state"
-        where = Whereabouts(sandbox_id, container.bundle, state, f"{run}/pid")
+        where = Whereabouts(sandbox_id, container.bundle, state, f"{run}/{_PID}")
         return Request(
             argv=runtime.command(where, network=spec.egress != "none"),
             program=container.program,
@@ -203,7 +205,7 @@ class ContainerProvider(BubblewrapProvider):
         finally:
             os.close(started)
         try:
-            pid = int((bundle / _RUN / "pid").read_text())
+            pid = int((bundle / _RUN / _PID).read_text())
             return pid, os.pidfd_open(pid)
         except (OSError, ValueError) as error:
             raise self.explain(_said(errors)) from error
