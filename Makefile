@@ -32,7 +32,7 @@ upstream: $(UPSTREAM)/.stamp $(VENV)/.demo-data.stamp ## The demo's private syst
 demo: setup upstream ## Run one real job through all three planes, and show what crossed the wall
 	@$(BIN)/intramuros demo $(ARGS)
 
-test: dev upstream ## Run every test
+test: dev upstream $(VENV)/.sandboxes.stamp ## Run every test
 	@$(BIN)/python -m pytest $(ARGS)
 
 lint: dev ## Style, types, import contracts and the repository's own rules
@@ -55,7 +55,7 @@ bench: dev upstream ## Run the benchmarks side by side and print the ratios
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## Remove the environments and caches that these targets made
-	rm -rf $(VENV) $(UPSTREAM) $(LOCKER) $(OLD_SDK) $(NODES:%=%/node_modules) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .sandboxes $(VENV) $(UPSTREAM) $(LOCKER) $(OLD_SDK) $(NODES:%=%/node_modules) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.venv.stamp: scripts/make-venv scripts/find-python
@@ -91,6 +91,11 @@ $(OLD_SDK)/.stamp: scripts/make-venv scripts/find-python requirements/old-sdk.tx
 	@scripts/make-venv $(OLD_SDK)
 	@echo "==> $(OLD_SDK): the oldest SDK that knows the API"
 	@$(OLD_SDK)/bin/python -m pip $(HASHED) -r requirements/old-sdk.txt
+	@touch $@
+
+# What runs the other sandboxes is no Python package: installed if we may, else tests are skipped.
+$(VENV)/.sandboxes.stamp: $(VENV)/.venv.stamp scripts/install-sandboxes
+	@scripts/install-sandboxes
 	@touch $@
 
 # Without node and npm the tests with the TypeScript SDK and the reference servers are skipped, and say so.

@@ -49,6 +49,20 @@ async def admit(group: Group | None, outer: int, ready: Callable[[], Awaitable[N
         raise _not_limited("a process is outside")
 
 
+async def verify(group: Group | None, first: int, ready: Callable[[], Awaitable[None]]) -> None:
+    """Wait until a sandbox is ready that was started in its groups.
+
+    Args:
+        first: host pid of what everything in it descends from.
+
+    Raises:
+        SandboxError: it is not in its groups; it must not be used. Or what ``ready`` raises.
+    """
+    await ready()
+    if group is not None and first not in group.common():
+        raise _not_limited("its first process is outside")
+
+
 async def _move(group: Group, outer: int) -> None:
     """Move both processes; returns without if process 1 never comes, for then it does not start."""
     with anyio.move_on_after(_FORK_S):

@@ -327,7 +327,7 @@ class BubblewrapProvider:
         """Wait until process 1 serves; otherwise destroy it and say what was said on ``errors``."""
         try:
             with anyio.fail_after(READY_S):
-                await admit(group, sandbox.host_pid, partial(sandbox.configure, python))
+                await self._settle(sandbox, python, group)
         except BaseException as error:
             with anyio.CancelScope(shield=True):
                 await sandbox.destroy()
@@ -335,6 +335,10 @@ class BubblewrapProvider:
                 said = os.pread(errors, 4096, 0).decode("utf-8", "replace").strip()
                 raise self.explain(said or str(error)) from error
             raise
+
+    async def _settle(self, sandbox: LiveSandbox, python: Python, group: Group | None) -> None:
+        """Wait until a sandbox serves and is in its groups."""
+        await admit(group, sandbox.host_pid, partial(sandbox.configure, python))
 
     async def _ended(self, sandbox_id: str, keep_workspace: bool) -> None:
         """Forget a sandbox whose processes are gone."""

@@ -62,9 +62,7 @@ def _unshare(uid: int | None) -> None:
             file.write(text)
 
 
-def _stage(
-    sources: list[str], scratch: list[str], overlays: Sequence[Sequence[int]] = ()
-) -> None:
+def _stage(sources: list[str], scratch: list[str], overlays: Sequence[Sequence[int]] = ()) -> None:
     """Show each source as STAGE/<number>, after them fresh tmpfs with the given options, and then
     overlays of sources, uppermost first, read-only.
     """
@@ -169,9 +167,7 @@ def _arrange(fds: dict[int, int]) -> None:
     os.closerange(at, top + 2 * len(fds) + 64)
 
 
-def _become(
-    request: dict[str, Any], fds: list[int], parent: int, turn: socket.socket
-) -> NoReturn:
+def _become(request: dict[str, Any], fds: list[int], parent: int, turn: socket.socket) -> NoReturn:
     """Turn this forked child into the program asked for; never returns."""
     wanted = {int(target): fds[index] for target, index in request["fds"].items()}
     errors = wanted[2]

@@ -1,8 +1,8 @@
 """Sandboxes that are none: the same tools in ordinary processes of the worker's user.
 
-For hosts on which nothing else works and for finding out why it does not. What a model runs here can
-do all that the worker's user can, read the worker's own keys among it; so it is used only where an
-operator names it, and says so each time.
+For hosts on which nothing else works, and for finding out why it does not. What a model runs here
+can do all that the worker's user can, read the worker's own keys among it; so it is used only where
+an operator names it, and says so each time.
 """
 
 import os
@@ -11,10 +11,13 @@ import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from intramuros.execution.sandbox import bwrap, processes
+from intramuros.execution.sandbox.admission import verify
+from intramuros.execution.sandbox.adoptions import Room
 from intramuros.execution.sandbox.base import (
     WORKSPACE,
     Capabilities,
@@ -118,11 +121,22 @@ class ProcessProvider(BubblewrapProvider):
         """Return the shell: no program makes namespaces here."""
         return Path("/bin/sh")
 
-    def _choose_uid(self, sandbox_id: str) -> int | None:
+    # A workspace that is renamed would no longer be where the shell believes it is.
+    prepare = None  # type: ignore[assignment]  # so that nobody takes it for a Sparing
+
+    async def _settle(self, sandbox: LiveSandbox, python: Python, group: Group | None) -> None:
+        await verify(group, sandbox.host_pid, partial(sandbox.configure, python))
+
+    def _choose_uid(self, sandbox_id: str, owner: int | None) -> int | None:
         return None  # the worker's own
 
     async def _start(
-        self, spec: SandboxSpec, record: Record, places: Places, group: Group | None
+        self,
+        spec: SandboxSpec,
+        record: Record,
+        places: Places,
+        group: Group | None,
+        room: Room,
     ) -> LiveSandbox:
         _log.warning("sandbox_isolates_nothing", sandbox=record.sandbox_id, what=WHAT, fix=FIX)
         _refuse(spec)
@@ -148,10 +162,10 @@ class ProcessProvider(BubblewrapProvider):
         try:
             pid, pidfd = await self._zygote.launch(request, opened)
             theirs.close()  # ours must see the end of the stream when the sandbox is gone
-            self._records.save(replace(record, outer=identify(pid)))
+            room.records.save(replace(record, outer=identify(pid)))
             handles = Handles(channel, pidfd, pid, group, places.workspace, direct=True)
             sandbox = ProcessSandbox(record.sandbox_id, spec, handles, self._ended)
-            await self._await_ready(sandbox, python, errors)
+            await self._await_ready(sandbox, python, group, errors)
         except BaseException:
             channel.close()
             raise

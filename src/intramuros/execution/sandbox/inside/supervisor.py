@@ -307,7 +307,7 @@ def apply_limits(config: dict[str, bytes]) -> None:
         resource.RLIMIT_NPROC: int(config["processes"]),
         resource.RLIMIT_FSIZE: int(config["file_bytes"]),
         resource.RLIMIT_AS: int(config["address_space"]),
-        resource.RLIMIT_DATA: int(config["data"]),
+        resource.RLIMIT_DATA: int(config.get("data", b"-1")),
     }
     for which, value in wanted.items():
         hard = resource.getrlimit(which)[1]

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +14,8 @@ import anyio
 from anyio import to_thread
 
 from intramuros.execution.sandbox import bwrap, seccomp, trees
+from intramuros.execution.sandbox.admission import verify
+from intramuros.execution.sandbox.adoptions import Room
 from intramuros.execution.sandbox.base import (
     MIB,
     Capabilities,
@@ -41,6 +44,9 @@ from intramuros.execution.sandbox.oci.runtimes import (
     find_subordinates,
 )
 from intramuros.execution.sandbox.records import Record, choose_uid, identify
+from intramuros.execution.sandbox.rootfs import Python
+from intramuros.execution.sandbox.spares import Spare, additions
+from intramuros.execution.sandbox.trial import try_provider
 from intramuros.execution.sandbox.zygote import Ids, Request
 
 KERNEL_BYTES: Final = 64 * MIB
@@ -63,11 +69,14 @@ class ContainerProvider(BubblewrapProvider):
 
     name = "oci"
     kinds: tuple[Kind, ...] = CONTAINERS
+    fix = "install a newer runc or crun, or name the other one (oci:runc, oci:crun)"
 
     def __init__(self, state_dir: Path, runtime: str | None = None) -> None:
         super().__init__(state_dir)
         self._named = runtime
         self._runtime: Runtime | None = None
+        self._tried = False
+        self._adopted: dict[str, str] = {}
         self._bundles = state_dir / "bundles"
 
     @property
@@ -92,8 +101,32 @@ class ContainerProvider(BubblewrapProvider):
         self._runtime = find_runtime(self.kinds, self._named)
         return self._runtime.binary
 
+    async def start(self) -> None:
+        """Check the host, and that a container comes up; idempotent.
+
+        Raises:
+            SandboxUnavailable: with what is missing, or what this runtime cannot do here.
+        """
+        await super().start()
+        if self._tried:
+            return
+        self._tried = True
+        try:
+            await try_provider(self)
+        except SandboxError as error:
+            self._tried = False
+            await self.aclose()
+            raise SandboxUnavailable(
+                f"{self.name} does not work here: {error}", self.fix
+            ) from error
+
     async def _start(
-        self, spec: SandboxSpec, record: Record, places: Places, group: Group | None
+        self,
+        spec: SandboxSpec,
+        record: Record,
+        places: Places,
+        group: Group | None,
+        room: Room,
     ) -> LiveSandbox:
         ids = self._ids(record)
         bundle = self._bundles / record.sandbox_id
@@ -108,10 +141,11 @@ class ContainerProvider(BubblewrapProvider):
             _, started = await self._zygote.launch(request, opened)
             theirs.close()  # ours must see the end of the stream when the sandbox is gone
             pid, pidfd = await self._await_first(bundle, started, errors)
-            self._records.save(replace(record, outer=identify(pid)))
+            room.records.save(replace(record, outer=identify(pid)))
             handles = self._handles(channel, (pid, pidfd), group, places.workspace)
-            sandbox = LiveSandbox(record.sandbox_id, spec, handles, self._ended)
-            await self._await_ready(sandbox, places.python, errors)
+            ended = self._ended if room is self._room else self._spare_ended
+            sandbox = LiveSandbox(record.sandbox_id, spec, handles, ended)
+            await self._await_ready(sandbox, places.python, group, errors)
         except BaseException:
             channel.close()
             raise
@@ -219,18 +253,52 @@ class ContainerProvider(BubblewrapProvider):
             return SandboxUnavailable(f"{cause.what} ({reason})", cause.fix)
         return SandboxError(f"the container did not come up ({reason[:400]})")
 
+    async def _settle(self, sandbox: LiveSandbox, python: Python, group: Group | None) -> None:
+        await verify(group, sandbox.host_pid, partial(sandbox.configure, python))
+
+    async def adopt(self, spare: Spare, spec: SandboxSpec, sandbox_id: str) -> LiveSandbox | None:
+        """Make a spare the sandbox of a session that needs no more mounts than it has."""
+        if additions(spare.spec, spec) != ():
+            return None
+        root = f"{spare.name}-root"
+        self._adopted[sandbox_id] = spare.name
+        made = await super().adopt(spare, spec, sandbox_id)
+        if made is None:
+            self._adopted.pop(sandbox_id, None)
+        elif root in self._uids:
+            self._uids[f"{sandbox_id}-root"] = self._uids.pop(root)
+        return made
+
+    async def sweep(self) -> list[str]:
+        """Kill and remove what dead workers left; workspaces stay, but those of spares."""
+        cleaned = await super().sweep()
+        rooms = ((self._room, self._live), (self._spares.own, self._spares.live))
+        noted = [record for room, _ in rooms for record in room.records.all()]
+        used = {self._adopted.get(name, name) for _, live in rooms for name in live}
+        # What a record is about may have had another name when its bundle was made.
+        if self._bundles.exists() and len(noted) == len(used):
+            for bundle in list(self._bundles.iterdir()):
+                if bundle.name not in used | self._creating:
+                    await self._remove_bundle(bundle.name)
+        return cleaned
+
     async def _ended(self, sandbox_id: str, keep_workspace: bool) -> None:
         await super()._ended(sandbox_id, keep_workspace)
         await self._remove_bundle(sandbox_id)
 
-    async def _clear(self, record: Record) -> None:
-        await super()._clear(record)
+    async def _spare_ended(self, name: str, _keep_workspace: bool = False) -> None:
+        await self._spares.ended(name)
+        await self._remove_bundle(name)
+
+    async def _clear(self, record: Record, room: Room | None = None) -> None:
+        await super()._clear(record, room)
         await self._remove_bundle(record.sandbox_id)
 
     async def _remove_bundle(self, sandbox_id: str) -> None:
+        name = self._adopted.pop(sandbox_id, sandbox_id)
         self._uids.pop(f"{sandbox_id}-root", None)
         with suppress(OSError):
-            await to_thread.run_sync(trees.remove, os.fspath(self._bundles / sandbox_id))
+            await to_thread.run_sync(trees.remove, os.fspath(self._bundles / name))
 
 
 class GvisorProvider(ContainerProvider):
@@ -238,6 +306,10 @@ class GvisorProvider(ContainerProvider):
 
     name = "gvisor"
     kinds: tuple[Kind, ...] = GVISOR
+    fix = (
+        "install a runsc of July 2024 or newer (Debian 13's package, or gvisor.dev), and name it:"
+        " gvisor:/path/to/runsc"
+    )
 
     @property
     def capabilities(self) -> Capabilities:

@@ -1,0 +1,240 @@
+"""Containers as sandboxes, made for real by each runtime that this host has."""
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from intramuros.execution.conformance.battery import Battery
+from intramuros.execution.egress.netns import Joiner
+from intramuros.execution.sandbox.base import (
+    MIB,
+    Limits,
+    Mount,
+    Provider,
+    SandboxBusy,
+    SandboxGone,
+    SandboxSpec,
+    SandboxUnavailable,
+)
+from intramuros.execution.sandbox.cgroups import find_groups
+from intramuros.execution.sandbox.oci.provider import GvisorProvider
+from intramuros.execution.sandbox.providers import open_provider
+from tests.integration.execution.runtimes import CONTAINERS, require
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(90)]
+
+
+@pytest.fixture(params=CONTAINERS)
+def name(request: pytest.FixtureRequest) -> str:
+    return require(request.param)
+
+
+@pytest.fixture
+async def provider(name: str, tmp_path: Path) -> AsyncIterator[Provider]:
+    made = open_provider(name, tmp_path / "state")
+    await made.start()
+    yield made
+    await made.aclose()
+
+
+async def test_every_check_of_the_battery_passes(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canary = secrets.token_hex(8)
+    monkeypatch.setenv("INTRAMUROS_TEST_SECRET", canary)
+    provider = open_provider(name, tmp_path / "state")
+    await provider.start()
+    try:
+        found = [one async for one in Battery(provider, canary).run()]
+    finally:
+        await provider.aclose()
+    assert [one for one in found if not one.passed] == []
+    assert len(found) > 140
+
+
+async def test_neither_of_its_two_ids_is_the_host_s_root(provider: Provider) -> None:
+    ids = set()
+    for number in range(2):
+        sandbox = await provider.create(SandboxSpec(), f"s{number}")
+        pid = sandbox.host_pid  # type: ignore[attr-defined]  # of ours alone
+        status = await anyio.Path(f"/proc/{pid}/status").read_text()
+        ids |= set(status.split("Uid:")[1].splitlines()[0].split())
+        mapped = await anyio.Path(f"/proc/{pid}/uid_map").read_text()
+        outside = {int(line.split()[1]) for line in mapped.splitlines()}
+        assert len(outside) == 2
+        if os.geteuid() == 0:
+            assert 0 not in outside
+    assert "0" not in ids
+    if provider.capabilities.distinct_uids:
+        assert len(ids) == 2
+
+
+async def test_what_is_written_stays_and_nothing_else(provider: Provider, tmp_path: Path) -> None:
+    name = f"kept-{secrets.token_hex(6)}"
+    sandbox = await provider.create(SandboxSpec(), name)
+    assert bool(_groups(name)) == bool(find_groups().parents)
+    with pytest.raises(SandboxBusy):
+        await provider.create(SandboxSpec(), name)
+    await sandbox.call("write", {"file_path": "kept", "content": "text"})
+    assert (await sandbox.exec(["/bin/sh", "-c", "sleep 600 & echo >/tmp/gone"])).exit_code == 0
+    await sandbox.destroy()
+    assert not sandbox.alive
+    with pytest.raises(SandboxGone):
+        await sandbox.call("bash", {"command": "true"})
+    assert list((tmp_path / "state/bundles").iterdir()) == []
+    assert _groups(name) == []
+    again = await provider.create(SandboxSpec(), name)
+    seen = await again.call("bash", {"command": "cat kept; ls /tmp"})
+    assert seen.content[0]["text"] == "text"
+    await again.destroy()
+    await provider.forget(name)
+    assert list((tmp_path / "state/workspaces").iterdir()) == []
+
+
+async def test_mounts_limits_and_environment(provider: Provider, tmp_path: Path) -> None:
+    for part in ("ro", "rw", "skills"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "file").write_text(part)
+        (tmp_path / part).chmod(0o777)  # so that nothing but the mount keeps it from being written
+    (tmp_path / "one").write_text("single")
+    (tmp_path / "one").chmod(0o666)
+    spec = SandboxSpec(
+        limits=Limits(disk_bytes=8 * MIB, open_files=99),
+        mounts=(
+            Mount(tmp_path / "ro", "/mnt/ro"),
+            Mount(tmp_path / "rw", "/mnt/rw", read_only=False, owned=True),
+            Mount(tmp_path / "skills", "/workspace/skills"),
+            Mount(tmp_path / "one", "/mnt/one"),
+        ),
+        environment={"TOKEN": "placeholder"},
+    )
+    sandbox = await provider.create(spec, "s")
+    script = "cat /mnt/*/file skills/file /mnt/one; echo $TOKEN; ulimit -n; echo x >/mnt/rw/new"
+    seen = await sandbox.exec(["/bin/sh", "-c", script])
+    assert seen.stdout.decode() == "rorwskillssingleplaceholder\n99\n"
+    assert (tmp_path / "rw/new").read_text() == "x\n"
+    for place in ("/mnt/ro/x", "/workspace/skills/x", "/mnt/one"):
+        refused = await sandbox.exec(["/bin/sh", "-c", f"echo x >{place}"])
+        assert b"ead-only" in refused.stderr, place
+    large = await sandbox.exec(["/bin/sh", "-c", "head -c 9000000 /dev/zero >big"])
+    assert large.exit_code != 0
+    assert (tmp_path / "state/workspaces/s/big").stat().st_size <= 8 * MIB
+
+
+async def test_what_it_connects_to_arrives_at_sockets_held_outside(provider: Provider) -> None:
+    sandbox = await provider.create(SandboxSpec(egress="names"), "s")
+    network = sandbox.network()
+    joiner = Joiner()
+    try:
+        opened = await joiner.open(network, [80])
+    finally:
+        os.close(network)
+        joiner.close()
+    listener = opened.streams[80]
+    connect = (
+        "import socket; s = socket.create_connection(('198.18.0.9', 80), 5);"
+        " s.sendall(b'hello'); print(s.recv(9).decode())"
+    )
+    answers: list[str] = []
+
+    async def visit() -> None:
+        done = await sandbox.exec(["python3", "-c", connect])
+        answers.append((done.stdout or done.stderr).decode())
+
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(visit)
+            with anyio.fail_after(10):
+                await anyio.wait_readable(listener)
+            visitor, _ = listener.accept()
+            with visitor:
+                await anyio.wait_readable(visitor)
+                assert visitor.recv(9) == b"hello"
+                assert visitor.getsockname() == ("198.18.0.9", 80)
+                visitor.sendall(b"outside")
+    finally:
+        opened.close()
+    assert answers == ["outside\n"]
+    # Nothing else has become reachable by that.
+    elsewhere = "import socket; socket.create_connection(('192.0.2.1', 80), 5)"
+    refused = await sandbox.exec(["python3", "-c", elsewhere])
+    assert b"unreachable" in refused.stderr
+
+
+_WORKER = """
+import sys
+from pathlib import Path
+import anyio
+from intramuros.execution.sandbox.base import SandboxSpec
+from intramuros.execution.sandbox.providers import open_provider
+
+async def main():
+    provider = open_provider(sys.argv[1], Path(sys.argv[2]))
+    sandbox = await provider.create(SandboxSpec(), sys.argv[3])
+    await sandbox.call("bash", {"command": "echo kept >file; setsid sleep 600 >/dev/null 2>&1 &"})
+    print(sandbox.host_pid, flush=True)
+    await anyio.sleep_forever()
+
+anyio.run(main)
+"""
+
+
+async def test_a_killed_worker_s_containers_die_and_are_swept(name: str, tmp_path: Path) -> None:
+    session = f"killed-{secrets.token_hex(6)}"
+    state = tmp_path / "state"
+    worker = subprocess.Popen(  # noqa: ASYNC220 - a process to kill
+        [sys.executable, "-c", _WORKER, name, str(state), session],
+        env={"PATH": os.defpath, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert worker.stdout is not None
+        with worker.stdout as said:
+            lines = (line for line in iter(said.readline, "") if line.strip().isdigit())
+            pid = int(next(lines))
+            pidfd = os.pidfd_open(pid)
+            worker.send_signal(signal.SIGKILL)
+            worker.wait(10)
+        with anyio.fail_after(10):
+            await anyio.wait_readable(pidfd)
+        os.close(pidfd)
+    finally:
+        worker.kill()
+        worker.wait(10)
+    provider = open_provider(name, state)
+    try:
+        assert await provider.sweep() == [session]
+        assert list((state / "bundles").iterdir()) == []
+        assert _groups(session) == []
+        sandbox = await provider.create(SandboxSpec(), session)
+        seen = await sandbox.call("bash", {"command": "cat file"})
+        assert seen.content[0]["text"] == "kept"
+    finally:
+        await provider.aclose()
+
+
+async def test_a_gvisor_that_does_not_work_is_refused_at_the_start(tmp_path: Path) -> None:
+    broken = tmp_path / "runsc"
+    broken.write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && echo runsc version 0.0 && exit\n'
+        "echo 'starting: no such platform' >&2; exit 1\n"
+    )
+    broken.chmod(0o755)
+    provider = GvisorProvider(tmp_path / "state", str(broken))
+    with pytest.raises(SandboxUnavailable, match="no such platform") as caught:
+        await provider.start()
+    assert "July 2024" in caught.value.fix
+    assert list((tmp_path / "state/workspaces").iterdir()) == []
+
+
+def _groups(name: str) -> list[Path]:
+    groups = (parent / f"intramuros-{name}" for parent in find_groups().parents.values())
+    return [group for group in groups if group.exists()]
