@@ -72,12 +72,12 @@ class Battery:
         Raises:
             SandboxError: a sandbox did not come up at all.
         """
-        parts = (self._escape, self._neighbours, self._limits, self._life, self._pauses)
+        parts = [self._escape, self._neighbours, self._limits, self._life, self._pauses]
         isolation = self.provider.capabilities.isolation
         if isolation == "none":
             # The attempts would succeed: signals to all processes there are, for one.
             yield Check("process", "isolation", False, isolation, "some")
-            parts = (self._pauses,)
+            parts = [self._pauses]
         for part in parts:
             async for found in part():
                 yield found
