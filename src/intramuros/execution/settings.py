@@ -3,11 +3,14 @@
 import ipaddress
 import re
 import stat
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from intramuros.execution.egress.company import CompanyProxy, read_company
+from intramuros.execution.egress.joiner import DNS_PORT, PROXY_PORT
+from intramuros.execution.egress.limits import EgressLimits
 from intramuros.execution.egress.policy import OwnRules, parse_hosts
 from intramuros.execution.sandbox.base import Limits, Mount, SandboxSpec
 from intramuros.kernel.errors import OperatorError
@@ -18,10 +21,17 @@ log = logger("worker")
 MAX_CONCURRENCY: Final = 256
 # With 80 and 443 as many as can be listened on in one sandbox.
 MAX_EGRESS_PORTS: Final = 62
-_DNS_PORT: Final = 53
 # Each sync lists every store of a session (contract 25.17).
 MIN_MEMORY_SYNC_S: Final = 5.0
 _LIMITS: Final = Limits()
+_EGRESS: Final = EgressLimits()
+_EGRESS_BOUNDS: Final = {
+    "egress_connections": "connections",
+    "egress_requests_per_s": "rate",
+    "egress_bytes_per_s": "bytes_per_s",
+    "egress_sent_bytes": "sent_bytes",
+    "egress_received_bytes": "received_bytes",
+}
 _KEY_BYTES: Final = 8192
 _TARGET: Final = re.compile(r"/[^\0:]+")
 
@@ -79,6 +89,22 @@ class WorkerSettings:
     """PEM certificates by which hosts are verified besides the system's."""
     outflow_policy: Path | None = None
     """YAML with what is masked, asked about or blocked in what leaves; None masks known formats."""
+    egress_proxy: str | None = None
+    """Company's proxy for what sandboxes ask, ``http://host:port``; internal hosts go past it."""
+    egress_proxy_credentials_file: Path | None = None
+    """File that holds ``user:password`` for that proxy, and nothing else."""
+    egress_proxy_resolves: bool = False
+    """Leave names that the worker cannot resolve to that proxy, and the judgement of addresses."""
+    egress_connections: int = _EGRESS.connections
+    """Connections that one sandbox may have open."""
+    egress_requests_per_s: float = _EGRESS.rate
+    """Connections and requests of one sandbox in a second, in the long run."""
+    egress_bytes_per_s: float = _EGRESS.bytes_per_s
+    """Bytes of one sandbox in a second, both ways, in the long run."""
+    egress_sent_bytes: int = _EGRESS.sent_bytes
+    """Bytes that one session's sandbox may send in all."""
+    egress_received_bytes: int = _EGRESS.received_bytes
+    """Bytes that one session's sandbox may fetch in all."""
     max_idle_s: float = 60.0
     """Seconds after the end of a turn until the work item is given back (contract 22.15)."""
     keep_idle_sandboxes: int = 0
@@ -160,6 +186,7 @@ class WorkerSettings:
         }
         if not self.egress_allow:
             named = [name for name in (*lists, "ports") if getattr(self, f"egress_{name}")]
+            named += ["proxy"] if self.egress_proxy is not None else []
             if named:
                 raise OperatorError(
                     f"egress_{named[0]} is set, but no sandbox has a network",
@@ -173,11 +200,54 @@ class WorkerSettings:
                 f"egress: {error}", "write name, *.name, * or @package-managers"
             ) from error
         for port in self.egress_ports:
-            if not 0 < port < 65_536 or port == _DNS_PORT:
-                raise OperatorError(f"egress_ports: {port} cannot be", "use 1 to 65535, not 53")
+            if not 0 < port < 65_536 or port in (DNS_PORT, PROXY_PORT):
+                raise OperatorError(
+                    f"egress_ports: {port} cannot be",
+                    f"use 1 to 65535, not {DNS_PORT} or {PROXY_PORT}",
+                )
         if len(self.egress_ports) > MAX_EGRESS_PORTS:
             raise OperatorError("egress_ports are too many", f"use {MAX_EGRESS_PORTS} at most")
+        self.company_proxy()
+        self.egress_limits()
         return OwnRules(ports=frozenset(self.egress_ports), **hosts)
+
+    def company_proxy(self) -> CompanyProxy | None:
+        """Return the proxy through which sandboxes' hosts are reached, if there is one.
+
+        Raises:
+            OperatorError: it is none, or its file holds no credentials.
+        """
+        if self.egress_proxy is None:
+            if self.egress_proxy_credentials_file is not None or self.egress_proxy_resolves:
+                raise OperatorError(
+                    "egress_proxy_… is set, but no egress_proxy", "name the proxy, or neither"
+                )
+            return None
+        return read_company(
+            self.egress_proxy,
+            self.egress_proxy_credentials_file,
+            resolves=self.egress_proxy_resolves,
+        )
+
+    def egress_limits(self) -> EgressLimits:
+        """Return what one sandbox may use of the network.
+
+        Raises:
+            OperatorError: a bound is not positive.
+        """
+        bounds = {}
+        for name, bound in _EGRESS_BOUNDS.items():
+            bounds[bound] = getattr(self, name)
+            if not bounds[bound] > 0:
+                raise OperatorError(f"{name} is not positive", "use a number above 0")
+        if self.egress_connections > _EGRESS.connections:
+            raise OperatorError(
+                f"egress_connections is {self.egress_connections}",
+                f"use at most {_EGRESS.connections}",
+            )
+        burst = max(round(min(self.egress_bytes_per_s, _EGRESS.bytes_burst)), 1)
+        rush = max(min(_EGRESS.burst, round(self.egress_requests_per_s * 5)), 1)
+        return replace(_EGRESS, **bounds, bytes_burst=burst, burst=rush)
 
     def spec(self) -> SandboxSpec:
         """Return what each sandbox is made of.

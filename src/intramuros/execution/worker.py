@@ -232,9 +232,10 @@ async def _open_station(
     ground = Ground(
         settings.state_dir / "egress",
         own,
-        Dialler(client_context(settings.egress_ca_file), resolver),
+        Dialler(client_context(settings.egress_ca_file), resolver, proxy=settings.company_proxy()),
         settings.concurrency + settings.keep_idle_sandboxes,
         settings.egress_scrub,
+        settings.egress_limits(),
     )
     return await stack.enter_async_context(Station.opened(ground, record, record.clock))
 

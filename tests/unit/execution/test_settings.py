@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from intramuros.execution.egress.limits import EgressLimits
 from intramuros.execution.egress.registries import REGISTRIES
 from intramuros.execution.settings import WorkerSettings, parse_mount
 from intramuros.kernel.config import load
@@ -173,6 +174,13 @@ def test_what_sandboxes_may_reach_is_read(settings: WorkerSettings) -> None:
         ({"egress_allow": ("api.test",), "egress_deny": ("a b",)}, "no host name"),
         ({"egress_allow": ("api.test",), "egress_ports": (0,)}, "egress_ports"),
         ({"egress_allow": ("api.test",), "egress_ports": (53,)}, "egress_ports"),
+        ({"egress_allow": ("api.test",), "egress_ports": (3128,)}, "egress_ports"),
+        ({"egress_allow": ("api.test",), "egress_proxy": "socks5://p"}, "no address of a proxy"),
+        ({"egress_allow": ("api.test",), "egress_proxy_resolves": True}, "no egress_proxy"),
+        ({"egress_proxy": "http://p"}, "no sandbox has a network"),
+        ({"egress_allow": ("api.test",), "egress_connections": 0}, "not positive"),
+        ({"egress_allow": ("api.test",), "egress_connections": 129}, "at most"),
+        ({"egress_allow": ("api.test",), "egress_bytes_per_s": float("nan")}, "not positive"),
         ({"egress_allow": ("api.test",), "egress_ports": (65_536,)}, "egress_ports"),
         ({"egress_allow": ("api.test",), "egress_ports": tuple(range(1000, 1063))}, "too many"),
         ({"egress_deny": ("api.test",)}, "no sandbox has a network"),
@@ -184,3 +192,35 @@ def test_rules_for_the_network_that_cannot_be_are_refused(
 ) -> None:
     with pytest.raises(OperatorError, match=says):
         replace(settings, **change).checked()
+
+
+def test_what_a_sandbox_may_use_of_the_network_is_the_operators(
+    settings: WorkerSettings, tmp_path: Path
+) -> None:
+    file = tmp_path / "proxy"
+    file.write_text("worker:pw")
+    plain = settings
+    settings = replace(
+        settings,
+        egress_allow=("api.test",),
+        egress_proxy="http://proxy.company:8080",
+        egress_proxy_credentials_file=file,
+        egress_connections=4,
+        egress_requests_per_s=2.0,
+        egress_bytes_per_s=1000.0,
+        egress_sent_bytes=10,
+        egress_received_bytes=20,
+    ).checked()
+    assert plain.egress_limits() == EgressLimits()
+    proxy = settings.company_proxy()
+    assert proxy is not None
+    assert (proxy.host, proxy.port, proxy.tls, proxy.resolves) == (
+        "proxy.company",
+        8080,
+        False,
+        False,
+    )
+    limits = settings.egress_limits()
+    assert (limits.connections, limits.rate, limits.burst) == (4, 2.0, 10)
+    assert (limits.bytes_per_s, limits.bytes_burst) == (1000.0, 1000)
+    assert (limits.sent_bytes, limits.received_bytes) == (10, 20)

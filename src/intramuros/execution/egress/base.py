@@ -25,6 +25,10 @@ class Gate(Protocol):
         """
         ...
 
+    async def serve_proxied(self, client: Leg) -> None:
+        """Serve one connection to the sandbox's proxy, and close it; raises like ``serve``."""
+        ...
+
 
 @dataclass(frozen=True)
 class Passage:

@@ -7,7 +7,7 @@ end of the worker, a detach - closes them, and then the sandbox reaches nothing 
 import errno
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -16,7 +16,7 @@ import anyio
 from anyio.abc import SocketStream, TaskGroup, TaskStatus
 
 from intramuros.execution.egress.addresses import Addresses
-from intramuros.execution.egress.base import Passage
+from intramuros.execution.egress.base import Gate, Passage
 from intramuros.execution.egress.dns import MAX_QUERY_BYTES, Answerer
 from intramuros.execution.egress.leg import Leg
 from intramuros.execution.egress.netns import Sockets
@@ -37,6 +37,7 @@ _RESET: Final = struct.pack("=ii", 1, 0)
 _FULL: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 Refused = Callable[[str], None]
+Serving = Callable[[Gate, Leg], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -93,11 +94,12 @@ class Capture:
                     group.start_soon(self._accept, group, listener, port)
                 group.start_soon(self._answer_datagrams)
                 group.start_soon(self._accept_names, group)
+                group.start_soon(self._accept_proxied, group)
                 task_status.started()
         finally:
-            for sock in (*self._sockets.streams.values(), self._sockets.datagrams):
+            own = (self._sockets.datagrams, self._sockets.names, self._sockets.proxy)
+            for sock in (*self._sockets.streams.values(), *own):
                 anyio.notify_closing(sock)
-            anyio.notify_closing(self._sockets.names)
             self._sockets.close()
 
     async def _accept(self, group: TaskGroup, listener: socket.socket, port: int) -> None:
@@ -108,13 +110,23 @@ class Capture:
                 _reset(made)
                 await anyio.sleep(self._connections.take(self._clock.monotonic()))
                 continue
-            try:
-                await anyio.sleep(self._connections.take(self._clock.monotonic()))
-                await self._slots.acquire()
-            except BaseException:
-                _reset(made)
-                raise
-            group.start_soon(self._serve, made, name, port)
+            await self._admit(made)
+            group.start_soon(self._serve, made, _to(name, port))
+
+    async def _accept_proxied(self, group: TaskGroup) -> None:
+        while True:
+            made = await _accepted(self._sockets.proxy)
+            await self._admit(made)
+            group.start_soon(self._serve, made, lambda gate, client: gate.serve_proxied(client))
+
+    async def _admit(self, made: socket.socket) -> None:
+        """Wait until there is room for one more connection."""
+        try:
+            await anyio.sleep(self._connections.take(self._clock.monotonic()))
+            await self._slots.acquire()
+        except BaseException:
+            _reset(made)
+            raise
 
     def _whose(self, made: socket.socket) -> str | None:
         """Return the name whose address was connected to, if it still may be."""
@@ -125,15 +137,15 @@ class Capture:
         name = self._addresses.name(address)
         return name if name is not None and self._passage.names.admits(name) else None
 
-    async def _serve(self, made: socket.socket, name: str, port: int) -> None:
+    async def _serve(self, made: socket.socket, by: Serving) -> None:
         """Let the gate serve one connection; its failure is this connection's alone."""
         client: Leg | None = None
         try:
             made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             client = await Leg.over(made)
-            await self._passage.gate.serve(client, name, port)
+            await by(self._passage.gate, client)
         except Exception:
-            log.exception("egress_connection_failed", sandbox=self._id, name=name, port=port)
+            log.exception("egress_connection_failed", sandbox=self._id)
         finally:
             self._slots.release()
             if client is None:
@@ -193,6 +205,10 @@ class Capture:
         if name not in self._told and len(self._told) < MAX_REFUSED:
             self._told.add(name)
             self._refused(name)
+
+
+def _to(name: str, port: int) -> Serving:
+    return lambda gate, client: gate.serve(client, name, port)
 
 
 async def _accepted(listener: socket.socket) -> socket.socket:

@@ -55,11 +55,13 @@ class Kept:
 
     stream: Leg | None = None
     since_s: float = 0.0
+    place: Place | None = None
+    """Where it leads: a proxy's client may ask for one host after the other."""
 
-    def take(self, now_s: float) -> Leg | None:
+    def take(self, place: Place, now_s: float) -> Leg | None:
         """Return it if it is still good; what is not is for :meth:`drop`."""
         stream = self.stream
-        if stream is None or now_s - self.since_s > REST_S or stream.stale():
+        if stream is None or place != self.place or now_s - self.since_s > REST_S or stream.stale():
             return None
         self.stream = None
         return stream
@@ -196,6 +198,7 @@ class Exchange:
                 if outside:
                     self._outlet.tickets.keep(self._place, upstream)
                     self._kept.stream, upstream = upstream, None
+                    self._kept.place = self._place
                     self._kept.since_s = self._outlet.clock.monotonic()
                 # What came after the request is the next one's.
                 self._client.held = self._http.trailing_data[0] + self._client.held
@@ -222,7 +225,7 @@ class Exchange:
 
     async def _reach(self) -> Leg:
         """Return a connection to the host: the kept one, or a new one."""
-        kept = self._kept.take(self._outlet.clock.monotonic())
+        kept = self._kept.take(self._place, self._outlet.clock.monotonic())
         if kept is not None:
             return kept
         await self._kept.drop()

@@ -9,8 +9,9 @@ worker has many.
 
 Runs alone (``python -I -S joiner.py FD``) with the standard library only. One packet in (JSON, the
 network's descriptor beside it), one packet out (``{}`` with a descriptor of each port in the order
-given, then the name server's for datagrams and for streams, or ``{"error"}``). Run as ``joiner.py
-rehearse`` it tries what needs the host's permission, in namespaces of its own, and ends.
+given, then the name server's for datagrams and for streams, and the proxy's, or ``{"error"}``).
+Run as ``joiner.py rehearse`` it tries what needs the host's permission, in namespaces of its own,
+and ends.
 """
 
 import ctypes
@@ -28,6 +29,8 @@ MAX_PORTS = 64
 """Listened on in one sandbox; a packet carries at most 253 descriptors."""
 BACKLOG = 256
 DNS_PORT = 53
+PROXY_PORT = 3128
+"""At the name server's address, for programs that insist on a proxy."""
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 _NS_GET_USERNS = 0xB701
 _PR_SET_PDEATHSIG = 1
@@ -103,11 +106,11 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def open_sockets(resolver: str, ports: list[int]) -> list[socket.socket]:
-    """Open a listener on every address for each port, and both kinds for the name server."""
+    """Open a listener on every address for each port, the name server's two, and the proxy's."""
     opened = [_listen("0.0.0.0", port) for port in ports]  # noqa: S104 - of the sandbox's network
     datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
     datagrams.bind((resolver, DNS_PORT))
-    return [*opened, datagrams, _listen(resolver, DNS_PORT)]
+    return [*opened, datagrams, _listen(resolver, DNS_PORT), _listen(resolver, PROXY_PORT)]
 
 
 def _serve_child(channel: socket.socket, request: dict[str, Any], network: int) -> NoReturn:

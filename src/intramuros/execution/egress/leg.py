@@ -56,6 +56,7 @@ class Leg(ByteStream, asyncio.Protocol):
         self._room: asyncio.Future[None] | None = None
         self._incoming = self._outgoing = _NO_BIO
         self._tls: ssl.SSLObject | None = None
+        self._inner: Leg | None = None
         self._loop = asyncio.get_running_loop()
 
     @classmethod
@@ -138,6 +139,60 @@ class Leg(ByteStream, asyncio.Protocol):
             return None
         return self._tls.session if self._tls.session.has_ticket else None
 
+    # As the carrier of another leg (``nested.py``)
+
+    def carry(self, inner: "Leg") -> None:
+        """Hand on all that comes to another leg from now on."""
+        self._inner = inner
+        if self.held:
+            inner.data_received(self.held)
+            self.held = b""
+        self._hand_on()
+
+    def put(self, data: bytes) -> None:
+        """Send bytes inside this leg's TLS, without waiting."""
+        if self._tls is not None:
+            with suppress(ssl.SSLError):
+                self._tls.write(data)
+                self._flush()
+
+    def hold(self, *, held: bool) -> None:
+        """Hold the other end back, or let it go on."""
+        if self._transport is not None and self.alive:
+            (self._transport.pause_reading if held else self._transport.resume_reading)()
+
+    def about(self, name: str, default: object = None) -> object:
+        """Return what asyncio knows of the socket."""
+        return None if self._transport is None else self._transport.get_extra_info(name, default)
+
+    @property
+    def unsent(self) -> int:
+        """How many bytes wait to be sent."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
+    def shut(self) -> None:
+        """Close once everything was sent."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once; what was not sent yet is lost. Idempotent."""
+        if self._transport is not None and not self._lost:
+            self._transport.abort()
+
+    def _hand_on(self) -> None:
+        if self._inner is None:
+            return
+        try:
+            while data := self._take(CHUNK_BYTES):
+                self._inner.data_received(data)
+        except anyio.BrokenResourceError as error:
+            self._error = error
+            self.abort()
+            return
+        if self._ended:
+            self._inner.eof_received()
+
     # Reading
 
     async def receive(self, max_bytes: int = CHUNK_BYTES, within_s: float | None = None) -> bytes:
@@ -209,7 +264,7 @@ class Leg(ByteStream, asyncio.Protocol):
             self._unread = self._incoming.pending
             if self._outgoing.pending:
                 self._flush()
-        if self._paused and self._unread < _UNREAD_HIGH // 2 and self._alive():
+        if self._paused and self._unread < _UNREAD_HIGH // 2 and self.alive:
             self._paused = False
             self._transport.resume_reading()  # type: ignore[union-attr]  # alive
         return data
@@ -236,7 +291,7 @@ class Leg(ByteStream, asyncio.Protocol):
             BrokenResourceError: the connection is gone.
             TimeoutError: the other end does not take them.
         """
-        if not self._alive():
+        if not self.alive:
             raise anyio.BrokenResourceError from self._error
         if self._tls is None:
             self._transport.write(item)  # type: ignore[union-attr]  # alive
@@ -252,7 +307,7 @@ class Leg(ByteStream, asyncio.Protocol):
     def _flush(self) -> None:
         if self._outgoing.pending:
             data = self._outgoing.read()
-            if self._alive():
+            if self.alive:
                 self._transport.write(data)  # type: ignore[union-attr]  # alive
 
     async def _drained(self, within_s: float | None) -> None:
@@ -282,14 +337,13 @@ class Leg(ByteStream, asyncio.Protocol):
         self._end()
 
     def _end(self) -> None:
-        if self._transport is not None and self._alive():
+        if self._transport is not None and self.alive:
             with suppress(OSError):
                 self._transport.write_eof()
 
     async def aclose(self) -> None:
         """Close at once; what was not sent yet is lost. Idempotent."""
-        if self._transport is not None and not self._lost:
-            self._transport.abort()
+        self.abort()
 
     async def close(self) -> None:
         """Close after what was sent has arrived, for a little while at most; never raises.
@@ -329,7 +383,9 @@ class Leg(ByteStream, asyncio.Protocol):
             return {}
         return {SocketAttribute.raw_socket: lambda: transport.get_extra_info("socket")}
 
-    def _alive(self) -> bool:
+    @property
+    def alive(self) -> bool:
+        """Whether bytes can be sent."""
         return self._transport is not None and not self._lost and not self._transport.is_closing()
 
     # asyncio calls these
@@ -351,6 +407,7 @@ class Leg(ByteStream, asyncio.Protocol):
             self._paused = True
             self._transport.pause_reading()  # type: ignore[union-attr]  # it just gave us bytes
         _wake(self._waiter)
+        self._hand_on()
 
     def eof_received(self) -> bool:
         """Learn that nothing more will come; our own direction stays open."""
@@ -360,23 +417,31 @@ class Leg(ByteStream, asyncio.Protocol):
         else:
             self._incoming.write_eof()
         _wake(self._waiter)
+        self._hand_on()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Learn that the connection is gone."""
         self._lost = self._ended = self._eof = True
-        self._error = exc
+        self._error = self._error or exc
         _wake(self._waiter)
         _wake(self._room)
+        if self._inner is not None:
+            self._hand_on()
+            self._inner.connection_lost(self._error)
 
     def pause_writing(self) -> None:
         """Learn that too much is unsent."""
         self._full = True
+        if self._inner is not None:
+            self._inner.pause_writing()
 
     def resume_writing(self) -> None:
         """Learn that enough was sent."""
         self._full = False
         _wake(self._room)
+        if self._inner is not None:
+            self._inner.resume_writing()
 
 
 _NO_BIO: Final = ssl.MemoryBIO()

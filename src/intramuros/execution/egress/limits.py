@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import anyio
 
+from intramuros.execution.egress.pace import Pace
 from intramuros.kernel.timing import Clock
 
 GIB = 1024**3
@@ -34,6 +35,10 @@ class EgressLimits:
     """How many of them may come at once."""
     patience_s: float = 5.0
     """How long one is held back until its turn comes; beyond that it is refused."""
+    bytes_per_s: float = 256.0 * MIB
+    """Both ways together, in the long run; what is faster is held back."""
+    bytes_burst: int = 64 * MIB
+    """How many may pass at once."""
     sent_bytes: int = 10 * GIB
     """In all requests of a session's sandbox."""
     received_bytes: int = 100 * GIB
@@ -63,6 +68,7 @@ class Meter:
         self._tokens = float(limits.burst)
         self._at_s = clock.monotonic()
         self._told_s = -_TELL_EVERY_S
+        self._bytes = Pace(limits.bytes_per_s, limits.bytes_burst, self._at_s)
         self.sent = 0
         """Bytes of requests so far."""
         self.received = 0
@@ -98,6 +104,12 @@ class Meter:
             raise LimitReached("rate", f"more than {self.limits.rate:g} requests a second")
         # Taken before the wait, so that those who wait are served in the order they came.
         self._tokens -= 1
+        if wait_s:
+            await anyio.sleep(wait_s)
+
+    async def hold(self, size: int) -> None:
+        """Wait until these bytes are within the pace; they were counted before."""
+        wait_s = self._bytes.take(self._clock.monotonic(), size)
         if wait_s:
             await anyio.sleep(wait_s)
 

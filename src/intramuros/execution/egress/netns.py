@@ -17,7 +17,8 @@ from intramuros.execution.sandbox.base import RESOLVER, Finding, Level, SandboxE
 
 _ANSWER_S: Final = 10.0
 _TRIAL_S: Final = 10.0
-_MAX_FDS: Final = joiner.MAX_PORTS + 2
+_OWN: Final = 3  # the name server's two, and the proxy's
+_MAX_FDS: Final = joiner.MAX_PORTS + _OWN
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,12 @@ class Sockets:
     """The name server's, for queries in one packet."""
     names: socket.socket
     """The name server's listener."""
+    proxy: socket.socket
+    """The listener for programs that ask for a proxy."""
 
     def close(self) -> None:
         """Close all of them: connections are refused from now on. Idempotent."""
-        for sock in (*self.streams.values(), self.datagrams, self.names):
+        for sock in (*self.streams.values(), self.datagrams, self.names, self.proxy):
             sock.close()
 
 
@@ -55,7 +58,7 @@ class Joiner:
         Raises:
             SandboxError: they could not be opened; the text names the step.
         """
-        wanted = sorted(set(ports) - {joiner.DNS_PORT})
+        wanted = sorted(set(ports) - {joiner.DNS_PORT, joiner.PROXY_PORT})
         if len(wanted) > joiner.MAX_PORTS:
             raise SandboxError(f"more than {joiner.MAX_PORTS} ports cannot be listened on")
         request = {
@@ -64,12 +67,12 @@ class Joiner:
             "ports": wanted,
         }
         answer, opened = await self._ask(json.dumps(request).encode(), network)
-        if len(opened) != len(wanted) + 2:
+        if len(opened) != len(wanted) + _OWN:
             for sock in opened:
                 sock.close()
             said = json.loads(answer).get("error") if answer else "its helper died"
             raise SandboxError(f"the sandbox's network cannot be joined ({said})")
-        return Sockets(dict(zip(wanted, opened, strict=False)), opened[-2], opened[-1])
+        return Sockets(dict(zip(wanted, opened, strict=False)), *opened[-_OWN:])
 
     async def _ask(self, request: bytes, network: int) -> tuple[bytes, list[socket.socket]]:
         async with self._lock:

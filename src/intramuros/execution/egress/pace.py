@@ -18,8 +18,9 @@ class Pace:
         self._left = float(burst)
         self._at = at
 
-    def take(self, at: float) -> float:
-        """Take one permit and return how many seconds to wait before using it."""
-        self._left = min(self._left + max(at - self._at, 0.0) * self._per_s, self._burst) - 1
+    def take(self, at: float, permits: int = 1) -> float:
+        """Take permits and return how many seconds to wait before using them."""
+        gained = max(at - self._at, 0.0) * self._per_s
+        self._left = min(self._left + gained, self._burst) - permits
         self._at = at
         return max(-self._left / self._per_s, 0.0)

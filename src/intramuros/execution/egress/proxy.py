@@ -8,8 +8,8 @@ hosts on the operator's pass-through list, whose bytes pass unseen and without s
 """
 
 import ssl
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Coroutine, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,7 +17,9 @@ import anyio
 
 from intramuros.execution.egress.ca import Authority
 from intramuros.execution.egress.exchange import Exchange, Kept, read_raw_head
+from intramuros.execution.egress.explicit import read_asked
 from intramuros.execution.egress.http1 import Place, Refused, plain_answer
+from intramuros.execution.egress.joiner import PROXY_PORT
 from intramuros.execution.egress.ledger import Claim, Ledger, Tally
 from intramuros.execution.egress.leg import GONE, Leg
 from intramuros.execution.egress.limits import EgressLimits, LimitReached, Meter
@@ -38,6 +40,8 @@ from intramuros.kernel.timing import Clock
 log = logger("egress")
 
 _HANDSHAKE: Final = 0x16
+# As records call it before it is known whom a program wants to reach.
+_PROXY: Final = Place("proxy", PROXY_PORT, "http")
 # A fatal alert, "unrecognized name" (RFC 6066 3), so that the program inside learns why.
 _UNRECOGNIZED: Final = bytes.fromhex("15030300020270")
 
@@ -112,10 +116,21 @@ class SandboxGate:
     async def serve(self, client: Leg, name: str, port: int) -> None:
         """Serve one captured connection, and close it; raises nothing but cancellation."""
         place = Place(name, port, "https" if port == 443 else "http")
+        await self._guarded(client, place, self._judge(client, place))
+
+    async def serve_proxied(self, client: Leg) -> None:
+        """Serve one connection to the sandbox's proxy, and close it; raises like ``serve``."""
+        await self._guarded(client, _PROXY, self._proxied(client))
+
+    async def _guarded(
+        self, client: Leg, place: Place, serving: Coroutine[object, object, None]
+    ) -> None:
+        """Run what serves a connection within its limits, and close the connection."""
+        name, port = place.name, place.port
         try:
-            with self._outlet.meter.connection():
+            with closing(serving), self._outlet.meter.connection():
                 await self._outlet.meter.turn()
-                await self._judge(client, place)
+                await serving
             await client.close()
         except LimitReached as error:
             if self._outlet.meter.tells():
@@ -216,6 +231,34 @@ class SandboxGate:
                     return
         finally:
             await kept.drop()
+
+    async def _proxied(self, client: Leg) -> None:
+        """Serve a program that asks a proxy: tunnels are judged like connections to their name."""
+        limits, kept = self._outlet.meter.limits, Kept()
+        place = _PROXY
+        try:
+            while raw := await read_raw_head(client, limits.idle_s, limits.head_s):
+                asked = read_asked(raw)
+                place = asked.place
+                if asked.tunnel:
+                    await self._tunnel(client, place)
+                    return
+                if self._outlet.rules.own.pass_through.covers(place.name):
+                    raise Refused("pass_through", "connect to this host itself", 403)
+                if not await Exchange(self._outlet, client, place, kept).run(raw):
+                    return
+        except Refused as refused:
+            await self._outlet.ledger.refuse(place, refused.rule)
+            await client.send(plain_answer(refused.status, refused.rule, str(refused)))
+        finally:
+            await kept.drop()
+
+    async def _tunnel(self, client: Leg, place: Place) -> None:
+        verdict = self._outlet.judge(place.name, place.port)
+        if not verdict.allowed:
+            raise Refused(verdict.rule, f"{place.name} may not be reached", 403)
+        await client.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        await self._judge(client, place)
 
     async def _pass(self, client: Leg, place: Place) -> None:
         """Copy a connection unseen to where its name says."""

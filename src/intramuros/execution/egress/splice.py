@@ -37,6 +37,7 @@ async def splice(pair: Pair, tally: Tally, meter: Meter) -> None:
         try:
             while data := await _receive(pair.inside):
                 meter.send(len(data))
+                await meter.hold(len(data))
                 await _pass(pair.outside, data, tally.sent, meter)
             await anyio.sleep(await _last_word(pair.outside, meter))
         except LimitReached as error:
@@ -69,6 +70,7 @@ async def _inwards(pair: Pair, tally: Tally, meter: Meter) -> None:
             data = await _receive(pair.outside)
         if data:
             meter.receive(len(data))
+            await meter.hold(len(data))
             tally.received.add(data)
         if blotter is None:
             settled = data or b""

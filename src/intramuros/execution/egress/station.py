@@ -4,7 +4,7 @@ import os
 import secrets as dice
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
 
@@ -12,6 +12,7 @@ from intramuros.execution.egress import packages
 from intramuros.execution.egress.attach import Captures
 from intramuros.execution.egress.base import Passage
 from intramuros.execution.egress.ca import bundle_path, open_authority
+from intramuros.execution.egress.limits import EgressLimits
 from intramuros.execution.egress.policy import OwnRules, Policy
 from intramuros.execution.egress.proxy import Proxy, SandboxGate
 from intramuros.execution.egress.rules import SessionRules
@@ -35,6 +36,8 @@ class Ground:
     """How many may be live at a time."""
     scrub: bool = True
     """Whether secrets are taken out of answers."""
+    limits: EgressLimits = field(default_factory=EgressLimits)
+    """Of each sandbox."""
 
 
 class Station:
@@ -65,7 +68,7 @@ class Station:
         # Made first, and private: the authority's key lies in it.
         authority = open_authority(ground.directory, ground.own.allow, clock)
         key = _key(ground.directory / "placeholder.key")
-        proxy = Proxy(authority, ground.dialler, record, clock)
+        proxy = Proxy(authority, ground.dialler, record, clock, ground.limits)
         captures = Captures(record, clock, ground.sandboxes)
         async with captures.opened():
             yield cls(ground, proxy, captures, key)

@@ -129,6 +129,7 @@ class Transfer:
             data += out.send(h11.Data(data=order.body)) or b"" if order.body else b""
             data += out.send(h11.EndOfMessage()) or b""
             self._tally.sent.add(order.body)
+        await self._meter.hold(len(data))
         await self._send_out(data)
 
     async def _upload(self, scope: anyio.CancelScope) -> None:
@@ -152,6 +153,7 @@ class Transfer:
             if chunk:
                 self._meter.send(len(chunk))
                 self._tally.sent.add(chunk)
+                await self._meter.hold(len(chunk))
                 data = out.send(h11.Data(data=chunk)) or b""
             if not isinstance(event, h11.Data):
                 data += out.send(h11.EndOfMessage()) or b""
@@ -200,6 +202,7 @@ class Transfer:
             over = not isinstance(event, h11.Data)
             self._meter.receive(len(raw))
             self._tally.received.add(raw)
+            await self._meter.hold(len(raw))
             for chunk in body.finish() if over else body.feed(raw):
                 pending += http.send(h11.Data(data=chunk)) or b""
                 if len(pending) >= CHUNK_BYTES:

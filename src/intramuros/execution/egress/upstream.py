@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 import anyio
 
+from intramuros.execution.egress.company import CompanyProxy, NotLet, tunnel
 from intramuros.execution.egress.http1 import Place
 from intramuros.execution.egress.leg import Leg
 from intramuros.kernel.addresses import Address, is_private, is_public
@@ -73,8 +74,15 @@ class Dialler:
         context: ssl.SSLContext,
         resolver: Resolver = system_resolver,
         connect_s: float = 10.0,
+        proxy: CompanyProxy | None = None,
     ) -> None:
-        """Take what hosts are verified with; ``connect_s`` is for resolving, TCP and TLS each."""
+        """Take what hosts are verified with.
+
+        Args:
+            connect_s: for resolving, TCP and TLS each.
+            proxy: through which hosts are reached that are not internal.
+        """
+        self._proxy = proxy
         self._context = context
         self._resolver = resolver
         self._connect_s = connect_s
@@ -92,14 +100,23 @@ class Dialler:
                 certificate that is not the host's.
         """
         fits: Callable[[Address], bool] = _any_server if internal else is_public
-        addresses = await self._resolve(place)
+        proxy = None if internal else self._proxy
+        try:
+            addresses = await self._resolve(place)
+        except UpstreamFailed:
+            if proxy is None or not proxy.resolves:
+                raise
+            addresses = []
         refused = [address for address in addresses if not fits(address)]
         if refused:
             # One is enough: a name that mixes public and other addresses is how rebinding looks.
             raise UpstreamFailed(
                 "address_refused", f"{place.name} has an address that may not be reached"
             )
-        stream = await self._connect(place, addresses)
+        if proxy is None:
+            stream = await self._connect(place, addresses)
+        else:
+            stream = await self._through(proxy, place)
         return await self._secure(stream, place.name, session) if tls else stream
 
     async def _resolve(self, place: Place) -> list[Address]:
@@ -123,6 +140,24 @@ class Dialler:
             except OSError as error:
                 failure = error
         raise UpstreamFailed("unreachable", f"{place.name} does not answer") from failure
+
+    async def _through(self, proxy: CompanyProxy, place: Place) -> Leg:
+        """Reach a host by a tunnel of the company's proxy, which is trusted to be anywhere."""
+        there = Place(proxy.host, proxy.port, "https" if proxy.tls else "http")
+        try:
+            stream = await self._connect(there, await self._resolve(there))
+        except UpstreamFailed as error:
+            raise UpstreamFailed("proxy_failed", "the company's proxy is not there") from error
+        try:
+            with anyio.fail_after(self._connect_s):
+                return await tunnel(proxy, stream, place, self._context)
+        except BaseException as error:
+            stream.abort()
+            if isinstance(error, NotLet):
+                raise UpstreamFailed(error.rule, str(error)) from error
+            if isinstance(error, OSError | anyio.EndOfStream | anyio.BrokenResourceError):
+                raise UpstreamFailed("proxy_failed", "no TLS with the company's proxy") from error
+            raise
 
     async def _secure(self, leg: Leg, name: str, session: object) -> Leg:
         try:

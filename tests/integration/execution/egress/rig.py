@@ -95,8 +95,10 @@ class Rig:
         return [(r["verdict"], r["rule"]) for r in self.records("egress.request")]
 
     @asynccontextmanager
-    async def connect(self, name: str = NAME, port: int | None = None) -> AsyncIterator[ByteStream]:
-        """Return a connection as a program inside the sandbox has it."""
+    async def connect(
+        self, name: str | None = NAME, port: int | None = None
+    ) -> AsyncIterator[ByteStream]:
+        """Return a connection as a program inside has it: to a name, or with None to the proxy."""
         listener = socket.create_server(("127.0.0.1", 0))
         listener.setblocking(False)
         there = listener.getsockname()[1]
@@ -106,7 +108,11 @@ class Rig:
         async def serve() -> None:
             await anyio.wait_readable(listener)
             made, _ = listener.accept()
-            await self.gate.serve(await Leg.over(made), name, port or self.port)
+            leg = await Leg.over(made)
+            if name is None:
+                await self.gate.serve_proxied(leg)
+            else:
+                await self.gate.serve(leg, name, port or self.port)
             over.set()
 
         with listener:

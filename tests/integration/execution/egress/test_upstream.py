@@ -134,6 +134,28 @@ async def test_names_are_resolved_by_the_host() -> None:
         await system_resolver("", 80)
 
 
+async def test_a_host_that_has_ipv6_alone_is_reached() -> None:
+    try:
+        listener = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError:
+        pytest.skip("this host has no IPv6 loopback")
+    with listener:
+        port = listener.getsockname()[1]
+        dialler = Dialler(client_context(), Names([["::1"]]), 2.0)
+        leg = await dialler.open(Place(NAME, port, "http"), internal=True, tls=False)
+        made, _ = listener.accept()
+        with made:
+            made.sendall(b"six")
+            assert await leg.receive() == b"six"
+            await leg.aclose()
+        # Of both families the one that answers is taken.
+        dialler = Dialler(client_context(), Names([["127.9.9.9", "::1"]]), 2.0)
+        leg = await dialler.open(Place(NAME, port, "http"), internal=True, tls=False)
+        await leg.aclose()
+        with pytest.raises(UpstreamFailed, match="may not be reached"):
+            await dialler.open(Place(NAME, port, "http"), internal=False, tls=False)
+
+
 async def test_a_session_that_was_verified_is_resumed_by_its_own_sandbox_alone(
     tmp_path: Path,
 ) -> None:

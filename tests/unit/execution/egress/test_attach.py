@@ -56,14 +56,19 @@ class FakeJoiner:
     async def open(self, network: int, ports: Any) -> Sockets:
         os.fstat(network)
         made = []
-        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_STREAM):
+        for kind in (
+            socket.SOCK_STREAM,
+            socket.SOCK_DGRAM,
+            socket.SOCK_STREAM,
+            socket.SOCK_STREAM,
+        ):
             sock = socket.socket(socket.AF_INET, kind)
             sock.bind(("127.0.0.1", 0))
             if kind == socket.SOCK_STREAM:
                 sock.listen()
             sock.setblocking(False)
             made.append(sock)
-        self.opened.append(Sockets({443: made[0]}, made[1], made[2]))
+        self.opened.append(Sockets({443: made[0]}, *made[1:]))
         return self.opened[-1]
 
     def close(self) -> None:

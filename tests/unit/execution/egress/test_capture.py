@@ -103,6 +103,7 @@ async def running(gate: Any, *, max_connections: int = 8) -> AsyncIterator[Rig]:
         {443: bound(socket.SOCK_STREAM, "0.0.0.0")},
         bound(socket.SOCK_DGRAM, "127.64.0.1"),
         bound(socket.SOCK_STREAM, "127.64.0.1"),
+        bound(socket.SOCK_STREAM, "127.64.0.1"),
     )
     addresses, names, refused = Addresses(network=LOOPBACK), Names(), list[str]()
 

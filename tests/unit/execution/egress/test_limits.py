@@ -61,3 +61,12 @@ async def test_bytes_are_counted_before_they_go() -> None:
         meter.receive(1)
     assert (sent.value.rule, received.value.rule) == ("sent_bytes", "received_bytes")
     assert (meter.sent, meter.received) == (10, 5)
+
+
+async def test_bytes_that_come_too_fast_are_held_back() -> None:
+    meter = Meter(EgressLimits(bytes_per_s=1000.0, bytes_burst=100), ManualClock())
+    with anyio.fail_after(0.05):
+        await meter.hold(100)
+    with anyio.move_on_after(0.05) as scope:
+        await meter.hold(100)
+    assert scope.cancelled_caught

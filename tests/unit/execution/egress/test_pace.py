@@ -27,3 +27,10 @@ def test_a_clock_that_stands_still_gives_nothing_for_free() -> None:
 def test_a_pace_that_never_moves_is_refused(per_s: float, burst: int) -> None:
     with pytest.raises(ValueError, match="positive"):
         Pace(per_s, burst, 0.0)
+
+
+def test_many_permits_may_be_taken_at_once_and_are_paid_for_after() -> None:
+    pace = Pace(100, 50, at=0.0)
+    assert pace.take(0.0, 50) == 0.0
+    assert pace.take(0.0, 200) == pytest.approx(2.0)
+    assert pace.take(2.0) == pytest.approx(0.01)

@@ -1,0 +1,70 @@
+"""A company's proxy on loopback: it keeps the heads that it was asked with, and tunnels."""
+
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import anyio
+from anyio.abc import ByteStream, SocketAttribute, SocketStream
+from anyio.streams.tls import TLSStream
+
+GONE = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
+
+
+@dataclass
+class Company:
+    port: int
+    leads_to: int
+    """The port of this machine that every tunnel ends at."""
+    answer: bytes = b"HTTP/1.1 200 Connection established\r\nVia: 1.1 company\r\n\r\n"
+    heads: list[bytes] = field(default_factory=list)
+
+    async def serve(self, raw: SocketStream, context: ssl.SSLContext | None) -> None:
+        async with raw:
+            try:
+                stream: ByteStream = raw
+                if context is not None:
+                    stream = await TLSStream.wrap(
+                        raw, server_side=True, ssl_context=context, standard_compatible=False
+                    )
+                await self._tunnel(stream)
+            except GONE:
+                return
+
+    async def _tunnel(self, stream: ByteStream) -> None:
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += await stream.receive()
+        self.heads.append(head)
+        await stream.send(self.answer)
+        if b" 200 " not in self.answer:
+            return
+        async with (
+            await anyio.connect_tcp("127.0.0.1", self.leads_to) as there,
+            anyio.create_task_group() as group,
+        ):
+            group.start_soon(self._copy, stream, there, group.cancel_scope)
+            await self._copy(there, stream, group.cancel_scope)
+
+    async def _copy(self, one: ByteStream, other: ByteStream, scope: anyio.CancelScope) -> None:
+        try:
+            while True:
+                await other.send(await one.receive())
+        except GONE:
+            scope.cancel()
+
+
+@asynccontextmanager
+async def company(leads_to: int, context: ssl.SSLContext | None = None) -> AsyncIterator[Company]:
+    """Run a proxy, in TLS when there is a context."""
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
+    made = Company(listener.extra(SocketAttribute.local_port), leads_to)
+
+    async def serve(stream: SocketStream) -> None:
+        await made.serve(stream, context)
+
+    async with listener, anyio.create_task_group() as group:
+        group.start_soon(listener.serve, serve)
+        yield made
+        group.cancel_scope.cancel()
