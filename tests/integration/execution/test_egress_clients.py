@@ -68,7 +68,10 @@ def npm_package() -> bytes:
 
 def repository(folder: Path) -> Path:
     """Make a repository that can be fetched as plain files."""
-    run = lambda *argv: subprocess.run(argv, cwd=folder, check=True, capture_output=True)  # noqa: E731
+
+    def run(*argv: str) -> None:
+        subprocess.run(argv, cwd=folder, check=True, capture_output=True)
+
     author = ("-c", "user.name=x", "-c", "user.email=x@x", "-c", "init.defaultBranch=main")
     run("git", *author, "init", "-q", "work")
     (folder / "work" / "README").write_text("hello from git\n")
@@ -267,7 +270,7 @@ async def test_pip_npm_and_git_fetch_what_they_need(opened: Open, tmp_path: Path
     if await has(site, "/usr/bin/python3 -m pip --version"):
         status, said = await site.run(
             f"/usr/bin/python3 -m pip install -q --disable-pip-version-check --no-cache-dir "
-            f"--index-url {host}/simple/ --target /tmp/pip demo-pkg "
+            f"-i {host}/simple/ --target /tmp/pip demo-pkg "
             "&& PYTHONPATH=/tmp/pip /usr/bin/python3 -c 'import demo_pkg; print(demo_pkg.answer)'"
         )
         assert (status, said.strip().splitlines()[-1:]) == (0, ["42"]), said
