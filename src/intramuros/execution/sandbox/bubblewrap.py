@@ -12,7 +12,7 @@ import anyio
 from anyio import to_thread
 
 from intramuros.execution.sandbox import bwrap, runtime, seccomp
-from intramuros.execution.sandbox.admission import admit
+from intramuros.execution.sandbox.admission import verify
 from intramuros.execution.sandbox.adoptions import Adoptions, Room
 from intramuros.execution.sandbox.base import (
     Capabilities,
@@ -302,6 +302,7 @@ class BubblewrapProvider:
             scratch=shape.scratch,
             uid=record.uid,
             gid=record.uid,
+            cgroups=group.procs if group else [],
         )
         channel = Channel(ours)
         try:
@@ -338,7 +339,7 @@ class BubblewrapProvider:
 
     async def _settle(self, sandbox: LiveSandbox, python: Python, group: Group | None) -> None:
         """Wait until a sandbox serves and is in its groups."""
-        await admit(group, sandbox.host_pid, partial(sandbox.configure, python))
+        await verify(group, sandbox.host_pid, partial(sandbox.configure, python))
 
     async def _ended(self, sandbox_id: str, keep_workspace: bool) -> None:
         """Forget a sandbox whose processes are gone."""

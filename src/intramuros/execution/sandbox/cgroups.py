@@ -139,15 +139,6 @@ class Group:
         """Files into which a process writes 0 to enter."""
         return sorted({str(path / "cgroup.procs") for path in self.paths.values()})
 
-    def add(self, pid: int) -> None:
-        """Move a process in; the first move of a while takes the kernel 10 ms and more.
-
-        Raises:
-            OSError: it, or the group, is gone.
-        """
-        for path in set(self.paths.values()):
-            (path / "cgroup.procs").write_text(str(pid))
-
     def common(self) -> set[int]:
         """Return the host pids that are in every one of the groups."""
         inside = [self._pids_in(path) for path in set(self.paths.values())]

@@ -42,7 +42,7 @@ class Request:
     """Host uid to become; None keeps the worker's, which then must not be root."""
     gid: int | None
     cgroups: list[str] = field(default_factory=list)
-    """``cgroup.procs`` files to enter first; see ``admission.py`` for who enters later."""
+    """``cgroup.procs`` files to enter first."""
     contain: Ids | None = None
     """Start it as root of a user namespace with these ids instead."""
     overlays: list[list[int]] = field(default_factory=list)

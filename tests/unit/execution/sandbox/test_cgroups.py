@@ -98,9 +98,11 @@ def test_limits_are_written_in_each_version_s_words(tmp_path: Path) -> None:
     assert (tmp_path / "memory" / name / "memory.limit_in_bytes").read_text() == str(64 * MIB)
     assert (tmp_path / "pids" / name / "pids.max").read_text() == "9"
     assert (tmp_path / "cpu" / name / "cpu.cfs_quota_us").read_text() == "50000"
-    group.add(12)
     entered = [tmp_path / part / name / "cgroup.procs" for part in group.paths]
-    assert [path.read_text() for path in entered] == ["12"] * 4
+    assert group.procs == sorted(map(str, entered))
+    assert group.common() == set()
+    for path in entered:
+        path.write_text("12\n")
     assert group.common() == {12}
     entered[0].write_text("12\n13\n")
     assert (group.common(), group.pids()) == ({12}, {12, 13})
@@ -110,8 +112,7 @@ def test_limits_are_written_in_each_version_s_words(tmp_path: Path) -> None:
     group = make_group(Groups(2, parents), "s1", LIMITS)
     assert (both / name / "memory.max").read_text() == str(64 * MIB)
     assert (both / name / "cpu.max").read_text() == "50000 100000"
-    group.add(12)
-    assert (both / name / "cgroup.procs").read_text() == "12"
+    assert group.procs == [str(both / name / "cgroup.procs")]
 
 
 def test_freezing_speaks_each_version_s_language(tmp_path: Path) -> None:
