@@ -7,6 +7,7 @@ import socket
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -17,7 +18,7 @@ from intramuros.execution.conformance.battery import (
     own_namespaces,
     script,
 )
-from intramuros.execution.conformance.verdicts import judge
+from intramuros.execution.conformance.verdicts import judge, judge_deeper
 from intramuros.execution.sandbox import bwrap
 from intramuros.execution.sandbox.base import MIB, Limits, SandboxSpec
 from intramuros.execution.sandbox.bubblewrap import BubblewrapProvider
@@ -75,6 +76,7 @@ def public_directory():
 
 
 @pytest.mark.usefixtures("working_host")
+@pytest.mark.timeout(180)
 async def test_every_check_of_the_battery_passes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,9 +90,9 @@ async def test_every_check_of_the_battery_passes(
     finally:
         await provider.aclose()
     assert [one for one in found if not one.passed] == []
-    assert len(found) > 140
+    assert len(found) > 290
     assert {one.area for one in found} == {
-        *("system calls", "files", "network", "process", "neighbours", "limits", "life"),
+        *("system calls", "files", "network", "process", "neighbours", "races", "limits", "life"),
     }
 
 
@@ -135,6 +137,69 @@ def test_the_checks_see_what_a_careless_sandbox_shows(
         "system call filter",
         "unshare user",
     } <= failed
+
+
+CARELESS = ("--unshare-user", "--cap-add", "ALL", "--ro-bind", "/usr", "/usr", "--dev", "/dev")
+
+
+def in_careless_sandbox(binary: Path, given: dict[str, Any], more: list[str]) -> set[str]:
+    """Run the deeper attempts where everything is shared, and return those that succeeded."""
+    argv = [str(binary), *CARELESS]
+    for name in ("bin", "sbin", "lib", "lib64"):
+        argv += ["--symlink", f"usr/{name}", f"/{name}"]
+    argv += [*more, "python3", "-c", script("deeper"), json.dumps(given)]
+    user = 65534 if os.geteuid() == 0 else None
+    done = subprocess.run(
+        argv,
+        env={"PATH": "/usr/bin:/bin"},
+        user=user,
+        group=user,
+        extra_groups=[] if user else None,
+        cwd="/",
+        capture_output=True,
+        check=True,
+    )
+    return {one.name for one in judge_deeper(json.loads(done.stdout)) if not one.passed}
+
+
+@pytest.mark.usefixtures("working_host")
+def test_the_deeper_attempts_succeed_where_nothing_is_guarded(
+    listener: Listener, public_directory: Path
+) -> None:
+    """Negative control: an attempt that is refused everywhere would prove nothing."""
+    binary = bwrap.copy_binary(bwrap.find_binary(), public_directory)
+    planted = public_directory / "planted"
+    planted.write_text("a-canary-of-the-host")
+    for path, mode in ((planted, 0o644), (public_directory, 0o755)):
+        path.chmod(mode)
+    given = {
+        "port": listener.tcp.getsockname()[1],
+        "pids": {"the worker": os.getpid()},
+        "canary": "a-canary-of-the-host",
+        "shared memory": 0,  # IPC_PRIVATE: always there
+        "paths": [str(planted)],
+    }
+    place = ["--tmpfs", "/tmp", "--ro-bind", str(public_directory), str(public_directory)]
+    everything_but_files = {**given, "without": ["seen"]}
+    host = in_careless_sandbox(binary, everything_but_files, ["--bind", "/proc", "/proc", *place])
+    spaces = ("uts", "ipc", "net", "pid", "mount")
+    assert host >= {
+        *(f"clone {name}" for name in spaces),
+        *(f"unshare {name}" for name in (*spaces, "time")),
+        *("ptrace traceme", "io_uring_register", "quotactl_fd", "fanotify_mark"),
+        *("personality without random addresses", "personality with executable data"),
+        *("get_mempolicy", "set_mempolicy", "raise a capability", "prctl secure bits"),
+        *("shared memory of the host", f"stat {planted}"),
+        *("pidfd of the worker", "priority of the worker", "cmdline of the worker"),
+        "connect any address",
+        *("socket generic netlink", "socket kernel events", "socket socket monitor"),
+    }
+    alone = in_careless_sandbox(
+        binary,
+        {**given, "without": ["shared", "reached", "refused"]},
+        ["--unshare-pid", "--proc", "/proc", "--bind", "/dev/null", "/dev/kmsg", *place],
+    )
+    assert alone >= {"canaries of the host in files", "devices"}
 
 
 async def test_each_root_started_sandbox_has_a_uid_of_its_own(

@@ -4,10 +4,12 @@ What a provider says that it cannot do (:class:`~intramuros.execution.sandbox.ba
 left out and said; what it says that it can do must hold.
 """
 
+import ctypes
 import json
 import os
 import secrets
 import socket
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
@@ -17,7 +19,9 @@ from typing import Final
 
 import anyio
 
-from intramuros.execution.conformance.verdicts import Check, check, judge
+from intramuros.execution.conformance.bombs import bombs
+from intramuros.execution.conformance.races import hard_links, neighbours, swapped_links
+from intramuros.execution.conformance.verdicts import Check, check, judge, judge_deeper
 from intramuros.execution.sandbox.base import (
     MIB,
     ExecResult,
@@ -32,6 +36,9 @@ from intramuros.execution.sandbox.base import (
 
 SMALL: Final = SandboxSpec(limits=Limits(memory_bytes=256 * MIB, pids=64, tmp_bytes=32 * MIB))
 _KINDS: Final = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")
+_LOW_PIDS: Final = 300
+_NEW_FOR_ALL: Final = 0o1666
+"""IPC_CREAT, readable and writable to all."""
 _NO_PYTHON: Final = "the battery needs python3 in the sandbox's image"
 
 _FORKS: Final = """\
@@ -72,7 +79,8 @@ class Battery:
         Raises:
             SandboxError: a sandbox did not come up at all.
         """
-        parts = [self._escape, self._neighbours, self._limits, self._life, self._pauses]
+        parts = [self._escape, self._deeper, self._neighbours, self._races, self._limits]
+        parts += [self._bombs, self._life, self._pauses]
         isolation = self.provider.capabilities.isolation
         if isolation == "none":
             # The attempts would succeed: signals to all processes there are, for one.
@@ -115,6 +123,43 @@ class Battery:
                     yield found
                 reached = sum(map(_was_reached, (tcp, unix)))
                 yield check("network", "calls that reached a listener of the host", reached, "0")
+
+    async def _deeper(self) -> AsyncIterator[Check]:
+        async with self._sandbox() as sandbox:
+            with (
+                _listeners() as (tcp, _, _),
+                _shared_memory() as key,
+                _planted(self.canary) as path,
+            ):
+                given = {
+                    "port": tcp.getsockname()[1],
+                    "canary": self.canary,
+                    "pids": _outside(),
+                    "shared memory": key,
+                    "paths": [str(path), str(path.parent)],
+                }
+                argv = ["python3", "-c", script("deeper"), json.dumps(given)]
+                done = await sandbox.exec(argv)
+                if done.exit_code != 0:
+                    yield Check("process", "the deeper part runs", False, _said(done), _NO_PYTHON)
+                    return
+                for found in judge_deeper(json.loads(done.stdout)):
+                    yield found
+                reached = _was_reached(tcp)
+                yield check("network", "listeners reached by other roads", reached, "False")
+
+    async def _races(self) -> AsyncIterator[Check]:
+        async with self._sandbox() as sandbox:
+            async for found in swapped_links(sandbox):
+                yield found
+            async for found in hard_links(sandbox):
+                yield found
+        async for found in neighbours(self._sandbox):
+            yield found
+
+    async def _bombs(self) -> AsyncIterator[Check]:
+        async for found in bombs(self.provider.capabilities, self._sandbox):
+            yield found
 
     async def _neighbours(self) -> AsyncIterator[Check]:
         secret = secrets.token_hex(8)
@@ -177,9 +222,39 @@ class Battery:
             yield check("life", "the shell after a pause", said, "yes /tmp kept")
 
 
-def script() -> str:
-    """Return the program that runs inside."""
-    return resources.files(__package__).joinpath("inside.py").read_text(encoding="utf-8")
+def script(name: str = "inside") -> str:
+    """Return a program that runs inside: ``inside`` or ``deeper``."""
+    return resources.files(__package__).joinpath(f"{name}.py").read_text(encoding="utf-8")
+
+
+def _outside() -> dict[str, int]:
+    """Return processes of the host whose numbers no process inside is likely to have, too."""
+    pids = {"the worker": os.getpid(), "the worker's parent": os.getppid()}
+    return {name: pid for name, pid in pids.items() if pid > _LOW_PIDS}
+
+
+@contextmanager
+def _planted(canary: str) -> Iterator[Path]:
+    """Keep a file with the canary where the host's temporary files are, for anybody to read."""
+    with tempfile.TemporaryDirectory(prefix="intramuros-planted-") as directory:
+        path = Path(directory, f"planted-{canary[:8]}")
+        path.write_text(canary)
+        for part, mode in ((path, 0o644), (path.parent, 0o755)):
+            part.chmod(mode)
+        yield path
+
+
+@contextmanager
+def _shared_memory() -> Iterator[int]:
+    """Keep a block of System V shared memory that anybody on the host may use; gives its key."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    key = secrets.randbelow(1 << 30) + 1
+    number = libc.shmget(key, 4096, _NEW_FOR_ALL)
+    try:
+        yield key
+    finally:
+        if number >= 0:
+            libc.shmctl(number, 0, None)
 
 
 def own_namespaces() -> dict[str, str]:

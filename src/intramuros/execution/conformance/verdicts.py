@@ -11,6 +11,19 @@ _UNWRITABLE: Final = frozenset({"EROFS", "EACCES", "EPERM", "ENOENT", "ETXTBSY"}
 _REFUSED: Final = frozenset({"EPERM", "ENOSYS"})
 _NO_ONE: Final = frozenset({"ECONNREFUSED", "EADDRNOTAVAIL"})
 _NO_WAY: Final = frozenset({"ENETUNREACH", "EACCES", "EPERM"})
+_NO_PROTOCOL: Final = frozenset({"EPERM", "EACCES", "EPROTONOSUPPORT", "ESOCKTNOSUPPORT"})
+_NO_NAME: Final = frozenset({"-2", "-3", "-5"})
+"""EAI_NONAME, EAI_AGAIN and EAI_NODATA of looking a name up."""
+_NOT_THERE: Final = frozenset({"ENOENT", "ESRCH", "EBADF", "EACCES", "EPERM"})
+# Refused for what was asked rather than for who asked: nobody inside may become root, for one.
+_OTHER_WORDS: Final = (
+    ("setuid", "EINVAL"),
+    ("setgid", "EINVAL"),
+    ("prctl", "EINVAL"),
+    ("nice", "EACCES"),
+    ("out of memory", "EACCES"),
+    ("raise open files", "ValueError('not allowed to raise maximum limit')"),
+)
 # Listeners of the host: they exist, and nobody may get an answer.
 _LISTENERS: Final = frozenset(
     {"connect host loopback", "connect host loopback 6", "connect abstract"}
@@ -64,6 +77,20 @@ def judge(
         yield check("files", name, found, _ABSENT if name.startswith("read") else _UNWRITABLE)
     yield from _sockets(report["sockets"])
     yield from _process(report["facts"], namespaces)
+
+
+def judge_deeper(report: Report) -> Iterator[Check]:
+    """Yield a verdict on each attempt that ``deeper`` reports."""
+    for name, found in report.get("refused", {}).items():
+        more = {other for start, other in _OTHER_WORDS if name.startswith(start)}
+        yield check("system calls", name, found, _REFUSED | more)
+    for name, found in report.get("shared", {}).items():
+        yield check("process", name, found, _NOT_THERE)
+    for name, found in report.get("reached", {}).items():
+        wanted = _NO_PROTOCOL if name.startswith("socket") else _NO_ONE | _NO_WAY | _NO_NAME
+        yield check("network", name, found, wanted)
+    for name, found in report.get("seen", {}).items():
+        yield _none("files", name, "" if found == "none" else found, found)
 
 
 def _as_seen_by_the_host(report: Report) -> Report:

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from intramuros.execution.conformance.verdicts import Check, check, judge
+from intramuros.execution.conformance.verdicts import Check, check, judge, judge_deeper
 
 HOST = {"user": "user:[1]", "net": "net:[1]"}
 TIGHT: dict[str, Any] = {
@@ -86,3 +86,40 @@ def test_a_verdict_says_what_was_wanted() -> None:
         "files", "read /x", False, "ok", "A or B"
     )
     assert check("network", "routes", 0, "0").passed
+
+
+DEEPER: dict[str, dict[str, str]] = {
+    "refused": {"clone net": "EPERM", "32-bit call": "ENOSYS", "setuid 0": "EINVAL"},
+    "shared": {"signal the worker": "ESRCH", "stat /root/x": "ENOENT"},
+    "reached": {"connect any address": "ECONNREFUSED", "socket audit": "EPROTONOSUPPORT"},
+    "seen": {"devices": "", "set-user-ID programs": "none"},
+}
+
+
+def test_a_tight_sandbox_passes_the_deeper_part() -> None:
+    found = list(judge_deeper(DEEPER))
+    assert [one for one in found if not one.passed] == []
+    assert len(found) == 9
+    assert {one.area for one in found} == {"system calls", "process", "network", "files"}
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        ("refused", "clone net", "ok"),
+        ("refused", "clone net", "EINVAL"),
+        ("refused", "setuid 0", "ok"),
+        ("refused", "32-bit call", "signal 11"),
+        ("shared", "signal the worker", "ok"),
+        ("shared", "stat /root/x", "ok"),
+        ("reached", "connect any address", "ok"),
+        ("reached", "connect any address", "ETIMEDOUT"),
+        ("reached", "socket audit", "ok"),
+        ("seen", "devices", "kvm"),
+        ("seen", "set-user-ID programs", "0,0,0,0"),
+    ],
+)
+def test_each_deeper_hole_fails_its_own_check(part: str, key: str, value: str) -> None:
+    report = copy.deepcopy(DEEPER)
+    report[part][key] = value
+    assert [one.name for one in judge_deeper(report) if not one.passed] == [key]

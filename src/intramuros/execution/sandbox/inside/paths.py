@@ -38,6 +38,63 @@ def failure(op: str, path: str, error: OSError) -> ToolError:
     return ToolError(f"{op}: {path}: {phrase(error)}")
 
 
+_STEP = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def open_at(full: str, flags: int, mode: int = 0o666) -> int:
+    """Open a canonical path without following any link, and return the descriptor.
+
+    A path was judged by its name, and whoever else writes here may have put a link in the place of
+    any part of it since; so every part is opened from the one before.
+
+    Raises:
+        OSError: also ENOTDIR or ELOOP where a link has come since.
+    """
+    fd, name = descend(full)
+    try:
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=fd)
+    finally:
+        os.close(fd)
+
+
+def descend(full: str, make: bool = False) -> tuple[int, str]:
+    """Return a descriptor of the directory that holds a canonical path, and its name in there.
+
+    Args:
+        full: absolute, without links.
+        make: make directories that are missing.
+
+    Raises:
+        OSError: as of ``os.makedirs`` with ``make``.
+    """
+    parts = [part for part in full.split("/") if part] or ["."]
+    at = os.open("/", _STEP)
+    for number, part in enumerate(parts[:-1], 2):
+        try:
+            below = _step(part, at, make)
+        except NotADirectoryError as error:
+            if make and number == len(parts):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from error
+            raise
+        finally:
+            os.close(at)
+        at = below
+    return at, parts[-1]
+
+
+def _step(name: str, at: int, make: bool) -> int:
+    try:
+        return os.open(name, _STEP, dir_fd=at)
+    except FileNotFoundError:
+        if not make:
+            raise
+    try:
+        os.mkdir(name, dir_fd=at)
+    except FileExistsError:
+        pass  # somebody else was faster
+    return os.open(name, _STEP, dir_fd=at)
+
+
 def within(path: str, root: str) -> bool:
     """Return whether ``path`` is ``root`` or lies below it; both are canonical."""
     return path == root or path.startswith(root if root.endswith("/") else root + "/")

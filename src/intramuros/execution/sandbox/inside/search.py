@@ -5,15 +5,21 @@ from __future__ import annotations
 import os
 import re
 import stat
+from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from intramuros.execution.sandbox.inside.paths import Policy, ToolError, canonical, within
+from intramuros.execution.sandbox.inside.paths import Policy, ToolError, canonical, open_at, within
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MAX_ENTRIES = 50_000
 MAX_GLOB_RESULTS = 200
 MAX_OUTPUT = 100 * 1024
 MAX_LINE = 2000
+_QUIETLY = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 _SKIPPED = (".git", "node_modules")
 
 
@@ -40,19 +46,67 @@ def glob(policy: Policy, call: dict[str, bytes]) -> dict[str, bytes]:
         matches = [str(match) for match in islice(Path(root).glob(pattern), MAX_ENTRIES)]
     except (ValueError, OSError, NotImplementedError) as error:
         raise ToolError(f"glob: {error}") from error
-    # A link crossed in mid-pattern must not let a result leave the search root.
-    kept = [match for match in matches if _confined(match, root)]
-    if not kept:
-        return {"text": b"no matches"}
-    kept.sort(key=_mtime, reverse=True)
-    return {"text": os.fsencode("\n".join(kept[:MAX_GLOB_RESULTS]))}
-
-
-def _confined(path: str, root: str) -> bool:
+    kept = _Kept(root)
     try:
-        return within(canonical(path), root)
-    except OSError:
-        return False
+        for match in matches:
+            kept.consider(match)
+    finally:
+        kept.close()
+    if not kept.found:
+        return {"text": b"no matches"}
+    kept.found.sort(key=_age)
+    newest = [path for _, path in kept.found[:MAX_GLOB_RESULTS]]
+    return {"text": os.fsencode("\n".join(newest))}
+
+
+def _age(found: tuple[float, str]) -> float:
+    return -found[0]
+
+
+class _Kept:
+    """What a pattern matched, without what a link in mid-pattern led to outside of the root.
+
+    Whoever else writes here may swap links while we look, so a match must be found again from its
+    real directory, which is opened once, without following any.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.found: list[tuple[float, str]] = []
+        self._root = root
+        self._parent = ""
+        self._fd = -1
+
+    def consider(self, match: str) -> None:
+        """Keep a match, with the time of its last change, if it is inside."""
+        parent, _, name = match.rpartition("/")
+        if parent != self._parent:
+            self._enter(parent)
+        if self._fd < 0 and match != self._root:
+            return
+        try:
+            info = os.lstat(name, dir_fd=self._fd) if match != self._root else os.lstat(match)
+            if not stat.S_ISLNK(info.st_mode):
+                self.found.append((info.st_mtime, match))
+            elif within(canonical(match), self._root):
+                self.found.append((_mtime(match), match))
+        except OSError:
+            return
+
+    def close(self) -> None:
+        """Close the directory that was looked at last."""
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+
+    def _enter(self, parent: str) -> None:
+        self.close()
+        self._parent = parent
+        try:
+            real = canonical(parent)
+            if within(real, self._root):
+                self._fd = open_at(real, os.O_PATH | os.O_DIRECTORY)
+        except OSError:
+            return
 
 
 def _mtime(path: str) -> float:
@@ -75,7 +129,7 @@ def grep(policy: Policy, call: dict[str, bytes]) -> dict[str, bytes]:
         raise ToolError(f"grep: invalid regex: {error}") from error
     hits = Hits()
     if os.path.isfile(root):
-        _scan(expression, root, hits)
+        _scan(expression, root, hits, lambda: open_at(root, _QUIETLY))
     else:
         _walk(expression, root, hits)
     return {"text": hits.text()}
@@ -147,34 +201,44 @@ class Hits:
 
 
 def _walk(expression: re.Pattern[str], root: str, hits: Hits) -> None:
+    """Search a directory, from descriptor to descriptor: links that come meanwhile lead nowhere."""
     seen = 0
-    for directory, names, files in os.walk(root):
-        names[:] = [
-            name
-            for name in names
-            if name not in _SKIPPED and not os.path.islink(os.path.join(directory, name))
-        ]
-        for name in files:
-            full = os.path.join(directory, name)
-            if not _is_plain(full):
-                continue
-            seen += 1
-            if seen > MAX_ENTRIES or not _scan(expression, full, hits):
-                return
+    try:
+        top = open_at(root, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return
+    try:
+        # Its own check of the top is for paths; this one is a descriptor, and stays what it is.
+        for below, names, files, fd in os.fwalk(".", dir_fd=top):
+            names[:] = [name for name in names if name not in _SKIPPED]
+            place = os.path.normpath(os.path.join(root, below))
+            for name in files:
+                if not _is_plain(name, fd):
+                    continue
+                seen += 1
+                if seen > MAX_ENTRIES:
+                    return
+                opener = partial(os.open, name, _QUIETLY | os.O_NOFOLLOW, dir_fd=fd)
+                if not _scan(expression, f"{place}/{name}", hits, opener):
+                    return
+    except RecursionError:
+        return  # nested without end: what was found stands
+    finally:
+        os.close(top)
 
 
-def _is_plain(path: str) -> bool:
+def _is_plain(name: str, directory: int) -> bool:
     """Return whether it is a regular file itself: links lead out, pipes block for ever."""
     try:
-        return stat.S_ISREG(os.lstat(path).st_mode)
+        return stat.S_ISREG(os.lstat(name, dir_fd=directory).st_mode)
     except OSError:
         return False
 
 
-def _scan(expression: re.Pattern[str], path: str, hits: Hits) -> bool:
+def _scan(expression: re.Pattern[str], path: str, hits: Hits, opener: Callable[[], int]) -> bool:
     """Search one file; False when the output limit is reached."""
     try:
-        with open(path, "rb") as file:
+        with open(opener(), "rb") as file:
             if b"\0" in file.read(512):
                 return True
             file.seek(0)

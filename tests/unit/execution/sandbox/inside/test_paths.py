@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from intramuros.execution.sandbox.inside import paths
 from intramuros.execution.sandbox.inside.paths import (
     Policy,
     ToolError,
@@ -86,3 +87,43 @@ def test_read_only_roots_refuse_writes(policy: Policy, workdir: Path) -> None:
 def test_without_other_roots_the_message_names_none(workdir: Path) -> None:
     with pytest.raises(ValueError, match=r"working directory$"):
         Policy(str(workdir), [], []).resolve("/")
+
+
+def test_no_link_is_followed_on_the_way_to_a_canonical_path(workdir: Path) -> None:
+    (workdir / "real").mkdir()
+    (workdir / "real/f").write_text("inside")
+    (workdir / "link").symlink_to("real")
+    (workdir / "real/last").symlink_to("f")
+    fd = paths.open_at(f"{workdir}/real/f", os.O_RDONLY)
+    assert os.read(fd, 10) == b"inside"
+    os.close(fd)
+    for path, code in (("link/f", errno.ENOTDIR), ("real/last", errno.ELOOP)):
+        with pytest.raises(OSError, match="Not a directory|Too many levels") as caught:
+            paths.open_at(f"{workdir}/{path}", os.O_RDONLY)
+        assert caught.value.errno == code
+
+
+def test_descending_makes_directories_when_asked(workdir: Path) -> None:
+    fd, name = paths.descend(f"{workdir}/a/b/c", make=True)
+    assert name == "c"
+    assert os.fstat(fd).st_ino == (workdir / "a/b").stat().st_ino
+    os.close(fd)
+    with pytest.raises(FileNotFoundError):
+        paths.descend(f"{workdir}/x/y")
+    (workdir / "file").touch()
+    with pytest.raises(FileExistsError):
+        paths.descend(f"{workdir}/file/y", make=True)
+    with pytest.raises(NotADirectoryError):
+        paths.descend(f"{workdir}/file/y/z", make=True)
+    fd, name = paths.descend("/")
+    assert name == "."
+    os.close(fd)
+
+
+def test_nothing_stays_open(workdir: Path) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    os.close(paths.open_at(f"{workdir}", os.O_PATH))
+    for path in ("missing/x", "missing"):
+        with pytest.raises(FileNotFoundError):
+            paths.open_at(f"{workdir}/{path}", os.O_RDONLY)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -149,3 +149,13 @@ def test_walks_stop_after_so_many_files(
     monkeypatch.setattr(search, "MAX_ENTRIES", 10)
     assert len(grep(policy, "needle").splitlines()) == 10
     assert len(glob(policy, "f*")) == 10
+
+
+def test_searching_leaves_nothing_open(policy: Policy, workdir: Path) -> None:
+    (workdir / "a/b").mkdir(parents=True)
+    (workdir / "a/b/f").write_text("needle")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    assert glob(policy, "**/f") == [f"{workdir}/a/b/f"]
+    assert grep(policy, "needle") == f"{workdir}/a/b/f:1:needle"
+    assert grep(policy, "needle", "a/b/f") == f"{workdir}/a/b/f:1:needle"
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -1,0 +1,164 @@
+"""Attempts on what everybody on the host shares: processors, memory, disk, files, time.
+
+Each bomb goes off inside; the limit must hold, and the sandbox must be of use afterwards.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from time import monotonic
+from typing import Final
+
+from intramuros.execution.conformance.verdicts import Check, check
+from intramuros.execution.sandbox.base import (
+    MIB,
+    Capabilities,
+    Limits,
+    Sandbox,
+    SandboxError,
+    SandboxGone,
+    SandboxSpec,
+)
+
+Making = Callable[[SandboxSpec], AbstractAsyncContextManager[Sandbox]]
+
+_LIMITS: Final = Limits(
+    cpus=0.5, memory_bytes=256 * MIB, pids=64, tmp_bytes=32 * MIB, disk_bytes=64 * MIB
+)
+SMALL: Final = SandboxSpec(limits=_LIMITS)
+FLOOD_BYTES: Final = 50 * MIB
+_ENOUGH: Final = 2 * MIB
+"""More than any tool answers with, once it is text."""
+
+_INODES: Final = """\
+import os, sys
+made = 0
+try:
+    while made < 300000:
+        os.close(os.open(f"{sys.argv[1]}/{made}", os.O_CREAT | os.O_WRONLY)); made += 1
+except OSError as error:
+    print(error.errno)
+"""
+_DESCRIPTORS: Final = """\
+import os
+made = 0
+try:
+    while made < 100000:
+        os.dup(0); made += 1
+except OSError as error:
+    print(error.errno)
+"""
+_BIG_FILE: Final = """\
+import os, sys
+with open("/workspace/sparse", "wb") as file:
+    try:
+        file.truncate(1 << 40)
+        print("made")
+    except OSError as error:
+        print("refused")
+"""
+_THREADS: Final = """\
+import threading, time
+made = 0
+try:
+    while made < 5000:
+        threading.Thread(target=time.sleep, args=(30,), daemon=True).start(); made += 1
+except RuntimeError:
+    print("stopped" if made < 70 else made, flush=True)
+import os; os._exit(0)
+"""
+_SPIN: Final = """\
+import multiprocessing, os, resource, time
+def spin():
+    until = time.monotonic() + 1.5
+    while time.monotonic() < until: pass
+workers = [multiprocessing.Process(target=spin) for _ in range(4)]
+[w.start() for w in workers]; [w.join() for w in workers]
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_utime + used.ru_stime)
+"""
+_MAPPED: Final = """\
+import mmap
+m = mmap.mmap(-1, 1 << 30)
+for at in range(0, 1 << 30, 4096): m[at] = 1
+"""
+
+
+async def bombs(can: Capabilities, make: Making) -> AsyncIterator[Check]:
+    """Set off one bomb after another."""
+    async with make(SMALL) as sandbox:
+        for place in ("/tmp", "/dev/shm", "/home/agent"):  # noqa: S108  inside the sandbox
+            done = await sandbox.exec(["python3", "-c", _INODES, place])
+            yield check("limits", f"files without end in {place}", _said(done.stdout), "28")
+            await sandbox.exec(["/bin/sh", "-c", f"find {place} -type f -delete"])
+        done = await sandbox.exec(["python3", "-c", _DESCRIPTORS])
+        yield check("limits", "descriptors without end", _said(done.stdout), "24")
+        done = await sandbox.exec(["python3", "-c", _THREADS])
+        yield check("limits", "threads without end", _said(done.stdout), "stopped")
+        done = await sandbox.exec(["python3", "-c", _BIG_FILE])
+        yield check(
+            "limits", "a file of a terabyte that holds nothing", _said(done.stdout), "refused"
+        )
+        async for found in _more(can, sandbox):
+            yield found
+    if can.disk_quota != "none":
+        async for found in _disk(make):
+            yield found
+    async for found in _time(make):
+        yield found
+
+
+async def _more(can: Capabilities, sandbox: Sandbox) -> AsyncIterator[Check]:
+    if can.memory_limit != "none":
+        done = await sandbox.exec(["python3", "-c", _MAPPED])
+        yield check(
+            "limits", "a gigabyte mapped and touched", done.exit_code, frozenset({"137", "1"})
+        )
+    if can.cpu_limit:
+        done = await sandbox.exec(["python3", "-c", _SPIN])
+        used_s = float(_said(done.stdout) or "99")
+        # Half a processor for 1.5 s and a little, shared by four that would take all there are.
+        held = "held" if used_s < 1.5 else f"{used_s:.1f} s"
+        yield check("limits", "four busy processes on half a processor", held, "held")
+    flood = f"head -c {FLOOD_BYTES} /dev/zero | tr '\\0' y"
+    outcome = await sandbox.call("bash", {"command": flood})
+    size = len(str(outcome.content))
+    yield check("limits", "output without end", "cut" if size < _ENOUGH else size, "cut")
+    began = monotonic()
+    outcome = await sandbox.call("bash", {"command": "sleep 60 & sleep 60", "timeout_ms": 300})
+    slow = monotonic() - began > 10
+    met = "stopped" if outcome.is_error and not slow else "ran on"
+    yield check("limits", "a command past its time", met, "stopped")
+    await sandbox.call("bash", {"restart": True})
+    outcome = await sandbox.call("bash", {"command": "echo alive"})
+    yield check(
+        "limits", "the sandbox after all that", str(outcome.content[0].get("text")), "alive"
+    )
+
+
+async def _disk(make: Making) -> AsyncIterator[Check]:
+    async with make(SMALL) as sandbox:
+        fill = "for n in $(seq 40); do head -c 4194304 /dev/zero >b$n || break; sleep 0.1; done"
+        outcome = await sandbox.call("bash", {"command": fill})
+        more = await sandbox.call("write", {"file_path": "more", "content": "x" * 8192})
+        met = "stopped" if outcome.is_error or more.is_error else "let through"
+        yield check("limits", "a disk filled past its quota", met, "stopped")
+
+
+async def _time(make: Making) -> AsyncIterator[Check]:
+    aged = replace(SMALL, limits=replace(_LIMITS, wall_clock_s=0.5))
+    try:
+        async with make(aged) as sandbox:
+            await sandbox.call("bash", {"command": "sleep 0.6"})
+            await sandbox.call("bash", {"command": "true"})
+    except SandboxGone:
+        met = "gone"
+    except SandboxError as error:
+        met = type(error).__name__
+    else:
+        met = "ran on"
+    yield check("limits", "a sandbox past its age", met, "gone")
+
+
+def _said(data: bytes) -> str:
+    return data.decode(errors="replace").strip()
