@@ -143,7 +143,8 @@ class Battery:
                 if done.exit_code != 0:
                     yield Check("process", "the deeper part runs", False, _said(done), _NO_PYTHON)
                     return
-                for found in judge_deeper(json.loads(done.stdout)):
+                report = json.loads(done.stdout)
+                for found in judge_deeper(report, own_kernel=self._own_kernel):
                     yield found
                 reached = _was_reached(tcp)
                 yield check("network", "listeners reached by other roads", reached, "False")

@@ -1,6 +1,6 @@
 """What each attempt must have met, and the verdict on it. Pure."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,7 +14,9 @@ _NO_WAY: Final = frozenset({"ENETUNREACH", "EACCES", "EPERM"})
 _NO_PROTOCOL: Final = frozenset({"EPERM", "EACCES", "EPROTONOSUPPORT", "ESOCKTNOSUPPORT"})
 _NO_NAME: Final = frozenset({"-2", "-3", "-5"})
 """EAI_NONAME, EAI_AGAIN and EAI_NODATA of looking a name up."""
-_NOT_THERE: Final = frozenset({"ENOENT", "ESRCH", "EBADF", "EACCES", "EPERM"})
+_NOT_THERE: Final = frozenset({"ENOENT", "ESRCH", "EBADF", "EACCES", "EPERM", "ENOSYS"})
+_NO_ROUTE: Final = frozenset({"EHOSTUNREACH", "TimeoutError('timed out')"})
+_OWN_PRIORITIES: Final = frozenset({"real-time scheduling", "nice -20", "out of memory last"})
 # Refused for what was asked rather than for who asked: nobody inside may become root, for one.
 _OTHER_WORDS: Final = (
     ("setuid", "EINVAL"),
@@ -53,9 +55,9 @@ class Check:
     wanted: str
 
 
-def check(area: str, name: str, found: object, wanted: frozenset[str] | str) -> Check:
+def check(area: str, name: str, found: object, wanted: Set[str] | str) -> Check:
     """Return the verdict on one finding, of which some are right."""
-    right = frozenset({wanted}) if isinstance(wanted, str) else wanted
+    right = {wanted} if isinstance(wanted, str) else wanted
     return Check(area, name, str(found) in right, str(found), " or ".join(sorted(right)))
 
 
@@ -79,8 +81,14 @@ def judge(
     yield from _process(report["facts"], namespaces)
 
 
-def judge_deeper(report: Report) -> Iterator[Check]:
-    """Yield a verdict on each attempt that ``deeper`` reports."""
+def judge_deeper(report: Report, *, own_kernel: bool = False) -> Iterator[Check]:
+    """Yield a verdict on each attempt that ``deeper`` reports.
+
+    Args:
+        own_kernel: whether the sandbox has a kernel of its own, as for :func:`judge`.
+    """
+    if own_kernel:
+        report = _deeper_as_seen_by_the_host(report)
     for name, found in report.get("refused", {}).items():
         more = {other for start, other in _OTHER_WORDS if name.startswith(start)}
         yield check("system calls", name, found, _REFUSED | more)
@@ -91,6 +99,26 @@ def judge_deeper(report: Report) -> Iterator[Check]:
         yield check("network", name, found, wanted)
     for name, found in report.get("seen", {}).items():
         yield _none("files", name, "" if found == "none" else found, found)
+
+
+def _deeper_as_seen_by_the_host(report: Report) -> Report:
+    """Return the report with what a kernel in user space answers in its own way put as the host's.
+
+    Priorities are its own affair, which the host's scheduler never hears of.
+    """
+    refused = {
+        name: "EPERM" if name in _OWN_PRIORITIES else found
+        for name, found in report.get("refused", {}).items()
+    }
+    reached = {
+        name: "ENETUNREACH" if found in _NO_ROUTE else found
+        for name, found in report.get("reached", {}).items()
+    }
+    seen = dict(report.get("seen", {}))
+    if "devices" in seen:
+        devices = {name for name in seen["devices"].split(",") if name}
+        seen["devices"] = ",".join(sorted(devices - {"fuse", "net"}))
+    return {**report, "refused": refused, "reached": reached, "seen": seen}
 
 
 def _as_seen_by_the_host(report: Report) -> Report:

@@ -123,3 +123,17 @@ def test_each_deeper_hole_fails_its_own_check(part: str, key: str, value: str) -
     report = copy.deepcopy(DEEPER)
     report[part][key] = value
     assert [one.name for one in judge_deeper(report) if not one.passed] == [key]
+
+
+def test_a_kernel_in_user_space_answers_in_its_own_way() -> None:
+    report = {
+        "refused": {"nice -20": "ok", "clone net": "EPERM"},
+        "reached": {"connect mapped 6": "EHOSTUNREACH"},
+        "seen": {"devices": "fuse,net"},
+    }
+    assert [one.name for one in judge_deeper(report, own_kernel=True) if not one.passed] == []
+    assert [one.passed for one in judge_deeper(report)] == [False, True, False, False]
+    report["seen"]["devices"] = "fuse,kvm"
+    report["refused"]["clone net"] = "ok"
+    failed = [one.name for one in judge_deeper(report, own_kernel=True) if not one.passed]
+    assert failed == ["clone net", "devices"]
