@@ -1,5 +1,4 @@
 import os
-import subprocess
 import sys
 
 import anyio
@@ -30,7 +29,7 @@ async def nothing() -> None:
 
 async def test_a_sandbox_in_its_groups_may_be_used() -> None:
     code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'])"
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as outer:
+    async with await anyio.open_process([sys.executable, "-c", code]) as outer:
         assert outer.stdin is not None
         with anyio.fail_after(10):
             while not (inner := children(outer.pid)):  # noqa: ASYNC110  of a fork nobody tells
@@ -39,7 +38,8 @@ async def test_a_sandbox_in_its_groups_may_be_used() -> None:
         for missing in (Members(outer.pid), Members(*inner), Members()):
             with pytest.raises(SandboxError, match="not in its control groups"):
                 await verify(missing, outer.pid, nothing)
-        outer.stdin.close()
+        await outer.stdin.send(b"\n")
+        await outer.wait()
 
 
 async def test_what_keeps_it_from_starting_is_told_first() -> None:
