@@ -16,6 +16,7 @@ from intramuros.control.store import (  # noqa: F401  every table, whoever asks
     deployment_tables,
     dream_tables,
     metering_tables,
+    release_tables,
     repository_tables,
     session_tables,
     webhook_tables,

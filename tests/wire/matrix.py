@@ -149,8 +149,7 @@ class World:
             yield "credential_id", beta.vaults.credentials.create(vault.id, auth=auth).id
         if "{file_id}" in path:
             yield "file_id", beta.files.upload(file=("a.txt", b"a")).id
-        if "{resource_id}" in path:
-            yield from self._mounted()
+        yield from self._of_session()
         if "{user_profile_id}" in path:
             made = self.callers.post("/v1/user_profiles", {"access_type": "passthrough"})
             yield "user_profile_id", made["id"]
@@ -201,6 +200,30 @@ class World:
         yield "cloud_session_id", made.id
         rotated = self.path.startswith("POST /v1/")
         yield "resource_id", made.resources[1 if rotated else 0].id
+
+    def _of_session(self) -> Iterator[tuple[str, str]]:
+        if "{release_id}" in self.path:
+            yield "release_id", self._release()
+        if "{resource_id}" in self.path:
+            yield from self._mounted()
+
+    def _release(self) -> str:
+        """Return what the session's worker asks about."""
+        asked = {
+            "id": "sevt_asked",
+            "subject": "tool_result",
+            "rules": {"jwt": 1},
+            "size_bytes": 1,
+            "digest": "0" * 32,
+            "wait_s": 3600,
+        }
+        bearer = {"authorization": f"Bearer {self.token}", "x-api-key": ""}
+        base = self.callers.server.base_url
+        answer = httpx2.post(
+            f"{base}/x/sessions/{self.session.id}/releases", json=asked, headers=bearer
+        )
+        assert answer.status_code == 200, answer.text
+        return "sevt_asked"
 
     def _organization(self) -> Iterator[tuple[str, str]]:
         """Yield a workspace, and an account and a rule that reach it."""

@@ -49,6 +49,7 @@ from intramuros.control.session.checkouts import Checkouts
 from intramuros.control.session.egress import Egress
 from intramuros.control.session.journal import Journal
 from intramuros.control.session.judging import Bench
+from intramuros.control.session.releases import Releases
 from intramuros.control.session.sessions import Sessions, Stock
 from intramuros.control.session.spills import Spills
 from intramuros.control.session.work import WorkQueue
@@ -135,6 +136,7 @@ async def build_services(opened: Installation, settings: ServerSettings) -> Serv
         sessions=sessions,
         egress=Egress(clock, sessions, credentials),
         checkouts=Checkouts(clock, journal, sessions),
+        releases=Releases(clock, sessions),
         deployments=Deployments(tokens, known),
         runs=Runs(clock, ids, sessions, journal, Shelf(db, blobs, clock).resolve),
         cursors=Cursors(cursor_key, clock),

@@ -33,6 +33,7 @@ from intramuros.control.api import (
     people,
     pool,
     profiles,
+    releases,
     reports,
     resources,
     sandbox_egress,
@@ -106,6 +107,7 @@ def create_app(services: Services) -> FastAPI:
         sandbox_files.router,
         sandbox_egress.router,
         spills.router,
+        releases.router,
         checkouts.router,
     )
     app.router = Families(routers, app.router.routes)

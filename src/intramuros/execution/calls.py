@@ -10,7 +10,7 @@ leaves the journal able to tell what to do (see the decision on interrupted call
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 from anyio import to_thread
@@ -21,13 +21,16 @@ from intramuros.execution.hands import Hands
 from intramuros.execution.heartbeat import Lease
 from intramuros.execution.journal import Journal, Progress, Result
 from intramuros.execution.outflow.gate import Gate
-from intramuros.execution.outflow.results import NOTHING, Filtered, Found, without_spill
+from intramuros.execution.outflow.results import NOTHING, Filtered, Found, withheld, without_spill
 from intramuros.execution.record import INWARD, OUTWARD, Record, RecordFailed, weigh
 from intramuros.execution.sandbox.base import SandboxError, SandboxGone, ToolOutcome
 from intramuros.execution.skills import Skills
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock, backoff_s
+
+if TYPE_CHECKING:
+    from intramuros.execution.holding import Holding
 
 log = logger("calls")
 
@@ -41,6 +44,7 @@ POST_BACKOFF_BASE_S: Final = 2.0
 POST_BACKOFF_CAP_S: Final = 30.0
 _SPILL_TIMEOUT_S: Final = 30.0
 
+NOBODY: Final = "There is nobody to ask whether it may leave."
 INTERRUPTED: Final = (
     "The worker was restarted while this call ran, so it is not known how far it got. "
     "It was not run again. Look at the state of the workspace before you repeat it."
@@ -88,6 +92,8 @@ class Calls:
         """Awaited before a call begins."""
         self.after_call: Callable[[], Awaitable[None]] | None = None
         """Awaited between two calls, when nothing runs in the sandbox that we know of."""
+        self.holding: Holding | None = None
+        """Holds results back until a person allows them; None withholds them."""
         self.notice: str | None = None
         """What the model is to read before the next result."""
 
@@ -96,6 +102,17 @@ class Calls:
         self._changed.set()
         if self._running is not None and not self._dispatch.wanted(self._running[0]):
             self._running[1].cancel()
+
+    @property
+    def draining(self) -> bool:
+        """Whether no more calls are taken."""
+        return self._draining
+
+    async def pause(self, seconds: float) -> None:
+        """Wait for some seconds, or until something changes."""
+        self._changed = anyio.Event()
+        with anyio.move_on_after(seconds):
+            await self._changed.wait()
 
     def drain(self) -> None:
         """Take no more calls; the loop returns after the running one."""
@@ -144,7 +161,9 @@ class Calls:
         if known is not None:
             log.info("result_from_journal", call_id=call.event_id, tool=call.name)
             return await self._release(call, known, ms=0, rule="journal")
-        if progress is Progress.STARTED and call.name not in REPEATABLE:
+        if progress is Progress.HELD and self.holding is not None:
+            return await self._hold(call, partial(self.holding.resume, call.event_id))
+        if progress is not Progress.UNKNOWN and call.name not in REPEATABLE:
             log.warning("call_interrupted", call_id=call.event_id, tool=call.name)
             return await self._release(call, _fault(INTERRUPTED), ms=0, rule="interrupted")
         return await self._run(call)
@@ -180,8 +199,45 @@ class Calls:
             self.notice = None
         filtered = await self._filter(call, outcome)
         ms = round((self._bench.clock.monotonic() - started) * 1000)
+        if filtered.allowed is not None:
+            return await self._ask(call, filtered, is_error=outcome.is_error, ms=ms)
         result = Result(filtered.content, outcome.is_error or filtered.withheld)
         return await self._release(call, result, ms=ms, rule="run", found=filtered.found)
+
+    async def _ask(
+        self, call: ToolUse, filtered: Filtered, *, is_error: bool, ms: int
+    ) -> Result | None:
+        """Return what leaves of a result that a person is asked about; None to post nothing."""
+        if self.holding is None:
+            result = Result(withheld(filtered.found, NOBODY), is_error=True)
+            return await self._release(call, result, ms=ms, rule="asked", found=filtered.found)
+        wait = partial(self.holding.hold, call.event_id, filtered, is_error=is_error)
+        return await self._hold(call, wait, ms=ms, found=filtered.found)
+
+    async def _hold(
+        self,
+        call: ToolUse,
+        wait: Callable[[], Awaitable[Result | None]],
+        *,
+        ms: int = 0,
+        found: Found = NOTHING,
+    ) -> Result | None:
+        """Wait until it is known what leaves; a call that nobody waits for any more is dropped."""
+        self.doing = f"{call.name}: waiting for a person's word"
+        result: Result | None = None
+        with anyio.CancelScope() as abandon:
+            self._running = (call.event_id, abandon)
+            try:
+                result = await wait()
+            except RecordFailed as error:
+                log.error("result_not_held", call_id=call.event_id, error=str(error))
+                result = _fault(WITHHELD)
+        self._running = None
+        if abandon.cancelled_caught:
+            await self._note("tool.abandoned", call)
+        if result is None:
+            return None
+        return await self._release(call, result, ms=ms, rule="asked", found=found)
 
     async def _act(self, call: ToolUse) -> ToolOutcome | None:
         """Run a call under its deadline; None when it was stopped because nobody waits for it."""

@@ -12,9 +12,9 @@ from anyio import to_thread
 
 from intramuros.execution.client import ControlPlaneError, Upload
 from intramuros.execution.hosted_client import HostedClient
-from intramuros.execution.outflow.gate import Gate
 from intramuros.execution.outputs import Outputs
 from intramuros.execution.record import Record, RecordFailed
+from intramuros.execution.releases import WayOut
 from intramuros.execution.sandbox import trees
 from intramuros.execution.sandbox.base import Mount
 from intramuros.execution.uploads import Uploads
@@ -50,7 +50,7 @@ class Means:
     record: Record
     clock: Clock
     rand: Callable[[], float]
-    gate: Gate
+    way: WayOut
 
 
 class Files:
@@ -61,7 +61,7 @@ class Files:
         self._client = client
         self._home = means.directory / client.work.session_id
         self._uploads = Uploads(self._home / "uploads", client, means.record, means.rand)
-        self._outputs = Outputs(self._home / "outputs", client, means.record, means.gate)
+        self._outputs = Outputs(self._home / "outputs", client, means.record, means.way)
         self._looked_s = 0.0
         self._turn = 0
 

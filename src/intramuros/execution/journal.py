@@ -1,9 +1,10 @@
 """What a worker that was killed must know about the calls it was running.
 
 One directory per session, one small file per unfinished call: empty while the call runs, the
-filtered result once it is done. It goes when the control plane has the result, so the journal holds
-only what no one else knows. A call that is ``done`` is posted, never run again; a call that was
-only ``started`` has an unknown effect.
+filtered result once it is done. A result that waits for a person's word is there, too, in full: it
+lies inside, like the sandbox that it comes from. It goes when the control plane has the result, so
+the journal holds only what no one else knows. A call that is ``done`` is posted, never run again; a
+call that was only ``started`` has an unknown effect.
 """
 
 import hashlib
@@ -25,6 +26,7 @@ class Progress(StrEnum):
 
     UNKNOWN = "unknown"
     STARTED = "started"
+    HELD = "held"
     DONE = "done"
 
 
@@ -34,6 +36,16 @@ class Result:
 
     content: list[dict[str, Any]]
     is_error: bool
+
+
+@dataclass(frozen=True)
+class Held:
+    """A result that leaves only if a person allows it, and what he is asked (JSON)."""
+
+    result: Result
+    question: dict[str, Any]
+    denied: list[dict[str, Any]]
+    """What the model reads otherwise, before the reason is added."""
 
 
 class Journal:
@@ -57,8 +69,31 @@ class Journal:
         path = self._path(session_id, call_id)
         if path not in self._noted:
             return Progress.UNKNOWN, None
-        result = _read(path)
+        found = _read(path)
+        if "held" in found:
+            return Progress.HELD, None
+        result = _result(found)
         return (Progress.STARTED, None) if result is None else (Progress.DONE, result)
+
+    def held(self, session_id: str, call_id: str) -> Held | None:
+        """Return what is held back of a call; None when it cannot be read."""
+        held = _read(self._path(session_id, call_id)).get("held")
+        result = _result(held) if isinstance(held, dict) else None
+        if result is None or not isinstance(held, dict):
+            return None
+        asked, denied = held.get("question"), held.get("denied")
+        if not isinstance(asked, dict) or not isinstance(denied, list):
+            return None
+        return Held(result, asked, denied)
+
+    def hold(self, session_id: str, call_id: str, held: Held) -> None:
+        """Note what a call returned and nobody has allowed to leave yet."""
+        path = self._path(session_id, call_id)
+        self._noted.add(path)
+        self._make_folder(path.parent)
+        result = {"content": held.result.content, "is_error": held.result.is_error}
+        body = {**result, "question": held.question, "denied": held.denied}
+        _write(path, json.dumps({"held": body}).encode())
 
     def start(self, session_id: str, call_id: str) -> None:
         """Note durably that a call is about to run."""
@@ -110,14 +145,16 @@ def _digest(name: str) -> str:
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:40]
 
 
-def _read(path: Path) -> Result | None:
+def _read(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             data = json.loads(file.read(MAX_RESULT_BYTES))
     except (FileNotFoundError, ValueError):
-        return None
-    if not isinstance(data, dict):
-        return None
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _result(data: dict[str, Any]) -> Result | None:
     content, is_error = data.get("content"), data.get("is_error")
     if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
         return None

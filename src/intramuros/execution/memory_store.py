@@ -11,6 +11,7 @@ from anyio import to_thread
 
 from intramuros.execution.client import (
     Attached,
+    Away,
     ControlPlaneError,
     Raced,
     Refused,
@@ -24,9 +25,9 @@ from intramuros.execution.memory_merge import (
     most_deletes,
     wiped,
 )
-from intramuros.execution.outflow.gate import Gate
-from intramuros.execution.outflow.results import Found
+from intramuros.execution.outflow.results import Cleared, Found
 from intramuros.execution.record import INWARD, OUTWARD, Record, RecordFailed, weigh
+from intramuros.execution.releases import Matter, WayOut
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock
 from intramuros.protocol.resources.memory import check_path
@@ -53,7 +54,7 @@ class Line:
 
     client: MemoryClient
     record: Record
-    gate: Gate
+    way: WayOut
     clock: Clock
 
 
@@ -265,18 +266,34 @@ class Store:
             return None
         if text is None:
             return None
-        named = await self._line.gate.text(path)
-        cleared = await self._line.gate.text(text)
-        if named.found.masked or cleared.text is None or cleared.allowed is not None:
+        named = await self._line.way.gate.text(path)
+        cleared = await self._line.way.gate.text(text)
+        clean = cleared.text if cleared.allowed is None else await self._asked(cleared)
+        if named.found.masked or clean is None:
             await self._withheld(named.found if named.found.masked else cleared.found)
             return None
-        data = cleared.text.encode()
-        if cleared.found.masked:
+        data = clean.encode()
+        if data != content:
             await to_thread.run_sync(self.folder.write, path, data)
         sha256 = hashlib.sha256(data).hexdigest()
         fields = cleared.found.fields()
         await self._note("memory.write", OUTWARD, bytes=len(data), sha256=sha256, **fields)
-        return cleared.text
+        return clean
+
+    async def _asked(self, cleared: Cleared) -> str | None:
+        """Return what may leave of a text that a person is asked about; None if he refused it.
+
+        Raises:
+            Away: nobody has answered yet.
+        """
+        gate, releases = self._line.way.gate, self._line.way.releases
+        data = (cleared.allowed or "").encode()
+        excerpt = cleared.text or ""
+        what = Matter("memory", cleared.found, len(data), gate.digest(data), excerpt)
+        answer = await releases.look(releases.question(what))
+        if answer is None:
+            raise Away("a memory waits for a person's word")
+        return cleared.allowed if answer.allowed else None
 
     async def _withheld(self, found: Found) -> None:
         """Record that a file does not become a memory, because of what is in it."""

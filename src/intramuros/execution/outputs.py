@@ -20,9 +20,10 @@ from anyio import to_thread
 from intramuros.execution.client import Refused
 from intramuros.execution.hosted_client import HostedClient
 from intramuros.execution.outflow.copies import Sifted
-from intramuros.execution.outflow.gate import UNSEARCHED, Gate
+from intramuros.execution.outflow.gate import UNSEARCHED
 from intramuros.execution.outflow.results import Found
 from intramuros.execution.record import OUTWARD, Record
+from intramuros.execution.releases import Answer, Matter, WayOut
 from intramuros.kernel.telemetry import logger
 from intramuros.protocol.resources.mounts import MAX_SEGMENTS, check_relative
 
@@ -54,13 +55,13 @@ class Outputs:
         home: a directory of ours; the sandbox sees only ``home/files``.
     """
 
-    def __init__(self, home: Path, client: HostedClient, record: Record, gate: Gate) -> None:
+    def __init__(self, home: Path, client: HostedClient, record: Record, way: WayOut) -> None:
         self.path = home / "files"
         self._copy = home / "copy"
         self._clean = home / "clean"
         self._client = client
         self._record = record
-        self._gate = gate
+        self._way = way
         self._seen: dict[str, Look] = {}
         self._sent: dict[str, str] = {}
         self.notices: list[str] = []
@@ -102,25 +103,43 @@ class Outputs:
             self._seen[path] = look
             return
         try:
-            await self._let_out(path)
-            self._seen[path] = look
+            if await self._let_out(path):
+                self._seen[path] = look
         finally:
             self._copy.unlink(missing_ok=True)
             self._clean.unlink(missing_ok=True)
 
-    async def _let_out(self, path: str) -> None:
-        """Send of our copy what may leave, if the server has not got it already."""
-        named = await self._gate.text(path)
+    async def _let_out(self, path: str) -> bool:
+        """Send of our copy what may leave, if the server has not got it already.
+
+        Returns:
+            False while a person is still to say whether it may.
+        """
+        named = await self._way.gate.text(path)
         if named.found.masked:
             await self._withhold(None, named.found, "its name may not leave")
-            return
-        sifted = await self._gate.file(self._copy, self._clean)
+            return True
+        sifted = await self._way.gate.file(self._copy, self._clean)
+        if sifted is not None and sifted.asks:
+            answer = await self._asked(sifted)
+            if answer is None:
+                return False
+            if not answer.allowed:
+                await self._withhold(path, sifted.found, answer.why)
+                return True
+            sifted = await self._way.gate.file(self._copy, self._clean, allowed=True)
         if sifted is None:
             await self._withhold(path, UNSEARCHED, "it could not be searched")
         elif sifted.withheld:
             await self._withhold(path, sifted.found, sifted.withheld)
         elif self._sent.get(path) != sifted.sha256:
             await self._send(path, sifted)
+        return True
+
+    async def _asked(self, sifted: Sifted) -> Answer | None:
+        releases, digest = self._way.releases, self._way.gate.digest(sifted.sha256.encode())
+        what = Matter("output", sifted.found, sifted.size, digest)
+        return await releases.look(releases.question(what))
 
     async def _withhold(self, path: str | None, found: Found, why: str) -> None:
         """Record, and have the model told, that an output stays here."""

@@ -25,12 +25,14 @@ from intramuros.execution.dispatch import Dispatch
 from intramuros.execution.egress.station import Station
 from intramuros.execution.files import Files, Means
 from intramuros.execution.heartbeat import End, Lease, heartbeat_loop
+from intramuros.execution.holding import Holding
 from intramuros.execution.hosted_client import HostedClient
 from intramuros.execution.memory import Memories, MemoryTerms
 from intramuros.execution.memory_client import MemoryClient
 from intramuros.execution.memory_store import Line
 from intramuros.execution.passages import SessionPassage
 from intramuros.execution.record import INWARD, RecordFailed, weigh
+from intramuros.execution.releases import ReleaseClient, Releases, WayOut
 from intramuros.execution.repositories import Ground, Repositories
 from intramuros.execution.roads import GateRoad
 from intramuros.execution.sandbox.base import Mount, SandboxError
@@ -99,16 +101,19 @@ class Item:
         learn = partial(bench.gate.learn, self)
         learn([work.token] if work.token else [])
         self._calls = Calls(bench, self._client, self._dispatch, self._lease)
+        self._releases = self._asking()
+        self._calls.holding = self._holding()
+        out = WayOut(bench.gate, self._releases)
         self._memories: Memories | None = None
         if terms.memory is not None:
-            line = Line(MemoryClient(self._client), bench.record, bench.gate, bench.clock)
+            line = Line(MemoryClient(self._client), bench.record, out, bench.clock)
             self._memories = Memories(terms.memory, line, bench.rand)
 
         self._files: Files | None = None
         hosted: HostedClient | None = None
         self._repositories: Repositories | None = None
         if work.hosted:
-            means = Means(terms.files, bench.record, bench.clock, bench.rand, bench.gate)
+            means = Means(terms.files, bench.record, bench.clock, bench.rand, out)
             hosted = HostedClient(terms.base_url, work)
             self._files = Files(means, hosted)
             session_id = work.session_id
@@ -123,7 +128,7 @@ class Item:
             )
             self._repositories = Repositories(ground, hosted)
         self._spills: Spills | None = None
-        if work.token is not None and terms.base_url:
+        if self._ours:
             spills = SpillClient(terms.base_url, work)
             self._spills = Spills(spills, bench.hands, bench.record)
         self._connected = False
@@ -131,6 +136,26 @@ class Item:
         self._calls.after_call = self._sync
         self._passage = SessionPassage(terms.station, work.session_id, hosted, bench.rand, learn)
         self._installer = self._passage.installer(bench.record)
+
+    @property
+    def _ours(self) -> bool:
+        """Whether the server may know our extensions."""
+        return self._work.token is not None and bool(self._terms.base_url)
+
+    def _asking(self) -> Releases:
+        client = ReleaseClient(self._terms.base_url, self._work) if self._ours else None
+        session_id, wait_s = self._work.session_id, self._bench.gate.policy.ask_timeout_s
+        return Releases(client, session_id, self._bench.record, self._bench.clock, wait_s)
+
+    def _holding(self) -> Holding:
+        return Holding(
+            self._work.session_id,
+            self._bench.journal,
+            self._bench.gate,
+            self._releases,
+            lambda: self._calls.draining,
+            self._calls.pause,
+        )
 
     @property
     def doing(self) -> str:
@@ -299,6 +324,7 @@ class Item:
         await self._memories.close(clean=clean, keep=keep)
 
     async def _put_files_away(self) -> None:
+        await self._releases.aclose()
         if self._spills is not None:
             await self._spills.aclose()
         if self._repositories is not None:

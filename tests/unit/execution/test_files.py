@@ -8,7 +8,7 @@ from intramuros.execution.files import FRESH_S, Files, FilesFailed, Means
 from intramuros.execution.record import Record
 from intramuros.kernel.timing import ManualClock
 from tests.fakes.hosted import FakeHosted
-from tests.fakes.outflow import gate
+from tests.fakes.outflow import gate, way
 
 pytestmark = pytest.mark.anyio
 ONE = Upload("file_1", "/mnt/session/uploads/a")
@@ -19,7 +19,7 @@ class Rig:
         self.remote, self.clock = FakeHosted(), ManualClock()
         self.remote.files = {"file_1": b"one"}
         record = Record(folder / "audit.jsonl", self.clock)
-        means = Means(folder / "files", record, self.clock, lambda: 0.0, gate())
+        means = Means(folder / "files", record, self.clock, lambda: 0.0, way(record, gate()))
         self.files = Files(means, cast("Any", self.remote))
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from intramuros.execution.journal import Journal, Progress, Result
+from intramuros.execution.journal import Held, Journal, Progress, Result
 
 RESULT = Result([{"type": "text", "text": "ü\n"}], is_error=True)
 
@@ -102,3 +102,35 @@ def test_only_the_owner_may_read_it(tmp_path: Path) -> None:
     journal.finish("s", "c", RESULT)
     for path in (tmp_path / "j").rglob("*"):
         assert path.stat().st_mode & 0o077 == 0
+
+
+def test_what_is_held_back_is_kept_whole_and_is_no_result(tmp_path: Path) -> None:
+    held = Held(RESULT, {"id": "c"}, [{"type": "text", "text": "withheld"}])
+    journal = Journal(tmp_path / "j")
+    journal.hold("s", "c", held)
+    after = Journal(tmp_path / "j")
+    assert after.progress("s", "c") == (Progress.HELD, None)
+    assert after.held("s", "c") == held
+    (file,) = files(tmp_path)
+    assert file.stat().st_mode & 0o777 == 0o600
+    after.finish("s", "c", RESULT)
+    assert after.progress("s", "c") == (Progress.DONE, RESULT)
+    assert after.held("s", "c") is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b'{"held": 1}',
+        b'{"held": {"content": [], "is_error": false}}',
+        b'{"held": {"content": [1], "question": {}, "denied": []}}',
+        b'{"held": {"content": [], "question": [], "denied": []}}',
+    ],
+)
+def test_a_damaged_note_holds_nothing(tmp_path: Path, data: bytes) -> None:
+    journal = Journal(tmp_path / "j")
+    journal.start("s", "c")
+    (file,) = files(tmp_path)
+    file.write_bytes(data)
+    assert journal.held("s", "c") is None

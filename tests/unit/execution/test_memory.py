@@ -9,7 +9,7 @@ from intramuros.execution.memory_store import Line
 from intramuros.execution.record import Record
 from intramuros.kernel.timing import ManualClock
 from tests.fakes.memory import FakeMemory
-from tests.fakes.outflow import gate
+from tests.fakes.outflow import gate, way
 
 pytestmark = pytest.mark.anyio
 
@@ -25,7 +25,7 @@ class Rig:
             self.remote.put(store.store_id, "/a", "1")
         self.clock = ManualClock()
         record = Record(folder / "audit.jsonl", self.clock)
-        line = Line(cast("Any", self.remote), record, gate(), self.clock)
+        line = Line(cast("Any", self.remote), record, way(record, gate()), self.clock)
         self.memories = Memories(MemoryTerms(folder / "memory", 15.0), line, lambda: 0.0)
 
     def left(self) -> bool:

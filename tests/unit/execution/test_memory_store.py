@@ -8,10 +8,11 @@ from intramuros.execution.client import Attached, Away, Refused
 from intramuros.execution.memory_files import MARKER, Folder
 from intramuros.execution.memory_store import Line, Pass, Store
 from intramuros.execution.record import Record, RecordFailed
+from intramuros.execution.releases import Answer
 from intramuros.kernel.appendlog import read_lines
 from intramuros.kernel.timing import ManualClock
 from tests.fakes.memory import FakeMemory
-from tests.fakes.outflow import gate
+from tests.fakes.outflow import FakePeople, asking, gate, way
 
 pytestmark = pytest.mark.anyio
 
@@ -28,10 +29,13 @@ class Bench:
         self.remote.stores[S] = {}
         self.clock = ManualClock()
         self.record = Record(folder / "audit.jsonl", self.clock)
+        self.gate = gate(SECRET)
+        self.people = FakePeople()
         self.store = self.make()
 
     def make(self, *, read_only: bool = False) -> Store:
-        line = Line(cast("Any", self.remote), self.record, gate(SECRET), self.clock)
+        out = way(self.record, self.gate, self.people)
+        line = Line(cast("Any", self.remote), self.record, out, self.clock)
         attached = Attached(S, "/mnt/memory/s", read_only)
         return Store(attached, Folder(self.home / "store", S), line)
 
@@ -320,3 +324,46 @@ async def test_a_pass_that_fails_says_so_and_harms_nothing(bench: Bench) -> None
     await bench.sync()
     assert bench.store.synced
     assert bench.remote.held(S)["/a"] == "1+"
+
+
+TOKEN = "ghp_" + "a" * 36
+
+
+async def test_a_memory_waits_for_a_persons_word(bench: Bench) -> None:
+    bench.gate = gate(policy=asking())
+    bench.store = bench.make()
+    await bench.store.open()
+    (bench.files / "a").write_text(f"key={TOKEN} {SECRET}")
+    await bench.store.sync(Pass.REGULAR)
+    assert bench.remote.held(S) == {}
+    assert not bench.store.synced
+    (asked,) = bench.people.asked
+    assert asked.excerpt == f"key=[masked github token] {SECRET}"
+    bench.people.answer = Answer(True, by="key_1")
+    await bench.store.sync(Pass.REGULAR)
+    assert bench.remote.held(S) == {"/a": f"key={TOKEN} {SECRET}"}
+    assert bench.store.synced
+
+
+async def test_a_refused_memory_stays_here(bench: Bench) -> None:
+    bench.gate = gate(policy=asking())
+    bench.store = bench.make()
+    await bench.store.open()
+    bench.people.answer = Answer(False, "no")
+    (bench.files / "a").write_text(f"key={TOKEN}")
+    (bench.files / "b").write_text("clean")
+    await bench.store.sync(Pass.REGULAR)
+    await bench.store.sync(Pass.REGULAR)
+    assert bench.remote.held(S) == {"/b": "clean"}
+    assert bench.local()["/a"] == f"key={TOKEN}"
+    assert len(bench.people.asked) == 1
+    audit = bench.home / "audit.jsonl"
+    kinds = [line.split('"kind":"')[1].split('"')[0] for line in read_lines(audit)]
+    assert kinds.count("memory.withheld") == 1
+
+
+async def test_a_memory_named_after_a_secret_stays_here(bench: Bench) -> None:
+    await bench.store.open()
+    (bench.files / SECRET).write_text("clean")
+    await bench.store.sync(Pass.REGULAR)
+    assert bench.remote.held(S) == {}

@@ -1,3 +1,5 @@
+import hashlib
+import json
 import os
 import threading
 from pathlib import Path
@@ -7,20 +9,26 @@ import pytest
 
 from intramuros.execution import outputs
 from intramuros.execution.client import Away, Refused
+from intramuros.execution.outflow.policy import Policy
 from intramuros.execution.outputs import Outputs, copy, scan
 from intramuros.execution.record import Record
+from intramuros.execution.releases import Answer
+from intramuros.kernel.appendlog import read_lines
 from intramuros.kernel.timing import ManualClock
 from tests.fakes.hosted import FakeHosted
-from tests.fakes.outflow import gate
+from tests.fakes.outflow import POLICY, FakePeople, asking, gate, way
 
 pytestmark = pytest.mark.anyio
 
 
 class Rig:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, policy: Policy = POLICY) -> None:
         self.remote = FakeHosted()
-        record = Record(folder / "audit.jsonl", ManualClock())
-        self.outputs = Outputs(folder / "home", cast("Any", self.remote), record, gate())
+        self.audit = folder / "audit.jsonl"
+        record = Record(self.audit, ManualClock())
+        self.people = FakePeople()
+        out = way(record, gate(policy=policy), self.people)
+        self.outputs = Outputs(folder / "home", cast("Any", self.remote), record, out)
         self.root = self.outputs.path
 
     def write(self, path: str, content: bytes) -> None:
@@ -138,3 +146,76 @@ def test_a_path_that_is_swapped_for_a_link_never_leads_out(tmp_path: Path) -> No
     finally:
         stop.set()
         attacker.join()
+
+
+TOKEN = b"ghp_" + b"a" * 36
+
+
+def kinds(rig: Rig) -> list[str]:
+    return [line.split('"kind":"')[1].split('"')[0] for line in read_lines(rig.audit)]
+
+
+async def test_a_text_is_brought_masked_and_once(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    await rig.outputs.open()
+    rig.write("a", b"key=" + TOKEN)
+    await rig.outputs.sync()
+    assert rig.remote.left == {"a": b"key=[masked github token]"}
+    assert (rig.root / "a").read_bytes() == b"key=" + TOKEN
+    (line,) = read_lines(rig.audit)
+    fields = json.loads(line)["fields"]
+    assert (fields["masked"], fields["rules"]) == (1, {"github token": 1})
+    assert fields["sha256"] == hashlib.sha256(rig.remote.left["a"]).hexdigest()
+    # Another worker takes it for what the server has.
+    await rig.outputs.open()
+    rig.did()
+    await rig.outputs.sync()
+    assert rig.did() == []
+    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["files"]
+
+
+async def test_what_may_not_leave_stays_and_the_model_is_told(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    await rig.outputs.open()
+    rig.write("a.bin", b"\0" + TOKEN)
+    rig.write(TOKEN.decode(), b"clean")
+    rig.write("b", b"clean")
+    await rig.outputs.sync()
+    await rig.outputs.sync()
+    assert rig.remote.left == {"b": b"clean"}
+    assert sorted(rig.outputs.notices) == [
+        "An output was not brought out of the sandbox: its name may not leave.",
+        "The output 'a.bin' was not brought out of the sandbox: not text, and matches rules of the "
+        "operator: github token (1).",
+    ]
+    assert kinds(rig).count("output.withheld") == 2
+    assert TOKEN.decode() not in rig.audit.read_text()
+
+
+async def test_an_output_waits_for_a_persons_word(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, asking())
+    await rig.outputs.open()
+    rig.write("a", b"key=" + TOKEN + b" AKIAIOSFODNN7EXAMPLE")
+    rig.write("b", b"clean")
+    await rig.outputs.sync()
+    assert rig.remote.left == {"b": b"clean"}
+    rig.people.answer = Answer(True)
+    await rig.outputs.sync()
+    assert rig.remote.left["a"] == b"key=" + TOKEN + b" [masked aws key]"
+    assert len({asked.id for asked in rig.people.asked}) == 1
+    assert all(asked.excerpt == "" for asked in rig.people.asked)
+    assert rig.outputs.notices == []
+
+
+async def test_a_refused_output_stays_until_it_changes(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, asking())
+    await rig.outputs.open()
+    rig.people.answer = Answer(False, "A person refused it.")
+    rig.write("a", TOKEN)
+    await rig.outputs.sync()
+    await rig.outputs.sync()
+    assert rig.remote.left == {}
+    assert len(rig.outputs.notices) == 1
+    rig.write("a", b"clean now")
+    await rig.outputs.sync()
+    assert rig.remote.left == {"a": b"clean now"}

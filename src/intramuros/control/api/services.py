@@ -23,6 +23,7 @@ from intramuros.control.model.upstream import Upstream
 from intramuros.control.session.checkouts import Checkouts
 from intramuros.control.session.egress import Egress
 from intramuros.control.session.journal import Journal
+from intramuros.control.session.releases import Releases
 from intramuros.control.session.sessions import Sessions
 from intramuros.control.session.work import WorkQueue
 from intramuros.control.store.blobs import Blobs
@@ -61,6 +62,8 @@ class Services:
     """Tells workers what sandboxes may reach."""
     checkouts: Checkouts
     """Tells workers what to clone and is told what became of it."""
+    releases: Releases
+    """Keeps what workers ask before something leaves them, and what people answer."""
     deployments: Deployments
     runs: Runs
     """Starts sessions of deployments."""

@@ -14,6 +14,7 @@ from intramuros.control.store import (
     deployment_tables,
     dream_tables,
     metering_tables,
+    release_tables,
     repository_tables,
     session_tables,
     tables,
@@ -30,6 +31,7 @@ _FILES: Final = (
     deployment_tables,
     webhook_tables,
     repository_tables,
+    release_tables,
 )
 _METADATA: Final = _FILES[0].metadata
 SCRIPTS: Final = Path(__file__).parent / "migrations"

@@ -33,6 +33,11 @@ class Sifted:
     withheld: str = ""
     """Why nothing of it may leave, for people; empty if it may."""
 
+    @property
+    def asks(self) -> bool:
+        """Whether a person is to be asked about it; size and digest are the file's own then."""
+        return not self.withheld and self.found.action is Action.ASK
+
 
 def sift(source: Path, target: Path, eyes: Eyes, limit_bytes: int) -> Sifted:
     """Search a file; write a masked copy of it to ``target`` if that is what may leave.
@@ -60,7 +65,7 @@ def sift(source: Path, target: Path, eyes: Eyes, limit_bytes: int) -> Sifted:
         why = f"matches rules of the operator: {result.named()}"
     elif places and not judge.text:
         why = f"not text, and matches rules of the operator: {result.named()}"
-    if why or not places:
+    if why or not places or result.action is Action.ASK:
         return Sifted(size, digest.hexdigest(), result, masked=False, withheld=why)
     return _masked(source, target, places, result)
 

@@ -99,19 +99,27 @@ class Gate:
         done = await self._do(partial(clear, text, self.eyes()), len(text), LIMIT_S)
         return Cleared(None, UNSEARCHED) if done is None else done
 
-    async def file(self, source: Path, target: Path) -> Sifted | None:
-        """Write what of a file may leave to another file; None if it could not be looked at."""
-        eyes, limit = self.eyes(), self.policy.file_bytes
+    async def file(self, source: Path, target: Path, *, allowed: bool = False) -> Sifted | None:
+        """Write what of a file may leave to another file; None if it could not be looked at.
+
+        Args:
+            allowed: whether a person has allowed what rules ask about.
+        """
+        eyes, limit = self.eyes(allowed=allowed), self.policy.file_bytes
         return await self._do(partial(sift, source, target, eyes, limit), None, _FILE_LIMIT_S)
 
-    def eyes(self) -> Eyes:
-        """Return how a text is looked at now."""
+    def eyes(self, *, allowed: bool = False) -> Eyes:
+        """Return how a text is looked at now; ``allowed`` lets pass what rules ask about."""
         search, held = self.policy.search, self._held
 
         def find(data: bytes, text: bool) -> list[Finding]:
             return search.find(data, held, text=text)
 
-        return Eyes(find, search.action, self.digest)
+        def action(rule: str) -> Action:
+            wanted = search.action(rule)
+            return Action.PASS if allowed and wanted is Action.ASK else wanted
+
+        return Eyes(find, action, self.digest)
 
     def digest(self, data: bytes) -> str:
         """Return by what the record knows a secret: equal for equal ones, and for nobody else."""
