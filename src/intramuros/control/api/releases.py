@@ -33,7 +33,7 @@ async def ask(caller: Holder, svc: ServicesDep, session_id: str, body: AskBody) 
 
 @router.get("")
 async def find(caller: Reader, svc: ServicesDep, session_id: str) -> Response:
-    """List a session's questions, oldest first."""
+    """List a session's newest 100 questions, the newest first."""
     found = await svc.db.read(lambda tx: svc.releases.find(tx, caller, session_id))
     return reply({"data": found})
 

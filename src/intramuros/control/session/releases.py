@@ -19,6 +19,7 @@ from intramuros.protocol.resources.releases import ReleaseRequest, ReleaseVerdic
 
 # Of one session, answered ones included; a worker asks about one result at a time.
 MAX_KEPT: Final = 1_000
+MAX_SHOWN: Final = 100
 
 Shown = dict[str, Any]
 
@@ -108,11 +109,11 @@ class Releases:
         return self._shown(row)
 
     def find(self, tx: Tx, principal: Principal, session_id: str) -> list[Shown]:
-        """Return a session's questions, oldest first."""
+        """Return a session's newest questions, the newest first: ids of events grow."""
         self._sessions.get(tx, principal, session_id)
         which = select(releases).where(releases.c.session_id == session_id)
-        rows = tx.execute(which).all()
-        return [self._shown(row) for row in sorted(rows, key=lambda r: (r.created_us, r.id))]
+        rows = tx.execute(which.order_by(releases.c.id.desc()).limit(MAX_SHOWN)).all()
+        return [self._shown(row) for row in rows]
 
     def _row(self, tx: Tx, session_id: str, id: str) -> Row[Any] | None:
         which = select(releases).where(releases.c.session_id == session_id, releases.c.id == id)
