@@ -193,16 +193,20 @@ class Calls:
         if outcome is None:
             await self._note("tool.abandoned", call)
             return None
-        if self.notice is not None:
-            told = {"type": "text", "text": self.notice}
+        woken = await self._bench.hands.notice(self._session_id)
+        for notice in filter(None, (self.notice, woken)):
+            told = {"type": "text", "text": notice}
             outcome = replace(outcome, content=[told, *outcome.content])
-            self.notice = None
+        self.notice = None
         filtered = await self._filter(call, outcome)
         ms = round((self._bench.clock.monotonic() - started) * 1000)
         if filtered.allowed is not None:
             return await self._ask(call, filtered, is_error=outcome.is_error, ms=ms)
         result = Result(filtered.content, outcome.is_error or filtered.withheld)
-        return await self._release(call, result, ms=ms, rule="run", found=filtered.found)
+        released = await self._release(call, result, ms=ms, rule="run", found=filtered.found)
+        if woken and released is result:
+            await self._bench.hands.told(self._session_id)
+        return released
 
     async def _ask(
         self, call: ToolUse, filtered: Filtered, *, is_error: bool, ms: int

@@ -1,16 +1,18 @@
 """One sandbox per session: created on the first call, kept or destroyed when its item ends."""
 
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Final
+from weakref import WeakValueDictionary
 
 import anyio
 
 from intramuros.execution.egress.attach import Captures
 from intramuros.execution.egress.base import Passage
 from intramuros.execution.pool import Size, WarmPool
+from intramuros.execution.resting import Resort, Resting
 from intramuros.execution.sandbox.base import (
     Mount,
     Provider,
@@ -20,6 +22,8 @@ from intramuros.execution.sandbox.base import (
     SandboxSpec,
     SandboxUnavailable,
 )
+from intramuros.execution.sandbox.keeping import Keepable
+from intramuros.execution.snapshots.catalogue import Manifest
 from intramuros.kernel.service import Stop
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import SystemClock, backoff_s
@@ -33,7 +37,7 @@ _BUSY_ATTEMPTS: Final = 6
 class Hands:
     """The sandboxes of one worker."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  what a worker has of each; the last four may be left out
         self,
         provider: Provider,
         spec: SandboxSpec,
@@ -42,6 +46,7 @@ class Hands:
         keep: int = 0,
         captures: Captures | None = None,
         pool: WarmPool | None = None,
+        resort: Resort | None = None,
     ) -> None:
         """Take a started provider.
 
@@ -49,17 +54,20 @@ class Hands:
             keep: how many sandboxes may wait paused for their session's next item.
             captures: catch the connections of sandboxes that get a passage; None gives them none.
             pool: where sandboxes wait to be taken; None makes each when it is needed.
+            resort: where sandboxes are put away; None destroys them.
         """
         self._pool = WarmPool(provider, spec, Size(0, 0), SystemClock()) if pool is None else pool
         self._provider = provider
         self._spec = spec
         self._rand = rand
-        self._keep = keep if provider.capabilities.pause != "none" else 0
+        self._resort = resort if provider.capabilities.snapshots else None
+        self._resting = Resting(provider, keep, self._resort, self._destroy)
+        self._gates: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
+        self._frozen: set[str] = set()
         self._captures = captures
         self._mounts: dict[str, tuple[Mount, ...]] = {}
         self._passages: dict[str, Passage] = {}
         self._live: dict[str, Sandbox] = {}
-        self._paused: OrderedDict[str, Sandbox] = OrderedDict()
         self._turns: dict[str, anyio.Lock] = {}
 
     @asynccontextmanager
@@ -95,71 +103,181 @@ class Hands:
 
     def rests(self, session_id: str) -> bool:
         """Tell whether the session's sandbox is kept paused, with all that it has mounted."""
-        return session_id in self._paused
+        return session_id in self._resting
+
+    def gate(self, session_id: str) -> anyio.Lock:
+        """Return what is held while a session's sandbox comes, goes or changes its state."""
+        return self._gates.setdefault(session_id, anyio.Lock(fast_acquire=True))
 
     async def take(self, session_id: str) -> Sandbox:
-        """Return the session's live sandbox, created or resumed if need be.
+        """Return the session's live sandbox: created, thawed or woken if need be.
 
         Raises:
             SandboxError, SandboxUnavailable: it did not come up.
         """
-        sandbox = self._live.get(session_id)
-        if sandbox is None or not sandbox.alive:
-            await self.drop(session_id, paused=False)
-            sandbox = await self._resume(session_id) or await self._create(session_id)
-            self._live[session_id] = sandbox
-        await self._connect(session_id, sandbox)
+        async with self.gate(session_id):
+            sandbox = self._live.get(session_id)
+            if sandbox is None or not sandbox.alive:
+                await self._drop(session_id)
+                sandbox = await self._resume(session_id) or await self._create(session_id)
+                self._live[session_id] = sandbox
+            await self._connect(session_id, sandbox)
+            if session_id in self._frozen:
+                await sandbox.resume()
+                self._frozen.discard(session_id)
         return sandbox
+
+    async def freeze(self, session_id: str) -> bool:
+        """Let the session's live sandbox stand still until it is taken next; False if it cannot."""
+        async with self.gate(session_id):
+            sandbox = self._live.get(session_id)
+            if sandbox is None or session_id in self._frozen or not sandbox.alive:
+                return False
+            if self._provider.capabilities.pause == "none":
+                return False
+            try:
+                await sandbox.pause()
+            except SandboxError as error:
+                log.warning("pause_failed", session_id=session_id, error=str(error))
+                with suppress(SandboxError):
+                    await sandbox.resume()
+                return False
+            self._frozen.add(session_id)
+            return True
+
+    async def put_away(self, session_id: str) -> Manifest:
+        """Store the session's sandbox and destroy it, whether it rests or is live.
+
+        Raises:
+            SandboxError: there is none here, a call runs in it, or it cannot be stored.
+        """
+        async with self._borrowed(session_id) as sandbox:
+            manifest = await self._resting.put_away(session_id, sandbox)
+            self._live.pop(session_id, None)
+            return manifest
+
+    async def snapshot(self, session_id: str, name: str) -> Manifest:
+        """Store the session's sandbox under a name; it goes on as it was.
+
+        Raises:
+            SandboxError: there is none here, a call runs in it, or it cannot be stored.
+        """
+        async with self._borrowed(session_id) as sandbox:
+            return await self._resting.snapshot(session_id, sandbox, name)
+
+    @asynccontextmanager
+    async def _borrowed(self, session_id: str) -> AsyncIterator[Sandbox]:
+        """Hold the session's sandbox, running; one that rested rests again, if it still lives."""
+        async with self.gate(session_id):
+            sandbox = self._live.get(session_id)
+            if sandbox is not None and sandbox.alive:
+                if session_id in self._frozen:
+                    await sandbox.resume()
+                    self._frozen.discard(session_id)
+                yield sandbox
+                return
+            sandbox = await self._resume(session_id)
+            if sandbox is None:
+                raise SandboxError("the session has no sandbox here that is live or frozen")
+            try:
+                yield sandbox
+            finally:
+                if sandbox.alive:
+                    with anyio.CancelScope(shield=True):
+                        await self._resting.back(session_id, sandbox)
+
+    async def wake(self, session_id: str) -> None:
+        """Bring the session's sandbox up now; until its next call it stands still.
+
+        Raises:
+            SandboxError: it did not come up.
+        """
+        async with self.gate(session_id):
+            if session_id in self._live or session_id in self._resting:
+                return
+            await self._resting.back(session_id, await self._create(session_id))
+
+    async def give_up(self, session_id: str) -> None:
+        """Destroy the session's sandbox without putting it away; the caller holds the gate.
+
+        Raises:
+            SandboxError: a call runs in it.
+        """
+        sandbox = self._live.get(session_id)
+        if isinstance(sandbox, Keepable) and sandbox.keeper.channel.busy:
+            raise SandboxError("a call is running in the sandbox; try again when it has ended")
+        await self._drop(session_id)
+        await self._resting.drop(session_id)
+
+    def states(self) -> dict[str, str]:
+        """Return each session that has a sandbox here: running, frozen (held) or resting."""
+        held = {key: "frozen" if key in self._frozen else "running" for key in self._live}
+        return held | dict.fromkeys(self._resting.sessions(), "resting")
+
+    async def notice(self, session_id: str) -> str:
+        """Return what a session whose sandbox was woken is still to be told."""
+        return await self._resort.sleeper.notice(session_id) if self._resort else ""
+
+    async def told(self, session_id: str) -> None:
+        """The notice is on its way."""
+        if self._resort is not None:
+            await self._resort.sleeper.told(session_id)
 
     async def drop(self, session_id: str, *, paused: bool = True) -> None:
         """Destroy the session's sandbox; its workspace stays."""
+        async with self.gate(session_id):
+            if session_id in self._live:
+                await self._drop(session_id)
+            elif paused:
+                await self._resting.drop(session_id)
+
+    async def _drop(self, session_id: str) -> None:
+        self._frozen.discard(session_id)
         sandbox = self._live.pop(session_id, None)
-        if sandbox is None and paused:
-            sandbox = self._paused.pop(session_id, None)
         if sandbox is not None:
             await self._destroy(sandbox)
 
-    async def rest(self, session_id: str) -> None:
-        """The session's item is over: keep its sandbox paused if we may, else destroy it."""
-        sandbox = self._live.pop(session_id, None)
-        if sandbox is None:
-            return
-        if not self._keep or not sandbox.alive:
-            await self._destroy(sandbox)
-            return
-        try:
-            await sandbox.pause()
-        except SandboxError as error:
-            log.warning("pause_failed", session_id=session_id, error=str(error))
-            await self._destroy(sandbox)
-            return
-        self._paused[session_id] = sandbox
-        while len(self._paused) > self._keep:
-            _, oldest = self._paused.popitem(last=False)
-            await self._destroy(oldest)
+    async def rest(self, session_id: str, *, stay: bool = True) -> None:
+        """The session's item is over: keep its sandbox frozen if we may, or put it away.
+
+        Args:
+            stay: False when this worker goes.
+        """
+        async with self.gate(session_id):
+            sandbox = self._live.get(session_id)
+            if sandbox is None:
+                return
+            if session_id in self._frozen and sandbox.alive:
+                await sandbox.resume()
+            self._frozen.discard(session_id)
+            del self._live[session_id]
+            await self._resting.put(session_id, sandbox, stay=stay)
 
     async def forget(self, session_id: str) -> None:
         """The session was deleted: destroy its sandbox and its workspace."""
         await self.drop(session_id)
         await self._provider.forget(session_id)
+        if self._resort is not None:
+            await self._resort.sleeper.forget(session_id)
 
     async def watch(self, stop: Stop) -> None:
         """Hold sandboxes to their limits and keep some waiting, until a stop is asked for."""
         async with anyio.create_task_group() as group:
             group.start_soon(self._provider.watch)
+            group.start_soon(self._resting.drowse, self.gate)
             await self._pool.run(stop)
             await stop.wait()
             group.cancel_scope.cancel()
 
     async def aclose(self) -> None:
-        """Destroy every sandbox; workspaces stay."""
-        for sandbox in [*self._live.values(), *self._paused.values()]:
+        """Put away what rests and destroy the others; their workspaces stay."""
+        for sandbox in self._live.values():
             await self._destroy(sandbox)
         self._live.clear()
-        self._paused.clear()
+        await self._resting.aclose()
 
     async def _resume(self, session_id: str) -> Sandbox | None:
-        sandbox = self._paused.pop(session_id, None)
+        sandbox = await self._resting.take(session_id)
         if sandbox is None:
             return None
         try:
@@ -175,6 +293,16 @@ class Hands:
         return None
 
     async def _create(self, session_id: str) -> Sandbox:
+        """Return a new sandbox: as it was put away, or over the workspace there is."""
+        make = partial(self._make, session_id)
+        wake = await self._resort.sleeper.due(session_id) if self._resort else None
+        if wake is None or self._resort is None:
+            return await make()
+        return await self._resort.sleeper.wake(
+            wake, make, partial(self._provider.forget, session_id)
+        )
+
+    async def _make(self, session_id: str) -> Sandbox:
         spec = self._spec_of(session_id)
         for attempt in range(_BUSY_ATTEMPTS):
             try:

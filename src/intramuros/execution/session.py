@@ -77,6 +77,9 @@ class Terms:
     """Of the server, for the files of cloud sessions."""
     files: Path = Path("files")
     """Where the files of cloud sessions lie on this host."""
+    freeze_after_s: float = 15.0
+    """Seconds after the end of a turn until the sandbox stands still; ``max_idle_s`` or more: never
+    while the item is held."""
     station: Station | None = None
     """The way out of sandboxes; None gives them no network."""
 
@@ -265,6 +268,7 @@ class Item:
             group.start_soon(self._follow, scope)
             await self._check_out(session)
             group.start_soon(self._watch_idle, scope)
+            group.start_soon(self._watch_quiet)
             await self._calls.loop()
             if self._outcome is Outcome.FAILED:
                 self._outcome = Outcome.DRAINED
@@ -375,7 +379,8 @@ class Item:
         self._end(Outcome.ENDED if ended else Outcome.REFUSED, scope)
 
     def _on_change(self) -> None:
-        self._moved.set()
+        moved, self._moved = self._moved, anyio.Event()
+        moved.set()
         self._calls.poke()
 
     async def _watch_lease(self, scope: anyio.CancelScope) -> None:
@@ -397,7 +402,6 @@ class Item:
     async def _watch_idle(self, scope: anyio.CancelScope) -> None:
         """End the item once the session was idle for long enough (contract 22.15)."""
         while True:
-            self._moved = anyio.Event()
             deadline = self._dispatch.idle_deadline(self._terms.max_idle_s)
             if deadline is None:
                 await self._moved.wait()
@@ -409,6 +413,20 @@ class Item:
             with anyio.move_on_after(remaining_s):
                 await self._moved.wait()
 
+    async def _watch_quiet(self) -> None:
+        """Freeze the sandbox whenever the session was idle for long enough; a call thaws it."""
+        freeze_s = self._terms.freeze_after_s
+        while freeze_s < self._terms.max_idle_s:
+            moved = self._moved
+            deadline = self._dispatch.idle_deadline(freeze_s)
+            if deadline is not None:
+                remaining_s = deadline - self._bench.clock.monotonic()
+                with anyio.move_on_after(max(remaining_s, 0.0)):
+                    await moved.wait()
+                    continue
+                await self._bench.hands.freeze(self._work.session_id)
+            await moved.wait()
+
     def _end(self, outcome: Outcome, scope: anyio.CancelScope) -> None:
         if self._outcome is Outcome.FAILED:
             self._outcome = outcome
@@ -419,8 +437,8 @@ class Item:
         if self._dispatch.ended is not None and self._dispatch.ended.deleted:
             await hands.forget(session_id)
             await to_thread.run_sync(self._bench.journal.forget, session_id)
-        elif self._outcome is Outcome.IDLE:
-            await hands.rest(session_id)
+        elif self._outcome in (Outcome.IDLE, Outcome.DRAINED) and self._lease.ours:
+            await hands.rest(session_id, stay=self._outcome is Outcome.IDLE)
         else:
             await hands.drop(session_id)
         hands.equip(session_id, ())

@@ -107,12 +107,28 @@ class WorkerSettings:
     """Bytes that one session's sandbox may fetch in all."""
     max_idle_s: float = 60.0
     """Seconds after the end of a turn until the work item is given back (contract 22.15)."""
+    freeze_after_s: float = 15.0
+    """Seconds after the end of a turn until the sandbox stands still; its next call thaws it."""
     keep_idle_sandboxes: int = 0
     """Sandboxes kept paused after their item ended; 0 destroys each (its workspace stays)."""
     warm_min: int = 1
     """Sandboxes that wait for sessions at all times, so that a first call need not."""
     warm_max: int = 4
     """Sandboxes that wait after many were needed at once; 0 makes each when it is needed."""
+    """Sandboxes kept frozen after their item ended; 0 puts each away at once."""
+    hibernate_after_s: float = 600.0
+    """Seconds that one of those rests in memory until it is put away."""
+    snapshots: str = ""
+    """Where sandboxes are put away: a directory or a store (``s3://…``, ``gs://…``, ``az://…``)
+    that the workers of an environment share; ``<state_dir>/snapshots`` of this worker alone when
+    not set; ``off`` destroys them instead (their workspaces stay)."""
+    snapshot_key_file: Path | None = None
+    """Keys that snapshots are sealed with, the same for workers that share a place;
+    ``<state_dir>/snapshot-keys.json`` when not set."""
+    snapshot_max_bytes: int = 16 * 1024**3
+    """Of one stored snapshot."""
+    snapshot_expire_s: float = 0.0
+    """Age at which the snapshot of a sleeping session is removed; 0 keeps it."""
     memory_sync_s: float = 15.0
     """Seconds between two syncs of a session's memory stores; 0 leaves memory out of sandboxes."""
     call_timeout_s: float = 150.0
@@ -155,6 +171,9 @@ class WorkerSettings:
             "cpus",
             "memory_bytes",
             "pids",
+            "freeze_after_s",
+            "hibernate_after_s",
+            "snapshot_max_bytes",
         ):
             if getattr(self, name) <= 0:
                 raise OperatorError(f"setting {name!r} is not positive", "use a number above 0")
@@ -170,6 +189,8 @@ class WorkerSettings:
                 f"warm_min {self.warm_min} and warm_max {self.warm_max} cannot be",
                 f"use 0 <= warm_min <= warm_max <= {MAX_CONCURRENCY}, or warm_max 0 for none",
             )
+        if self.snapshot_expire_s < 0:
+            raise OperatorError("snapshot_expire_s is negative", "use 0 or more")
         self.spec()
         self.egress()
         return self

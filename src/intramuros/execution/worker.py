@@ -8,15 +8,17 @@ import secrets
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
 import anyio
 from anyio import to_thread
 
+from intramuros.execution.acts import SILENT, Acts
 from intramuros.execution.calls import Bench, CustomTool
 from intramuros.execution.client import ControlPlane, Work
+from intramuros.execution.desk import SOCKET, Desk
 from intramuros.execution.egress.netns import probe as probe_network
 from intramuros.execution.egress.station import Ground, Station
 from intramuros.execution.egress.upstream import (
@@ -33,10 +35,17 @@ from intramuros.execution.outflow.policy import PLUGIN_ENTRY_POINTS, default_pol
 from intramuros.execution.poll import Poller
 from intramuros.execution.pool import Size, WarmPool
 from intramuros.execution.record import Record, RecordFailed
+from intramuros.execution.resting import Resort
 from intramuros.execution.sandbox.base import Level, Provider
 from intramuros.execution.session import Item, Terms
 from intramuros.execution.settings import WorkerSettings
 from intramuros.execution.skills import Skills
+from intramuros.execution.snapshots.catalogue import Catalogue
+from intramuros.execution.snapshots.keys import Keyring
+from intramuros.execution.snapshots.ledger import Ledger
+from intramuros.execution.snapshots.shelf import Shelf
+from intramuros.execution.snapshots.sleeper import Sleeper
+from intramuros.execution.snapshots.sleeper import Terms as SleepTerms
 from intramuros.execution.status import Board
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.service import Stop, Task, run_service, settle
@@ -92,6 +101,7 @@ async def serve_worker(
         await _start_provider(provider, stack)
         station = await _open_station(settings, provider, record, resolver, stack)
         pool = _pool(settings, provider, station, clock)
+        resort, keys = await _open_resort(settings, provider, record, worker_id)
         hands = Hands(
             provider,
             settings.spec(),
@@ -99,6 +109,7 @@ async def serve_worker(
             keep=settings.keep_idle_sandboxes,
             captures=station.captures if station else None,
             pool=pool,
+            resort=resort,
         )
         stack.push_async_callback(_shielded, hands.aclose)
         control = ControlPlane(settings.base_url, settings.environment_id, key, worker_id)
@@ -130,9 +141,12 @@ async def serve_worker(
             _memory_terms(settings),
             settings.base_url,
             settings.state_dir / "files",
+            settings.freeze_after_s,
             station,
         )
-        await _run(settings, control, bench, terms, ready, stop)
+        acts = Acts(hands, resort, keys).table()
+        desk = Desk(settings.state_dir / SOCKET, acts, record, SILENT)
+        await _run(settings, _Parts(control, bench, terms, desk), ready, stop)
 
 
 def _pool(
@@ -161,14 +175,20 @@ def _memory_terms(settings: WorkerSettings) -> MemoryTerms | None:
     return MemoryTerms(settings.state_dir / "memory", settings.memory_sync_s)
 
 
+@dataclass(frozen=True)
+class _Parts:
+    """What a worker is made of."""
+
+    control: ControlPlane
+    bench: Bench
+    terms: Terms
+    desk: Desk
+
+
 async def _run(
-    settings: WorkerSettings,
-    control: ControlPlane,
-    bench: Bench,
-    terms: Terms,
-    ready: Callable[[str], None],
-    stop: Stop | None,
+    settings: WorkerSettings, parts: _Parts, ready: Callable[[str], None], stop: Stop | None
 ) -> None:
+    control, bench, terms = parts.control, parts.bench, parts.terms
     board = Board(bench.clock)
     finished = stop or Stop()
 
@@ -198,7 +218,7 @@ async def _run(
         )
         stop.request()
 
-    tasks: dict[str, Task] = {"poll": poll, "limits": bench.hands.watch}
+    tasks: dict[str, Task] = {"poll": poll, "limits": bench.hands.watch, "desk": parts.desk.serve}
     status_file = settings.status_file
     if status_file is not None:
         tasks["status"] = lambda stop: board.publish(status_file, stop)
@@ -238,6 +258,30 @@ async def _open_station(
         settings.egress_limits(),
     )
     return await stack.enter_async_context(Station.opened(ground, record, record.clock))
+
+
+async def _open_resort(
+    settings: WorkerSettings, provider: Provider, record: Record, worker_id: str
+) -> tuple[Resort | None, Keyring | None]:
+    """Open the place where sandboxes are put away; none where they cannot be, or must not.
+
+    Raises:
+        OperatorError: the place or its keys cannot be used.
+    """
+    if settings.snapshots == "off" or not provider.capabilities.snapshots:
+        return None, None
+    place = settings.snapshots or str(settings.state_dir / "snapshots")
+    keys = settings.snapshot_key_file or settings.state_dir / "snapshot-keys.json"
+
+    def opened() -> tuple[Sleeper, Keyring]:
+        ring = Keyring.open(keys)
+        terms = SleepTerms(worker_id, settings.snapshot_max_bytes, settings.snapshot_expire_s)
+        ledger = Ledger(settings.state_dir / "awake")
+        return Sleeper(Catalogue(Shelf.open(place), ring), ledger, record, terms), ring
+
+    sleeper, ring = await to_thread.run_sync(opened)
+    shared = bool(settings.snapshots)
+    return Resort(sleeper, record.clock, shared, settings.hibernate_after_s), ring
 
 
 async def _start_provider(provider: Provider, stack: AsyncExitStack) -> None:

@@ -99,6 +99,7 @@ class BubblewrapProvider:
             disk_quota="watched",
             distinct_uids=self._root,
             egress=True,
+            snapshots=True,
         )
 
     def probe(self) -> list[Finding]:

@@ -30,6 +30,11 @@ class Channel:
         self._last_id = 0
         self.closed = False
 
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is awaited."""
+        return bool(self._answers)
+
     async def request(self, op: str, fields: Mapping[str, bytes]) -> dict[str, bytes]:
         """Send one call and return its answer's fields; cancelling it cancels the call inside.
 

@@ -24,8 +24,9 @@ from intramuros.execution.sandbox.base import (
 )
 from intramuros.execution.sandbox.cgroups import Group
 from intramuros.execution.sandbox.channel import Channel
+from intramuros.execution.sandbox.keeping import Keeper
 from intramuros.execution.sandbox.quota import Quota
-from intramuros.execution.sandbox.rootfs import TRUST, TRUSTING, Python
+from intramuros.execution.sandbox.rootfs import SCRATCH, TRUST, TRUSTING, Python
 from intramuros.execution.tools.calls import BadArguments, Call, encode_call
 from intramuros.execution.tools.outcomes import decode_answer
 from intramuros.kernel.telemetry import logger
@@ -95,6 +96,15 @@ class LiveSandbox:
     def host_pid(self) -> int:
         """Host pid of its outermost process."""
         return self._handles.pid
+
+    @property
+    def keeper(self) -> Keeper:
+        """What saves and loads its files and its shell."""
+        roots = (WORKSPACE, *SCRATCH)
+        limits = self._spec.limits
+        return Keeper(
+            self._handles.channel, roots, limits.disk_bytes + len(SCRATCH) * limits.tmp_bytes
+        )
 
     def network(self) -> int:
         """Return a descriptor of its network namespace, which the caller closes."""

@@ -23,6 +23,9 @@ MAX_OUTPUT = 100 * 1024
 _REPORT_FD = 200
 _DRAIN_LIMIT = 1024 * 1024
 """What is read after a command's end at most; a background job may print for ever."""
+MAX_REPORT = 4 * 1024 * 1024
+"""What a shell may say of its own state."""
+_SCRIPT_FD = 201
 _BASH = ["/bin/bash", "--noprofile", "--norc"]
 _SIGKILL = 9
 
@@ -30,8 +33,17 @@ _SIGKILL = 9
 class Shell:
     """One bash process and the command it is running, if any."""
 
-    def __init__(self, loop: Loop, spawner: Spawner, cwd: str, env: dict[bytes, bytes]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        spawner: Spawner,
+        cwd: str,
+        env: dict[bytes, bytes],
+        script: bytes | None = None,
+    ) -> None:
+        """Start bash; ``script`` is what :meth:`adopt` makes it run first."""
         self._loop = loop
+        self._told: Callable[[bytes], None] | None = None
         self._answer: Callable[[dict[str, bytes]], None] | None = None
         self._nonce = b""
         self._output = bytearray()
@@ -43,6 +55,9 @@ class Shell:
         self._report, report_write = os.pipe()
         ours = (self._stdin, self._stdout, self._report)
         fds = {0: stdin_read, 1: stdout_write, 2: stdout_write, _REPORT_FD: report_write}
+        given = None if script is None else _held(script)
+        if given is not None:
+            fds[_SCRIPT_FD] = given
         try:
             self.pid = spawner.spawn(_BASH, cwd=cwd, env=env, fds=fds)
         except OSError:
@@ -52,6 +67,8 @@ class Shell:
         finally:
             for fd in (stdin_read, stdout_write, report_write):
                 os.close(fd)
+            if given is not None:
+                os.close(given)
         for fd in ours:
             os.set_blocking(fd, False)
         loop.on_exit(self.pid, self._exited)
@@ -96,6 +113,37 @@ class Shell:
             self._pending += b"unset %s\n" % name
         self._push(self._stdin)
         return True
+
+    def adopt(
+        self, nonce: bytes, timeout_s: float, answer: Callable[[dict[str, bytes]], None]
+    ) -> None:
+        """Run the script that it was started with; what it prints are complaints."""
+        script = b". /dev/fd/%d\nexec %d<&-" % (_SCRIPT_FD, _SCRIPT_FD)
+        self.run(script, nonce, timeout_s, answer)
+
+    def tell(
+        self, script: bytes, nonce: bytes, timeout_s: float, told: Callable[[bytes], None]
+    ) -> None:
+        """Run a script that writes a report to descriptor 200; empty when it does not end well.
+
+        A shell that does not answer in time is killed: nothing else can be had from it either.
+        """
+
+        def over(_fields: dict[str, bytes]) -> None:
+            report, self._told = self._told, None
+            if report is not None:
+                report(b"")
+
+        self._told = told
+        self._answer, self._nonce = over, nonce
+        self._status.clear()
+        self._pending += b"{ %s\n} </dev/null >/dev/null 2>&1; printf '%%s 0\\n' %s >&%d\n" % (
+            script,
+            nonce,
+            _REPORT_FD,
+        )
+        self._loop.alarm(self, max(timeout_s, 0.0), self._timed_out)
+        self._push(self._stdin)
 
     @property
     def busy(self) -> bool:
@@ -150,12 +198,28 @@ class Shell:
             self._loop.unwatch(fd)
             return
         self._status += chunk
+        if self._told is not None:
+            self._collect()
+            return
         *lines, rest = self._status.split(b"\n")
         self._status = rest[-256:]
         for line in lines:
             nonce, _, code = line.partition(b" ")
             if self._answer is not None and nonce == self._nonce and code.isdigit():
                 self._finish(b"done", bytes(code))
+
+    def _collect(self) -> None:
+        """Pass the report on once it is whole."""
+        end = b"%s 0\n" % self._nonce
+        if self._status.endswith(end):
+            report, self._told = self._told, None
+            said = bytes(self._status[: -len(end)])
+            self._status.clear()
+            self._finish(b"done", b"0")
+            if report is not None:
+                report(said)
+        elif len(self._status) > MAX_REPORT:
+            self._timed_out()
 
     def _finish(self, state: bytes, code: bytes) -> None:
         answer, self._answer = self._answer, None
@@ -196,3 +260,13 @@ class Shell:
 def _is_name(name: bytes) -> bool:
     """Return whether bash can have a variable of this name."""
     return name.isascii() and name.decode().isidentifier()
+
+
+def _held(script: bytes) -> int:
+    """Return a descriptor to read a script from."""
+    fd = os.memfd_create("script")
+    view = memoryview(script)
+    while view:
+        view = view[os.write(fd, view) :]
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd

@@ -11,6 +11,7 @@ answers ``ready`` and serves until the host closes the socket, which ends the sa
     tool       tool, then its own fields    → text, or media and data
     exec       argv, env, cwd, stdin, timeout_ms, limit → stdout, stderr, code, …
     cancel     target                       → (no answer; that call's answer is dropped too)
+    state      act, and its own fields      → see ``keep.py``
 
 A call that cannot be served answers with ``error``, text for the model.
 """
@@ -33,6 +34,8 @@ from intramuros.execution.sandbox.inside.spawn import Spawner
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from intramuros.execution.sandbox.inside.keep import Keep
 
 CPU_SECONDS = 30
 WALL_SECONDS = 120.0
@@ -76,6 +79,7 @@ class Supervisor:
         self._policy = Policy(self._workdir, _paths(config["roots"]), _paths(config["read_only"]))
         self._shell: Shell | None = None
         self._hand: Hand | None = None
+        self._keep: Keep | None = None
         self._jobs: dict[bytes, jobs.Job] = {}
         self._commands: dict[bytes, Callable[[], None]] = {}
         self._operations = {
@@ -85,6 +89,7 @@ class Supervisor:
             b"tool": self._tool,
             b"exec": self._exec,
             b"cancel": self._cancel,
+            b"state": self._state,
         }
         os.environ.clear()  # noqa: TID251 - this process has no configuration; tools need PATH
         os.environb.update(self._env)
@@ -239,6 +244,28 @@ class Supervisor:
                 self._send({"id": number, **fields})
 
         self._jobs[number] = jobs.run_program(self._loop, self._spawner, call, self._env, done)
+
+    def _state(self, call: dict[str, bytes]) -> None:
+        if self._keep is None:
+            from intramuros.execution.sandbox.inside.keep import Keep
+
+            self._keep = Keep(
+                self._loop, self._spawner, self._env, self._own, lambda: self._shell, self._fresh
+            )
+        number = call["id"]
+        self._keep.serve(call, lambda fields: self._send({"id": number, **fields}))
+
+    def _own(self) -> list[int]:
+        """Return the pids of our children that are nobody's background work."""
+        return [self._hand.pid] if self._hand is not None and self._hand.alive else []
+
+    def _fresh(self, script: bytes) -> Shell:
+        """Put a new shell that is to run a script in the place of the one there is."""
+        if self._shell is not None and not self._shell.closed:
+            self._shell.kill()
+        env = self._shell_env()
+        self._shell = Shell(self._loop, self._spawner, self._workdir, env, script)
+        return self._shell
 
     def _cancel(self, call: dict[str, bytes]) -> None:
         job = self._jobs.pop(call["target"], None)
