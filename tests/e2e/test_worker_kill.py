@@ -107,11 +107,10 @@ async def test_one_signal_drains_and_two_stop_now(plane: ControlPlane, tmp_path:
         assert process.returncode == 0, worker.log.read_text()
     assert [said(result).strip() for result in session.results] == ["finished"]
     marker = f"32.{os.getpid()}"
-    worker.workspace("begun").unlink()
     plane.requeue(item)
-    session.tool_use("bash", {"command": f"touch begun; sleep {marker}"})
+    session.tool_use("bash", {"command": f"ls begun && touch again; sleep {marker}"})
     async with worker.run() as process:
-        await until(lambda: worker.workspace("begun").exists(), 20)
+        await until(lambda: worker.workspace("again").exists(), 20)
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGINT)
         await until(lambda: process.poll() is not None, 20)

@@ -59,7 +59,12 @@ class FakeProvider:
     name = "fake"
 
     def __init__(
-        self, handler: Handler = echo, *, pause: bool = False, egress: bool = False
+        self,
+        handler: Handler = echo,
+        *,
+        pause: bool = False,
+        egress: bool = False,
+        snapshots: bool = False,
     ) -> None:
         self.handler = handler
         self.capabilities = Capabilities(
@@ -70,6 +75,7 @@ class FakeProvider:
             disk_quota="none",
             distinct_uids=False,
             egress=egress,
+            snapshots=snapshots,
         )
         self.live: dict[str, FakeSandbox] = {}
         self.calls: list[tuple[str, str, dict[str, Any]]] = []

@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from intramuros.cli import audit, database, gateway, keys, sessions, tunnels, users, workspaces
+from intramuros.cli import (
+    audit,
+    database,
+    gateway,
+    keys,
+    sessions,
+    snapshots,
+    tunnels,
+    users,
+    workspaces,
+)
 from intramuros.cli.demo.command import demo
 from intramuros.cli.doctor import doctor
 from intramuros.cli.failures import guarded
@@ -47,6 +57,7 @@ add_planes(app)
 app.add_typer(gateway.app, name="gateway")
 app.add_typer(tunnels.app, name="tunnel")
 app.add_typer(sessions.app, name="session")
+app.add_typer(snapshots.app, name="snapshot")
 app.add_typer(audit.app, name="audit")
 app.add_typer(keys.key_app, name="key")
 app.add_typer(keys.environment_key_app, name="environment-key")

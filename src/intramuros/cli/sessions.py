@@ -9,6 +9,7 @@ from rich.text import Text
 
 from intramuros.cli.api import DataDirOption, KeyFileOption, UrlOption, asking, client_of
 from intramuros.cli.output import say, table
+from intramuros.cli.snapshots import StateDirOption, WorkerDataOption, ask_worker, tell_lost
 from intramuros.cli.trace import Line, trace
 
 app = typer.Typer(help="Sessions and their traces.", no_args_is_help=True)
@@ -76,6 +77,44 @@ def show_trace(
             say(json.dumps(event, ensure_ascii=False))
     else:
         print_trace(Console(highlight=False), trace(events))
+
+
+@app.command("pause")
+def pause(
+    session_id: SessionArgument,
+    level: Annotated[
+        str,
+        typer.Option(
+            help="freeze (in memory), files (on disk: files and shell), full (live processes too).",
+            metavar="LEVEL",
+        ),
+    ] = "files",
+    state_dir: StateDirOption = None,
+    data_dir: WorkerDataOption = None,
+) -> None:
+    """Put a session's sandbox away; its next call, or `session resume`, brings it back.
+
+    Asks the worker of this host that has the sandbox, and prints what could not be kept.
+
+    Example: intramuros session pause sesn_… --data-dir ./data
+    """
+    done = ask_worker(state_dir, data_dir, {"do": "pause", "session": session_id, "level": level})
+    if "lost" in done:
+        tell_lost(done)
+    say(done.get("id", session_id))
+
+
+@app.command("resume")
+def resume(
+    session_id: SessionArgument,
+    state_dir: StateDirOption = None,
+    data_dir: WorkerDataOption = None,
+) -> None:
+    """Bring a session's sandbox back now, before its next call.
+
+    Example: intramuros session resume sesn_… --data-dir ./data
+    """
+    say(ask_worker(state_dir, data_dir, {"do": "resume", "session": session_id})["session"])
 
 
 def print_trace(console: Console, lines: list[Line]) -> None:

@@ -6,8 +6,9 @@ sandbox's user cannot. What comes out is foreign: it is sealed and stored, never
 goes back in by the same door.
 """
 
+import re
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol, runtime_checkable
 
@@ -20,6 +21,7 @@ TELL_S: Final = 10.0
 ADOPT_S: Final = 20.0
 MAX_SCRIPT_BYTES: Final = 4 * 1024 * 1024
 _STEP_S: Final = 60.0
+_JOB: Final = re.compile(r"\[\d+\][+-]?\s+(\d{1,10})\s+\w+\s+(.*)")
 _MAX_LINES: Final = 64
 _MAX_LINE: Final = 400
 
@@ -51,6 +53,8 @@ class Told:
     script: bytes | None = None
     lost: tuple[str, ...] = ()
     """What the script does not bring back, in words."""
+    jobs: Mapping[int, str] = field(default_factory=dict)
+    """The command of each background job, by the pid of its first process."""
 
 
 @dataclass
@@ -81,7 +85,8 @@ class Keeper:
         script = answer.get("script", b"")
         if len(script) > MAX_SCRIPT_BYTES:
             return Told(None, ("the shell's variables and functions: they are too large",))
-        return Told(script or None, tuple(_words(answer.get("lost", b""))))
+        lost = tuple(_words(answer.get("lost", b"")))
+        return Told(script or None, lost, _jobs(answer.get("jobs", b"")))
 
     async def save(self) -> AsyncGenerator[bytes]:
         """Yield the files as they are at one moment: everything inside stands still meanwhile.
@@ -178,6 +183,20 @@ def _facts(answer: dict[str, bytes]) -> Facts:
         tuple(found),
         tuple(_words(answer.get("sockets", b""))),
     )
+
+
+def _jobs(raw: bytes) -> dict[int, str]:
+    """Parse what ``jobs -l`` says: ``[1]- 13 Running  command &``, the command on several lines."""
+    found: dict[int, str] = {}
+    last = 0
+    for line in _words(raw.replace(b"\n", b"\0")):
+        match = _JOB.fullmatch(line)
+        if match:
+            last = int(match[1])
+            found[last] = match[2].strip()
+        elif last:
+            found[last] = f"{found[last]} {line.strip()}"[:_MAX_LINE]
+    return found
 
 
 def _count(answer: dict[str, bytes], name: str) -> int:

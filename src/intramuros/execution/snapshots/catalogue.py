@@ -222,17 +222,17 @@ class Catalogue:
             self.shelf.put(name, self._keys.seal(opened, name))
         return len(names)
 
-    def sweep(self, age_s: float) -> int:
-        """Remove data without a manifest that is older than that; returns how many."""
+    def sweep(self, before: float) -> int:
+        """Remove data of before a time that has no manifest; returns how many."""
         known = {name.rpartition("/")[2] for name in self.shelf.names("snapshots")}
         stale = [
             name
-            for name in self.shelf.old_names("data", age_s)
+            for name in self.shelf.old_names("data", before)
             if name.rpartition("/")[2] not in known
         ]
         for name in stale:
             self.shelf.remove(name)
-        return len(stale) + self.shelf.remove_partial(age_s)
+        return len(stale) + self.shelf.remove_partial(before)
 
     def _put(self, name: str, value: dict[str, Any]) -> None:
         self.shelf.put(name, self._sealed(name, value))

@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from time import time
 from typing import Final, Protocol
 
 import obstore
@@ -19,6 +18,8 @@ from intramuros.kernel.errors import OperatorError
 
 MAX_SMALL_BYTES: Final = 4 * 1024 * 1024
 _LIST_PAGE: Final = 500
+# As the library names what is being written in a directory; it lists none of that.
+_PARTIAL: Final = "#1"
 
 
 class ShelfError(Exception):
@@ -91,9 +92,8 @@ class Shelf:
         """Return the names that begin with ``prefix/``, sorted."""
         return sorted(name for name, _ in self._list(prefix))
 
-    def old_names(self, prefix: str, age_s: float) -> list[str]:
-        """Return those that were written longer ago than that."""
-        before = time() - age_s
+    def old_names(self, prefix: str, before: float) -> list[str]:
+        """Return those that were written before a time, in seconds since the epoch."""
         return sorted(name for name, at in self._list(prefix) if at < before)
 
     def _list(self, prefix: str) -> Iterator[tuple[str, float]]:
@@ -148,17 +148,17 @@ class Shelf:
         if self._root is not None:
             sync(self._root, name)
 
-    def remove_partial(self, age_s: float) -> int:
-        """Remove what writers that died left in a directory; how many.
+    def remove_partial(self, before: float) -> int:
+        """Remove what writers that died before a time left in a directory; how many.
 
         Other stores drop such leftovers by a rule of their own, where the operator set one.
         """
         if self._root is None:
             return 0
         removed = 0
-        for path in self._root.rglob("*.part"):
+        for path in self._root.rglob(f"*{_PARTIAL}"):
             with suppress(FileNotFoundError):
-                if path.stat().st_mtime < time() - age_s:
+                if path.stat().st_mtime < before:
                     path.unlink()
                     removed += 1
         return removed
@@ -216,7 +216,7 @@ class _Draft:
     def __init__(self, root: Path, name: str) -> None:
         self._root = root
         self._name = name
-        self._path = root / f"{name}.part"
+        self._path = root / f"{name}{_PARTIAL}"
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC

@@ -318,7 +318,8 @@ class Sleeper:
         """Remove what expired, and what workers that died left behind."""
         try:
             await to_thread.run_sync(self._expire)
-            await to_thread.run_sync(self.catalogue.sweep, ORPHAN_AGE_S)
+            before = self._record.clock.now().timestamp() - ORPHAN_AGE_S
+            await to_thread.run_sync(self.catalogue.sweep, before)
         except _FAILURES as error:
             log.warning("snapshots_not_tidied", error=str(error))
 

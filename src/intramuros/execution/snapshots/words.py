@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from intramuros.execution.sandbox.keeping import Facts, Process, Told
 
@@ -10,7 +11,10 @@ MAX_CHARS = 6000
 
 def losses(facts: Facts, told: Told) -> tuple[str, ...]:
     """Return what a snapshot does not hold of a sandbox, one line each, exactly."""
-    lines = [_process(process) for process in facts.processes]
+    lines = [
+        _process(replace(process, command=told.jobs.get(process.pid, process.command)))
+        for process in facts.processes
+    ]
     lines += [f"the socket {path}" for path in facts.sockets]
     lines += told.lost
     return tuple(lines)

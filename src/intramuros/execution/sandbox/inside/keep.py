@@ -7,7 +7,7 @@ One operation, ``state``, with ``act``::
     load    roots, limit            start to unpack
     push    data, last (optional)   → (nothing); after the last: end, entries, …
     drop                            give up what was started
-    tell    nonce, timeout_ms       → script (what a new shell must run), lost; or none
+    tell    nonce, timeout_ms       → script (what a new shell must run), jobs, lost; or none
     adopt   script, nonce, timeout_ms  a new shell that ran it → output, code
 """
 
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
     Fields = dict[str, bytes]
     Answer = Callable[[Fields], None]
+
+
+_MAX_JOBS = 64 * 1024
 
 
 class Keep:
@@ -135,9 +138,15 @@ class Keep:
         descriptors = stillness.descriptors(shell.pid)
 
         def told(report: bytes) -> None:
-            script, lost = retell(report, self._env)
+            script, lost, jobs = retell(report, self._env)
             lost += [f"the shell's open file {line}" for line in descriptors]
-            answer({"script": script, "lost": "\0".join(lost).encode("utf-8", "replace")})
+            answer(
+                {
+                    "script": script,
+                    "jobs": jobs[:65536],
+                    "lost": "\0".join(lost).encode("utf-8", "replace"),
+                }
+            )
 
         shell.tell(TELL, call["nonce"], int(call["timeout_ms"]) / 1000, told)
 

@@ -80,8 +80,11 @@ def processes(own: set[int], shell: int | None) -> bytes:
         own: pids of our own processes.
         shell: the pid of the persistent shell, which is put away by other means.
     """
+    return _listed(os.getppid(), own, shell)
+
+
+def _listed(top: int, own: set[int], shell: int | None) -> bytes:
     seen = table()
-    top = os.getppid()
     with open("/proc/uptime") as file:
         now = float(file.read().split()[0])
     ticks = os.sysconf("SC_CLK_TCK")

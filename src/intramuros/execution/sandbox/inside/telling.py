@@ -5,7 +5,9 @@ Everything here is the sandbox's own: bash tells it inside, and bash runs it ins
 
 from __future__ import annotations
 
-TELL = rb"""(
+TELL = rb"""{ builtin printf 'jobs\0'; builtin jobs -l; builtin printf '\0'; } >&200 2>/dev/null
+(
+__im_f=$-
 __im_t=$(builtin trap -p)
 __im_o=$(builtin set +o)
 __im_s=$(builtin shopt -p)
@@ -20,6 +22,7 @@ IFS=$' \t\n'
   builtin printf 'umask\0%s\0' "$(builtin umask)"
   builtin printf 'shopt\0%s\0' "$__im_s"
   builtin printf 'set\0%s\0' "$__im_o"
+  builtin printf 'dash\0%s\0' "$__im_f"
   builtin printf 'trap\0%s\0' "$__im_t"
   builtin printf 'aliases\0%s\0' "$__im_a"
   builtin printf 'args\0'; builtin printf '%q ' "$@"; builtin printf '\0'
@@ -45,8 +48,8 @@ IFS=$' \t\n'
 """Runs in a subshell, so that it changes nothing; writes words that end in NUL."""
 
 
-def retell(report: bytes, given: dict[bytes, bytes]) -> tuple[bytes, list[str]]:
-    """Return the script for a new shell, and what of the old one is not in it.
+def retell(report: bytes, given: dict[bytes, bytes]) -> tuple[bytes, list[str], bytes]:
+    """Return the script for a new shell, what of the old one is not in it, and its jobs.
 
     Args:
         given: the environment that shells here start with; a new one's may differ, so what still
@@ -54,7 +57,7 @@ def retell(report: bytes, given: dict[bytes, bytes]) -> tuple[bytes, list[str]]:
     """
     parts, variables = _read(report)
     if parts is None:
-        return b"", ["the shell's directory, variables and functions: it did not tell them"]
+        return b"", ["the shell's directory, variables and functions: it did not tell them"], b""
     lines = [b"builtin cd -- " + parts[b"cwd"], b"umask " + parts[b"umask"]]
     lines += [line for line in parts[b"shopt"].splitlines() if not _is_fixed(line)]
     lines += [told for name, value, told in variables if given.get(name) != value]
@@ -66,16 +69,22 @@ def retell(report: bytes, given: dict[bytes, bytes]) -> tuple[bytes, list[str]]:
     if parts[b"args"].strip(b" '"):
         lines.append(b"set -- " + parts[b"args"])
     lines += [line for line in parts[b"set"].splitlines() if not line.endswith(_NEVER)]
+    if b"e" in parts[b"dash"]:
+        lines.append(b"set -o errexit")  # a substitution, in which the others are read, drops it
     lost = [] if parts[b"stack"] == b"1" else ["the shell's stack of directories"]
-    return b"\n".join(lines) + b"\n", lost
+    if not variables:
+        lost.append("the shell's variables: it did not tell them")
+    return b"\n".join(lines) + b"\n", lost, parts[b"jobs"]
 
 
 _NEVER = (b"-o noexec",)
 _PARTS = (
+    b"jobs",
     b"cwd",
     b"umask",
     b"shopt",
     b"set",
+    b"dash",
     b"trap",
     b"aliases",
     b"args",
