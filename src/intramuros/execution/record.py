@@ -20,6 +20,11 @@ Kinds of records::
     egress.request    a sandbox is about to reach a host, or is refused: host, port, method, path,
                       rule, names of the secrets that go along
     egress.end        what became of it: size and digest both ways
+    sandbox.away      a session's sandbox is away: from now on it wakes from that snapshot
+    sandbox.wake      a session's sandbox is about to be restored from a snapshot
+    snapshot.create   a sandbox is about to be stored; name, if it was given one
+    snapshot.expire   a snapshot was removed because it was too old
+    desk.…            an operator of this host is about to get what he asked for, and his user id
     work.end          the item was given back, and why
     egress.lookup out a sandbox asked for a name that it may not reach; once for each name
     egress.request out a sandbox's request is about to be sent, or is refused: verdict and rule

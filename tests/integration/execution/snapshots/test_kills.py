@@ -1,0 +1,59 @@
+"""A worker that is killed while it puts a session away, or wakes it, loses nothing that was kept."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from intramuros.execution.sandbox import bwrap
+from intramuros.execution.sandbox.base import Level
+from intramuros.kernel.config import clean_environment
+
+ROOT = Path(__file__).parents[4]
+pytestmark = pytest.mark.timeout(90)
+
+
+def killed(folder: Path, phase: str, steps: list[str]) -> dict[str, Any]:
+    for finding in bwrap.probe():
+        if finding.level is Level.FAILURE:
+            pytest.skip(f"no sandbox on this host: {finding.what}: {finding.fix}")
+    done = subprocess.run(
+        [sys.executable, "-m", f"{__package__}.rig", str(folder), phase, *steps],
+        env={**clean_environment(), "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=80,
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_putting_away(tmp_path: Path) -> None:
+    before = ["data", "manifest"]
+    after = ["head", "destroyed", "workspace", "entry", "retired"]
+    found = killed(tmp_path, "hibernate", before + after)
+    assert list(found) == before + after
+    for step, seen in found.items():
+        assert "error" not in seen, (step, seen)
+        assert seen["ended"] == -9, step
+        assert seen["said"][:3] == ["kept", "deep", "file"], step
+        assert seen["live"] == ["sesn_rig.json"], step
+        # Before the head its processes, and the shell with them, die with the worker.
+        state = "none /workspace" if step in before else "5 /workspace/deep"
+        assert seen["said"][3] == state, step
+
+
+def test_waking(tmp_path: Path) -> None:
+    steps = ["begun", "cleared", "created", "loaded", "whole"]
+    found = killed(tmp_path, "wake", steps)
+    for step, seen in found.items():
+        assert "error" not in seen, (step, seen)
+        assert seen["ended"] == -9, step
+        assert seen["said"][:3] == ["kept", "deep", "file"], step
+        state = "none /workspace" if step == "whole" else "5 /workspace/deep"
+        assert seen["said"][3] == state, step
