@@ -79,7 +79,9 @@ async def test_a_session_moves_to_another_worker_and_reads_what_it_lost(
         await until(lambda: item.state == "stopped", 20)
     for worker in (a, b):
         verify(read_lines(worker.state / "audit.jsonl"))
-    kinds = [line.split('"kind":"')[1].split('"')[0] for line in read_lines(b.state / "audit.jsonl")]
+    kinds = [
+        line.split('"kind":"')[1].split('"')[0] for line in read_lines(b.state / "audit.jsonl")
+    ]
     assert kinds.index("sandbox.wake") < kinds.index("tool.result")
     assert kinds.index("snapshot.create") < kinds.index("sandbox.away")
 

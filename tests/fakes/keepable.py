@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 
 from intramuros.execution.sandbox.base import SandboxError, SandboxSpec
 from intramuros.execution.sandbox.keeping import Facts, Process, Told
@@ -26,7 +27,7 @@ class FakeKeeper:
             raise SandboxError("it broke")
         yield b"files:"
         for chunk in self._sandbox.files:
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
             yield chunk
         processes = (Process(7, 5, "sleep 9"),) if self._sandbox.script else ()
         self.facts = Facts(len(self._sandbox.files), sum(map(len, self._sandbox.files)), processes)
@@ -56,7 +57,7 @@ class KeepableSandbox(FakeSandbox):
         self.script: bytes | None = None
 
     @property
-    def keeper(self) -> Any:  # noqa: ANN401  stands for a Keeper
+    def keeper(self) -> Any:
         return FakeKeeper(self)
 
 

@@ -18,6 +18,7 @@ from intramuros.kernel.appendlog import read_lines
 from intramuros.kernel.errors import DomainError, OperatorError
 from intramuros.kernel.service import Stop
 from intramuros.kernel.timing import SystemClock
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 Ask = Callable[..., Any]
@@ -50,9 +51,7 @@ async def path(tmp_path: Path, record: Record) -> AsyncIterator[Path]:
     stop = Stop()
     async with anyio.create_task_group() as group:
         group.start_soon(Desk(place, acts, record, frozenset({"list"})).serve, stop)
-        with anyio.fail_after(5):
-            while not place.exists():
-                await anyio.sleep(0.005)
+        await until(place.exists)
         yield place
         stop.request()
     assert not place.exists()
@@ -99,8 +98,8 @@ async def test_what_cannot_be_recorded_is_not_done(
 async def test_only_the_workers_user_reaches_it(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    for place, mode in ((path, 0o600), (path.parent, 0o700)):
+        assert stat.S_IMODE((await anyio.Path(place).stat()).st_mode) == mode
     monkeypatch.setattr(desk, "peer_uid", lambda _socket: 12345)
     with pytest.raises(DomainError, match="only root and the worker"):
         await asked(path, do="echo", word="x")

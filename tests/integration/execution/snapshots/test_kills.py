@@ -1,4 +1,4 @@
-"""A worker that is killed while it puts a session away, or wakes it, loses nothing that was kept."""
+"""A worker killed while it puts a session away, or wakes it, loses nothing that was kept."""
 
 import json
 import subprocess

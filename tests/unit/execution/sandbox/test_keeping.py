@@ -1,11 +1,13 @@
 from collections.abc import AsyncGenerator, Mapping
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from intramuros.execution.sandbox.base import SandboxError, SandboxGone
-from intramuros.execution.sandbox.channel import Channel
 from intramuros.execution.sandbox.keeping import MAX_SCRIPT_BYTES, Keeper, Process, Told, _jobs
+
+if TYPE_CHECKING:
+    from intramuros.execution.sandbox.channel import Channel
 
 pytestmark = pytest.mark.anyio
 Fields = dict[str, bytes]
@@ -33,7 +35,7 @@ class Inside:
 
 
 def keeper(inside: Inside) -> Keeper:
-    return Keeper(cast("Channel", inside), ("/workspace", "/tmp"), 1000)  # noqa: S108  inside
+    return Keeper(cast("Channel", inside), ("/workspace", "/tmp"), 1000)
 
 
 async def pieces(*data: bytes) -> AsyncGenerator[bytes]:

@@ -164,6 +164,6 @@ def test_data_without_a_manifest_is_swept_once_it_is_old(catalogue: Catalogue) -
 
 def test_a_name_keeps_a_snapshot(catalogue: Catalogue) -> None:
     made = stored(catalogue, "s")
-    assert catalogue.rename(made, "mine") == catalogue.manifest(made.id) == replace(
-        made, name="mine"
+    assert (
+        catalogue.rename(made, "mine") == catalogue.manifest(made.id) == replace(made, name="mine")
     )

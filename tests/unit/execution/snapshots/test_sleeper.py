@@ -204,9 +204,7 @@ async def test_nothing_is_done_that_cannot_be_recorded(
     monkeypatch.undo()
 
 
-async def test_a_store_that_does_not_answer_makes_no_sandbox(
-    host: Make, tmp_path: Path
-) -> None:
+async def test_a_store_that_does_not_answer_makes_no_sandbox(host: Make, tmp_path: Path) -> None:
     a = host("A")
     head = await a.away(await a.create())
     shelf = tmp_path / "shelf/sessions"
@@ -218,9 +216,7 @@ async def test_a_store_that_does_not_answer_makes_no_sandbox(
         await a.sleeper.current(SESSION, head)
 
 
-async def test_old_snapshots_expire_and_the_session_is_told(
-    host: Make, clock: ManualClock
-) -> None:
+async def test_old_snapshots_expire_and_the_session_is_told(host: Make, clock: ManualClock) -> None:
     a = host("A", expire_s=3600.0)
     await a.away(await a.create())
     named = await a.sleeper.save(SESSION, await a.wake(), "kept")

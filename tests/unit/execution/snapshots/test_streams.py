@@ -3,6 +3,7 @@ from collections.abc import AsyncGenerator, AsyncIterable
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from intramuros.execution.sandbox.base import SandboxError
@@ -16,7 +17,7 @@ KEY = bytes(32)
 
 async def chunks(data: bytes, step: int = 400_000, fail: bool = False) -> AsyncGenerator[bytes]:
     for at in range(0, len(data), step):
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
         yield data[at : at + step]
     if fail:
         raise SandboxError("it broke off")

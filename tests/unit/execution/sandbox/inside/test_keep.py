@@ -104,9 +104,7 @@ def test_a_shell_that_does_not_answer_is_named(bench: Bench) -> None:
     assert b"it did not tell them" in told["lost"]
 
 
-def test_a_shell_that_says_too_much_is_named(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_shell_that_says_too_much_is_named(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("intramuros.execution.sandbox.inside.shell.MAX_REPORT", 100_000)
     bench.fresh()
     bench.run("X=$(head -c 200000 /dev/zero | tr '\\0' x)")

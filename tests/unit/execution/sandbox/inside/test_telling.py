@@ -42,8 +42,12 @@ def in_another(script: bytes, ask: str, folder: Path) -> str:
     ("before", "ask", "answer"),
     [
         ("mkdir -p 'a b'; cd 'a b'", 'echo "${PWD##*/}"', "a b"),
-        ("export A='b  c' B=$'x\\ny'", 'bash -c \'echo "$A|$B"\'', "b  c|x\ny"),
-        ("plain='$HOME `id` \"q\"'", 'echo "$plain"; bash -c "echo [\\$plain]"', '$HOME `id` "q"\n[]'),
+        ("export A='b  c' B=$'x\\ny'", "bash -c 'echo \"$A|$B\"'", "b  c|x\ny"),
+        (
+            "plain='$HOME `id` \"q\"'",
+            'echo "$plain"; bash -c "echo [\\$plain]"',
+            '$HOME `id` "q"\n[]',
+        ),
         ("declare -A M=([a b]=1 [c]='d]')", 'echo "${M[a b]} ${M[c]}"', "1 d]"),
         ("arr=(1 '2 3' '')", 'echo "${#arr[@]} ${arr[1]}"', "3 2 3"),
         ("declare -i n=5", "n=n+1; echo $n", "6"),
