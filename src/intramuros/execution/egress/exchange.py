@@ -5,7 +5,7 @@ record is written, and only then is anyone dialled. Redirects go back to the san
 answer; following one is a request of its own.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import anyio
@@ -27,6 +27,7 @@ from intramuros.execution.egress.ledger import Claim, Tally
 from intramuros.execution.egress.leg import GONE, Leg
 from intramuros.execution.egress.limits import LimitReached
 from intramuros.execution.egress.outlet import Outlet
+from intramuros.execution.egress.pool import Pool, Resting, repeatable, shareable
 from intramuros.execution.egress.secrets import HeaderRule, Unfit
 from intramuros.execution.egress.splice import Pair, splice
 from intramuros.execution.egress.transfer import (
@@ -40,8 +41,6 @@ from intramuros.execution.egress.transfer import (
 from intramuros.execution.egress.upstream import UpstreamFailed
 from intramuros.execution.record import RecordFailed
 
-# A host may hang up on a connection that rests; we do first.
-REST_S: Final = 10.0
 _PLAIN: Final = frozenset({b"", b"identity"})
 # With these an answer could come in pieces or in a form in which no secret is found.
 _UNSEARCHABLE: Final = frozenset(
@@ -49,28 +48,34 @@ _UNSEARCHABLE: Final = frozenset(
 )
 
 
-@dataclass
 class Kept:
-    """The connection to the host that is kept between two requests of one connection."""
+    """The connection to a host that is kept between two requests of one connection."""
 
-    stream: Leg | None = None
-    since_s: float = 0.0
-    place: Place | None = None
-    """Where it leads: a proxy's client may ask for one host after the other."""
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._resting: Resting | None = None
 
-    def take(self, place: Place, now_s: float) -> Leg | None:
-        """Return it if it is still good; what is not is for :meth:`drop`."""
-        stream = self.stream
-        if stream is None or place != self.place or now_s - self.since_s > REST_S or stream.stale():
+    def take(self, place: Place, now_s: float) -> Resting | None:
+        """Return it if it leads to this place and is still good; let go of it otherwise."""
+        resting, self._resting = self._resting, None
+        if resting is not None and (resting.place != place or not resting.good(now_s)):
+            resting.leg.abort()
             return None
-        self.stream = None
-        return stream
+        return resting
 
-    async def drop(self) -> None:
-        """Close it."""
-        stream, self.stream = self.stream, None
-        if stream is not None:
-            await stream.aclose()
+    def keep(self, resting: Resting) -> None:
+        """Keep it for the next request."""
+        self._resting = resting
+
+    def give_back(self, now_s: float) -> None:
+        """Leave it to the sandbox's other connections, or close it."""
+        resting, self._resting = self._resting, None
+        if resting is None:
+            return
+        if resting.bound or not resting.good(now_s):
+            resting.leg.abort()
+        else:
+            self._pool.rest(resting)
 
 
 class Exchange:
@@ -84,6 +89,9 @@ class Exchange:
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
         self._head: Head | None = None
         self._tally = Tally()
+        self._upstream: Leg | None = None
+        self._transfer: Transfer | None = None
+        self._bound = False
 
     async def run(self, raw: bytes) -> bool:
         """Serve the request whose head this is; tell whether the connection may carry another.
@@ -150,7 +158,8 @@ class Exchange:
             headers = [(n, v) for n, v in headers if n not in _UNSEARCHABLE]
             headers.append((b"accept-encoding", b"identity"))
         rules = self._rules(lent)
-        order = Order(head, headers, scrubber=known.scrubber(rules), strict=strict)
+        bound = lent is not None or not shareable(head)
+        order = Order(head, headers, scrubber=known.scrubber(rules), strict=strict, bound=bound)
         order, used = await self._fill(order, used)
         try:
             order.request()
@@ -182,33 +191,19 @@ class Exchange:
 
     async def _carry(self, order: Order, claim: Claim) -> bool:
         tally = self._tally
-        transfer = None
-        upstream: Leg | None = None
-        keep = False
         try:
             with anyio.fail_after(self._outlet.meter.limits.request_s):
-                upstream = await self._reach()
-                ends = Ends(self._client, self._http, upstream)
-                transfer = Transfer(ends, order, tally, self._outlet.meter)
-                await transfer.run()
+                ends, transfer = await self._converse(order)
                 if transfer.switched is not None:
                     await self._switch(ends, transfer.switched, claim)
                     return False
-                inside, outside = transfer.reusable
-                if outside:
-                    self._outlet.tickets.keep(self._place, upstream)
-                    self._kept.stream, upstream = upstream, None
-                    self._kept.place = self._place
-                    self._kept.since_s = self._outlet.clock.monotonic()
-                # What came after the request is the next one's.
-                self._client.held = self._http.trailing_data[0] + self._client.held
-                keep = inside
+                return self._finish(order, transfer)
         except UpstreamFailed as error:
             tally.ended = error.rule
             return await self._say(502, error.rule, str(error))
         except (AnswerFailed, LimitReached) as error:
             tally.ended = error.rule
-            if transfer is not None and not transfer.answered:
+            if self._transfer is not None and not self._transfer.answered:
                 return await self._say(502, error.rule, str(error))
             # Cut off, not ended: half an answer must not look like a whole one.
             raise SandboxGone from error
@@ -219,16 +214,48 @@ class Exchange:
             tally.ended = "request_time"
             raise SandboxGone from None
         finally:
-            if upstream is not None:
-                await upstream.aclose()
-        return keep
+            if self._upstream is not None:
+                self._upstream.abort()
 
-    async def _reach(self) -> Leg:
-        """Return a connection to the host: the kept one, or a new one."""
-        kept = self._kept.take(self._place, self._outlet.clock.monotonic())
+    async def _converse(self, order: Order) -> tuple[Ends, Transfer]:
+        """Carry the order on the kept connection, one that rested, or a new one."""
+        outlet = self._outlet
+        kept = self._kept.take(self._place, outlet.clock.monotonic())
         if kept is not None:
-            return kept
-        await self._kept.drop()
+            self._bound = kept.bound
+            return await self._attempt(order, kept.leg)
+        rested = outlet.pool.take(self._place) if repeatable(order.head) else None
+        if rested is not None:
+            try:
+                return await self._attempt(order, rested)
+            except AnswerFailed:
+                if self._transfer is None or self._transfer.heard or not rested.stale():
+                    raise
+                # It was gone already: nobody has read the request, or nobody has answered it.
+                rested.abort()
+        return await self._attempt(order, await self._dial())
+
+    async def _attempt(self, order: Order, upstream: Leg) -> tuple[Ends, Transfer]:
+        self._upstream = upstream
+        ends = Ends(self._client, self._http, upstream)
+        self._transfer = Transfer(ends, order, self._tally, self._outlet.meter)
+        await self._transfer.run()
+        return ends, self._transfer
+
+    def _finish(self, order: Order, transfer: Transfer) -> bool:
+        """Keep the host's connection if it is good; tell whether the sandbox's is."""
+        inside, outside = transfer.reusable
+        if outside and self._upstream is not None:
+            self._outlet.tickets.keep(self._place, self._upstream)
+            bound = self._bound or order.bound
+            now_s = self._outlet.clock.monotonic()
+            self._kept.keep(Resting(self._place, self._upstream, now_s, bound))
+            self._upstream = None
+        # What came after the request is the next one's.
+        self._client.held = self._http.trailing_data[0] + self._client.held
+        return inside
+
+    async def _dial(self) -> Leg:
         internal = self._outlet.rules.own.internal.covers(self._place.name)
         tls = self._place.scheme == "https"
         session = self._outlet.tickets.get(self._place)

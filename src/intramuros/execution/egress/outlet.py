@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from intramuros.execution.egress.ledger import Ledger
 from intramuros.execution.egress.limits import Meter
 from intramuros.execution.egress.policy import Policy, Verdict
+from intramuros.execution.egress.pool import Pool
 from intramuros.execution.egress.secrets import LEASE_HEADER, HeaderRule, Lease, Secrets
 from intramuros.execution.egress.tickets import Tickets
 from intramuros.execution.egress.upstream import Dialler
@@ -30,12 +31,14 @@ class Outlet:
     standing: tuple[HeaderRule, ...] = field(default=(), repr=False)
     """Headers that every request to their hosts and below their paths gets."""
     tickets: Tickets = field(init=False, repr=False)
+    pool: Pool = field(init=False, repr=False)
     installing: bool = False
     """While an environment's packages are installed, the registries alone are reachable."""
 
     def __post_init__(self) -> None:
-        """Begin without anything to resume."""
+        """Begin without anything to resume or to take over."""
         self.tickets = Tickets(self.clock)
+        self.pool = Pool(self.clock)
 
     @property
     def rules(self) -> Policy:

@@ -81,6 +81,10 @@ class SandboxGate:
         self._outlet.policy = policy
         self._outlet.secrets = secrets
 
+    def close(self) -> None:
+        """Close what rests between two requests; nothing is served any more. Idempotent."""
+        self._outlet.pool.close()
+
     def scrubber(self) -> Replacer | None:
         """Return what takes this session's secrets out of an answer; None when nothing does."""
         return self._outlet.secrets.scrubber()
@@ -214,7 +218,7 @@ class SandboxGate:
     async def _requests(self, client: Leg, place: Place) -> None:
         """Serve requests until either side is done with the connection."""
         limits = self._outlet.meter.limits
-        kept = Kept()
+        kept = Kept(self._outlet.pool)
         try:
             while True:
                 try:
@@ -230,11 +234,11 @@ class SandboxGate:
                 if not await exchange.run(raw):
                     return
         finally:
-            await kept.drop()
+            kept.give_back(self._outlet.clock.monotonic())
 
     async def _proxied(self, client: Leg) -> None:
         """Serve a program that asks a proxy: tunnels are judged like connections to their name."""
-        limits, kept = self._outlet.meter.limits, Kept()
+        limits, kept = self._outlet.meter.limits, Kept(self._outlet.pool)
         place = _PROXY
         try:
             while raw := await read_raw_head(client, limits.idle_s, limits.head_s):
@@ -251,7 +255,7 @@ class SandboxGate:
             await self._outlet.ledger.refuse(place, refused.rule)
             await client.send(plain_answer(refused.status, refused.rule, str(refused)))
         finally:
-            await kept.drop()
+            kept.give_back(self._outlet.clock.monotonic())
 
     async def _tunnel(self, client: Leg, place: Place) -> None:
         verdict = self._outlet.judge(place.name, place.port)

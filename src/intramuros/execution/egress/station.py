@@ -70,8 +70,13 @@ class Station:
         key = _key(ground.directory / "placeholder.key")
         proxy = Proxy(authority, ground.dialler, record, clock, ground.limits)
         captures = Captures(record, clock, ground.sandboxes)
-        async with captures.opened():
-            yield cls(ground, proxy, captures, key)
+        made = cls(ground, proxy, captures, key)
+        try:
+            async with captures.opened():
+                yield made
+        finally:
+            for gate in made._gates.values():
+                gate.close()
 
     def passage(self, session_id: str, rules: SessionRules) -> Passage:
         """Return a session's passage; one that it has already goes by these rules from now on.
@@ -106,7 +111,7 @@ class Station:
         for known in list(self._gates):
             # Kept sandboxes go later than their items, and nobody tells.
             if known not in self._served and not self.captures.attached(known):
-                del self._gates[known]
+                self._gates.pop(known).close()
 
     def _secrets(self, session_id: str, rules: SessionRules) -> Secrets:
         known = (

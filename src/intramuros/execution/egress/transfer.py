@@ -45,6 +45,8 @@ class Order:
     """The whole of it where it had to be read first; None: it is still to come."""
     filler: BodyFiller | None = None
     scrubber: Replacer | None = None
+    bound: bool = False
+    """Whether its connection to the host may carry no other program's requests after it."""
     strict: bool = False
     """Whether the host was given a secret: what cannot be searched may not come back."""
 
@@ -86,6 +88,8 @@ class Transfer:
         self._silence_s = meter.limits.silence_s
         self.answered = False
         """Whether anything of an answer went to the sandbox."""
+        self.heard = False
+        """Whether the host has said anything."""
         self._failure: Exception | None = None
         self.switched: h11.InformationalResponse | None = None
         """The answer that makes it a WebSocket."""
@@ -224,6 +228,7 @@ class Transfer:
             while (event := ends.outside.next_event()) is h11.NEED_DATA:
                 try:
                     data = await ends.upstream.receive(CHUNK_BYTES, self._silence_s)
+                    self.heard = True
                 except anyio.EndOfStream:
                     data = b""
                 ends.outside.receive_data(data)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import h11
 import trustme
 from anyio.abc import ByteStream
@@ -73,6 +74,15 @@ class Rig:
     names: Names
     audit: Path
     gate: SandboxGate
+
+    gates: list[SandboxGate] = field(default_factory=list)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "gates":
+            value.append(self.gate)
+        elif name == "gate" and hasattr(self, "gates"):
+            self.gates.append(value)
 
     @property
     def port(self) -> int:
@@ -213,5 +223,11 @@ async def rig(tmp_path: Path, *, tls: bool = False, **rules: Any) -> AsyncIterat
     async with origin(context) as host:
         policy = Policy(own(host.port, **rules), read_networking({"type": "unrestricted"}))
         gate = proxy.gate("sesn_1", policy, Secrets())
-        yield Rig(host, proxy, authority, names, tmp_path / "audit.jsonl", gate)
+        made = Rig(host, proxy, authority, names, tmp_path / "audit.jsonl", gate)
+        try:
+            yield made
+        finally:
+            for one in made.gates:
+                one.close()
+            await anyio.sleep(0.001)
     record.close()

@@ -8,8 +8,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from intramuros.execution.egress.exchange import REST_S
 from intramuros.execution.egress.policy import Networking, Policy, parse_hosts
+from intramuros.execution.egress.pool import REST_S
 from intramuros.execution.egress.secrets import HeaderRule, basic
 from tests.fakes.origin import Visit, answer
 from tests.integration.execution.egress.rig import MARK, NAME, VALUE, get, got, own, rig, secret

@@ -76,8 +76,8 @@ async def test_the_address_that_was_judged_is_the_one_that_is_dialled(tmp_path: 
 async def test_a_connection_that_is_made_anew_is_judged_anew(tmp_path: Path) -> None:
     async with rig(tmp_path) as site:
         site.names.addresses = [["127.0.0.1"], ["169.254.169.254"]]
-        assert (await site.once(get())).status == 200
-        assert (await site.once(get())).rule == "address_refused"
+        assert (await site.once(get(method="POST"))).status == 200
+        assert (await site.once(get(method="POST"))).rule == "address_refused"
 
 
 @pytest.mark.parametrize("found", [[], ["fe80::1%eth0"]])
@@ -95,7 +95,7 @@ async def test_the_next_address_is_tried_when_one_does_not_answer(tmp_path: Path
         assert (await site.once(get())).status == 200
         site.names.addresses = [["127.0.0.9"]]
         site.names.asked.clear()
-        assert (await site.once(get())).rule == "unreachable"
+        assert (await site.once(get(method="POST"))).rule == "unreachable"
 
 
 async def test_a_certificate_of_another_host_is_not_accepted(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ async def test_a_session_that_was_verified_is_resumed_by_its_own_sandbox_alone(
         site.origin.answer = tell
         for _ in range(2):
             async with site.secure() as stream:
-                assert (await site.ask(stream, get())).status == 200
+                assert (await site.ask(stream, get(method="POST"))).status == 200
         site.gate = site.proxy.gate("sesn_2", Policy(own(site.port), Networking()), Secrets())
         async with site.secure() as stream:
             assert (await site.ask(stream, get())).status == 200

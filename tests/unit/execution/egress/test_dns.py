@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from intramuros.execution.egress.addresses import Addresses
-from intramuros.execution.egress.dns import MAX_QUERY_BYTES, TTL_S, Answerer
+from intramuros.execution.egress.dns import MAX_KNOWN, MAX_QUERY_BYTES, TTL_S, Answerer
 from intramuros.execution.egress.names import WEB_PORTS
 
 
@@ -151,3 +151,50 @@ def test_damaged_queries_never_raise(damage: list[tuple[int, int]], length: int)
     server = Server()
     answer = server.answerer.answer(bytes(query[:length]))
     assert answer is None or answer[:2] == bytes(query[:2])
+
+
+class Some:
+    def __init__(self, *admitted: str) -> None:
+        self.admitted = set(admitted)
+
+    def admits(self, name: str) -> bool:
+        return name in self.admitted
+
+    def ports(self) -> frozenset[int]:
+        return WEB_PORTS
+
+
+def test_what_was_answered_before_is_judged_anew() -> None:
+    """Rules change, and addresses pass on to other names; numbers are the query's own."""
+    names, addresses = Some("api.test"), Addresses(max_names=1)
+    refused: list[str] = []
+    answerer = Answerer(names, addresses, refused.append)
+
+    def ask(name: str, kind: str = "A") -> dns.message.Message:
+        query = dns.message.make_query(name, kind)
+        answer = answerer.answer(query.to_wire())
+        assert answer is not None
+        reply = dns.message.from_wire(answer)
+        assert reply.id == query.id
+        assert reply.question == query.question
+        return reply
+
+    first, again = ask("api.test"), ask("api.test")
+    assert first.answer == again.answer
+    assert ask("API.test").question[0].name.to_text() == "API.test."
+    assert ask("api.test", "AAAA").answer == ask("api.test", "AAAA").answer == []
+    # Somebody else has its address now.
+    names.admitted = {"api.test", "other.test"}
+    other = ask("other.test").answer[0][0].address
+    assert ask("api.test").answer[0][0].address != other
+    names.admitted = {"other.test"}
+    assert ask("api.test").rcode() == ask("api.test", "AAAA").rcode() == dns.rcode.NXDOMAIN
+    assert refused == ["api.test", "api.test"]
+
+
+def test_few_answers_are_remembered() -> None:
+    names = Some(*(f"{number}.test" for number in range(600)))
+    answerer = Answerer(names, Addresses(), lambda name: None)
+    for number in range(600):
+        assert answerer.answer(dns.message.make_query(f"{number}.test", "A").to_wire())
+    assert len(answerer._known) <= MAX_KNOWN
