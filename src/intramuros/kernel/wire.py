@@ -10,7 +10,8 @@ import os
 import socket
 import ssl
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final, cast
 
 import anyio
@@ -29,7 +30,11 @@ CLOSE_S: Final = 2.0
 
 
 class ConnectFailed(Exception):
-    """No connection. ``reason`` is resolve, refused, timeout, certificate, tls or network."""
+    """No connection.
+
+    ``reason`` is resolve, refused, timeout, certificate, tls, reset or network, or names a step of
+    what lies between.
+    """
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -88,6 +93,16 @@ class Wire(ByteStream, asyncio.Protocol):
     def readable(self) -> bool:
         """Whether a read would return at once, with bytes or with the end."""
         return bool(self._chunks) or self._lost
+
+    def transport(self) -> asyncio.Transport:
+        """What carries it.
+
+        Raises:
+            ConnectionResetError: nothing does any more, or yet.
+        """
+        if self._transport is None or self._lost:
+            raise ConnectionResetError
+        return self._transport
 
     # Pull
 
@@ -217,6 +232,12 @@ class Wire(ByteStream, asyncio.Protocol):
         if not self._lost:
             self.abort()
 
+    def hang_up(self) -> None:
+        """Send what is queued and close, without waiting for either."""
+        if self._transport is not None and not self._lost:
+            self._closing = True
+            self._transport.close()
+
     def abort(self) -> None:
         """Cut the connection at once; unsent bytes are lost."""
         if self._transport is not None and not self._lost:
@@ -306,12 +327,47 @@ async def connect_tls(
         ConnectFailed: says which step failed.
     """
     loop = asyncio.get_running_loop()
+    with explained(host, port, timeout_s), anyio.fail_after(timeout_s):
+        _, wire = await loop.create_connection(
+            Wire, host, port, ssl=context, server_hostname=server_name
+        )
+        return wire
+
+
+async def connect_tcp(host: str, port: int) -> Wire:
+    """Connect without TLS, which :func:`start_tls` may add; errors are the operating system's."""
+    _, wire = await asyncio.get_running_loop().create_connection(Wire, host, port)
+    return wire
+
+
+async def start_tls(wire: Wire, context: ssl.SSLContext, server_name: str) -> Wire:
+    """Do a TLS handshake on a connection from which everything was read; errors are TLS's own.
+
+    Returns:
+        what speaks inside; the connection that was given is part of it from now on.
+
+    Raises:
+        ConnectionResetError: the connection is gone.
+    """
+    inner = Wire()
+    transport = await asyncio.get_running_loop().start_tls(
+        wire.transport(), inner, context, server_hostname=server_name
+    )
+    if transport is None:
+        raise ConnectionResetError
+    inner.connection_made(transport)
+    return inner
+
+
+@contextmanager
+def explained(host: str, port: int, timeout_s: float) -> Iterator[None]:
+    """Say of what goes wrong while connecting which step it was.
+
+    Raises:
+        ConnectFailed: for every error of the network, of TLS and of time.
+    """
     try:
-        with anyio.fail_after(timeout_s):
-            _, wire = await loop.create_connection(
-                Wire, host, port, ssl=context, server_hostname=server_name
-            )
-            return wire
+        yield
     except ssl.SSLCertVerificationError as error:
         raise ConnectFailed("certificate", error.verify_message) from error
     except ssl.SSLError as error:
@@ -322,6 +378,8 @@ async def connect_tls(
         raise ConnectFailed("resolve", f"cannot resolve {host!r}") from error
     except ConnectionRefusedError as error:
         raise ConnectFailed("refused", f"nothing listens on {host}:{port}") from error
+    except ConnectionResetError as error:
+        raise ConnectFailed("reset", "the other end cut the connection") from error
     except OSError as error:
         raise ConnectFailed("network", error.strerror or str(error)) from error
 

@@ -1,11 +1,13 @@
-"""The gateway's configuration file: the product's own format, and five keys of ours.
+"""The gateway's configuration file: the product's own format, and a few keys of ours.
 
 Keys of the product (contract 17): ``listen_addr``, ``log_level``, ``shutdown_timeout``,
 ``tunnel_domain``, ``tls.cert_file``, ``tls.key_file``, ``routes``, ``upstream.allowed_ips``,
 ``upstream.disable_ip_validation``, ``upstream.tls.ca_file``, ``upstream.tls.include_system_cas``.
 
 Ours: ``edge`` (list of ``host:port``), ``edge_ca_file``, ``token_file``, ``control_key_file`` (the
-control plane's public key: who calls must show what it signed), ``audit_file``.
+control plane's public key: who calls must show what it signed), ``audit_file``; on the way to the
+edge ``edge_transport`` (``auto``, ``direct`` or ``websocket``), ``edge_proxy`` (``http://host:port``,
+or ``none`` to ignore the environment's) and ``edge_proxy_credentials_file``.
 
 ``listen_addr`` is accepted and not used: this gateway dials out and listens on nothing. Relative
 paths count from the file's directory.
@@ -22,7 +24,7 @@ import yaml
 
 from intramuros.kernel.errors import OperatorError
 from intramuros.protocol.hostname import BadHost, check_host
-from intramuros.tunnel.gateway import EdgeAddress
+from intramuros.tunnel.dialer import EdgeAddress, Transport
 from intramuros.tunnel.routes import (
     PRIVATE_NETWORKS,
     AddressRule,
@@ -63,6 +65,10 @@ class GatewayConfig:
     upstream_tls: UpstreamTls
     log_level: str = "info"
     shutdown_timeout_s: float = 30.0
+    edge_transport: Transport = Transport.AUTO
+    edge_proxy: str | None = None
+    """A URL, "none", or None for what the environment says."""
+    edge_proxy_credentials: Path | None = None
 
 
 def load_config(path: Path) -> GatewayConfig:
@@ -115,6 +121,9 @@ def parse_config(text: bytes, directory: Path) -> GatewayConfig:
         upstream_tls=trust,
         log_level=_level(top),
         shutdown_timeout_s=_duration(top),
+        edge_transport=_transport(top),
+        edge_proxy=top.text("edge_proxy"),
+        edge_proxy_credentials=top.path("edge_proxy_credentials_file"),
     )
     top.take("listen_addr")
     for section in (top, tls, upstream, upstream_tls):
@@ -194,6 +203,15 @@ def _edge(item: object) -> EdgeAddress:
     if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise OperatorError(f"key 'edge' has the entry {item!r}", "write host:port")
     return EdgeAddress(host, int(port))
+
+
+def _transport(top: _Section) -> Transport:
+    value = top.text("edge_transport") or Transport.AUTO
+    try:
+        return Transport(value)
+    except ValueError:
+        known = ", ".join(Transport)
+        raise OperatorError(f"key 'edge_transport' is {value!r}", f"write one of {known}") from None
 
 
 def _domain(top: _Section) -> str:

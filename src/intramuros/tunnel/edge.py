@@ -27,6 +27,7 @@ from intramuros.protocol.dial import (
 from intramuros.protocol.mux import LinkFull, Side
 from intramuros.protocol.mux_frames import Code, Open
 from intramuros.protocol.tickets import DialTicket, TicketError, VerifyingKey
+from intramuros.tunnel import websocket
 from intramuros.tunnel.ledger import AuditUnavailable, Ledger
 from intramuros.tunnel.link import DEFAULT_KEEPALIVE, Keepalive, Link, LinkStream
 from intramuros.tunnel.linktable import Entry, LinkTable, Refused
@@ -81,7 +82,7 @@ class Edge:
             elif wire.alpn == DIAL_ALPN:
                 await self._handle_call(wire)
             else:
-                log.info("connection_refused", peer=wire.peer, reason="unknown ALPN")
+                await self._handle_websocket(wire)
         except (anyio.EndOfStream, anyio.BrokenResourceError) as error:
             log.debug("connection_ended", peer=wire.peer, reason=repr(error))
         except Exception as error:
@@ -127,6 +128,19 @@ class Edge:
             log.info("link_closed", reason=link.end_reason, ms=ms, **fields)
             closed = {**fields, "reason": link.end_reason, "ms": ms}
             self._parts.ledger.note("link.closed", closed)
+
+    async def _handle_websocket(self, outer: Wire) -> None:
+        """Serve a gateway that cannot say what it speaks while TLS begins."""
+        try:
+            with anyio.fail_after(PREAMBLE_S):
+                wire = await websocket.accept(outer)
+        except (TimeoutError, websocket.UpgradeFailed) as error:
+            log.info("connection_refused", peer=outer.peer, reason=str(error) or "no request")
+            return
+        try:
+            await self._handle_link(wire)
+        finally:
+            await wire.aclose()
 
     async def _admit(self, wire: Wire) -> Entry | None:
         """Check a gateway's first line; return its entry, or None when it was refused."""

@@ -145,7 +145,7 @@ async def _serve(
 def _server_context(settings: EdgeSettings) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.set_alpn_protocols([LINK_ALPN, DIAL_ALPN])
+    context.set_alpn_protocols([LINK_ALPN, DIAL_ALPN, "http/1.1"])
     try:
         context.load_cert_chain(settings.cert_file, settings.key_file)
     except OSError as error:

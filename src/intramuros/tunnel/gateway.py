@@ -15,7 +15,7 @@ from anyio.abc import TaskGroup
 from intramuros.kernel.service import Stop
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock
-from intramuros.kernel.wire import ConnectFailed, LineTooLong, Wire, connect_tls
+from intramuros.kernel.wire import ConnectFailed, LineTooLong, Wire
 from intramuros.protocol.dial import (
     MAX_LINE_BYTES,
     BadLine,
@@ -25,6 +25,7 @@ from intramuros.protocol.dial import (
 )
 from intramuros.protocol.mux import Side
 from intramuros.protocol.mux_frames import Code, Open
+from intramuros.tunnel.dialer import CONNECT_S, EdgeAddress, EdgeDialer
 from intramuros.tunnel.inner import HandshakeFailed, ServerIdentity
 from intramuros.tunnel.ledger import Ledger
 from intramuros.tunnel.link import DEFAULT_KEEPALIVE, Keepalive, Link, LinkStream
@@ -33,7 +34,6 @@ from intramuros.tunnel.routes import RouteTable
 
 log = logger("gateway")
 
-CONNECT_S: Final = 10.0
 # The inner handshake must be done in this time even if the edge allows more.
 MAX_HANDSHAKE_S: Final = 15.0
 # Never more than four dials a second; within the first minute of an outage at least every two.
@@ -55,23 +55,12 @@ _NO_ANSWER: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class EdgeAddress:
-    """Where an edge listens."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
-
-
 @dataclass(frozen=True)
 class GatewayParts:
     """What a gateway works with."""
 
     edges: tuple[EdgeAddress, ...]
-    edge_context: ssl.SSLContext
+    dialer: EdgeDialer
     token_file: Path
     name: str
     identity: ServerIdentity
@@ -212,13 +201,7 @@ class Gateway:
         parts = self._parts
         token = _read_token(parts.token_file)
         try:
-            wire = await connect_tls(
-                edge.host,
-                edge.port,
-                parts.edge_context,
-                server_name=edge.host,
-                timeout_s=CONNECT_S,
-            )
+            wire = await parts.dialer.connect(edge)
         except ConnectFailed as error:
             raise LinkFailed(f"edge_{error.reason}", str(error)) from error
         try:

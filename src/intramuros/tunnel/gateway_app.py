@@ -7,7 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from intramuros.kernel.config import environment
 from intramuros.kernel.errors import OperatorError
+from intramuros.kernel.forward_proxy import (
+    ForwardProxy,
+    is_exempt,
+    read_credentials,
+    read_proxy,
+)
 from intramuros.kernel.service import Stop, settle
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock, SystemClock
@@ -15,6 +22,7 @@ from intramuros.protocol.dial import LINK_ALPN
 from intramuros.tunnel.callers import load_control_key
 from intramuros.tunnel.certs import BadCertificate, check_server_certificate
 from intramuros.tunnel.config import GatewayConfig, UpstreamTls, load_config
+from intramuros.tunnel.dialer import EdgeDialer, Trust
 from intramuros.tunnel.gateway import Gateway, GatewayParts
 from intramuros.tunnel.inner import ServerIdentity
 from intramuros.tunnel.ledger import Ledger
@@ -55,14 +63,14 @@ async def serve_gateway(
     identity = ServerIdentity(
         config.cert_file, config.key_file, clock, lambda pem: _check_certificate(pem, config, clock)
     )
-    edge_context = _edge_context(config.edge_ca_file)
+    dialer = EdgeDialer(_trusts(config), config.edge_transport, _proxies(config))
     control_key = load_control_key(config.control_key_file)
     ledger = Ledger(config.audit_file, clock)
     try:
         async with upstream_pool(config.addresses, _upstream_context(config.upstream_tls)) as pool:
             parts = GatewayParts(
                 edges=config.edges,
-                edge_context=edge_context,
+                dialer=dialer,
                 token_file=config.token_file,
                 name=_name(),
                 identity=identity,
@@ -94,11 +102,33 @@ def _check_certificate(pem: bytes, config: GatewayConfig, clock: Clock) -> None:
         ) from error
 
 
-def _edge_context(ca_file: Path | None) -> ssl.SSLContext:
-    context = _trust(ca_file, "edge_ca_file", include_system=ca_file is None)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.set_alpn_protocols([LINK_ALPN])
-    return context
+def _trusts(config: GatewayConfig) -> Trust:
+    direct, wrapped, proxy = (
+        _trust(config.edge_ca_file, "edge_ca_file", include_system=config.edge_ca_file is None)
+        for _ in range(3)
+    )
+    direct.minimum_version = ssl.TLSVersion.TLSv1_3
+    direct.set_alpn_protocols([LINK_ALPN])
+    # What ends TLS on the way may be older than we are; nothing depends on the outer TLS alone.
+    wrapped.set_alpn_protocols(["http/1.1"])
+    proxy.load_default_certs()
+    return Trust(direct, wrapped, proxy)
+
+
+def _proxies(config: GatewayConfig) -> Callable[[str], ForwardProxy | None]:
+    """Return which proxy is on the way to a host: the configured one, or the environment's."""
+    if config.edge_proxy == "none":
+        return lambda _host: None
+    if config.edge_proxy is not None:
+        file = config.edge_proxy_credentials
+        known = None if file is None else read_credentials(file)
+        proxy = read_proxy(config.edge_proxy, "key 'edge_proxy'", known)
+        return lambda _host: proxy
+    env = {name.lower(): value for name, value in environment().items()}
+    if not env.get("https_proxy"):
+        return lambda _host: None
+    usual = read_proxy(env["https_proxy"], "the variable HTTPS_PROXY")
+    return lambda host: None if is_exempt(host, env.get("no_proxy", "")) else usual
 
 
 def _upstream_context(trust: UpstreamTls) -> ssl.SSLContext:

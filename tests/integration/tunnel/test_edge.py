@@ -68,9 +68,14 @@ async def test_first_lines_that_are_not_ours_are_refused(tmp_path: Path) -> None
             async with connected(rig, port) as wire:
                 await wire.send(line)
                 assert (await said_until_closed(wire)).startswith(answer)
-        async with connected(rig, port, "h2") as wire:
-            await wire.send(b"anything")
-            assert await said_until_closed(wire) == b""
+        for request, answer in (
+            (b"anything\r\n\r\n", b""),
+            (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"HTTP/1.1 404 "),
+            (b"GET /link HTTP/1.1\r\nHost: a\r\n\r\n", b"HTTP/1.1 426 "),
+        ):
+            async with connected(rig, port, "http/1.1") as wire:
+                await wire.send(request)
+                assert (await said_until_closed(wire)).startswith(answer)
     refused = rig.audit("edge-audit.jsonl")
     assert [record["kind"] for record in refused] == ["link.refused"] * 3
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from intramuros.kernel.errors import OperatorError
 from intramuros.tunnel.config import GatewayConfig, load_config, parse_config
-from intramuros.tunnel.gateway import EdgeAddress
+from intramuros.tunnel.dialer import EdgeAddress, Transport
 from intramuros.tunnel.routes import PRIVATE_NETWORKS, Upstream
 
 GOOD = """
@@ -57,10 +57,23 @@ def test_defaults() -> None:
     assert (config.log_level, config.shutdown_timeout_s) == ("info", 30)
 
 
+def test_the_way_to_the_edge_may_be_told() -> None:
+    config = parse(GOOD)
+    assert (config.edge_transport, config.edge_proxy) == (Transport.AUTO, None)
+    config = parse(
+        GOOD + "edge_transport: websocket\nedge_proxy: http://proxy.example:3128\n"
+        "edge_proxy_credentials_file: known\n"
+    )
+    assert config.edge_transport is Transport.WEBSOCKET
+    assert config.edge_proxy == "http://proxy.example:3128"
+    assert config.edge_proxy_credentials == Path("/etc/gateway/known")
+
+
 @pytest.mark.parametrize(
     ("text", "key"),
     [
         ("", "mapping"),
+        (GOOD + "edge_transport: quic\n", "edge_transport"),
         ("- a", "mapping"),
         ("a: [", "YAML"),
         (change("  docs: http://10.0.0.5:8080\n  wiki.", "  - docs: a\n  - wiki."), "routes"),

@@ -6,7 +6,6 @@ from intramuros.tunnel.gateway import (
     MIN_REDIAL_S,
     QUICK_PHASE_S,
     QUICK_REDIAL_S,
-    EdgeAddress,
     redial_delay_s,
 )
 
@@ -32,4 +31,3 @@ def test_delays_are_spread() -> None:
 
 def test_never_more_than_four_dials_a_second() -> None:
     assert 1 / redial_delay_s(0, 0, 0.0) <= 4
-    assert str(EdgeAddress("edge.example", 443)) == "edge.example:443"
