@@ -55,7 +55,7 @@ _log = logger("sandbox")
 
 
 @dataclass(frozen=True)
-class _Host:
+class Host:
     """What :meth:`BubblewrapProvider.start` found out."""
 
     python: Python
@@ -80,7 +80,7 @@ class BubblewrapProvider:
         self._workspaces = Workspaces(state_dir / "workspaces", as_root=self._root)
         self._room = Room(self._records, self._workspaces)
         self._zygote = Zygote()
-        self._host: _Host | None = None
+        self._host: Host | None = None
         self._live: dict[str, LiveSandbox] = {}
         self._creating: set[str] = set()
         self._uids: dict[str, int] = {}
@@ -140,7 +140,7 @@ class BubblewrapProvider:
         worker = identify(os.getpid())
         if worker is None:
             raise SandboxUnavailable("/proc is not readable", "mount /proc")
-        self._host = _Host(
+        self._host = Host(
             python=python,
             runtime=await runtime.build(self._state / "runtime", python, self.find_binary()),
             groups=find_groups(),
@@ -157,7 +157,7 @@ class BubblewrapProvider:
         finally:
             self._creating.discard(sandbox_id)
 
-    async def _started(self) -> _Host:
+    async def _started(self) -> Host:
         await self.start()
         if self._host is None:
             raise SandboxError("the provider did not start")
@@ -174,7 +174,7 @@ class BubblewrapProvider:
             raise SandboxBusy(f"sandbox {sandbox_id} is being created")
         self._creating.add(sandbox_id)
 
-    async def _create(self, host: _Host, spec: SandboxSpec, sandbox_id: str) -> LiveSandbox:
+    async def _create(self, host: Host, spec: SandboxSpec, sandbox_id: str) -> LiveSandbox:
         await self._clear_earlier(sandbox_id)
         try:
             sandbox = await self._make(host, spec, sandbox_id, self._room)
@@ -221,7 +221,7 @@ class BubblewrapProvider:
             self._creating.discard(sandbox_id)
 
     async def _make(
-        self, host: _Host, spec: SandboxSpec, sandbox_id: str, room: Room
+        self, host: Host, spec: SandboxSpec, sandbox_id: str, room: Room
     ) -> LiveSandbox:
         uid = self._choose_uid(sandbox_id, room.workspaces.owner(sandbox_id))
         workspace = await room.workspaces.open(sandbox_id, uid)
@@ -266,7 +266,7 @@ class BubblewrapProvider:
         except OSError as error:
             raise SandboxError(f"cannot set the sandbox's limits ({error})") from error
 
-    def _python_of(self, spec: SandboxSpec, host: _Host) -> Python:
+    def _python_of(self, spec: SandboxSpec, host: Host) -> Python:
         if spec.rootfs is None:
             return host.python
         if not (spec.rootfs / "usr/bin/python3").exists():

@@ -101,11 +101,15 @@ class Python:
     """Path of its executable inside."""
     host_prefix: Path | None = None
     """Host directory shown at PYTHON_TARGET; None when it comes with the root file system."""
+    loader: tuple[str, ...] = ()
+    """What starts it where the C library is another's; an image's own programs then come first."""
 
     @property
     def path(self) -> str:
         """PATH for the agent's programs."""
         usual = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
+        if self.loader:
+            return f"{usual}:{PYTHON_TARGET}/bin"
         return f"{PYTHON_TARGET}/bin:{usual}" if self.host_prefix else usual
 
 

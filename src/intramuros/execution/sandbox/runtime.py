@@ -53,7 +53,7 @@ def command(python: Python, library: str = LIBRARY_TARGET) -> list[str]:
         library: where it finds our in-sandbox library.
     """
     boot = BOOT.format(library=library)
-    return [python.inside, "-S", "-E", "-I", "-B", "-X", "utf8", "-c", boot]
+    return [*python.loader, python.inside, "-S", "-E", "-I", "-B", "-X", "utf8", "-c", boot]
 
 
 def contained_command(python: Python) -> list[str]:

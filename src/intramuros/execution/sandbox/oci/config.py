@@ -21,6 +21,7 @@ from intramuros.execution.sandbox.launch import (
     check_mount,
 )
 from intramuros.execution.sandbox.launcher import STAGE
+from intramuros.execution.sandbox.oci.carried import has_program
 from intramuros.execution.sandbox.rootfs import (
     AGENT_ID,
     LIBRARY_TARGET,
@@ -67,6 +68,8 @@ class Skeleton:
     """Content by path; empty ones are there to be mounted over."""
     links: dict[str, str] = field(default_factory=dict)
     """Target by path."""
+    programs: dict[str, str] = field(default_factory=dict)
+    """Scripts by path."""
 
     def write(self, root: Path) -> None:
         """Make it on the host, readable to all.
@@ -79,11 +82,11 @@ class Skeleton:
             (root / path.lstrip("/")).mkdir(mode=0o755, parents=True, exist_ok=True)
         for path, mode in SCRATCH.items():
             (root / path.lstrip("/")).chmod(int(mode, 8))  # which runc gives what it mounts there
-        for path, text in self.files.items():
+        for path, text in {**self.files, **self.programs}.items():
             file = root / path.lstrip("/")
             file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             file.write_text(text)
-            file.chmod(0o644)
+            file.chmod(0o755 if path in self.programs else 0o644)
         for path, target in self.links.items():
             link = root / path.lstrip("/")
             link.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -116,11 +119,12 @@ class _Stage:
 
 
 def compose(
-    spec: SandboxSpec, places: Places, bundle: Path, *, own_kernel: bool = False
+    spec: SandboxSpec, places: Places, bundle: Path, *, bash: str = "", own_kernel: bool = False
 ) -> Container:
     """Return the container of a spec.
 
     Args:
+        bash: script that starts a shell, for an image that has none.
         own_kernel: whether it is for gVisor, which shows a ``/sys`` of its own unless told
             otherwise, and would not let ``/dev/null`` be written on a read-only ``/dev``.
         bundle: the host directory that will hold ``config.json`` and the skeleton, as ``root``.
@@ -141,6 +145,10 @@ def compose(
     else:
         stage.add(spec.rootfs)
         overlays = [[1, 2]]
+        if bash and not has_program(spec.rootfs, "bash"):
+            # The image's /bin may be a link, which must not be hidden by a directory.
+            link = spec.rootfs / "bin"
+            skeleton.programs["/usr/bin/bash" if link.is_symlink() else "/bin/bash"] = bash
     if spec.trust is not None:
         skeleton.files[TRUST] = ""
         shown = stage.add(spec.trust)

@@ -25,12 +25,13 @@ from intramuros.execution.sandbox.base import (
     SandboxSpec,
     SandboxUnavailable,
 )
-from intramuros.execution.sandbox.bubblewrap import READY_S, BubblewrapProvider
+from intramuros.execution.sandbox.bubblewrap import READY_S, BubblewrapProvider, Host
 from intramuros.execution.sandbox.cgroups import Group, Groups
 from intramuros.execution.sandbox.channel import Channel
 from intramuros.execution.sandbox.launch import Places
 from intramuros.execution.sandbox.launcher import STAGE
 from intramuros.execution.sandbox.live import Handles, LiveSandbox
+from intramuros.execution.sandbox.oci.carried import Carried, carry, has_program
 from intramuros.execution.sandbox.oci.config import Container, compose
 from intramuros.execution.sandbox.oci.guard import guarded
 from intramuros.execution.sandbox.oci.runtimes import (
@@ -130,7 +131,16 @@ class ContainerProvider(BubblewrapProvider):
     ) -> LiveSandbox:
         ids = self._ids(record)
         bundle = self._bundles / record.sandbox_id
-        container = compose(spec, places, bundle, own_kernel=self.kinds == GVISOR)
+        carried = await self._carry(spec)
+        if carried is not None:
+            places = replace(places, python=carried.python)
+        container = compose(
+            spec,
+            places,
+            bundle,
+            bash=carried.bash if carried else "",
+            own_kernel=self.kinds == GVISOR,
+        )
         await to_thread.run_sync(self._lay_out, bundle, container, ids)
         ours, theirs = socket.socketpair()
         errors = os.memfd_create("errors")
@@ -164,6 +174,20 @@ class ContainerProvider(BubblewrapProvider):
 
     def _filter(self, machine: str) -> bytes:
         return seccomp.assemble(machine)
+
+    def _python_of(self, spec: SandboxSpec, host: Host) -> Python:
+        return host.python  # where there is an image, what is carried takes its place
+
+    async def _carry(self, spec: SandboxSpec) -> Carried | None:
+        """Return what runs on an image; None without one."""
+        if spec.rootfs is None or self._host is None:
+            return None
+        if not await to_thread.run_sync(has_program, spec.rootfs, "sh"):
+            raise SandboxUnavailable(
+                f"the image at {spec.rootfs} has no /bin/sh", "use an image that has a shell"
+            )
+        directory = self._state / "runtime"
+        return await to_thread.run_sync(carry, directory, self._host.python)
 
     def _ids(self, record: Record) -> Ids:
         if record.uid is None:
