@@ -1,15 +1,15 @@
 """``intramuros doctor``: what this host can do, what is missing, and how to fix it."""
 
 import importlib.util
+import json
 import shutil
 import socket
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.console import Console
@@ -19,6 +19,10 @@ from intramuros.cli.options import imported
 from intramuros.kernel.config import environment
 from intramuros.kernel.errors import DomainError, OperatorError
 
+if TYPE_CHECKING:
+    from intramuros.execution.doctor import Report
+
+DEFAULT: Final = "bubblewrap"
 OK: Final = "ok"
 WARNING: Final = "warning"
 FAILURE: Final = "failure"
@@ -50,11 +54,18 @@ def doctor(
     ] = Path("intramuros-data"),
     port: Annotated[int, typer.Option(help="Port that the server would use.")] = 7700,
     edge_port: Annotated[int, typer.Option(help="Port that the edge would use.")] = 7844,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
 ) -> None:
     """Examine this host without changing it; status 1 if something needed is missing.
 
+    Every sandbox provider is tried with a tiny sandbox; those that do not work here are told with
+    what they lack, and only the default one is needed.
+
     Example: intramuros doctor
     """
+    if as_json:
+        _tell_json(data_dir.absolute(), (port, edge_port))
+        return
     console = Console(highlight=False)
     failures = 0
     for finding in examine(data_dir.absolute(), (port, edge_port)):
@@ -69,8 +80,43 @@ def doctor(
         raise NotFit(f"{failures} thing(s) are missing: see the lines marked ✗")
 
 
+def _tell_json(data_dir: Path, ports: tuple[int, ...]) -> None:
+    found = list(ground(data_dir, ports))
+    reports = list(_reports())
+    fit = all(one.level != FAILURE for one in found) and _default_works(reports)
+    sys.stdout.write(
+        json.dumps(
+            {
+                "fit": fit,
+                "findings": [asdict(one) for one in found],
+                "providers": [asdict(report) for report in reports],
+            },
+            indent=2,
+        )
+        + "\n"
+    )
+    if not fit:
+        raise NotFit("something needed is missing: see the findings")
+
+
+def _reports() -> "Iterator[Report]":
+    names = imported("intramuros.execution.sandbox.providers", "worker", "names")
+    look = imported("intramuros.execution.doctor", "worker", "examine")
+    yield from look(names())
+
+
+def _default_works(reports: "list[Report]") -> bool:
+    return any(report.works and report.provider == DEFAULT for report in reports)
+
+
 def examine(data_dir: Path, ports: tuple[int, ...]) -> Iterator[Finding]:
     """Yield what was found, the groundwork first."""
+    yield from ground(data_dir, ports)
+    yield from _sandbox()
+
+
+def ground(data_dir: Path, ports: tuple[int, ...]) -> Iterator[Finding]:
+    """Yield what was found, sandboxes aside."""
     yield Finding(OK, f"Python {sys.version.split()[0]} on {sys.platform}")
     for extra, modules in _EXTRAS.items():
         missing = [name for name in modules if importlib.util.find_spec(name) is None]
@@ -83,7 +129,6 @@ def examine(data_dir: Path, ports: tuple[int, ...]) -> Iterator[Finding]:
     for port in ports:
         yield _port(port)
     yield _model()
-    yield from _sandbox()
 
 
 def _disk(data_dir: Path) -> Finding:
@@ -117,11 +162,21 @@ def _model() -> Finding:
 
 
 def _sandbox() -> Iterator[Finding]:
-    module = "intramuros.execution.sandbox.providers"
     try:
-        make = imported(module, "worker", "open_provider")
-        with tempfile.TemporaryDirectory(prefix="intramuros-doctor-") as scratch:
-            for found in make("bubblewrap", Path(scratch)).probe():
-                yield Finding(str(found.level), f"sandbox: {found.what}", found.fix)
+        for report in _reports():
+            yield from _told(report)
     except OperatorError as error:
         yield Finding(FAILURE, f"sandbox: {error.problem}", error.fix)
+
+
+def _told(report: "Report") -> Iterator[Finding]:
+    """Yield a provider's findings; only what the default one lacks is a failure of the host's."""
+    if report.provider == DEFAULT:
+        for found in report.findings:
+            yield Finding(str(found.level), f"sandbox: {found.what}", found.fix)
+        return
+    troubles = [one for one in report.findings if str(one.level) != OK]
+    for found in troubles:
+        yield Finding(WARNING, f"sandbox {report.provider}: {found.what}", found.fix)
+    if not troubles:
+        yield Finding(OK, f"sandbox {report.provider}: {report.findings[-1].what}")

@@ -5,18 +5,35 @@ start never tell two stories.
 """
 
 import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from intramuros.execution.egress.netns import probe as probe_network
 from intramuros.execution.sandbox.base import (
     GIB,
     MIB,
+    Capabilities,
     Finding,
     Level,
     Provider,
     SandboxUnavailable,
 )
-from intramuros.execution.sandbox.providers import DEFAULT, open_provider
+from intramuros.execution.sandbox.providers import DEFAULT, UNISOLATED, open_provider
+from intramuros.execution.sandbox.trial import probe_for_real
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one provider can do on this host, tried for real."""
+
+    provider: str
+    works: bool
+    findings: list[Finding]
+    capabilities: Capabilities | None
+    """None when it is not installed."""
+
 
 LOW_BYTES = 2 * GIB
 """Below this, sessions soon fail; above, a warning is not worth the operator's time."""
@@ -39,6 +56,31 @@ def probe(state_dir: Path, provider: str = DEFAULT) -> list[Finding]:
         return [Finding(Level.FAILURE, error.problem, error.fix)]
     network = [probe_network()] if found.capabilities.egress else []
     return [*found.probe(), *network, probe_disk(state_dir)]
+
+
+def examine(names: Iterable[str]) -> Iterator[Report]:
+    """Yield what each provider can do: what it finds on the host, and one tiny sandbox of it.
+
+    Takes up to a second each; leaves nothing behind. ``process`` is not tried: it works anywhere,
+    and is nothing to look for.
+    """
+    for name in names:
+        yield _examine(name)
+
+
+def _examine(name: str) -> Report:
+    def make(folder: Path) -> Provider:
+        return open_provider(name, folder)
+
+    with tempfile.TemporaryDirectory(prefix="intramuros-doctor-") as folder:
+        try:
+            provider = make(Path(folder))
+            findings, capabilities = provider.probe(), provider.capabilities
+        except SandboxUnavailable as error:
+            return Report(name, False, [Finding(Level.FAILURE, error.problem, error.fix)], None)
+    if name != UNISOLATED and is_fit(findings):
+        findings.append(probe_for_real(make))
+    return Report(name, is_fit(findings), findings, capabilities)
 
 
 def probe_disk(state_dir: Path) -> Finding:

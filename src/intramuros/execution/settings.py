@@ -33,6 +33,12 @@ _EGRESS_BOUNDS: Final = {
     "egress_received_bytes": "received_bytes",
 }
 _KEY_BYTES: Final = 8192
+_HOST_S_OWN: Final = tuple(
+    map(Path, ("/", "/boot", "/dev", "/etc", "/proc", "/root/.ssh", "/run", "/sys", "/var/run"))
+)
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_OURS: Final = ("ANTHROPIC_", "INTRAMUROS_", "LD_")
+_TAKEN: Final = frozenset({"HOME", "LOGNAME", "PATH", "PWD", "SHELL", "USER"})
 _TARGET: Final = re.compile(r"/[^\0:]+")
 
 
@@ -59,11 +65,21 @@ class WorkerSettings:
     concurrency: int = 4
     """Sessions served at once."""
     provider: str = "bubblewrap"
-    """Sandbox provider (entry points ``intramuros.sandboxes``)."""
+    """Sandbox provider: ``bubblewrap``, ``oci``, ``gvisor``, an entry point of the group
+    ``intramuros.sandboxes``, or ``process``, which isolates nothing."""
     rootfs: Path | None = None
     """Directory that sandboxes see as their root; the host's own /usr when not set."""
+    image: str | None = None
+    """The same from an image: ``oci-archive:/FILE[:TAG]``, ``oci:/DIRECTORY[:TAG]``,
+    ``docker://HOST/NAME[:TAG][@DIGEST]`` or ``dir:/DIRECTORY``."""
+    image_auth_file: Path | None = None
+    """Credentials for registries, as ``skopeo login`` writes them."""
     mounts: tuple[str, ...] = ()
-    """``source:target[:rw]``; read-only unless it ends in ``:rw``."""
+    """``source:target[:rw]``; read-only unless it ends in ``:rw``. Nobody else can add a mount."""
+    gpus: tuple[str, ...] = ()
+    """``all``, or device files of GPUs that sandboxes get (``/dev/nvidia0``)."""
+    variables: tuple[str, ...] = ()
+    """``NAME=value`` in the environment of sandboxes; never a credential."""
     cpus: float = 1.0
     """Processors of one sandbox."""
     memory_bytes: int = _LIMITS.memory_bytes
@@ -191,6 +207,8 @@ class WorkerSettings:
             )
         if self.snapshot_expire_s < 0:
             raise OperatorError("snapshot_expire_s is negative", "use 0 or more")
+        if self.image is not None and self.rootfs is not None:
+            raise OperatorError("image and rootfs are both set", "give sandboxes one of the two")
         self.spec()
         self.egress()
         return self
@@ -284,8 +302,14 @@ class WorkerSettings:
                 pids=self.pids,
                 disk_bytes=self.disk_bytes,
             ),
-            mounts=tuple(parse_mount(text, self.environment_key_file) for text in self.mounts),
+            mounts=tuple(self._mount(text) for text in self.mounts),
+            environment=dict(parse_variable(text) for text in self.variables),
         )
+
+    def _mount(self, text: str) -> Mount:
+        mount = parse_mount(text, self.environment_key_file)
+        check_source(mount.source, self.state_dir)
+        return mount
 
     def audit_path(self) -> Path:
         """Return where the audit file is."""
@@ -357,6 +381,39 @@ def parse_mount(text: str, secret_file: Path) -> Mount:
             "keep the key file outside of every mounted directory",
         )
     return Mount(source, target, read_only=mode == "ro")
+
+
+def check_source(source: Path, state_dir: Path) -> None:
+    """Refuse to show what belongs to the host or to other sessions.
+
+    Raises:
+        OperatorError: it does.
+    """
+    place, ours = source.resolve(), state_dir.resolve()
+    if ours.is_relative_to(place) or place.is_relative_to(ours):
+        raise OperatorError(
+            f"mount source {source} would show the worker's state to sandboxes",
+            "keep what is mounted outside of the state directory",
+        )
+    for part in _HOST_S_OWN:
+        if place == part or (part != Path("/") and place.is_relative_to(part)):
+            raise OperatorError(
+                f"mount source {source} belongs to the host itself", "mount a directory of data"
+            )
+
+
+def parse_variable(text: str) -> tuple[str, str]:
+    """Parse ``NAME=value``.
+
+    Raises:
+        OperatorError: it has another form, or the name belongs to the worker.
+    """
+    name, sign, value = text.partition("=")
+    if not sign or not _VARIABLE.fullmatch(name) or "\0" in value:
+        raise OperatorError(f"variable {name!r} is malformed", "write NAME=value")
+    if name.startswith(_OURS) or name in _TAKEN:
+        raise OperatorError(f"variable {name!r} is not for sandboxes", "choose another name")
+    return name, value
 
 
 def _local(host: str) -> bool:

@@ -27,6 +27,7 @@ from intramuros.execution.egress.upstream import (
     client_context,
     system_resolver,
 )
+from intramuros.execution.furnish import furnish
 from intramuros.execution.hands import Hands
 from intramuros.execution.journal import Journal
 from intramuros.execution.memory import MemoryTerms
@@ -36,7 +37,7 @@ from intramuros.execution.poll import Poller
 from intramuros.execution.pool import Size, WarmPool
 from intramuros.execution.record import Record, RecordFailed
 from intramuros.execution.resting import Resort
-from intramuros.execution.sandbox.base import Level, Provider
+from intramuros.execution.sandbox.base import Level, Provider, SandboxSpec
 from intramuros.execution.session import Item, Terms
 from intramuros.execution.settings import WorkerSettings
 from intramuros.execution.skills import Skills
@@ -100,11 +101,12 @@ async def serve_worker(
         stack.callback(record.close)
         await _start_provider(provider, stack)
         station = await _open_station(settings, provider, record, resolver, stack)
-        pool = _pool(settings, provider, station, clock)
+        furnished = await to_thread.run_sync(furnish, settings, provider)
+        pool = _pool(settings, furnished.spec, provider, station, clock)
         resort, keys = await _open_resort(settings, provider, record, worker_id)
         hands = Hands(
             provider,
-            settings.spec(),
+            furnished.spec,
             random.random,
             keep=settings.keep_idle_sandboxes,
             captures=station.captures if station else None,
@@ -120,6 +122,8 @@ async def serve_worker(
                 environment_id=settings.environment_id,
                 worker_id=worker_id,
                 provider=provider.name,
+                isolation=provider.capabilities.isolation,
+                image=furnished.image,
             )
         except RecordFailed as error:
             raise OperatorError(str(error), "free space on the disk of the audit file") from error
@@ -150,9 +154,12 @@ async def serve_worker(
 
 
 def _pool(
-    settings: WorkerSettings, provider: Provider, station: Station | None, clock: Clock
+    settings: WorkerSettings,
+    spec: SandboxSpec,
+    provider: Provider,
+    station: Station | None,
+    clock: Clock,
 ) -> WarmPool:
-    spec = settings.spec()
     if station is not None:
         spec = replace(spec, egress="names", trust=station.trust)
     # What empties the queue and goes has nobody to wait for.

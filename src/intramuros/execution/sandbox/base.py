@@ -95,6 +95,8 @@ class SandboxSpec:
 
     rootfs: Path | None = None
     """Directory that becomes the root, read-only; None shows the host's /usr."""
+    devices: tuple[Path, ...] = ()
+    """Device files of the host shown at the same place; a provider without ``gpu`` refuses them."""
     limits: Limits = field(default_factory=Limits)
     mounts: tuple[Mount, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)

@@ -100,6 +100,7 @@ class BubblewrapProvider:
             distinct_uids=self._root,
             egress=True,
             snapshots=True,
+            gpu=True,
         )
 
     def probe(self) -> list[Finding]:

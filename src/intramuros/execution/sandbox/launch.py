@@ -97,6 +97,7 @@ def plan(spec: SandboxSpec, places: Places, *, uid: int, seccomp: bool) -> Plan:
     if spec.trust is not None:
         argv += trust_arguments(source(spec.trust), spec.rootfs or Path("/"))
     argv += kernel_arguments()
+    argv += [word for at in spec.devices for word in ("--dev-bind", source(at), str(at))]
     if places.python.host_prefix is not None:
         argv += ["--ro-bind", source(places.python.host_prefix), PYTHON_TARGET]
     argv += ["--ro-bind", f"{runtime}/lib", LIBRARY_TARGET]

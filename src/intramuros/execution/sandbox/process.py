@@ -111,7 +111,7 @@ class ProcessProvider(BubblewrapProvider):
     def capabilities(self) -> Capabilities:
         """What this host allows."""
         known = super().capabilities
-        return replace(known, isolation="none", distinct_uids=False, egress=False)
+        return replace(known, isolation="none", distinct_uids=False, egress=False, gpu=False)
 
     def probe(self) -> list[Finding]:
         """Examine the host; the first finding is what this provider is."""
@@ -185,6 +185,10 @@ def _refuse(spec: SandboxSpec) -> None:
     if spec.rootfs is not None:
         raise SandboxUnavailable(
             "sandboxes of 'process' cannot show an image", "leave it out, or name oci"
+        )
+    if spec.devices:
+        raise SandboxUnavailable(
+            "sandboxes of 'process' see all devices of the host", "leave gpus out"
         )
     if spec.egress != "none":
         raise SandboxUnavailable(

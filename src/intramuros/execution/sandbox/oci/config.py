@@ -149,6 +149,8 @@ def compose(
             # The image's /bin may be a link, which must not be hidden by a directory.
             link = spec.rootfs / "bin"
             skeleton.programs["/usr/bin/bash" if link.is_symlink() else "/bin/bash"] = bash
+    for device in spec.devices:
+        mounts.append(bind(stage.add(device), str(device), device=True))
     if spec.trust is not None:
         skeleton.files[TRUST] = ""
         shown = stage.add(spec.trust)
@@ -168,9 +170,13 @@ def compose(
     return Container(config, skeleton, stage.sources, overlays, seen, program)
 
 
-def bind(source: str, target: str, *, read_only: bool = True) -> dict[str, Any]:
+def bind(
+    source: str, target: str, *, read_only: bool = True, device: bool = False
+) -> dict[str, Any]:
     """Return the mount that shows a path of the host."""
     options = ["rbind", "ro" if read_only else "rw", "nosuid", "nodev"]
+    if device:
+        options = ["bind", "rw", "nosuid", "noexec"]
     return {"destination": target, "type": "bind", "source": source, "options": options}
 
 

@@ -129,6 +129,7 @@ class ContainerProvider(BubblewrapProvider):
         group: Group | None,
         room: Room,
     ) -> LiveSandbox:
+        self._refuse(spec)
         ids = self._ids(record)
         bundle = self._bundles / record.sandbox_id
         carried = await self._carry(spec)
@@ -177,6 +178,13 @@ class ContainerProvider(BubblewrapProvider):
 
     def _python_of(self, spec: SandboxSpec, host: Host) -> Python:
         return host.python  # where there is an image, what is carried takes its place
+
+    def _refuse(self, spec: SandboxSpec) -> None:
+        if spec.devices and not self.capabilities.gpu:
+            raise SandboxUnavailable(
+                f"sandboxes of {self.name!r} cannot have devices of the host",
+                "use bubblewrap or oci, or leave gpus out",
+            )
 
     async def _carry(self, spec: SandboxSpec) -> Carried | None:
         """Return what runs on an image; None without one."""
@@ -338,7 +346,7 @@ class GvisorProvider(ContainerProvider):
     @property
     def capabilities(self) -> Capabilities:
         """What this host allows."""
-        return replace(super().capabilities, isolation="user-kernel")
+        return replace(super().capabilities, isolation="user-kernel", gpu=False)
 
     def _make_group(self, groups: Groups, sandbox_id: str, spec: SandboxSpec) -> Group | None:
         """Limit the kernel with all that it runs; each process of its takes several of the host."""
