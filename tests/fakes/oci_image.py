@@ -1,4 +1,4 @@
-"""Images made of a few of this host's programs: a shell and what a shell needs, no Python, no bash."""
+"""Images made of a few of this host's programs: a shell and a few more, no Python and no bash."""
 
 import gzip
 import hashlib

@@ -180,6 +180,7 @@ class Calls:
             rule=call.permission or "ungated",
             bytes=weight.size,
             sha256=weight.sha256,
+            **({"isolation": "none"} if self._bench.hands.isolation == "none" else {}),
         )
         start = partial(self._bench.journal.start, self._session_id, call.event_id)
         try:

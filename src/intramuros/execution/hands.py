@@ -70,6 +70,11 @@ class Hands:
         self._live: dict[str, Sandbox] = {}
         self._turns: dict[str, anyio.Lock] = {}
 
+    @property
+    def isolation(self) -> str:
+        """What keeps sandboxes from the host; ``none`` belongs into the record of each call."""
+        return self._provider.capabilities.isolation
+
     @asynccontextmanager
     async def turn(self, session_id: str) -> AsyncIterator[None]:
         """Hold a session for one item; a second item of the same session waits.

@@ -24,8 +24,12 @@ from intramuros.execution.sandbox.base import (
     SandboxUnavailable,
 )
 from intramuros.execution.sandbox.cgroups import find_groups
+from intramuros.execution.sandbox.devices import find_gpus
+from intramuros.execution.sandbox.oci.images import Images
 from intramuros.execution.sandbox.oci.provider import GvisorProvider
 from intramuros.execution.sandbox.providers import open_provider
+from intramuros.execution.sandbox.spares import Sparing
+from tests.fakes.oci_image import Builder, entry, layer, small_system
 from tests.integration.execution.runtimes import CONTAINERS, require
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(90)]
@@ -61,8 +65,8 @@ async def test_every_check_of_the_battery_passes(
 
 async def test_neither_of_its_two_ids_is_the_host_s_root(provider: Provider) -> None:
     ids = set()
-    for number in range(2):
-        sandbox = await provider.create(SandboxSpec(), f"s{number}")
+    for _ in range(2):
+        sandbox = await provider.create(SandboxSpec(), fresh())
         pid = sandbox.host_pid  # type: ignore[attr-defined]  # of ours alone
         status = await anyio.Path(f"/proc/{pid}/status").read_text()
         ids |= set(status.split("Uid:")[1].splitlines()[0].split())
@@ -77,7 +81,7 @@ async def test_neither_of_its_two_ids_is_the_host_s_root(provider: Provider) -> 
 
 
 async def test_what_is_written_stays_and_nothing_else(provider: Provider, tmp_path: Path) -> None:
-    name = f"kept-{secrets.token_hex(6)}"
+    name = fresh()
     sandbox = await provider.create(SandboxSpec(), name)
     assert bool(_groups(name)) == bool(find_groups().parents)
     with pytest.raises(SandboxBusy):
@@ -115,7 +119,7 @@ async def test_mounts_limits_and_environment(provider: Provider, tmp_path: Path)
         ),
         environment={"TOKEN": "placeholder"},
     )
-    sandbox = await provider.create(spec, "s")
+    sandbox = await provider.create(spec, fresh())
     script = "cat /mnt/*/file skills/file /mnt/one; echo $TOKEN; ulimit -n; echo x >/mnt/rw/new"
     seen = await sandbox.exec(["/bin/sh", "-c", script])
     assert seen.stdout.decode() == "rorwskillssingleplaceholder\n99\n"
@@ -125,11 +129,11 @@ async def test_mounts_limits_and_environment(provider: Provider, tmp_path: Path)
         assert b"ead-only" in refused.stderr, place
     large = await sandbox.exec(["/bin/sh", "-c", "head -c 9000000 /dev/zero >big"])
     assert large.exit_code != 0
-    assert (tmp_path / "state/workspaces/s/big").stat().st_size <= 8 * MIB
+    assert (tmp_path / f"state/workspaces/{sandbox.sandbox_id}/big").stat().st_size <= 8 * MIB
 
 
 async def test_what_it_connects_to_arrives_at_sockets_held_outside(provider: Provider) -> None:
-    sandbox = await provider.create(SandboxSpec(egress="names"), "s")
+    sandbox = await provider.create(SandboxSpec(egress="names"), fresh())
     network = sandbox.network()
     joiner = Joiner()
     try:
@@ -174,6 +178,7 @@ from pathlib import Path
 import anyio
 from intramuros.execution.sandbox.base import SandboxSpec
 from intramuros.execution.sandbox.providers import open_provider
+from intramuros.execution.sandbox.spares import Sparing
 
 async def main():
     provider = open_provider(sys.argv[1], Path(sys.argv[2]))
@@ -187,7 +192,7 @@ anyio.run(main)
 
 
 async def test_a_killed_worker_s_containers_die_and_are_swept(name: str, tmp_path: Path) -> None:
-    session = f"killed-{secrets.token_hex(6)}"
+    session = fresh()
     state = tmp_path / "state"
     worker = subprocess.Popen(  # noqa: ASYNC220 - a process to kill
         [sys.executable, "-c", _WORKER, name, str(state), session],
@@ -235,6 +240,105 @@ async def test_a_gvisor_that_does_not_work_is_refused_at_the_start(tmp_path: Pat
     assert list((tmp_path / "state/workspaces").iterdir()) == []
 
 
+def fresh() -> str:
+    """Return an id that no other test on this host has: control groups are named by it."""
+    return f"test-{secrets.token_hex(6)}"
+
+
 def _groups(name: str) -> list[Path]:
     groups = (parent / f"intramuros-{name}" for parent in find_groups().parents.values())
     return [group for group in groups if group.exists()]
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root directory with a shell and a few programs, but neither Python nor bash."""
+    folder = tmp_path_factory.mktemp("image")
+    builder = Builder()
+    more = layer(
+        [
+            entry("etc/motd", b"hello from the image"),
+            entry("etc/shadow", b"secret", mode=0o640),
+            entry("home/agent/mine", b"x"),
+            entry("srv/.wh.nothing"),
+        ]
+    )
+    builder.image(small_system(), more, Env=["PATH=/bin"])
+    archive = builder.archive(folder / "image.tar")
+    return Images(folder / "images").open(f"oci-archive:{archive}").rootfs
+
+
+async def test_an_image_without_python_or_bash_has_all_tools(
+    provider: Provider, image: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mounted").mkdir()
+    (tmp_path / "mounted/file").write_text("m")
+    spec = SandboxSpec(rootfs=image, mounts=(Mount(tmp_path / "mounted", "/mnt/x"),))
+    sandbox = await provider.create(spec, fresh())
+
+    async def said(tool: str, **arguments: object) -> str:
+        return str((await sandbox.call(tool, arguments)).content[0]["text"])
+
+    assert "5." in await said("bash", command="echo $BASH_VERSION")
+    assert await said("bash", command="x=kept; cd /etc; cat motd") == "hello from the image"
+    assert await said("bash", command="echo $x $PWD; cat /mnt/x/file") == "kept /etc\nm"
+    assert "ermission denied" in await said("bash", command="cat /etc/shadow")
+    assert "No such file" in await said("bash", command="ls /usr/share")
+    assert "ead-only" in await said("bash", command="echo >/etc/motd; mkdir /srv/x")
+    assert (await sandbox.exec(["python3", "-c", "import ssl, sqlite3"])).exit_code == 0
+    await sandbox.call("write", {"file_path": "a.txt", "content": "needle"})
+    assert "a.txt:1:needle" in await said("grep", pattern="needle")
+    assert "needle" in await said("read", file_path="a.txt")
+    # Two sandboxes of one image, and the image as it was.
+    other = await provider.create(spec, fresh())
+    assert (await other.exec(["cat", "/etc/motd"])).stdout == b"hello from the image"
+    assert (image / "etc/motd").read_bytes() == b"hello from the image"
+
+
+async def test_an_image_without_a_shell_is_refused(provider: Provider, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SandboxUnavailable, match="has no /bin/sh"):
+        await provider.create(SandboxSpec(rootfs=tmp_path / "empty"), fresh())
+    assert list((tmp_path / "state/bundles").iterdir()) == []
+
+
+async def test_devices_are_shown_where_the_provider_can(provider: Provider, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can make a device file to stand for a GPU")
+    device = Path("/dev") / f"nvidia{secrets.randbelow(1000) + 1000}"
+    os.mknod(device, 0o20666, os.makedev(1, 5))  # that of /dev/zero
+    try:
+        device.chmod(0o666)
+        spec = SandboxSpec(devices=find_gpus([str(device)]))
+        if not provider.capabilities.gpu:
+            with pytest.raises(SandboxUnavailable, match="cannot have devices"):
+                await provider.create(spec, fresh())
+            return
+        sandbox = await provider.create(spec, fresh())
+        read = f"import os; print(os.read(os.open('{device}', os.O_RDWR), 3))"
+        done = await sandbox.exec(["python3", "-c", read])
+        assert done.stdout == b"b'\\x00\\x00\\x00'\n", done.stderr
+        plain = await provider.create(SandboxSpec(), fresh())
+        assert (await plain.exec(["ls", str(device)])).exit_code != 0
+    finally:
+        device.unlink()
+
+
+async def test_a_spare_becomes_a_session_s_container(provider: Provider, tmp_path: Path) -> None:
+    assert isinstance(provider, Sparing)
+    spec = SandboxSpec()
+    spare = await provider.prepare(spec)
+    mounted = SandboxSpec(mounts=(Mount(tmp_path, "/mnt/x"),))
+    assert await provider.adopt(spare, mounted, fresh()) is None
+    adopted = await provider.adopt(spare, SandboxSpec(environment={"A": "b"}), fresh())
+    assert adopted is not None
+    seen = await adopted.call("bash", {"command": "echo $A >file; cat file"})
+    assert seen.content[0]["text"] == "b"
+    assert (tmp_path / f"state/workspaces/{adopted.sandbox_id}/file").read_text() == "b\n"
+    await provider.sweep()
+    assert (await adopted.call("bash", {"command": "echo still"})).content[0]["text"] == "still"
+    await adopted.destroy()
+    assert list((tmp_path / "state/bundles").iterdir()) == []
+    left = await provider.prepare(spec)
+    await left.shell.destroy(keep_workspace=False)
+    assert list((tmp_path / "state/bundles").iterdir()) == []

@@ -22,6 +22,11 @@ async def provider(tmp_path: Path) -> AsyncIterator[ProcessProvider]:
     await made.aclose()
 
 
+def fresh() -> str:
+    """Return an id that no other test on this host has: control groups are named by it."""
+    return f"test-{secrets.token_hex(6)}"
+
+
 async def test_the_tools_are_the_same(provider: ProcessProvider, tmp_path: Path) -> None:
     (tmp_path / "uploads").mkdir()
     (tmp_path / "uploads/given").write_text("for you")
@@ -30,7 +35,7 @@ async def test_the_tools_are_the_same(provider: ProcessProvider, tmp_path: Path)
         Mount(tmp_path / "uploads", "/mnt/session/uploads"),
         Mount(tmp_path / "skills", "/workspace/skills"),
     )
-    sandbox = await provider.create(SandboxSpec(mounts=mounts), "s")
+    sandbox = await provider.create(SandboxSpec(mounts=mounts), fresh())
 
     async def said(tool: str, **arguments: object) -> str:
         return str((await sandbox.call(tool, arguments)).content[0]["text"])
@@ -44,13 +49,13 @@ async def test_the_tools_are_the_same(provider: ProcessProvider, tmp_path: Path)
     assert "read-only" in await said("write", file_path="/mnt/session/uploads/new", content="x")
     assert "outside" in await said("read", file_path="/etc/passwd")
     assert await said("bash", command="cat a.py; echo $HOME; ls -d skills") == (
-        f"x = 2\n{tmp_path / 'state/workspaces/s'}\nskills"
+        f"x = 2\n{tmp_path / 'state/workspaces' / sandbox.sandbox_id}\nskills"
     )
     assert (await sandbox.exec(["/bin/sh", "-c", "exit 3"])).exit_code == 3
 
 
 async def test_what_it_started_ends_with_it(provider: ProcessProvider) -> None:
-    sandbox = await provider.create(SandboxSpec(), "s")
+    sandbox = await provider.create(SandboxSpec(), fresh())
     marker = secrets.token_hex(8)
     daemon = f"(setsid nohup bash -c 'exec -a {marker} sleep 600' >/dev/null 2>&1 &); sleep 0.1"
     await sandbox.call("bash", {"command": daemon})
@@ -68,6 +73,6 @@ async def test_the_battery_does_not_pass_it(provider: ProcessProvider) -> None:
 
 
 async def test_the_host_s_network_is_not_taken_for_its_own(provider: ProcessProvider) -> None:
-    sandbox = await provider.create(SandboxSpec(), "s")
+    sandbox = await provider.create(SandboxSpec(), fresh())
     with pytest.raises(SandboxError, match="no network of its own"):
         sandbox.network()

@@ -65,3 +65,28 @@ def test_what_egress_lacks_is_named_and_keeps_no_worker_from_starting(
     if not any(finding.level is Level.FAILURE for finding in findings):
         assert doctor.is_fit(findings)
     assert lacking in findings
+
+
+def test_each_provider_is_tried_for_real(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[object] = []
+
+    def trial(make: object) -> Finding:
+        tried.append(make)
+        return Finding(Level.FAILURE, "a sandbox does not work here", "report it")
+
+    monkeypatch.setattr(doctor, "probe_for_real", trial)
+    found = {report.provider: report for report in doctor.examine(["oci:/no/such", "process", "x"])}
+    assert list(found) == ["oci:/no/such", "process", "x"]
+    assert not found["oci:/no/such"].works
+    assert found["x"].capabilities is None
+    assert "choose one of" in found["x"].findings[0].fix
+    # What isolates nothing is no goal: it is told, and not tried.
+    assert found["process"].works
+    assert found["process"].findings[0].level is Level.WARNING
+    assert tried == []
+    [report] = doctor.examine(["bubblewrap"])
+    if len(tried) == 1:
+        assert not report.works
+        assert report.findings[-1].what == "a sandbox does not work here"
+    else:
+        assert not doctor.is_fit(report.findings)

@@ -55,6 +55,17 @@ def test_the_key_is_not_sent_in_the_clear_unless_asked_for(
         ({"memory_sync_s": float("nan")}, "memory_sync_s"),
         ({"lease_ttl_s": 0}, "lease_ttl_s"),
         ({"mounts": ("nonsense",)}, "malformed"),
+        ({"mounts": ("/etc:/mnt/etc",)}, "belongs to the host"),
+        ({"mounts": ("/:/mnt/all",)}, "environment key"),
+        ({"mounts": ("/dev/shm:/mnt/shm",)}, "belongs to the host"),
+        ({"mounts": ("/proc/self:/mnt/self",)}, "belongs to the host"),
+        ({"image": "oci:/x", "rootfs": Path("/srv")}, "both set"),
+        ({"variables": ("novalue",)}, "malformed"),
+        ({"variables": ("A B=c",)}, "malformed"),
+        ({"variables": ("A=\0",)}, "malformed"),
+        ({"variables": ("ANTHROPIC_API_KEY=x",)}, "not for sandboxes"),
+        ({"variables": ("LD_PRELOAD=x",)}, "not for sandboxes"),
+        ({"variables": ("PATH=x",)}, "not for sandboxes"),
     ],
 )
 def test_what_cannot_work_is_refused(
@@ -62,6 +73,20 @@ def test_what_cannot_work_is_refused(
 ) -> None:
     with pytest.raises(OperatorError, match=says):
         replace(settings, **change).checked()
+
+
+def test_the_worker_s_own_state_is_never_mounted(settings: WorkerSettings) -> None:
+    workspaces = settings.state_dir / "sandboxes/workspaces"
+    workspaces.mkdir(parents=True)
+    for place in (settings.state_dir, workspaces, settings.state_dir.parent):
+        mounts = (f"{place}:/mnt/x",)
+        with pytest.raises(OperatorError, match=r"worker's state|environment key"):
+            replace(settings, mounts=mounts).checked()
+
+
+def test_variables_keep_their_equals_signs(settings: WorkerSettings) -> None:
+    spec = replace(settings, variables=("A=b=c", "_x=")).spec()
+    assert spec.environment == {"A": "b=c", "_x": ""}
 
 
 def test_mounts_are_read_only_unless_they_say_otherwise(
