@@ -284,7 +284,8 @@ async def test_an_image_without_python_or_bash_has_all_tools(
     assert await said("bash", command="echo $x $PWD; cat /mnt/x/file") == "kept /etc\nm"
     assert "ermission denied" in await said("bash", command="cat /etc/shadow")
     assert "No such file" in await said("bash", command="ls /usr/share")
-    assert "ead-only" in await said("bash", command="echo >/etc/motd; mkdir /srv/x")
+    refused = await said("bash", command="echo >/etc/motd || mkdir /etc/x || echo refused")
+    assert refused.endswith("refused")
     assert (await sandbox.exec(["python3", "-c", "import ssl, sqlite3"])).exit_code == 0
     await sandbox.call("write", {"file_path": "a.txt", "content": "needle"})
     assert "a.txt:1:needle" in await said("grep", pattern="needle")
