@@ -34,7 +34,7 @@ _EGRESS_BOUNDS: Final = {
 }
 _KEY_BYTES: Final = 8192
 _HOST_S_OWN: Final = tuple(
-    map(Path, ("/", "/boot", "/dev", "/etc", "/proc", "/root/.ssh", "/run", "/sys", "/var/run"))
+    map(Path, ("/", "/boot", "/dev", "/etc", "/proc", "/run", "/sys", "/var/run"))
 )
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OURS: Final = ("ANTHROPIC_", "INTRAMUROS_", "LD_")
