@@ -111,7 +111,9 @@ class ProcessProvider(BubblewrapProvider):
     def capabilities(self) -> Capabilities:
         """What this host allows."""
         known = super().capabilities
-        return replace(known, isolation="none", distinct_uids=False, egress=False, gpu=False)
+        return replace(
+            known, isolation="none", distinct_uids=False, egress=False, gpu=False, snapshots=False
+        )
 
     def probe(self) -> list[Finding]:
         """Examine the host; the first finding is what this provider is."""

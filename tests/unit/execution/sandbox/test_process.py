@@ -23,6 +23,8 @@ def test_it_says_first_that_it_isolates_nothing(tmp_path: Path) -> None:
     assert "isolate nothing" in first.what
     known = provider.capabilities
     assert (known.isolation, known.egress, known.distinct_uids) == ("none", False, False)
+    # Its /tmp and its home are the host's: nothing may be put away and cleared there.
+    assert (known.snapshots, known.gpu) == (False, False)
 
 
 @pytest.mark.parametrize(

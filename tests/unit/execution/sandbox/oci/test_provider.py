@@ -38,6 +38,8 @@ def test_they_say_what_they_are(tmp_path: Path) -> None:
     assert (containers.name, containers.capabilities.isolation) == ("oci", "container")
     assert (gvisor.name, gvisor.capabilities.isolation) == ("gvisor", "user-kernel")
     assert containers.capabilities.egress
+    assert (containers.capabilities.snapshots, containers.capabilities.gpu) == (True, True)
+    assert (gvisor.capabilities.snapshots, gvisor.capabilities.gpu) == (False, False)
 
 
 def test_refusals_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
