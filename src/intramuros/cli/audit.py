@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -30,14 +31,28 @@ class ChainBroken(DomainError):
 
 
 @app.command("verify")
-def verify(files: FilesArgument = None, data_dir: DirectoryOption = None) -> None:
+def verify(
+    files: FilesArgument = None,
+    data_dir: DirectoryOption = None,
+    contains: Annotated[
+        list[str] | None,
+        typer.Option(help="A hash that was printed before: it must still be in a chain."),
+    ] = None,
+) -> None:
     """Check every chain and print its length and last hash; status 1 if one is broken.
+
+    A chain cannot tell that its end was cut off. Note the printed hash somewhere else, and pass it
+    the next time with --contains.
 
     Example: intramuros audit verify worker/audit.jsonl
     """
+    missing = set(contains or ())
     for name, lines in _logs(files, data_dir):
-        _, head = _checked(name, lines)
+        records, head = _checked(name, lines)
+        missing -= {str(record["hash"]) for record in records}
         say(f"{name}\t{head.seq} records\t{head.hash}")
+    if missing:
+        raise ChainBroken(f"no chain holds {', '.join(sorted(missing))}: its end was cut off")
 
 
 @app.command("export")
@@ -62,6 +77,9 @@ def report(
 ) -> None:
     """Print what crossed the wall for a session, by direction and rule.
 
+    Also what the filters found in what was to leave, and what was held back because of it; with
+    --json each with its digests.
+
     Example: intramuros audit report sesn_… --data-dir ./data
     """
     files = Layout(data_dir).audit_files() if data_dir else {}
@@ -75,7 +93,7 @@ def report(
         raise OperatorError("no audit file", "pass --data-dir, or --worker and --gateway")
     if as_json:
         for crossing in found:
-            say(json.dumps(crossing.__dict__, ensure_ascii=False))
+            say(json.dumps(asdict(crossing), ensure_ascii=False))
         return
     columns = ("program", "direction", "rule", "count", "bytes")
     table(columns, [total.__dict__ for total in totals(found)])

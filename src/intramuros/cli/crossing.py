@@ -5,14 +5,18 @@ plane says of itself.
 """
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from intramuros.protocol.audit import Head, verify
 
 INWARD: Final = "in"
 OUTWARD: Final = "out"
+HELD: Final = "held"
+"""Of what was to leave, and did not."""
+FOUND: Final = "found"
+"""Of what the filters found in what was to leave."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +30,17 @@ class Crossing:
     rule: str
     bytes: int
     sha256: str
+    masked: int = 0
+    """How many places were masked before it left."""
+    rules: Mapping[str, int] = field(default_factory=dict)
+    """How often each rule of the filters matched."""
+    found: Sequence[str] = ()
+    """Keyed digests of what they found."""
 
 
 @dataclass(frozen=True)
 class Total:
-    """The crossings of one program, direction and rule."""
+    """The crossings of one program, direction and rule, or what one rule of its filters found."""
 
     program: str
     direction: str
@@ -68,7 +78,7 @@ def crossings(
         if session_id is not None and session != session_id:
             continue
         kind = str(record["kind"])
-        for direction, size, digest, name in _SHAPES.get(kind, ()):
+        for direction, size, digest, name in _shapes(kind, fields):
             found.append(
                 Crossing(
                     at=str(record["at"]),
@@ -78,6 +88,7 @@ def crossings(
                     rule=_rule(kind, fields),
                     bytes=_whole(fields.get(size)),
                     sha256=str(fields.get(digest, "")),
+                    **_filtered(direction, fields),
                 )
             )
     return found
@@ -90,6 +101,10 @@ def totals(found: Iterable[Crossing]) -> list[Total]:
         key = (crossing.program, crossing.direction, crossing.rule)
         count, size = sums.get(key, (0, 0))
         sums[key] = (count + 1, size + crossing.bytes)
+    for crossing in found:
+        for rule, count in crossing.rules.items():
+            key = (crossing.program, FOUND, rule)
+            sums[key] = (sums.get(key, (0, 0))[0] + count, 0)
     return [Total(*key, count, size) for key, (count, size) in sums.items()]
 
 
@@ -109,11 +124,42 @@ _SHAPES: Final[Mapping[str, tuple[_Shape, ...]]] = {
 }
 
 
+# Of the others, the members that name what crossed.
+_NAMES: Final = ("path", "skill_id", "file_id", "store_id", "call_id", "repository", "release_id")
+# What names an item of the queue, and carries nothing.
+_EMPTY: Final = frozenset({"work.claim"})
+
+
+def _shapes(kind: str, fields: Mapping[str, object]) -> tuple[_Shape, ...]:
+    """Return what a record says crossed: that of a kind of its own, or whatever has a size."""
+    if kind.endswith(".withheld"):
+        return ((HELD, "bytes", "sha256", _NAMES),)
+    if kind in _SHAPES or kind in _EMPTY or "bytes" not in fields:
+        return _SHAPES.get(kind, ())
+    direction = fields.get("direction")
+    if direction not in (INWARD, OUTWARD):
+        return ()
+    return ((str(direction), "bytes", "sha256", _NAMES),)
+
+
+def _filtered(direction: str, fields: Mapping[str, object]) -> dict[str, Any]:
+    rules, found = fields.get("rules"), fields.get("found")
+    if direction == INWARD or not isinstance(rules, Mapping) or "subject" in fields:
+        return {}
+    return {
+        "masked": _whole(fields.get("masked")),
+        "rules": {str(rule): _whole(count) for rule, count in rules.items()},
+        "found": tuple(found) if isinstance(found, list) else (),
+    }
+
+
 def _rule(kind: str, fields: Mapping[str, object]) -> str:
     if kind == "egress.end":
         return f"egress {fields.get('rule', '')}".strip()
     if "upstream" in fields:
         return f"route {str(fields.get('host', '')).partition('.')[0]}"
+    if kind not in _SHAPES:
+        return f"{kind.replace('.', ' ')} {fields.get('rule', '')}".strip()
     return f"tool {fields.get('rule', '')}".strip()
 
 

@@ -23,6 +23,17 @@ def test_verify_and_export(run: Run, tmp_path: Path) -> None:
     assert [json.loads(line)["seq"] for line in exported] == [1, 2, 3, 4]
 
 
+def test_a_chain_that_was_cut_off_is_noticed_by_its_noted_head(run: Run, tmp_path: Path) -> None:
+    file = lay(tmp_path) / "worker" / "audit.jsonl"
+    head = run("audit", "verify", file).out.split("\t")[2].strip()
+    assert run("audit", "verify", file, "--contains", head).status == 0
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
+    assert run("audit", "verify", file).status == 0
+    ran = run("audit", "verify", file, "--contains", head)
+    assert ran.status == 1
+    assert "cut off" in ran.err
+
+
 def test_the_control_planes_chain_is_there_too(run: Run, served: Served) -> None:
     verified = run("audit", "verify", "--data-dir", served.data_dir)
     assert verified.out.startswith("control\t")

@@ -67,6 +67,37 @@ def test_requests_of_sandboxes_cross_both_ways() -> None:
     ]
 
 
+def test_whatever_has_a_size_and_a_direction_crosses() -> None:
+    outward = {"session_id": "s", "direction": "out", "bytes": 4, "sha256": "f"}
+    inward = {**outward, "direction": "in"}
+    held = {"session_id": "s", "path": "b.bin", "rules": {"jwt": 1}, "found": ["d2"], "masked": 1}
+    lines = chain(
+        ("work.claim", inward),
+        ("skill.fetch", {**inward, "skill_id": "skill_1"}),
+        (
+            "output.send",
+            {**outward, "path": "a.txt", "masked": 2, "rules": {"jwt": 2}, "found": ["d1"]},
+        ),
+        ("output.withheld", held),
+        (
+            "release.ask",
+            {**outward, "release_id": "sevt_1", "subject": "output", "rules": {"jwt": 1}},
+        ),
+        ("ssh.session", {**inward, "rule": "certificate"}),
+        ("egress.request", {**outward, "bytes": None, "direction": "sideways"}),
+    )
+    records, _ = checked(lines)
+    found = crossings("worker", records, "s")
+    assert found == [
+        Crossing(AT, "worker", "in", "skill_1", "skill fetch", 4, "f"),
+        Crossing(AT, "worker", "out", "a.txt", "output send", 4, "f", 2, {"jwt": 2}, ("d1",)),
+        Crossing(AT, "worker", "held", "b.bin", "output withheld", 0, "", 1, {"jwt": 1}, ("d2",)),
+        Crossing(AT, "worker", "out", "sevt_1", "release ask", 4, "f"),
+        Crossing(AT, "worker", "in", "", "ssh session certificate", 4, "f"),
+    ]
+    assert totals(found)[-1] == Total("worker", "found", "jwt", 3, 0)
+
+
 def test_sums_by_rule() -> None:
     records, _ = checked(WORKER)
     assert totals(crossings("worker", records)) == [
