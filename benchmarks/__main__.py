@@ -17,8 +17,17 @@ from intramuros.kernel.timing import SystemClock, rfc3339
 FOLDER = Path(__file__).parent
 # (a) the control plane, (b) a tool through the worker, (c) an MCP call through the tunnel, (d) the
 # API's calls, (e) what a sandbox asks of a host, (f) a sandbox that is made and one that waited,
-# (g) sandboxes of each provider.
-NAMES = ("overhead", "tool_roundtrip", "tunnel", "api", "egress", "pool", "providers")
+# (g) sandboxes of each provider, (h) the filters of what leaves.
+NAMES = (
+    "overhead",
+    "tool_roundtrip",
+    "tunnel",
+    "api",
+    "egress",
+    "pool",
+    "providers",
+    "outflow",
+)
 
 
 def main() -> int:

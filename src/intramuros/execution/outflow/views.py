@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import unquote_to_bytes
 
 import re2
 
@@ -88,27 +89,30 @@ class _Build:
     def __init__(self, source: bytes) -> None:
         self._source = source
         self._pieces: list[bytes] = []
-        self._parts: list[Part] = []
+        self._runs: list[tuple[list[Span], int, int, Where]] = []
 
     def add(self, data: bytes, start: int, end: int, where: Where) -> None:
         """Append the ASCII in what a run reads as, apart from what comes before and after."""
-        for match in _ASCII.finditer(data):
-            first, last = match.span()
-            self._pieces += (data[first:last], _BREAK)
-            self._parts += (
-                Part(last - first, start, end, functools.partial(_shifted, where, first)),
-                Part(len(_BREAK), end, end, _nowhere),
-            )
+        spans = [match.span() for match in _ASCII.finditer(data)]
+        if spans:
+            self._pieces += [data[first:last] for first, last in spans]
+            self._runs.append((spans, start, end, where))
 
     def view(self) -> View | None:
         """Return the view; None if there is nothing in it."""
-        if not self._parts:
+        if not self._pieces:
             return None
-        return View(self._source, b"".join(self._pieces), lambda: self._parts)
+        return View(self._source, _BREAK.join([*self._pieces, b""]), self._parts)
+
+    def _parts(self) -> Iterator[Part]:
+        for spans, start, end, where in self._runs:
+            for first, last in spans:
+                yield Part(last - first, start, end, functools.partial(_shifted, where, first))
+                yield Part(len(_BREAK), end, end, _nowhere)
 
 
-# The shortest secret that any rule knows is longer.
-_ASCII: Final = re2.compile(rb"[\x00-\x7f]{11,}")
+# As much as five fours are, by which a run is known.
+_ASCII: Final = re2.compile(rb"[\x00-\x7f]{15,}")
 
 
 def _shifted(where: Where, by: int, encoded: bytes, start: int, end: int) -> Span:
@@ -152,12 +156,18 @@ def _base64(data: bytes) -> View | None:
         if b"\\" in raw:
             raw = _ESCAPE64.sub(b"", raw)
         letters = raw.translate(_STANDARD, delete=_NOISE64)
-        for skip in range(4):
-            # What precedes it may be letters, too: nobody says where the fours begin.
-            body = letters[skip:]
-            body = body[: len(body) - (len(body) % 4 == 1)]
-            build.add(binascii.a2b_base64(body + b"==="), start, end, _letters_of(skip))
+        # What precedes it may be letters, too: nobody says where the fours begin.
+        reads = [_decoded(letters[skip:]) for skip in range(4)]
+        # Where it reads as ASCII throughout, no other beginning is meant.
+        plain = [skip for skip in range(4) if reads[skip][3:-3].isascii()]
+        for skip in plain or range(4):
+            build.add(reads[skip], start, end, _letters_of(skip))
     return build.view()
+
+
+def _decoded(letters: bytes) -> bytes:
+    # A lone letter at the end is no byte.
+    return binascii.a2b_base64(letters[: len(letters) - (len(letters) % 4 == 1)] + b"===")
 
 
 def _letters_of(skip: int) -> Where:
@@ -212,10 +222,12 @@ def _positions(letter: re.Pattern[bytes], escape: re.Pattern[bytes], encoded: by
     return [m.start() for m in letter.finditer(encoded) if m.start() not in hidden]
 
 
-_UNIT: Final = (
-    r"%[0-9A-Fa-f]{2}|\\u00[0-9A-Fa-f]{2}|\\x[0-9A-Fa-f]{2}|\\/"
+_OTHER: Final = (
+    r"\\u00[0-9A-Fa-f]{2}|\\x[0-9A-Fa-f]{2}|\\/"
     r"|&#(?:[0-9]{1,4}|[xX][0-9A-Fa-f]{1,3});|&(?:amp|lt|gt|quot|apos);"
 )
+_UNIT: Final = f"%[0-9A-Fa-f]{{2}}|{_OTHER}"
+_RUN_OTHER: Final = re2.compile(_OTHER)
 _RUN_ESCAPED: Final = re2.compile(_UNIT)
 _UNITS: Final = re.compile(_UNIT.encode())
 
@@ -233,6 +245,8 @@ def _escaped(data: bytes) -> View | None:
             position = end
         yield Part(len(data) - position, position, len(data), None)
 
+    if _RUN_OTHER.search(data) is None:
+        return View(data, unquote_to_bytes(data), parts)
     return View(data, _UNITS.sub(lambda match: _unit(match.group()), data), parts)
 
 
