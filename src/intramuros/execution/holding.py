@@ -22,7 +22,7 @@ from intramuros.kernel.telemetry import logger
 log = logger("holding")
 
 # Between two looks for an answer.
-LOOK_S: Final = 1.0
+LOOK_S: Final = 2.0
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,9 @@ class Holding:
         """
         allowed = filtered.allowed or []
         excerpt = "\n".join(b["text"] for b in filtered.content if b["type"] == "text")
+        shown = excerpt[: self.gate.policy.excerpt_chars]
         data = json.dumps(allowed, sort_keys=True).encode()
-        what = Matter("tool_result", filtered.found, len(data), self.gate.digest(data), excerpt)
+        what = Matter("tool_result", filtered.found, len(data), self.gate.digest(data), shown)
         asked = self.releases.question(what, call_id)
         held = Held(Result(allowed, is_error), asdict(asked), withheld(filtered.found))
         note = partial(self.journal.hold, self.session_id, call_id, held)

@@ -288,7 +288,7 @@ class Store:
         """
         gate, releases = self._line.way.gate, self._line.way.releases
         data = (cleared.allowed or "").encode()
-        excerpt = cleared.text or ""
+        excerpt = (cleared.text or "")[: gate.policy.excerpt_chars]
         what = Matter("memory", cleared.found, len(data), gate.digest(data), excerpt)
         answer = await releases.look(releases.question(what))
         if answer is None:

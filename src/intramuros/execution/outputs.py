@@ -173,6 +173,9 @@ class Outputs:
 
     def _make(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True, mode=0o755)
+        # What a worker that was killed here was about to send.
+        for left in (self._copy, self._clean):
+            left.unlink(missing_ok=True)
 
 
 def scan(root: Path) -> dict[str, Look]:

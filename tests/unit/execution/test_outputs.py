@@ -219,3 +219,17 @@ async def test_a_refused_output_stays_until_it_changes(tmp_path: Path) -> None:
     rig.write("a", b"clean now")
     await rig.outputs.sync()
     assert rig.remote.left == {"a": b"clean now"}
+
+
+async def test_what_a_killed_worker_left_half_sent_is_removed_and_sent_again(
+    tmp_path: Path,
+) -> None:
+    rig = Rig(tmp_path)
+    await rig.outputs.open()
+    rig.write("a", b"kept")
+    for name in ("copy", "clean"):
+        (tmp_path / "home" / name).write_bytes(TOKEN)
+    await rig.outputs.open()
+    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["files"]
+    await rig.outputs.sync()
+    assert rig.remote.left == {"a": b"kept"}

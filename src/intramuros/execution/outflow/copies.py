@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from intramuros.execution.outflow.findings import Action, Finding, Span, spans
+from intramuros.execution.outflow.patterns import MAX_FINDINGS, TooMany
 from intramuros.execution.outflow.results import MAX_DIGESTS, Eyes, Found
 
 _WINDOW: Final = 4 * 1024 * 1024
@@ -55,6 +56,8 @@ def sift(source: Path, target: Path, eyes: Eyes, limit_bytes: int) -> Sifted:
         judge.take(fresh)
         text = judge.text
         found.update(one.moved(offset) for one in eyes.find(window, text))
+        if len(found) > MAX_FINDINGS:
+            raise TooMany(next(iter(found)).rule)
     judge.close()
     places = spans(one for one in found if eyes.action(one.rule) is not Action.PASS)
     result = _found(source, found, eyes, len(places))

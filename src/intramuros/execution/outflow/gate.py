@@ -139,6 +139,9 @@ class Gate:
             log.error("outflow_not_searched", error=str(error))
         except OSError as error:
             log.error("outflow_not_searched", error=os.strerror(error.errno or 0))
+        except Exception as error:  # noqa: BLE001  whatever it is, nothing leaves
+            # Not its words: they could be the text's.
+            log.error("outflow_failed", error=type(error).__name__)
         return None
 
 

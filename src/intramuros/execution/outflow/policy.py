@@ -18,7 +18,7 @@
     entropy: {bits: 4.5, min_chars: 24, action: mask}
     plugins: {medical: block}    # entry points ``intramuros.outflow``
     limits: {result_bytes: 1048576, file_bytes: 10485760}
-    ask: {timeout_s: 600}
+    ask: {timeout_s: 600, excerpt_chars: 500}
 
 Actions are ``pass`` (let it go, count it), ``mask``, ``ask`` and ``block``. What is unknown, empty
 or malformed is refused when the worker starts.
@@ -38,12 +38,14 @@ from intramuros.execution.outflow.patterns import Pattern, Patterns
 from intramuros.execution.outflow.search import Plugin, Search
 from intramuros.execution.outflow.words import Words
 from intramuros.kernel.errors import OperatorError
+from intramuros.protocol.resources.releases import MAX_EXCERPT_CHARS
 
 PLUGIN_ENTRY_POINTS: Final = "intramuros.outflow"
 # Of all blocks as JSON; under the control plane's 32 MiB request body (contract 1.26).
 MAX_RESULT_BYTES: Final = 31 * 1024 * 1024
 MAX_FILE_BYTES: Final = 500 * 1024 * 1024
 ASK_S: Final = 600.0
+EXCERPT_CHARS: Final = 500
 MAX_ASK_S: Final = 24 * 3600.0
 ENTROPY: Final = "entropy"
 _MAX_POLICY_BYTES: Final = 1024 * 1024
@@ -63,6 +65,8 @@ class Policy:
     """Of one output file; a longer one is left out."""
     ask_timeout_s: float = ASK_S
     """How long a person has to allow what a rule asks about; then it is withheld."""
+    excerpt_chars: int = EXCERPT_CHARS
+    """How much masked text a question shows of what it is about."""
 
 
 @dataclass
@@ -123,7 +127,7 @@ def _policy(raw: object, folder: Path, installed: Iterable[EntryPoint]) -> Polic
             read(draft, known[section])
     _plugins(draft, known.get("plugins") or {}, {point.name: point for point in installed})
     limits = _mapping("limits", known.get("limits") or {}, {"result_bytes", "file_bytes"})
-    ask = _mapping("ask", known.get("ask") or {}, {"timeout_s"})
+    ask = _mapping("ask", known.get("ask") or {}, {"timeout_s", "excerpt_chars"})
     search = Search(Patterns(draft.patterns), draft.words, draft.plugins, draft.actions)
     result = limits.get("result_bytes", MAX_RESULT_BYTES)
     file = limits.get("file_bytes", MAX_FILE_BYTES)
@@ -132,6 +136,7 @@ def _policy(raw: object, folder: Path, installed: Iterable[EntryPoint]) -> Polic
         int(_number("result_bytes", result, MAX_RESULT_BYTES)),
         int(_number("file_bytes", file, MAX_FILE_BYTES)),
         _number("timeout_s", ask.get("timeout_s", ASK_S), MAX_ASK_S),
+        _excerpt(ask.get("excerpt_chars", EXCERPT_CHARS)),
     )
 
 
@@ -246,6 +251,10 @@ def _list(what: str, raw: object) -> list[Any]:
     if not isinstance(raw, list):
         raise _Wrong(f"{what} is no list")
     return raw
+
+
+def _excerpt(raw: object) -> int:
+    return 0 if raw == 0 else int(_number("excerpt_chars", raw, MAX_EXCERPT_CHARS))
 
 
 def _number(what: str, raw: object, most: float) -> float:

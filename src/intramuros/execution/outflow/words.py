@@ -14,8 +14,10 @@ from intramuros.execution.outflow.findings import HELD, Finding
 from intramuros.execution.outflow.patterns import MAX_FINDINGS, TooMany
 
 MIN_HELD_BYTES: Final = MIN_SCRUB_BYTES
+# A control plane says what is held, and each encoding of it takes memory.
+MAX_ENCODED_BYTES: Final = 64 * 1024
 # A table of all states is the fastest, and grows with every letter.
-_MOST_BY_TABLE: Final = 2_000
+_MOST_BY_TABLE_BYTES: Final = 64 * 1024
 _WORD: Final = re.compile(rb"[0-9A-Za-z_\x80-\xff]")
 
 
@@ -51,10 +53,21 @@ class Words:
 
 
 class Held:
-    """Secrets that the worker holds, in every encoding that a text may have them in."""
+    """Secrets that the worker holds, in every encoding that a text may have them in.
+
+    The shortest come first; beyond :data:`MAX_ENCODED_BYTES` of all, the rest is looked for as it
+    is, and not encoded.
+    """
 
     def __init__(self, values: Iterable[str]) -> None:
-        self._automaton = _automaton({form for value in values for form in encodings(value)})
+        terms: set[bytes] = set()
+        seen = 0
+        for value in sorted(values, key=len):
+            plain = value.encode("utf-8", "surrogatepass")
+            seen += len(plain)
+            if len(plain) >= MIN_HELD_BYTES:
+                terms |= encodings(value) if seen <= MAX_ENCODED_BYTES else {plain}
+        self._automaton = _automaton(terms)
 
     def find(self, data: bytes) -> list[Finding]:
         """Return where they stand; errors as for :meth:`Words.find`."""
@@ -83,10 +96,11 @@ def _automaton(terms: set[bytes]) -> ahocorasick_rs.BytesAhoCorasick | None:
     if not terms:
         return None
     kinds = ahocorasick_rs.Implementation
+    small = sum(map(len, terms)) <= _MOST_BY_TABLE_BYTES
     return ahocorasick_rs.BytesAhoCorasick(
         sorted(terms),
         matchkind=ahocorasick_rs.MatchKind.LeftmostLongest,
-        implementation=kinds.DFA if len(terms) <= _MOST_BY_TABLE else kinds.ContiguousNFA,
+        implementation=kinds.DFA if small else kinds.ContiguousNFA,
     )
 
 

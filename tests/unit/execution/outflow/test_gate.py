@@ -80,8 +80,12 @@ async def test_what_cannot_be_searched_does_not_leave(monkeypatch: pytest.Monkey
         return []
 
     monkeypatch.setattr(room, "LIMIT_S", 0.2)
+
+    def wrong(_text: str) -> list[tuple[int, int]]:
+        raise MemoryError
+
     try:
-        for plugin in (broken, stuck):
+        for plugin in (broken, wrong, stuck):
             made = gate(policy=policy(mine=plugin))
             began = time.monotonic()
             filtered = await made.result(ToolOutcome.text("content"), "c")

@@ -55,7 +55,7 @@ def test_a_policy_says_it_all(tmp_path: Path) -> None:
         entropy: {bits: 4, min_chars: 20, action: ask}
         plugins: {medical: block}
         limits: {result_bytes: 1000, file_bytes: 2000}
-        ask: {timeout_s: 30}
+        ask: {timeout_s: 30, excerpt_chars: 0}
         """,
     )
     assert found(policy, "ß KD-12345678 HERON Herons R12 Zürich q8Zr2Kx0Vb7Nf4Tj9Wm1") == {
@@ -70,6 +70,7 @@ def test_a_policy_says_it_all(tmp_path: Path) -> None:
     assert policy.search.action("private key") is Action.BLOCK
     assert policy.search.action("github token") is Action.MASK
     assert (policy.result_bytes, policy.file_bytes, policy.ask_timeout_s) == (1000, 2000, 30)
+    assert policy.excerpt_chars == 0
 
 
 def test_without_one_known_formats_are_masked(tmp_path: Path) -> None:
@@ -108,6 +109,7 @@ def test_without_one_known_formats_are_masked(tmp_path: Path) -> None:
         ("limits: {result_bytes: 99999999999}", "result_bytes is a number"),
         ("limits: {file_bytes: true}", "file_bytes is a number"),
         ("ask: {timeout_s: -1}", "timeout_s is a number"),
+        ("ask: {excerpt_chars: 5000}", "excerpt_chars is a number"),
         ("a: [", "outflow.yaml"),
         ("x: !!python/object/apply:os.system [ls]", "outflow.yaml"),
     ],

@@ -30,7 +30,7 @@ def test_case_and_borders_are_as_asked() -> None:
 
 
 def test_a_long_dictionary_is_found_as_a_short_one() -> None:
-    terms = [f"customer-{number:05}" for number in range(room._MOST_BY_TABLE + 1)]
+    terms = [f"customer-{number:05}" for number in range(room._MOST_BY_TABLE_BYTES // 14 + 1)]
     made = Words("customers", terms, whole=True)
     assert made.find(b"see customer-01234 and customer-99999") == [Finding(4, 18, "customers")]
 
@@ -65,6 +65,14 @@ def test_a_held_secret_is_found_in_every_encoding(said: bytes) -> None:
 def test_what_is_too_short_to_be_told_has_no_form() -> None:
     assert encodings("short") == set()
     assert Held(["short", ""]).find(b"a short text") == []
+
+
+def test_what_is_beyond_the_bound_is_found_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "MAX_ENCODED_BYTES", 30)
+    held = Held(["short-secret", "long-secret-" + "x" * 40])
+    assert len(held.find(base64.b64encode(b"..short-secret.."))) == 1
+    assert len(held.find(b"long-secret-" + b"x" * 40)) == 1
+    assert held.find(base64.b64encode(b"long-secret-" + b"x" * 40)) == []
 
 
 def test_more_than_enough_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
