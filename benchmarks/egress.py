@@ -5,8 +5,10 @@
 One HTTPS host on loopback, a process of its own; one client, a program of its own, which runs on
 this machine directly and inside a bubblewrap sandbox, in turns, so that load from elsewhere hits
 both alike: ratios and differences are what counts. A new connection is name, TCP, TLS, a request
-and its answer. Inside, the worker's part is all there: name server, interception, policy, audit
-records on disk. ``attach`` is what a sandbox waits for its network when it is made.
+and its answer; ``new`` asks what is safe to ask twice, so that the worker may use a connection to
+the host that rests, and ``alone`` asks what is not, so that it makes one each time. Inside, the
+worker's part is all there: name server, interception, policy, audit records on disk. ``attach`` is
+what a sandbox waits for its network when it is made.
 """
 
 import argparse
@@ -60,31 +62,33 @@ _CLIENT: Final = """
 import json, socket, ssl, sys, time
 name, address, port, trust, connections, requests = sys.argv[1:]
 context = ssl.create_default_context(cafile=trust)
-ask = f"GET / HTTP/1.1\\r\\nHost: {name}:{port}\\r\\n\\r\\n".encode()
+head = f"/ HTTP/1.1\\r\\nHost: {name}:{port}\\r\\n".encode()
+ask, change = b"GET " + head + b"\\r\\n", b"POST " + head + b"Content-Length: 0\\r\\n\\r\\n"
 def connect():
     plain = socket.create_connection((address, int(port)), 10)
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return context.wrap_socket(plain, server_hostname=name)
-def request(stream):
+def request(stream, ask=ask):
     stream.sendall(ask)
     data = b""
     while b"\\r\\n\\r\\n" not in data or len(data.split(b"\\r\\n\\r\\n", 1)[1]) < 512:
         more = stream.recv(65536)
         if not more: raise SystemExit("the connection was cut")
         data += more
-fresh, kept = [], []
+fresh, alone, kept = [], [], []
 for _ in range(int(connections)):
-    began = time.perf_counter_ns()
-    with connect() as stream:
-        request(stream)
-        fresh.append(time.perf_counter_ns() - began)
+    for said, into in ((ask, fresh), (change, alone)):
+        began = time.perf_counter_ns()
+        with connect() as stream:
+            request(stream, said)
+            into.append(time.perf_counter_ns() - began)
 with connect() as stream:
     request(stream)
     for _ in range(int(requests)):
         began = time.perf_counter_ns()
         request(stream)
         kept.append(time.perf_counter_ns() - began)
-print(json.dumps({"new": fresh, "kept": kept}))
+print(json.dumps({"new": fresh, "alone": alone, "kept": kept}))
 """
 
 
@@ -165,7 +169,7 @@ async def inside(sandbox: Sandbox, site: Site, counts: list[str]) -> dict[str, l
 async def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Take turns and return the figures in milliseconds."""
     sides: dict[str, dict[str, list[int]]] = {
-        name: {"new": [], "kept": []} for name in ("direct", "sandbox")
+        name: {"new": [], "alone": [], "kept": []} for name in ("direct", "sandbox")
     }
     starts: dict[str, list[int]] = {"create": [], "attach": []}
     counts = [str(options.connections), str(options.requests)]
@@ -192,7 +196,7 @@ async def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def figures(sides: dict[str, dict[str, list[int]]], starts: dict[str, list[int]]) -> dict[str, Any]:
     """Return medians, what the way out adds to them, and the ratios."""
     told: dict[str, Any] = {kind: summary_ms(samples) for kind, samples in starts.items()}
-    for kind in ("new", "kept"):
+    for kind in ("new", "alone", "kept"):
         own, ours = (summary_ms(sides[name][kind]) for name in ("direct", "sandbox"))
         told[kind] = {
             "direct": own,

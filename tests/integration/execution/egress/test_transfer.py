@@ -1,5 +1,7 @@
 import gzip
 import hashlib
+import random
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -309,3 +311,52 @@ async def test_an_old_client_gets_an_answer_that_ends_with_the_connection(tmp_pa
                     seen += await stream.receive()
         assert seen.endswith(b"\r\n\r\nabcdef")
         assert site.origin.visits[0].first.endswith("HTTP/1.1")
+
+
+async def test_whatever_a_host_says_it_is_passed_on_cut_off_or_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Damaged answers of every framing, cut anywhere: nothing hangs, nothing fails, no secret."""
+    dice = random.Random(5)
+    value = VALUE.encode()
+    packed = gzip.compress(b"<" + value + b">" * 50)
+    wholes = [
+        answer(b"<" + value + b">", 200, f"X-Echo: {VALUE}"),
+        chunked(b"<" + value) + b"3\r\nabc\r\n0\r\nX-Trailer: t\r\n\r\n",
+        answer(packed, 200, "Content-Encoding: gzip"),
+        b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" + answer(value),
+        b"HTTP/1.0 200 OK\r\n\r\n" + value,
+    ]
+
+    async def damaged(visit: Visit) -> None:
+        said = bytearray(dice.choice(wholes))
+        for _ in range(dice.randrange(4)):
+            at = dice.randrange(len(said))
+            kind = dice.randrange(3)
+            if kind == 0:
+                said[at] = dice.randrange(256)
+            elif kind == 1:
+                del said[at : at + dice.randrange(8)]
+            else:
+                said[at:at] = dice.choice([b"\r\n", b"\0", b"0\r\n\r\n", b"Content-Length: 1\r\n"])
+        cut = dice.randrange(len(said))
+        await visit.send(bytes(said[:cut]))
+        await visit.send(bytes(said[cut:]))
+        await visit.stream.aclose()
+
+    async with rig(tmp_path) as site:
+        site.set(secret())
+        site.origin.answer = damaged
+        for _ in range(150):
+            async with site.connect() as stream:
+                await stream.send(get("/", f"X-Key: {MARK.decode()}", "Connection: close"))
+                seen = b""
+                with anyio.fail_after(5), suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                    while True:
+                        seen += await stream.receive()
+                assert value not in seen
+        ends = site.records("egress.end")
+        assert len(ends) == 150
+        assert {end["ended"] for end in ends} >= {"complete", "malformed_answer"}
+    said = capfd.readouterr()
+    assert "gate_failed" not in said.out + said.err
