@@ -144,6 +144,9 @@ class Leg(ByteStream, asyncio.Protocol):
     def carry(self, inner: "Leg") -> None:
         """Hand on all that comes to another leg from now on."""
         self._inner = inner
+        if self._paused:
+            self._paused = False
+            self.hold(held=False)
         if self.held:
             inner.data_received(self.held)
             self.held = b""
@@ -264,9 +267,9 @@ class Leg(ByteStream, asyncio.Protocol):
             self._unread = self._incoming.pending
             if self._outgoing.pending:
                 self._flush()
-        if self._paused and self._unread < _UNREAD_HIGH // 2 and self.alive:
+        if self._paused and self._unread < _UNREAD_HIGH // 2:
             self._paused = False
-            self._transport.resume_reading()  # type: ignore[union-attr]  # alive
+            self.hold(held=False)
         return data
 
     async def _wait(self, within_s: float | None) -> None:
@@ -403,9 +406,10 @@ class Leg(ByteStream, asyncio.Protocol):
         else:
             self._incoming.write(data)
             self._unread = self._incoming.pending
-        if self._unread >= _UNREAD_HIGH and not self._paused:
+        # A carrier hands on what comes at once; whom it carries says when that is too much.
+        if self._unread >= _UNREAD_HIGH and not self._paused and self._inner is None:
             self._paused = True
-            self._transport.pause_reading()  # type: ignore[union-attr]  # it just gave us bytes
+            self.hold(held=True)
         _wake(self._waiter)
         self._hand_on()
 

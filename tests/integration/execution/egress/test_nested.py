@@ -83,13 +83,28 @@ async def test_much_passes_both_ways_whole() -> None:
 
 
 async def test_who_does_not_read_holds_the_other_back() -> None:
-    async with twice() as (mine, theirs, _):
+    async with twice() as (mine, theirs, _), anyio.create_task_group() as group:
         sent = 0
-        with anyio.move_on_after(0.3):
+
+        async def pour() -> None:
+            nonlocal sent
             while True:
-                await theirs.send(b"x" * CHUNK_BYTES)
-                sent += 1
-        assert sent * CHUNK_BYTES < 32 * 1024 * 1024
+                await theirs.send(b"x" * CHUNK_BYTES * 8)
+                sent += CHUNK_BYTES * 8
+
+        group.start_soon(pour)
+        for _ in range(3):
+            await anyio.sleep(0.2)
+            assert mine._unread < 2 * 1024 * 1024
+            assert sent < 32 * 1024 * 1024
+            seen = 0
+            while seen < 2 * 1024 * 1024:  # and it goes on
+                seen += len(await mine.receive())
+        group.cancel_scope.cancel()
+
+
+async def test_who_does_not_take_holds_us_back() -> None:
+    async with twice() as (mine, _, _):
         with pytest.raises(TimeoutError):
             while True:
                 await mine.send(b"x" * CHUNK_BYTES, 0.1)
