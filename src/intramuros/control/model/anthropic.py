@@ -68,6 +68,7 @@ class Account:
         upstream: the provider's name of a model that is asked for; None where they are the same.
         plain: whether requests go out as they are; clouds move parts of them.
         refusals: what looking for credentials may raise.
+        passing: those of them that may pass, because somebody could not be reached.
         breaks: what reading a broken stream may raise, besides what the SDK raises.
     """
 
@@ -76,6 +77,7 @@ class Account:
     upstream: Callable[[str], str] | None = None
     plain: bool = True
     refusals: tuple[type[Exception], ...] = ()
+    passing: tuple[type[Exception], ...] = ()
     breaks: tuple[type[Exception], ...] = ()
 
     def model(self, name: str) -> str:
@@ -202,8 +204,8 @@ class AnthropicModel:
         except self._account.refusals as error:
             raise ModelError(
                 Failure.REQUEST_FAILED,
-                self._clean(f"no credentials for {self._account.where}: {error}"),
-                retryable=bool(getattr(error, "retryable", False)),
+                self._clean(f"no credentials for {self._account.where}: {_why(error)}"),
+                retryable=self._passes(error),
             ) from error
         except breaks as error:
             raise ModelError(
@@ -226,6 +228,15 @@ class AnthropicModel:
             retry_after_s=retry_after_s(error.response.headers) if retryable else None,
             too_long=too_long,
             ours=refused and not retryable and failure is not Failure.BILLING,
+        )
+
+    def _passes(self, error: Exception) -> bool:
+        """Tell whether credentials that were not to be had may be, a little later."""
+        passing = self._account.passing
+        return (
+            bool(getattr(error, "retryable", False))
+            or isinstance(error, passing)
+            or isinstance(error.__cause__, passing)
         )
 
     def _clean(self, text: str) -> str:
@@ -302,7 +313,7 @@ def _said(error: anthropic.APIStatusError) -> str:
 
 
 def _why(error: Exception) -> str:
-    if isinstance(error, anthropic.APITimeoutError | httpx2.TimeoutException):
+    if isinstance(error, anthropic.APITimeoutError | httpx2.TimeoutException | TimeoutError):
         return "timeout"
     if isinstance(error, anthropic.APIConnectionError | httpx2.HTTPError):
         cause = error.__cause__ or error

@@ -6,12 +6,34 @@ the machine. Both need libraries that only the extras ``bedrock`` and ``vertex``
 
 from collections.abc import Callable
 from importlib import import_module
+from typing import Final
 
+import anyio
 from anthropic import AsyncAnthropicBedrock, AsyncAnthropicVertex
 
 from intramuros.control.model.anthropic import Account, AnthropicModel, timeout
 from intramuros.control.model.providers import BedrockProvider, VertexProvider
 from intramuros.kernel.errors import OperatorError
+
+# For one token of Google's, its library's own tries included; that waits for minutes otherwise.
+TOKEN_S: Final = 30.0
+
+
+class PatientVertex(AsyncAnthropicVertex):
+    """Fetches one token at a time, for all requests that need one, and not for ever.
+
+    The SDK fetches it on a thread that nothing can stop; one for each request that waits would
+    take all of the threads on which this process looks up names.
+    """
+
+    _fetching: anyio.Lock | None = None
+
+    async def _ensure_access_token(self) -> str:
+        if self._fetching is None:
+            self._fetching = anyio.Lock()
+        async with self._fetching:
+            with anyio.fail_after(TOKEN_S):
+                return await super()._ensure_access_token()
 
 
 def bedrock(
@@ -27,6 +49,7 @@ def bedrock(
         OperatorError: the AWS libraries are missing.
     """
     errors = _needed(provider.id, "botocore.exceptions", "bedrock")
+    network = (errors("HTTPClientError"), errors("MetadataRetrievalError"))
     frames = _needed(provider.id, "botocore.eventstream", "bedrock")
     parsers = _needed(provider.id, "botocore.parsers", "bedrock")
     base_url = provider.base_url or f"https://bedrock-runtime.{provider.region}.amazonaws.com"
@@ -47,6 +70,7 @@ def bedrock(
             upstream,
             plain=False,
             refusals=(errors("BotoCoreError"), RuntimeError),
+            passing=network,
             breaks=(frames("ParserError"), parsers("ResponseParserError")),
         ),
     )
@@ -59,7 +83,7 @@ def vertex(provider: VertexProvider, upstream: Callable[[str], str]) -> Anthropi
         OperatorError: Google's library is missing.
     """
     errors = _needed(provider.id, "google.auth.exceptions", "vertex")
-    client = AsyncAnthropicVertex(
+    client = PatientVertex(
         region=provider.region,
         project_id=provider.project,
         base_url=provider.base_url or _vertex_address(provider.region),
@@ -73,7 +97,8 @@ def vertex(provider: VertexProvider, upstream: Callable[[str], str]) -> Anthropi
             f"the Google credentials of the provider {provider.id!r}",
             upstream,
             plain=False,
-            refusals=(errors("GoogleAuthError"), RuntimeError),
+            refusals=(errors("GoogleAuthError"), TimeoutError, RuntimeError),
+            passing=(errors("TransportError"), TimeoutError),
         ),
     )
 
