@@ -1,20 +1,22 @@
-"""What the control plane adds to a tool call.
+"""What the control plane adds between a tool's result and the next request to the model.
 
-``python -m benchmarks.overhead [--calls N] [--out FILE]``
+``python -m benchmarks.overhead [--calls N] [--concurrency N…] [--database-url URL] [--out FILE]``
 
-A client (official SDK) answers a custom tool as soon as it sees the call; the model is a Messages
-server in a process of its own that answers at once. So all the time between the client's
-``user.custom_tool_result`` and the next request at the model is ours: HTTP, the transaction that
-makes the result durable, claiming the turn, the loop, building the request. The server is the real
-one, over HTTP, on SQLite with ``synchronous=FULL``. Client, server and model share the machine.
+A client answers a custom tool as soon as it sees the call. The text of each answer is the time at
+which its first byte was sent; the model, a Messages server in a process of its own, takes the time
+again when the request that holds it arrives. What lies between is ours: HTTP, the transaction that
+makes the result durable, claiming the turn, the loop, building and sending the request. The server
+is the real one, over HTTP; SQLite runs with ``synchronous=FULL``. Client, server and model share
+the machine.
+
+Paced, the model thinks for a second on average, as the fastest real ones do. Flat out, it answers
+at once, so that everything waits for the processor: that shows how many calls a second there can be.
 """
 
 import argparse
 import json
 import os
 import platform
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -23,13 +25,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import anyio
-import httpx2
 from anthropic import AsyncAnthropic
-from anthropic.types.beta.sessions import BetaManagedAgentsSessionStatusIdleEvent
-from tests.wire.host import ROOT, Server, running
+from tests.wire.host import Server, running
 
+from benchmarks.lines import connected
 from benchmarks.meter import MIB, spent, summary_ms
-from intramuros.kernel.config import environment
+from benchmarks.model import timed_model, waits
 from intramuros.kernel.timing import SystemClock
 
 TOOL: Final = {
@@ -38,150 +39,143 @@ TOOL: Final = {
     "description": "Answers at once.",
     "input_schema": {"type": "object", "properties": {}},
 }
-
-
-_HEAD = ("sessions", "calls/s", "result→model p50/p95", "round trip p50/p95", "CPU/call", "RSS")
+# Seconds; each request takes between half of it and one and a half.
+THINK_S: Final = 1.0
+# What is asked of us: p50 and p95 at 50 sessions, in milliseconds.
+TARGET_MS: Final = (5.0, 20.0)
 
 
 @contextmanager
-def instant_model(calls: int) -> Iterator[str]:
-    """Run the model's process; yields its base URL."""
-    command = [sys.executable, "-m", "tests.fakes.messages_server"]
-    command += ["--tool", "probe", "--times", str(calls)]
-    env = {**environment(), "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
-    with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield process.stdout.readline().removeprefix("ready ").strip()
-        finally:
-            process.terminate()
+def bench(model_url: str, database_url: str | None = None, **settings: Any) -> Iterator[Server]:
+    """Run a server for a benchmark, on a fresh data directory."""
+    if database_url is not None:
+        settings["database_url"] = database_url
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        running(
+            Path(scratch, "data"), model_base_url=model_url, log_level="warning", **settings
+        ) as server,
+    ):
+        yield server
 
 
-class Bench:
-    """One client of one server."""
-
-    def __init__(self, client: AsyncAnthropic) -> None:
-        self._client = client
-        self.sent_ns: list[int] = []
-        self.round_trips_ns: list[int] = []
-
-    async def session(self) -> str:
-        """Make a session whose agent has the one tool."""
-        client = self._client
-        agent = await client.beta.agents.create(
-            name="bench",
-            model="instant",
-            tools=[TOOL],
-        )
+async def make_sessions(server: Server, count: int) -> list[str]:
+    """Make sessions of one agent, which has the one tool."""
+    async with AsyncAnthropic(
+        base_url=server.base_url, api_key=server.api_key, max_retries=0
+    ) as client:
+        tools: Any = [TOOL]
+        agent = await client.beta.agents.create(name="bench", model="instant", tools=tools)
         place = await client.beta.environments.create(
             name=f"bench-{time.monotonic_ns()}", config={"type": "self_hosted"}
         )
-        session = await client.beta.sessions.create(agent=agent.id, environment_id=place.id)
-        return session.id
-
-    async def drive(self, session_id: str) -> int:
-        """Ask once and answer every call until the turn ends; returns the number of calls."""
-        client, answered = self._client, 0
-        async with await client.beta.sessions.events.stream(session_id) as stream:
-            await self._send(
-                session_id,
-                {"type": "user.message", "content": [{"type": "text", "text": "go"}]},
-            )
-            last_ns: int | None = None
-            async for event in stream:
-                if event.type == "agent.custom_tool_use":
-                    now_ns = time.monotonic_ns()
-                    if last_ns is not None:
-                        self.round_trips_ns.append(now_ns - last_ns)
-                    last_ns = time.monotonic_ns()
-                    self.sent_ns.append(last_ns)
-                    answer = {
-                        "type": "user.custom_tool_result",
-                        "custom_tool_use_id": event.id,
-                        "content": [{"type": "text", "text": "ok"}],
-                    }
-                    await self._send(session_id, answer)
-                    answered += 1
-                elif event.type == "session.status_idle" and _ended(event):
-                    return answered
-        raise RuntimeError("the stream ended before the turn did")
-
-    async def _send(self, session_id: str, event: dict[str, Any]) -> None:
-        await self._client.beta.sessions.events.send(
-            session_id,
-            events=[event],
-        )
+        sessions = [
+            await client.beta.sessions.create(agent=agent.id, environment_id=place.id)
+            for _ in range(count)
+        ]
+        return [session.id for session in sessions]
 
 
-def _ended(event: BetaManagedAgentsSessionStatusIdleEvent) -> bool:
-    return event.stop_reason.type != "requires_action"
+def message(text: str) -> bytes:
+    """Return the body that sends a message."""
+    content = [{"type": "text", "text": text}]
+    return json.dumps({"events": [{"type": "user.message", "content": content}]}).encode()
+
+
+async def drive(server: Server, session_id: str) -> list[int]:
+    """Ask once and answer every call until the turn ends.
+
+    Returns:
+        The time from each answer to the next call, in nanoseconds.
+    """
+    path = f"/v1/sessions/{session_id}/events"
+    trips: list[int] = []
+    sent_ns: int | None = None
+    async with (
+        connected(server.base_url, server.api_key) as door,
+        connected(server.base_url, server.api_key) as window,
+    ):
+        events = window.events(f"{path}/stream?beta=true")
+        await door.post(f"{path}?beta=true", message("go"))
+        async for event in events:
+            if event["type"] == "agent.custom_tool_use":
+                now_ns = time.monotonic_ns()
+                if sent_ns is not None:
+                    trips.append(now_ns - sent_ns)
+                sent_ns = time.monotonic_ns()
+                await door.post(f"{path}?beta=true", _answer(event["id"], sent_ns))
+            elif event["type"] == "session.status_idle":
+                if event["stop_reason"]["type"] != "requires_action":
+                    return trips
+    raise RuntimeError("the stream ended before the turn did")
+
+
+def _answer(use_id: str, sent_ns: int) -> bytes:
+    answer = {
+        "type": "user.custom_tool_result",
+        "custom_tool_use_id": use_id,
+        "content": [{"type": "text", "text": str(sent_ns)}],
+    }
+    return json.dumps({"events": [answer]}).encode()
 
 
 async def measure(server: Server, model_url: str, concurrency: int) -> dict[str, Any]:
     """Drive so many sessions at once, one turn each, and return the figures."""
-    async with AsyncAnthropic(
-        base_url=server.base_url, api_key=server.api_key, max_retries=0
-    ) as client:
-        await Bench(client).drive(await Bench(client).session())  # warm up
-        bench = Bench(client)
-        sessions = [await bench.session() for _ in range(concurrency)]
-        seen = len(await arrivals(model_url))
-        before, began = spent(server.process.pid), time.monotonic()
-        async with anyio.create_task_group() as group:
-            for session_id in sessions:
-                group.start_soon(bench.drive, session_id)
-        took_s, after = time.monotonic() - began, spent(server.process.pid)
-    calls, requests = len(bench.sent_ns), await arrivals(model_url)
-    figures: dict[str, Any] = {
+    (first,) = await make_sessions(server, 1)
+    await drive(server, first)  # warm up
+    await waits(model_url)
+    sessions = await make_sessions(server, concurrency)
+    trips: list[int] = []
+
+    async def one(session_id: str) -> None:
+        trips.extend(await drive(server, session_id))
+
+    before, began = spent(server.process.pid), time.monotonic()
+    async with anyio.create_task_group() as group:
+        for session_id in sessions:
+            group.start_soon(one, session_id)
+    took_s, after = time.monotonic() - began, spent(server.process.pid)
+    reached = await waits(model_url)
+    return {
         "concurrency": concurrency,
-        "calls": calls,
-        "calls_per_s": round(calls / took_s, 1),
-        "round_trip_ms": summary_ms(bench.round_trips_ns),
-        "server_cpu_ms_per_call": round((after.cpu_s - before.cpu_s) * 1000 / calls, 2),
+        "calls": len(reached),
+        "calls_per_s": round(len(reached) / took_s, 1),
+        "result_to_model_ms": summary_ms(reached),
+        "round_trip_ms": summary_ms(trips),
+        "server_cpu_ms_per_call": round((after.cpu_s - before.cpu_s) * 1000 / len(reached), 2),
+        "server_cores": round((after.cpu_s - before.cpu_s) / took_s, 2),
         "server_rss_mib": round(after.rss_bytes / MIB, 1),
     }
-    if concurrency == 1:
-        # One session: the request behind each result is the next one at the model.
-        reached = requests[seen + 1 :]
-        waits = [at - sent for sent, at in zip(bench.sent_ns, reached, strict=True)]
-        figures["result_to_model_ms"] = summary_ms(waits)
-    return figures
 
 
-async def arrivals(model_url: str) -> list[int]:
-    """Return when requests reached the model, in nanoseconds of the machine's clock."""
-    async with httpx2.AsyncClient() as client:
-        found: list[int] = (await client.get(f"{model_url}/_requests")).json()["arrivals_ns"]
-        return found
-
-
-async def run(calls: int, concurrencies: list[int]) -> list[dict[str, Any]]:
-    """Measure each concurrency on a fresh server and model."""
+async def run(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure each concurrency on a fresh server and model, paced and flat out."""
     results = []
-    for concurrency in concurrencies:
-        with (
-            tempfile.TemporaryDirectory() as scratch,
-            instant_model(calls) as model_url,
-            running(Path(scratch, "data"), model_base_url=model_url) as server,
-        ):
-            results.append(await measure(server, model_url, concurrency))
+    for think_s in (THINK_S, 0.0):
+        for concurrency in options.concurrency:
+            calls = options.calls if concurrency > 1 or not think_s else options.calls // 2
+            with (
+                timed_model(times=calls, think_s=think_s) as model_url,
+                bench(model_url, options.database_url) as server,
+            ):
+                figures = await measure(server, model_url, concurrency)
+            results.append({"think_s": think_s, **figures})
     return results
 
 
 def table(results: list[dict[str, Any]]) -> str:
     """Return the figures for people."""
-    rows = [
-        ("sessions", "calls/s", "result→model p50/p95", "round trip p50/p95", "CPU/call", "RSS")
-    ]
+    rows = [("sessions", "think", "calls/s", "result→model p50/p95", "CPU/call", "cores", "RSS")]
     for row in results:
-        reach, trip = row.get("result_to_model_ms"), row["round_trip_ms"]
+        reach = row["result_to_model_ms"]
         rows.append(
             (
                 str(row["concurrency"]),
+                f"{row['think_s']:g} s",
                 str(row["calls_per_s"]),
-                f"{reach['p50']} / {reach['p95']} ms" if reach else "",
-                f"{trip['p50']} / {trip['p95']} ms",
+                f"{reach['p50']} / {reach['p95']} ms",
                 f"{row['server_cpu_ms_per_call']} ms",
+                str(row["server_cores"]),
                 f"{row['server_rss_mib']} MiB",
             )
         )
@@ -195,17 +189,19 @@ def table(results: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Run, print the table and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--calls", type=int, default=200, help="tool calls of each session's turn")
-    parser.add_argument("--concurrency", type=int, nargs="*", default=[1, 20])
+    parser.add_argument("--calls", type=int, default=40, help="tool calls of each session's turn")
+    parser.add_argument("--concurrency", type=int, nargs="*", default=[1, 50])
+    parser.add_argument("--database-url", help="another database than SQLite in a fresh directory")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     options = parser.parse_args()
-    results = anyio.run(run, options.calls, options.concurrency)
+    results = anyio.run(run, options)
     print(table(results))
     report = {
         "benchmark": "overhead",
         "date": SystemClock().now().date().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
+        "target_ms": TARGET_MS,
         "results": results,
     }
     if options.out:

@@ -21,7 +21,7 @@ from intramuros.control.session.turn import (
 )
 from intramuros.control.session.view import Subject, View
 from intramuros.control.store.records import Draft, Record
-from intramuros.control.web.base import Answer, Fetch, Search
+from intramuros.web.base import Answer, Fetch, Search
 from tests.fakes.log import MemoryLog
 from tests.fakes.loop import INSERT, QUERY, agent, found, use, uses
 

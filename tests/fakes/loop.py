@@ -23,7 +23,7 @@ from intramuros.control.session.turn import (
 )
 from intramuros.control.session.view import Subject, View
 from intramuros.control.store.records import Draft
-from intramuros.control.web.base import Answer, Fetch, Search
+from intramuros.web.base import Answer, Fetch, Search
 from tests.fakes.log import MemoryLog
 
 WEB = frozenset({"web_fetch", "web_search"})

@@ -29,15 +29,15 @@ from intramuros.control.store.blobs import Blobs
 from intramuros.control.store.db import Database, Tx
 from intramuros.control.store.notify import Hub
 from intramuros.control.store.records import Record
-from intramuros.control.web.base import Fetch
 from intramuros.control.web.policy import Policy
 from intramuros.control.web.service import WebTools
-from intramuros.control.web.urls import Target
 from intramuros.kernel.addresses import Network
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.service import Stop, Task
 from intramuros.kernel.timing import Clock
+from intramuros.web.base import Fetch
+from intramuros.web.urls import Target
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,8 @@ class ServerSettings:
     """PEM of a CA that signs collectors' certificates, besides the system's."""
     web_tools: tuple[str, ...] = ()
     """Web tools that agents are offered, of web_fetch and web_search; none by default."""
+    web_place: str = "server"
+    """Who makes the calls of web tools: server, or worker for workers inside the perimeter."""
     web_allowed_domains: tuple[str, ...] = ()
     """The only domains that web tools may reach, subdomains included; all by default."""
     web_blocked_domains: tuple[str, ...] = ()

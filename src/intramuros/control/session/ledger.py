@@ -14,8 +14,8 @@ from intramuros.control.session import judging
 from intramuros.control.session.calls import CallKind, kind_of
 from intramuros.control.session.view import View
 from intramuros.control.store.records import Record
-from intramuros.control.web.base import FETCH
-from intramuros.control.web.urls import MAX_URL_CHARS, BadUrl, parse
+from intramuros.web.base import FETCH
+from intramuros.web.urls import MAX_URL_CHARS, BadUrl, parse
 
 
 @dataclass(frozen=True)

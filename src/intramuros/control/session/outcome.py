@@ -22,9 +22,9 @@ from intramuros.control.session.turn import CallModel, Context
 from intramuros.control.session.usage import answered_by, priced
 from intramuros.control.session.view import View, dump_tool
 from intramuros.control.store.records import Draft
-from intramuros.control.web.base import Answer
 from intramuros.kernel.timing import backoff_s
 from intramuros.protocol.events import SERVER_TOOLS
+from intramuros.web.base import Answer
 
 Json = Mapping[str, Any]
 

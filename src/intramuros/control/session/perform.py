@@ -31,8 +31,8 @@ from intramuros.control.session.turn import CallModel, Context, ListTools, MakeC
 from intramuros.control.session.view import View
 from intramuros.control.store.notify import Hub
 from intramuros.control.store.records import Draft
-from intramuros.control.web.base import Answer, Code, Fetch, Web, refusal
 from intramuros.kernel.errors import Unavailable
+from intramuros.web.base import Answer, Code, Fetch, Web, refusal
 
 # Calls of one reply that are judged at the same time.
 JUDGES: Final = 8

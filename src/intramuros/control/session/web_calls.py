@@ -13,8 +13,8 @@ from intramuros.control.session import web_config
 from intramuros.control.session.calls import Call
 from intramuros.control.session.view import View
 from intramuros.control.store.records import Record
-from intramuros.control.web.base import FETCH, Answer, Code, Fetch, Search, refusal
-from intramuros.control.web.urls import MAX_URL_CHARS, BadUrl, Target, names, parse
+from intramuros.web.base import FETCH, Answer, Code, Fetch, Search, refusal
+from intramuros.web.urls import MAX_URL_CHARS, BadUrl, Target, names, parse
 
 Json = Mapping[str, Any]
 

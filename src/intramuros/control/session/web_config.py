@@ -7,9 +7,9 @@ so that an agent of a roster can narrow what a tool reaches and never widen it.
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from intramuros.control.web.base import FETCH, SEARCH
-from intramuros.control.web.domains import Rules, rules_of
 from intramuros.protocol.resources.tools import AGENT_TOOLSET
+from intramuros.web.base import FETCH, SEARCH
+from intramuros.web.domains import Rules, rules_of
 
 Json = Mapping[str, Any]
 

@@ -7,13 +7,14 @@ from typing import Final
 import anyio
 
 from intramuros.control.mcp.guard import Resolver, Threads
-from intramuros.control.web.base import FETCH, SEARCH, Answer, Code, Fetch, Search, refusal
-from intramuros.control.web.fetch import Fetcher, Note
 from intramuros.control.web.policy import Policy
-from intramuros.control.web.reader import Reader
-from intramuros.control.web.search import Searcher
+from intramuros.control.web.ways import ServerWays
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock
+from intramuros.web.base import FETCH, SEARCH, Answer, Code, Fetch, Search, refusal
+from intramuros.web.fetch import Fetcher, Note
+from intramuros.web.reader import Reader
+from intramuros.web.search import Searcher
 
 log = logger("web")
 
@@ -22,7 +23,7 @@ CALLS: Final = 32
 
 
 class WebTools:
-    """A :class:`~intramuros.control.web.base.Web` over real connections.
+    """A :class:`~intramuros.web.base.Web` over real connections.
 
     Args:
         note: records each further host that a page leads to.
@@ -34,10 +35,9 @@ class WebTools:
         resolver = resolver or Threads()
         self.offered = policy.tools
         self._room = anyio.CapacityLimiter(CALLS)
-        self._fetcher = Fetcher(policy, Reader(), note, clock, resolver)
-        self._searcher = (
-            Searcher(policy, policy.engine, resolver) if policy.engine is not None else None
-        )
+        ways = ServerWays(policy, resolver)
+        self._fetcher = Fetcher(policy, Reader(), note, clock, ways)
+        self._searcher = Searcher(policy, policy.engine, ways) if policy.engine else None
 
     async def fetch(self, wanted: Fetch) -> Answer:
         """Read one page."""

@@ -11,7 +11,7 @@ import anyio
 
 from intramuros.control.mcp.base import McpResult
 from intramuros.control.model.base import ModelReply, ModelRequest
-from intramuros.control.web.base import Answer, Fetch, Search
+from intramuros.web.base import Answer, Fetch, Search
 from tests.fakes.loop import use, uses
 from tests.integration.control.session.rig import Rig
 from tests.integration.control.session.test_runner import QUICK

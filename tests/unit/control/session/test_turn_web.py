@@ -9,7 +9,7 @@ from intramuros.control.session.fold import IllegalRecord
 from intramuros.control.session.outcome import web_answered
 from intramuros.control.session.turn import WEB_LOST, MakeCalls
 from intramuros.control.store.records import Draft
-from intramuros.control.web.base import Fetch, Search
+from intramuros.web.base import Fetch, Search
 from tests.fakes.band import Band, definition, delegate, lead
 from tests.fakes.loop import (
     ALLOW,

@@ -7,7 +7,7 @@ import pytest
 from intramuros.control.session import web_calls
 from intramuros.control.session.turn import MakeCalls
 from intramuros.control.store.records import Draft
-from intramuros.control.web.base import Answer, Fetch, Search
+from intramuros.web.base import Answer, Fetch, Search
 from tests.fakes.loop import CUSTOM, WEB, Loop, agent, found, text, toolset, use, uses
 
 URL = "https://x.com/a?b=c"

@@ -5,10 +5,10 @@ import pytest
 import trustme
 
 from intramuros.control.settings import ServerSettings
-from intramuros.control.web.engines import Brave, Searxng
 from intramuros.control.web.policy import Policy, policy_from
 from intramuros.kernel.errors import OperatorError
-from tests.unit.control.web.doubles import LOOPBACK
+from intramuros.web.engines import Brave, Searxng
+from tests.unit.web.doubles import LOOPBACK
 
 
 def made(**settings: Any) -> Policy:
@@ -74,28 +74,25 @@ def test_what_cannot_be_meant_stops_the_server(settings: dict[str, Any], why: st
         made(**settings)
 
 
-@pytest.mark.parametrize("text", ["", "\n", "two words", "umläut"])
-def test_a_key_file_holds_one_key(tmp_path: Path, text: str) -> None:
-    key = tmp_path / "key"
-    key.write_text(text)
-    with pytest.raises(OperatorError):
-        made(web_tools=("web_search",), search_engine="tavily", search_key_file=key)
-    with pytest.raises(OperatorError, match="cannot read"):
-        made(web_tools=("web_search",), search_engine="tavily", search_key_file=tmp_path / "no")
+def test_workers_make_the_calls_where_the_operator_says_so() -> None:
+    policy = made(web_tools=("web_search", "web_fetch"), web_place="worker")
+    assert policy.handed_over
+    assert policy.tools == {"web_fetch", "web_search"}
+    assert policy.engine is None, "the workers know whom to ask"
+    assert not made(web_tools=("web_fetch",)).handed_over
 
 
-def test_a_key_never_travels_in_the_clear(tmp_path: Path) -> None:
-    key = tmp_path / "key"
-    key.write_text("secret")
-    given: dict[str, Any] = {
-        "web_tools": ("web_search",),
-        "search_engine": "tavily",
-        "search_key_file": key,
-    }
-    for url in ("http://api.tavily.com", "http://localhost:80", "http://10.0.0.1"):
-        with pytest.raises(OperatorError, match="in the clear"):
-            made(**given, search_url=url)
-    assert made(**given, search_url="http://127.0.0.1:8080").engine is not None
+def test_a_setting_that_somebody_else_needs_is_no_setting_of_ours(tmp_path: Path) -> None:
+    for theirs in (
+        {"search_engine": "searxng"},
+        {"search_key_file": tmp_path},
+        {"web_networks": ("10.0.0.0/8",)},
+        {"web_proxy": "http://proxy:80"},
+    ):
+        with pytest.raises(OperatorError, match="workers make them"):
+            made(web_place="worker", **theirs)
+    with pytest.raises(OperatorError, match="no 'moon'"):
+        made(web_place="moon")
 
 
 def test_further_authorities_may_be_trusted(tmp_path: Path) -> None:

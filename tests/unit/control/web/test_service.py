@@ -3,11 +3,11 @@ from collections.abc import Iterator
 import anyio
 import pytest
 
-from intramuros.control.web.engines import Searxng
 from intramuros.control.web.service import CALLS, WebTools
 from intramuros.kernel.timing import SystemClock
+from intramuros.web.engines import Searxng
 from tests.fakes.website import Origin, moved, page, serving, silent
-from tests.unit.control.web.doubles import Names, Notes, fetch, policy, search
+from tests.unit.web.doubles import Names, Notes, fetch, policy, search
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio

@@ -8,13 +8,13 @@ from typing import Any
 import httpx2
 import pytest
 
-from intramuros.control.web.base import Answer
-from intramuros.control.web.domains import Rules, rules_of
-from intramuros.control.web.engines import Brave, Engine, Searxng, Tavily
-from intramuros.control.web.search import MAX_HITS, Searcher
+from intramuros.web.base import Answer
+from intramuros.web.domains import Rules, rules_of
+from intramuros.web.engines import Brave, Engine, Searxng, Tavily
+from intramuros.web.search import MAX_HITS, Searcher
 from tests.fakes.website import Origin, endless, moved, page, raw, serving, silent
-from tests.unit.control.web.doubles import Names, policy, search
-from tests.unit.control.web.test_wire import proxying
+from tests.unit.control.web.test_ways import proxying
+from tests.unit.web.doubles import policy, search, ways
 
 pytestmark = pytest.mark.anyio
 KEY = "hush-hush-key"
@@ -42,7 +42,7 @@ def found(*urls: str) -> Any:
 
 async def ask(origin: Origin, *, rules: Rules | None = None, made: Engine | None = None) -> Answer:
     made = made or Searxng(origin.url)
-    return await Searcher(policy(), made, Names()).search(search("  two\n words ", rules))
+    return await Searcher(policy(), made, ways(policy())).search(search("  two\n words ", rules))
 
 
 def sources(answer: Answer) -> list[object]:
@@ -106,13 +106,13 @@ async def test_c6_21_hits_outside_the_lists_are_dropped(engine: Origin) -> None:
 
 async def test_the_operators_lists_win(engine: Origin) -> None:
     engine.pages["/search"] = found("https://a.com/", "https://b.com/")
-    makes = Searcher(policy(rules=rules_of(None, ["a.com"])), Searxng(engine.url), Names())
+    makes = Searcher(policy(rules=rules_of(None, ["a.com"])), Searxng(engine.url), ways(policy()))
     answer = await makes.search(search("q", rules_of(["a.com", "b.com"], None)))
     assert sources(answer) == ["https://b.com/"]
 
 
 async def test_lists_without_a_common_domain_ask_nobody(engine: Origin) -> None:
-    makes = Searcher(policy(rules=rules_of(["b.com"], None)), Searxng(engine.url), Names())
+    makes = Searcher(policy(rules=rules_of(["b.com"], None)), Searxng(engine.url), ways(policy()))
     answer = await makes.search(search("q", rules_of(["a.com"], None)))
     assert refused(answer).startswith("url_not_allowed: no domain is permitted")
     assert engine.asked == []
@@ -128,7 +128,7 @@ async def test_so_many_hits_are_shown_and_none_is_no_error(engine: Origin) -> No
 
 
 async def test_a_long_query_is_refused_unasked(engine: Origin) -> None:
-    makes = Searcher(policy(), Searxng(engine.url), Names())
+    makes = Searcher(policy(), Searxng(engine.url), ways(policy()))
     assert refused(await makes.search(search("q" * 401))).startswith("query_too_long")
     assert engine.asked == []
 
@@ -160,7 +160,7 @@ async def test_what_an_engine_cannot_do_is_told(
 
 async def test_a_silent_engine_gets_one_deadline(engine: Origin) -> None:
     engine.pages["/search"] = silent
-    makes = Searcher(policy(timeout_s=0.3), Searxng(engine.url), Names())
+    makes = Searcher(policy(timeout_s=0.3), Searxng(engine.url), ways(policy()))
     assert "no answer within 0.3 s" in refused(await makes.search(search("q")))
 
 
@@ -177,5 +177,5 @@ async def test_public_engines_are_reached_through_the_proxy(engine: Origin) -> N
     with proxying() as proxy:
         bound = policy(proxy=httpx2.Proxy(proxy.url))
         for made in (Tavily(engine.url, KEY), Searxng(engine.url)):
-            assert sources(await Searcher(bound, made, Names()).search(search("q")))
+            assert sources(await Searcher(bound, made, ways(bound)).search(search("q")))
         assert len(proxy.heads) == 1, "the operator's own is reached directly"

@@ -1,7 +1,7 @@
 """Reads a page: every hop of the way checked before it is taken, everything bounded.
 
 Where a redirect leads is the server's choice, so each hop is judged like the first: its host by the
-operator's and the agents' lists, its addresses when they are dialled (``mcp/guard.py``).
+operator's and the agents' lists, its addresses by whoever dials them.
 """
 
 import ssl
@@ -12,16 +12,15 @@ from typing import Final
 import anyio
 import httpx2
 
-from intramuros.control.mcp.guard import AddressRefused, Resolver
-from intramuros.control.web.base import Answer, Code, Fetch, refusal
-from intramuros.control.web.domains import Rules
-from intramuros.control.web.policy import Policy
-from intramuros.control.web.reader import Body, Reader, Unreadable
-from intramuros.control.web.urls import BadUrl, Target, join, parse
-from intramuros.control.web.wire import Broken, Forbidden, Ways, answered, get, receive
 from intramuros.kernel.errors import IntramurosError
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock, rfc3339
+from intramuros.web.base import Answer, Code, Fetch, refusal
+from intramuros.web.domains import Rules
+from intramuros.web.reader import Body, Reader, Unreadable
+from intramuros.web.terms import Terms
+from intramuros.web.urls import BadUrl, Target, join, parse
+from intramuros.web.wire import Broken, Forbidden, Ways, answered, get, receive
 
 log = logger("web")
 
@@ -63,20 +62,18 @@ class _Trail:
 class Fetcher:
     """Reads pages."""
 
-    def __init__(
-        self, policy: Policy, reader: Reader, note: Note, clock: Clock, resolver: Resolver
-    ) -> None:
-        self._policy = policy
+    def __init__(self, terms: Terms, reader: Reader, note: Note, clock: Clock, ways: Ways) -> None:
+        self._terms = terms
         self._reader = reader
         self._note = note
         self._clock = clock
-        self._ways = Ways(policy, resolver)
+        self._ways = ways
 
     async def fetch(self, wanted: Fetch) -> Answer:
         """Read one page; never raises for what the other side does."""
         trail = _Trail([])
         try:
-            with anyio.fail_after(self._policy.timeout_s):
+            with anyio.fail_after(self._terms.timeout_s):
                 body = await self._follow(wanted, trail)
                 block = await self._reader.document(body, wanted.max_tokens)
         except _Failed as failed:
@@ -84,13 +81,13 @@ class Fetcher:
         except Unreadable as unreadable:
             return refusal(Code.UNSUPPORTED, str(unreadable), **trail.shown())
         except TimeoutError:
-            why = f"no answer within {self._policy.timeout_s:g} s"
+            why = f"no answer within {self._terms.timeout_s:g} s"
             return refusal(Code.NOT_ACCESSIBLE, why, **trail.shown())
         context = f"Fetched from {body.url} at {rfc3339(self._clock.now())}"
         return Answer([{**block, "context": context}], seen=trail.shown())
 
     async def _follow(self, wanted: Fetch, trail: _Trail) -> Body:
-        rules = self._policy.rules.within([wanted.rules])
+        rules = self._terms.rules.within([wanted.rules])
         try:
             target = parse(wanted.url)
         except BadUrl as bad:
@@ -112,12 +109,12 @@ class Fetcher:
         if rules.barren:
             raise _Failed(Code.NOT_ALLOWED, "no domain is permitted: the lists have none in common")
         address = target.address
-        networks = self._policy.networks
+        networks = self._terms.networks
         if address is not None and not any(
             address in network for network in networks if network.version == address.version
         ):
             raise _Failed(Code.NOT_ALLOWED, "pages are named by domain, not by address")
-        if target.port not in self._policy.ports:
+        if target.port not in self._terms.ports:
             raise _Failed(Code.NOT_ALLOWED, "pages at this port may not be fetched")
         if not rules.permits(target.host, target.bare_path):
             raise _Failed(Code.NOT_ALLOWED, "pages of this domain may not be fetched")
@@ -130,7 +127,7 @@ class Fetcher:
             raise _Failed(Code.INVALID, "the URL can be read in two ways")
         try:
             transport = await self._ways.to(target)
-            async with answered(transport, request, self._policy.timeout_s) as response:
+            async with answered(transport, request, self._terms.timeout_s) as response:
                 trail.status = response.status_code
                 if response.status_code in _REDIRECTS:
                     return join(target, response.headers.get("location", ""))
@@ -148,9 +145,6 @@ class Fetcher:
         except Broken as broken:
             raise _Failed(Code.NOT_ACCESSIBLE, str(broken)) from broken
         except (httpx2.HTTPError, ssl.SSLError, OSError, UnicodeError) as error:
-            if isinstance(error.__cause__, AddressRefused):
-                why = "the host does not resolve to public addresses only"
-                raise _Failed(Code.NOT_ALLOWED, why) from error
             log.info("page_not_reached", host=target.host, error=type(error).__name__)
             why = "the server cannot be reached, or broke off"
             raise _Failed(Code.NOT_ACCESSIBLE, why) from error

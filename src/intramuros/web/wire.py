@@ -1,20 +1,16 @@
 """One HTTP request to somebody who is not trusted: bounded in time, size and where it goes."""
 
 import zlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import anyio
-import anyio.to_thread
 import httpx2
 
-from intramuros.control.mcp.guard import GuardedTransport, Resolver
-from intramuros.control.web.policy import Policy
-from intramuros.control.web.urls import Target
-from intramuros.kernel.addresses import is_allowed
 from intramuros.kernel.errors import IntramurosError
+from intramuros.web.urls import Target
 
 # What is inflated at once, so that a small body that becomes a large one is noticed on the way.
 _CHUNK_BYTES: Final = 64 * 1024
@@ -96,54 +92,24 @@ def _inflate(inflate: "zlib._Decompress", raw: bytes, data: bytearray, max_bytes
         raise Broken("the answer is not compressed as it says") from error
 
 
-class Ways:
-    """Opens the way to pages: to checked addresses, or through the operator's proxy.
-
-    Args:
-        resolver: turns names into addresses.
-    """
-
-    def __init__(self, policy: Policy, resolver: Resolver) -> None:
-        self._policy = policy
-        self._resolver = resolver
+class Ways(Protocol):
+    """Opens ways out: each transport is for one request."""
 
     async def to(self, target: Target) -> httpx2.AsyncBaseTransport:
-        """Return a transport for one request to a page.
+        """Return a way to a page.
 
         Raises:
-            Forbidden: the proxy would be asked for a host that is known to be no public one.
+            Forbidden: the page may not be reached; a transport may say so too, when it is used.
         """
-        if self._policy.proxy is None:
-            return GuardedTransport(self._policy.networks, self._resolver, self._policy.context)
-        await self._check_known(target)
-        return self.proxied()
+        ...
 
-    def proxied(self) -> httpx2.AsyncBaseTransport:
-        """Return a transport through the proxy; a direct one where there is none."""
-        return httpx2.AsyncHTTPTransport(
-            verify=self._policy.context, proxy=self._policy.proxy, trust_env=False, retries=0
-        )
+    def to_engine(self, *, public: bool) -> httpx2.AsyncBaseTransport:
+        """Return a way to the operator's search engine.
 
-    def direct(self) -> httpx2.AsyncBaseTransport:
-        """Return a transport to an address of the operator's own."""
-        return httpx2.AsyncHTTPTransport(verify=self._policy.context, trust_env=False, retries=0)
-
-    async def _check_known(self, target: Target) -> None:
-        """Refuse what this host's own name service knows to be inside.
-
-        The proxy resolves names itself and has rules of its own; names that only it can resolve
-        are left to it.
+        Args:
+            public: whether it is somebody else's, on the public network.
         """
-        if "." not in target.host and target.address is None:
-            raise Forbidden("the host has a name of a local network")
-        try:
-            found: Sequence[str] = await self._resolver(target.host, target.port)
-        except OSError:
-            return
-        for text in found:
-            address = Target(target.scheme, text, target.port, "/").address
-            if address is None or not is_allowed(address, self._policy.networks):
-                raise Forbidden("the host does not resolve to public addresses only")
+        ...
 
 
 def get(url: str, headers: Mapping[str, str], params: Mapping[str, str]) -> httpx2.Request:

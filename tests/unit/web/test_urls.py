@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from intramuros.control.web.urls import (
+from intramuros.web.urls import (
     MAX_REDIRECT_CHARS,
     MAX_URL_CHARS,
     BadUrl,

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Protocol
 
-from intramuros.control.mcp.base import Caller
-from intramuros.control.web.domains import Rules
+from intramuros.web.domains import Rules
 
 FETCH: Final = "web_fetch"
 SEARCH: Final = "web_search"
@@ -26,13 +25,27 @@ class Code(StrEnum):
     UNAVAILABLE = "unavailable"
 
 
+class Caller(Protocol):
+    """On whose behalf a call is made."""
+
+    @property
+    def workspace_id(self) -> str:
+        """The workspace; nothing where nobody knows it."""
+        ...
+
+    @property
+    def session_id(self) -> str:
+        """The session."""
+        ...
+
+
 @dataclass(frozen=True)
 class Fetch:
     """A page to read.
 
     Args:
         call_id: the tool use.
-        url: as :func:`~intramuros.control.web.urls.parse` takes it.
+        url: as :func:`~intramuros.web.urls.parse` takes it.
         rules: the agents' own; the operator's come on top.
         max_tokens: of text; None for no other limit than the server's.
     """

@@ -22,7 +22,7 @@ class Rules:
         """Tell whether a host may be reached.
 
         Args:
-            host: in lower case and ASCII, as :func:`~intramuros.control.web.urls.parse` gives it.
+            host: in lower case and ASCII, as :func:`~intramuros.web.urls.parse` gives it.
             path: for lists whose entries have one.
         """
         if any(covers(entry, host, path) for entry in self.blocked):

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from intramuros.control.mcp.base import Caller
-from intramuros.control.web.base import Fetch, Search
-from intramuros.control.web.domains import Rules
 from intramuros.control.web.policy import Policy
-from intramuros.control.web.urls import Target
+from intramuros.control.web.ways import ServerWays
+from intramuros.web.base import Fetch, Search
+from intramuros.web.domains import Rules
+from intramuros.web.urls import Target
 
 CALLER = Caller("wrkspc_1", "sesn_1")
 LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"),)
@@ -28,6 +29,10 @@ def policy(*ports: int, **more: Any) -> Policy:
 
 def fetch(url: str, rules: Rules | None = None, max_tokens: int | None = None) -> Fetch:
     return Fetch(CALLER, "sevt_1", url, rules or Rules(), max_tokens)
+
+
+def ways(bound: Policy, names: "Names | None" = None) -> ServerWays:
+    return ServerWays(bound, names or Names())
 
 
 def search(query: str, rules: Rules | None = None, **location: str) -> Search:

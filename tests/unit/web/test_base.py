@@ -1,4 +1,4 @@
-from intramuros.control.web.base import Code, refusal
+from intramuros.web.base import Code, refusal
 
 
 def test_c6_21_a_refusal_names_its_code() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Protocol
 
-from intramuros.control.web.domains import Rules
+from intramuros.web.domains import Rules
 
 # More are asked for than shown, because lists may drop some.
 ASKED: Final = 20

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from intramuros.control.web.domains import Rules, covers, rules_of
+from intramuros.web.domains import Rules, covers, rules_of
 
 NAME = st.from_regex(r"\A[a-z]{1,3}(\.[a-z]{1,3}){1,3}\Z")
 RULES = st.builds(

@@ -10,12 +10,12 @@ import anyio
 import httpx2
 import pytest
 
-from intramuros.control.web.base import Answer
-from intramuros.control.web.domains import Rules, rules_of
-from intramuros.control.web.fetch import MAX_BYTES, MAX_HOPS, Fetcher
 from intramuros.control.web.policy import Policy
-from intramuros.control.web.reader import Reader
 from intramuros.kernel.timing import SystemClock
+from intramuros.web.base import Answer
+from intramuros.web.domains import Rules, rules_of
+from intramuros.web.fetch import MAX_BYTES, MAX_HOPS, Fetcher
+from intramuros.web.reader import Reader
 from tests.fakes.website import (
     Origin,
     dripping,
@@ -27,7 +27,7 @@ from tests.fakes.website import (
     silent,
     squeezed,
 )
-from tests.unit.control.web.doubles import Names, Notes, fetch, policy
+from tests.unit.web.doubles import Names, Notes, fetch, policy, ways
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -54,7 +54,7 @@ def fetcher(
     **more: Any,
 ) -> Fetcher:
     bound = allows or policy(origin.port, **more)
-    return Fetcher(bound, READ, notes or Notes(), SystemClock(), names or Names())
+    return Fetcher(bound, READ, notes or Notes(), SystemClock(), ways(bound, names))
 
 
 def site(origin: Origin, path: str, host: str = "site.example") -> str:

@@ -9,12 +9,12 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from intramuros.control.web.base import Answer
-from intramuros.control.web.fetch import Fetcher
-from intramuros.control.web.reader import Reader
 from intramuros.kernel.timing import SystemClock
+from intramuros.web.base import Answer
+from intramuros.web.fetch import Fetcher
+from intramuros.web.reader import Reader
 from tests.fakes.website import page, serving
-from tests.unit.control.web.doubles import Names, Notes, fetch, policy
+from tests.unit.web.doubles import Names, Notes, fetch, policy, ways
 
 pytestmark = pytest.mark.anyio
 
@@ -93,7 +93,7 @@ async def test_pages_are_reached_through_the_operators_proxy(tmp_path: Path) -> 
             plain.port, safe.port, proxy=httpx2.Proxy(proxy.url), context=context, networks=()
         )
         # A name that only the proxy can resolve.
-        makes = Fetcher(bound, Reader(), Notes(), SystemClock(), Names([]))
+        makes = Fetcher(bound, Reader(), Notes(), SystemClock(), ways(bound, Names([])))
         assert "plain" in said(await makes.fetch(fetch(f"http://site.example:{plain.port}/a")))
         assert "safe" in said(await makes.fetch(fetch(f"https://site.example:{safe.port}/a")))
         assert [head.split()[0] for head in proxy.heads] == ["GET", "CONNECT"]
@@ -116,6 +116,6 @@ async def test_what_is_known_to_be_inside_is_not_asked_of_the_proxy(
 ) -> None:
     with proxying() as proxy:
         bound = policy(proxy=httpx2.Proxy(proxy.url), networks=())
-        makes = Fetcher(bound, Reader(), Notes(), SystemClock(), Names(addresses))
+        makes = Fetcher(bound, Reader(), Notes(), SystemClock(), ways(bound, Names(addresses)))
         assert said(await makes.fetch(fetch(url))).startswith("url_not_allowed")
         assert proxy.heads == []

@@ -8,10 +8,11 @@ from typing import Final
 import anyio
 import httpx2
 
-from intramuros.control.mcp.guard import Resolver
-from intramuros.control.web.base import Answer, Code, Search, refusal
-from intramuros.control.web.domains import Rules
-from intramuros.control.web.engines import (
+from intramuros.kernel.errors import IntramurosError
+from intramuros.kernel.telemetry import logger
+from intramuros.web.base import Answer, Code, Search, refusal
+from intramuros.web.domains import Rules
+from intramuros.web.engines import (
     MAX_QUERY_CHARS,
     MAX_TITLE_CHARS,
     BadAnswer,
@@ -19,11 +20,9 @@ from intramuros.control.web.engines import (
     Hit,
     Question,
 )
-from intramuros.control.web.policy import Policy
-from intramuros.control.web.urls import MAX_REDIRECT_CHARS, BadUrl, parse
-from intramuros.control.web.wire import Broken, Ways, answered, get, post, receive
-from intramuros.kernel.errors import IntramurosError
-from intramuros.kernel.telemetry import logger
+from intramuros.web.terms import Terms
+from intramuros.web.urls import MAX_REDIRECT_CHARS, BadUrl, parse
+from intramuros.web.wire import Broken, Ways, answered, get, post, receive
 
 log = logger("web")
 
@@ -44,24 +43,24 @@ class _Failed(IntramurosError):
 class Searcher:
     """Searches."""
 
-    def __init__(self, policy: Policy, engine: Engine, resolver: Resolver) -> None:
-        self._policy = policy
+    def __init__(self, terms: Terms, engine: Engine, ways: Ways) -> None:
+        self._terms = terms
         self._engine = engine
-        self._ways = Ways(policy, resolver)
+        self._ways = ways
 
     async def search(self, wanted: Search) -> Answer:
         """Search once; never raises for what the engine does. Only what succeeds is charged."""
         query = " ".join(wanted.query.split())
         if len(query) > MAX_QUERY_CHARS:
             return refusal(Code.QUERY_TOO_LONG, f"at most {MAX_QUERY_CHARS} characters")
-        rules = self._policy.rules.within([wanted.rules])
+        rules = self._terms.rules.within([wanted.rules])
         if rules.barren:
             why = "no domain is permitted: the lists have none in common"
             return refusal(Code.NOT_ALLOWED, why)
         question = self._engine.question(query, rules, wanted.location)
         host = httpx2.URL(question.url).host
         try:
-            with anyio.fail_after(self._policy.timeout_s):
+            with anyio.fail_after(self._terms.timeout_s):
                 hits = self._engine.hits(await self._ask(question))
         except _Failed as failed:
             return refusal(failed.code, failed.why, hosts=[host])
@@ -69,15 +68,14 @@ class Searcher:
             log.warning("search_answer_unknown", host=host, error=str(bad))
             return refusal(Code.UNAVAILABLE, "the search engine gave no answer", hosts=[host])
         except TimeoutError:
-            why = f"the search engine gave no answer within {self._policy.timeout_s:g} s"
+            why = f"the search engine gave no answer within {self._terms.timeout_s:g} s"
             return refusal(Code.UNAVAILABLE, why, hosts=[host])
         kept = _permitted(hits, rules)
         seen = {"hosts": [host], "hits": len(hits), "shown": len(kept)}
         return Answer(_blocks(kept), searches=1, seen=seen)
 
     async def _ask(self, question: Question) -> object:
-        public = self._engine.public and self._policy.proxy is not None
-        transport = self._ways.proxied() if public else self._ways.direct()
+        transport = self._ways.to_engine(public=self._engine.public)
         headers = {**question.headers, "user-agent": "intramuros-web-search"}
         headers["accept-encoding"] = "gzip"
         request = (
@@ -86,7 +84,7 @@ class Searcher:
             else post(question.url, headers, question.body)
         )
         try:
-            async with answered(transport, request, self._policy.timeout_s) as response:
+            async with answered(transport, request, self._terms.timeout_s) as response:
                 if response.status_code == _BUSY:
                     raise _Failed(Code.TOO_MANY, "the search engine takes no more for now")
                 if response.status_code != 200:

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from intramuros.control.web import reader
-from intramuros.control.web.reader import MAX_CHARS, Body, Reader, Unreadable, encoding
+from intramuros.web import reader
+from intramuros.web.reader import MAX_CHARS, Body, Reader, Unreadable, encoding
 
 pytestmark = pytest.mark.anyio
 

@@ -17,9 +17,9 @@ from typing import Final
 import anyio
 import anyio.to_thread
 
-from intramuros.control.web import inside
 from intramuros.kernel.errors import IntramurosError
 from intramuros.kernel.telemetry import logger
+from intramuros.web import inside
 
 log = logger("web")
 

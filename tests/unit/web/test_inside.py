@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from intramuros.control.web import inside
+from intramuros.web import inside
 
 PAGE = """<!DOCTYPE html><html><head><title> A &amp;\n b </title><base href="/docs/"></head><body>
 <nav><a href="/nav">nav</a></nav><main><h1>Head_line</h1>

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from intramuros.control.web.domains import Rules, rules_of
-from intramuros.control.web.engines import ENGINES, BadAnswer, Brave, Engine, Searxng, Tavily
+from intramuros.web.domains import Rules, rules_of
+from intramuros.web.engines import ENGINES, BadAnswer, Brave, Engine, Searxng, Tavily
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=20),
