@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +38,7 @@ from intramuros.control.jobs import Reaper
 from intramuros.control.messenger import deliver, endpoints_from
 from intramuros.control.metering.calls import Calls
 from intramuros.control.metering.groups import load_groups
+from intramuros.control.metering.loop import count
 from intramuros.control.metering.meter import Meter
 from intramuros.control.metering.rates import Rates
 from intramuros.control.model.anthropic import DEFAULT_BASE_URL
@@ -52,6 +54,7 @@ from intramuros.control.session.judging import Bench
 from intramuros.control.session.releases import Releases
 from intramuros.control.session.sessions import Sessions, Stock
 from intramuros.control.session.spills import Spills
+from intramuros.control.session.web_queue import WebQueue
 from intramuros.control.session.work import WorkQueue
 from intramuros.control.settings import ServerSettings
 from intramuros.control.store.blobs import Blobs
@@ -160,6 +163,7 @@ async def build_services(opened: Installation, settings: ServerSettings) -> Serv
             opened.organization_id,
             settings.audience,
         ),
+        web_queue=WebQueue(db, hub, clock, journal, partial(count, meter)),
         meter=meter,
         recorder=recorder,
         exporter=Exporter(
@@ -221,6 +225,7 @@ def background(services: Services, settings: ServerSettings) -> Mapping[str, Tas
         services.hub,
         services.journal,
         services.meter,
+        services.web_queue,
     )
 
     async def close(stop: Stop) -> None:

@@ -25,6 +25,7 @@ from intramuros.control.session.runner import Runner, RunnerSettings
 from intramuros.control.session.spills import Spills, hold
 from intramuros.control.session.turn import Limits
 from intramuros.control.session.view import View
+from intramuros.control.session.web_queue import Handover, WebQueue
 from intramuros.control.store.blobs import Blobs
 from intramuros.control.store.db import Database, Tx
 from intramuros.control.store.notify import Hub
@@ -51,6 +52,7 @@ class Body:
     hub: Hub
     journal: Journal
     meter: Meter
+    web_queue: WebQueue
 
 
 def edges_from(addresses: Sequence[str], ca_pem: str | None) -> Edges:
@@ -114,13 +116,14 @@ def think(
     files = Inliner(body.db, body.blobs, body.clock)
     tools = WebTools(web, body.clock, partial(_note_hop, body))
     gate = loop.LoopGate(body.meter, body.db)
-    performer = Performer(models, pool, body.hub, gate, files, spills, tools)
+    inside = Handover(body.web_queue, web) if web.handed_over else None
+    performer = Performer(models, pool, body.hub, gate, files, spills, tools, inside)
 
     def count(tx: Tx, view: View, written: Sequence[Record]) -> None:
         whose = view.subject.workspace_id, str(view.subject.agent["model"]["id"])
         loop.count(body.meter, tx, whose, written)
 
-    desk = Desk(body.db, body.journal, body.clock, (count, hold), web.tools)
+    desk = Desk(body.db, body.journal, body.clock, (count, hold, body.web_queue.offer), web.tools)
     limits = Limits(window_of=models.window, bench=bench)
     settings = RunnerSettings(drive=DriveSettings(limits=limits))
     runner = Runner(desk, performer, body.ids, process_name(), settings)

@@ -45,6 +45,7 @@ from intramuros.control.api import (
     threads,
     tunnels,
     vaults,
+    web_calls,
     webhooks,
     work,
 )
@@ -102,6 +103,7 @@ def create_app(services: Services) -> FastAPI:
         files.router,
         skills.router,
         pool.router,
+        web_calls.router,
         webhooks.router,
         webhooks.organization_router,
         sandbox_files.router,

@@ -11,10 +11,14 @@ from urllib.parse import urlsplit
 from intramuros.execution.egress.company import CompanyProxy, read_company
 from intramuros.execution.egress.joiner import DNS_PORT, PROXY_PORT
 from intramuros.execution.egress.limits import EgressLimits
+from intramuros.execution.egress.names import WEB_PORTS
 from intramuros.execution.egress.policy import OwnRules, parse_hosts
 from intramuros.execution.sandbox.base import Limits, Mount, SandboxSpec
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.telemetry import logger
+from intramuros.web.base import FETCH, SEARCH
+from intramuros.web.engines import Engine
+from intramuros.web.terms import EngineSettings, Terms, checked_tools, engine_from
 
 log = logger("worker")
 
@@ -39,7 +43,20 @@ _HOST_S_OWN: Final = tuple(
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OURS: Final = ("ANTHROPIC_", "INTRAMUROS_", "LD_")
 _TAKEN: Final = frozenset({"HOME", "LOGNAME", "PATH", "PWD", "SHELL", "USER"})
+_LISTS: Final = ("allow", "deny", "internal", "pass_through")
+# A key that goes to this very machine travels nowhere.
+_LOOPBACK: Final = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
 _TARGET: Final = re.compile(r"/[^\0:]+")
+
+
+@dataclass(frozen=True)
+class WebSettings:
+    """What a worker does of the web: which tools, whom it reaches, and whom it asks."""
+
+    tools: frozenset[str]
+    own: OwnRules
+    terms: Terms
+    engine: Engine | None
 
 
 @dataclass(frozen=True)
@@ -121,6 +138,20 @@ class WorkerSettings:
     """Bytes that one session's sandbox may send in all."""
     egress_received_bytes: int = _EGRESS.received_bytes
     """Bytes that one session's sandbox may fetch in all."""
+    web_tools: tuple[str, ...] = ()
+    """Web calls that the server may hand over to this worker, of web_fetch and web_search; they are
+    made outside of sandboxes."""
+    web_allow: tuple[str, ...] = ()
+    """Hosts that web_fetch may reach, as in egress_allow; those of egress_allow when empty. What is
+    denied, internal and a port is as for sandboxes."""
+    web_timeout_s: float = 20.0
+    """Seconds that one web call may take."""
+    search_engine: str | None = None
+    """What web_search asks: searxng, brave or tavily."""
+    search_url: str | None = None
+    """Address of the search engine's API; needed for searxng."""
+    search_key_file: Path | None = None
+    """File that holds the search engine's key and nothing else."""
     max_idle_s: float = 60.0
     """Seconds after the end of a turn until the work item is given back (contract 22.15)."""
     freeze_after_s: float = 15.0
@@ -184,6 +215,7 @@ class WorkerSettings:
             "call_timeout_s",
             "lease_ttl_s",
             "drain_s",
+            "web_timeout_s",
             "cpus",
             "memory_bytes",
             "pids",
@@ -211,7 +243,32 @@ class WorkerSettings:
             raise OperatorError("image and rootfs are both set", "give sandboxes one of the two")
         self.spec()
         self.egress()
+        self.web()
         return self
+
+    def web(self) -> WebSettings | None:
+        """Return what this worker does of the web; None when it makes no web calls.
+
+        Raises:
+            OperatorError: it cannot do what is asked, or is told what it has no use for.
+        """
+        tools = checked_tools(self.web_tools)
+        if not tools:
+            if self.web_allow:
+                raise OperatorError("web_allow is set without web_tools", "name web_fetch in it")
+            return None
+        hosts = self.web_allow or self.egress_allow
+        if FETCH in tools and not hosts:
+            raise OperatorError(
+                "web_fetch may reach no host", "say with --web-allow which hosts it may reach"
+            )
+        own = self._rules(hosts)
+        engine = None
+        if SEARCH in tools:
+            said = EngineSettings(self.search_engine, self.search_url, self.search_key_file)
+            engine = engine_from(said, _LOOPBACK)
+        ports = tuple(sorted(WEB_PORTS | own.ports))
+        return WebSettings(tools, own, Terms(ports=ports, timeout_s=self.web_timeout_s), engine)
 
     def egress(self) -> OwnRules | None:
         """Return what sandboxes of this worker may reach at most; None is no network.
@@ -219,19 +276,20 @@ class WorkerSettings:
         Raises:
             OperatorError: a host or a port is none, or is named without being allowed.
         """
-        lists = {
-            name: getattr(self, f"egress_{name}")
-            for name in ("allow", "deny", "internal", "pass_through")
-        }
-        if not self.egress_allow:
-            named = [name for name in (*lists, "ports") if getattr(self, f"egress_{name}")]
-            named += ["proxy"] if self.egress_proxy is not None else []
-            if named:
-                raise OperatorError(
-                    f"egress_{named[0]} is set, but no sandbox has a network",
-                    "say with --egress-allow which hosts sandboxes may reach",
-                )
-            return None
+        if self.egress_allow:
+            return self._rules(self.egress_allow)
+        named = [name for name in (*_LISTS, "ports") if getattr(self, f"egress_{name}")]
+        named += ["proxy"] if self.egress_proxy is not None else []
+        if named and not self.web_tools:
+            raise OperatorError(
+                f"egress_{named[0]} is set, but no sandbox has a network",
+                "say with --egress-allow which hosts sandboxes may reach",
+            )
+        return None
+
+    def _rules(self, allow: tuple[str, ...]) -> OwnRules:
+        """Return the operator's rules, with these hosts allowed."""
+        lists = {name: getattr(self, f"egress_{name}") for name in _LISTS} | {"allow": allow}
         try:
             hosts = {name: parse_hosts(patterns) for name, patterns in lists.items()}
         except ValueError as error:

@@ -48,7 +48,11 @@ from intramuros.execution.snapshots.shelf import Shelf
 from intramuros.execution.snapshots.sleeper import Sleeper
 from intramuros.execution.snapshots.sleeper import Terms as SleepTerms
 from intramuros.execution.status import Board
+from intramuros.execution.web.client import WebCallClient
+from intramuros.execution.web.errands import Errands
+from intramuros.execution.web.ways import Outside
 from intramuros.kernel.errors import OperatorError
+from intramuros.kernel.redact import MIN_EXACT_CHARS, Redactor
 from intramuros.kernel.service import Stop, Task, run_service, settle
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock, SystemClock
@@ -58,6 +62,14 @@ log = logger("worker")
 
 TOOL_ENTRY_POINTS: Final = "intramuros.tools"
 _CLOSE_S: Final = 20.0
+
+
+@dataclass(frozen=True)
+class _Reins:
+    """Who is told that polling works, and who may stop the worker."""
+
+    ready: Callable[[str], None]
+    stop: Stop
 
 
 async def serve_worker(
@@ -148,9 +160,14 @@ async def serve_worker(
             settings.freeze_after_s,
             station,
         )
+<<<<<<< HEAD
         acts = Acts(hands, resort, keys).table()
         desk = Desk(settings.state_dir / SOCKET, acts, record, SILENT)
         await _run(settings, _Parts(control, bench, terms, desk), ready, stop)
+=======
+        errands = _errands(settings, bench, key, worker_id, resolver, stack)
+        await _run(settings, control, bench, terms, _Reins(ready, stop or Stop()), errands)
+>>>>>>> d091c60 (Hand web calls over to workers inside the perimeter)
 
 
 def _pool(
@@ -193,11 +210,22 @@ class _Parts:
 
 
 async def _run(
+<<<<<<< HEAD
     settings: WorkerSettings, parts: _Parts, ready: Callable[[str], None], stop: Stop | None
 ) -> None:
     control, bench, terms = parts.control, parts.bench, parts.terms
     board = Board(bench.clock)
     finished = stop or Stop()
+=======
+    settings: WorkerSettings,
+    control: ControlPlane,
+    bench: Bench,
+    terms: Terms,
+    reins: "_Reins",
+    errands: Errands | None,
+) -> None:
+    board, finished = Board(bench.clock), reins.stop
+>>>>>>> d091c60 (Hand web calls over to workers inside the perimeter)
 
     async def serve(work: Work) -> None:
         item = Item(control, work, bench, terms, finished)
@@ -214,7 +242,7 @@ async def _run(
 
     def tell() -> None:
         log.info("worker_ready", environment_id=settings.environment_id)
-        ready(settings.environment_id or "pool")
+        reins.ready(settings.environment_id or "pool")
 
     async def poll(stop: Stop) -> None:
         await poller.loop(
@@ -225,12 +253,40 @@ async def _run(
         )
         stop.request()
 
+<<<<<<< HEAD
     tasks: dict[str, Task] = {"poll": poll, "limits": bench.hands.watch, "desk": parts.desk.serve}
+=======
+    tasks: dict[str, Task] = {"poll": poll, "limits": bench.hands.watch}
+    if errands is not None:
+        tasks["web"] = errands.loop
+        board.put("web", lambda: errands.doing)
+>>>>>>> d091c60 (Hand web calls over to workers inside the perimeter)
     status_file = settings.status_file
     if status_file is not None:
         tasks["status"] = lambda stop: board.publish(status_file, stop)
     settle()
     await run_service(tasks, drain_s=settings.drain_s, stop=finished)
+
+
+def _errands(
+    settings: WorkerSettings,
+    bench: Bench,
+    key: str,
+    worker_id: str,
+    resolver: Resolver,
+    stack: AsyncExitStack,
+) -> Errands | None:
+    """Return what makes the server's web calls, if the operator lets this worker make any."""
+    web = settings.web()
+    if web is None:
+        return None
+    client = WebCallClient(settings.base_url, key, worker_id, web.tools)
+    stack.push_async_callback(_shielded, client.aclose)
+    dialler = Dialler(client_context(settings.egress_ca_file), resolver)
+    outside = Outside(web.own, dialler, bench.record, bench.clock)
+    secrets = [key, *([web.engine.key] if web.engine is not None else [])]
+    redactor = Redactor(exact=[one for one in secrets if len(one) >= MIN_EXACT_CHARS])
+    return Errands(client, outside, web.terms, web.engine, redactor, bench.rand)
 
 
 async def _open_station(

@@ -62,6 +62,11 @@ class Engine(Protocol):
     needs_key: ClassVar[bool]
     public: ClassVar[bool]
 
+    @property
+    def key(self) -> str:
+        """The key; empty where there is none."""
+        ...
+
     def __init__(self, url: str, key: str) -> None:
         """Take the address of the API, and the key."""
         ...

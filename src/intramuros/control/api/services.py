@@ -25,6 +25,7 @@ from intramuros.control.session.egress import Egress
 from intramuros.control.session.journal import Journal
 from intramuros.control.session.releases import Releases
 from intramuros.control.session.sessions import Sessions
+from intramuros.control.session.web_queue import WebQueue
 from intramuros.control.session.work import WorkQueue
 from intramuros.control.store.blobs import Blobs
 from intramuros.control.store.db import Database
@@ -89,6 +90,8 @@ class Services:
     dreams: Dreams
     inference: Inference
     """The Messages API's own part."""
+    web_queue: WebQueue
+    """Web calls that workers make."""
     meter: Meter
     """Limits and counts the use of models."""
     calls: Calls

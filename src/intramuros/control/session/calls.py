@@ -57,6 +57,7 @@ class Call:
         confirmation_id: the confirmation that has arrived, consumed or not.
         decision: what the consumed confirmation said.
         started_epoch: the lease epoch under which this server began the call (``OUTSIDE`` only).
+        until_us: the call was handed to a worker, whose answer is waited for until then.
     """
 
     id: str
@@ -65,6 +66,7 @@ class Call:
     confirmation_id: str | None = None
     decision: Permission | None = None
     started_epoch: int | None = None
+    until_us: int | None = None
 
     @property
     def held(self) -> bool:

@@ -286,6 +286,13 @@ def _start_call(state: State, record: Record) -> State:
     return _with_call(state, replace(call, started_epoch=cast("int", record.body["epoch"])))
 
 
+def _hand_over(state: State, record: Record) -> State:
+    call = _open_call(state, record, "tool_use_id")
+    if call.kind is not CallKind.WEB or call.started_epoch is None:
+        raise IllegalRecord(f"{call.id} may not be handed over")
+    return _with_call(state, replace(call, until_us=cast("int", record.body["until_us"])))
+
+
 def _open_call(state: State, record: Record, member: str) -> Call:
     use_id = cast("str", record.body[member])
     if (call := state.call(use_id)) is None:
@@ -337,6 +344,7 @@ _CHANGES: Final[Mapping[str, Callable[[State, Record], State]]] = {
     "internal.mcp_listed": _know_tools,
     "internal.mcp_call_started": _start_call,
     "internal.web_call_started": _start_call,
+    "internal.web_call_handed": _hand_over,
     "agent.thread_message_received": _receive,
     "internal.consultation": _consume,
     runs.REPORT: _consume,

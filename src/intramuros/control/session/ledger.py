@@ -44,10 +44,9 @@ def entry(view: View, record: Record) -> Entry | None:
         case "agent.mcp_tool_result":
             return Entry("mcp.result", _done(record, "mcp_tool_use_id", {}))
         case "agent.tool_result":
-            seen = cast("Mapping[str, object]", (record.private or {}).get("web", {}))
             uses = view.find([cast("str", body["tool_use_id"])])
             web = any(kind_of(use.type, use.body) is CallKind.WEB for use in uses)
-            return Entry("web.result", _done(record, "tool_use_id", seen)) if web else None
+            return Entry("web.result", web_result(record)) if web else None
         case _:
             return _denied(record)
 
@@ -74,6 +73,12 @@ def _begun(use: Record, record: Record, about: Mapping[str, object]) -> dict[str
         **about,
         **_digest(use.body["input"]),
     }
+
+
+def web_result(record: Record) -> dict[str, object]:
+    """Return what is kept of the answer to a web call."""
+    seen = cast("Mapping[str, object]", (record.private or {}).get("web", {}))
+    return _done(record, "tool_use_id", seen)
 
 
 def _done(record: Record, member: str, seen: Mapping[str, object]) -> dict[str, object]:

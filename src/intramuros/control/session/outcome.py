@@ -29,6 +29,7 @@ from intramuros.web.base import Answer
 Json = Mapping[str, Any]
 
 MICROS: Final = 1_000_000
+HANDED: Final = "internal.web_call_handed"
 # A provider that asks for more patience than this gets the turn back later all the same.
 RETRY_AFTER_CAP_S: Final = 3600.0
 
@@ -188,6 +189,20 @@ def mcp_answered(
         return replace(told, private=spilled.note)
     content = cut(answer.content, max_chars)
     return result(call, content, is_error=answer.is_error, self_hosted=hosted)
+
+
+@dataclass(frozen=True)
+class Handed:
+    """A web call that a worker is to make: what it is told, and for how long it is waited for."""
+
+    ask: Mapping[str, object]
+    patience_us: int
+
+
+def web_handed(call: Call, handed: Handed, context: Context) -> Draft:
+    """Record that a worker is to make a call, with all that it needs to know."""
+    body = {"tool_use_id": call.id, "until_us": context.now_us + handed.patience_us}
+    return Draft(HANDED, body, private=handed.ask)
 
 
 def web_answered(call: Call, answer: Answer) -> Draft:

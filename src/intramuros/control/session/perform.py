@@ -32,7 +32,7 @@ from intramuros.control.session.view import View
 from intramuros.control.store.notify import Hub
 from intramuros.control.store.records import Draft
 from intramuros.kernel.errors import Unavailable
-from intramuros.web.base import Answer, Code, Fetch, Web, refusal
+from intramuros.web.base import Answer, Code, Fetch, Search, Web, refusal
 
 # Calls of one reply that are judged at the same time.
 JUDGES: Final = 8
@@ -82,6 +82,14 @@ class Files(Protocol):
         ...
 
 
+class Inside(Protocol):
+    """Has web calls made by workers."""
+
+    async def hand(self, wanted: Fetch | Search) -> Answer | outcome.Handed:
+        """Return what is handed over, or the answer where nobody would take it."""
+        ...
+
+
 class Keeper(Protocol):
     """Keeps long results for the sandbox."""
 
@@ -99,6 +107,7 @@ class Performer:
         files: gives requests the content of uploaded files.
         spills: keeps results that are too long for the model; without it they are cut.
         web: makes the calls of web tools.
+        inside: has workers make them instead.
     """
 
     model: Model
@@ -108,6 +117,7 @@ class Performer:
     files: Files | None = None
     spills: Keeper | None = None
     web: Web | None = None
+    inside: Inside | None = None
 
     async def call_model(self, view: View, command: CallModel, context: Context) -> Outcome:
         """Send the request, whispering its deltas."""
@@ -267,6 +277,11 @@ class Performer:
 
     async def _browse(self, view: View, call: Call) -> Outcome:
         wanted = web_calls.ask(view, call)
+        if self.inside is not None and not isinstance(wanted, Answer):
+            handed = await self.inside.hand(wanted)
+            if isinstance(handed, outcome.Handed):
+                return lambda view, context: [outcome.web_handed(call, handed, context)]
+            wanted = handed
         if isinstance(wanted, Answer):
             answer = wanted
         elif self.web is None:

@@ -113,6 +113,7 @@ STEADY: Final = frozenset(
         "internal.mcp_listed",
         "internal.mcp_call_started",
         "internal.web_call_started",
+        "internal.web_call_handed",
         "agent.thread_message_received",
         "agent.thread_message_sent",
         "internal.consultation",

@@ -289,6 +289,8 @@ class State:
 
     def _performed_elsewhere(self, call: Call) -> bool:
         """Tell whether the session stays running until somebody else's result arrives."""
+        if call.kind is CallKind.WEB:
+            return call.until_us is not None
         return call.kind is CallKind.SANDBOX and call.permitted and not self.self_hosted
 
     def _blocks(self, call: Call) -> bool:

@@ -39,6 +39,10 @@ UNKNOWN_OUTCOME: Final = (
     "The server that made this call stopped before it saw the result, so the outcome is unknown: "
     "the call may or may not have taken effect. Check before repeating it."
 )
+WEB_UNANSWERED: Final = (
+    "unavailable: the worker that was to make this call did not answer in time. Make the call "
+    "again if you still need it."
+)
 WEB_LOST: Final = (
     "unavailable: the server that made this call stopped before it saw the answer. Make the call "
     "again if you still need it."
@@ -271,18 +275,33 @@ def _running(view: View, context: Context) -> Command:
     state = view.state
     if refused := [call for call in state.calls if call.refused]:
         return Append([_refusal(call, view) for call in refused])
-    if performed := [c for c in state.calls if c.kind in OUTSIDE and c.permitted]:
+    if performed := [c for c in state.calls if _ours(c)]:
         return _perform(performed, view, context)
+    until_us = min((c.until_us for c in state.calls if c.until_us is not None), default=None)
+    if until_us is not None and until_us <= context.now_us:
+        return Append(_give_up(view, context.now_us))
     if state.blocking:
         return Append(resting(view, context.now_us, "requires_action"))
     if state.calls:
-        return Wait()
+        return Wait(until_us)
     if state.ending == "end_turn" and state.aim is not None and not state.crew_works:
         after = evaluation.step(view, state.aim, context.now_us, context.epoch)
         return after if isinstance(after, AskGrader) else Append(after)
     if state.ending is not None:
         return Append(_end(view, context))
     return _next_request(view, context)
+
+
+def _ours(call: Call) -> bool:
+    """Tell whether this server has still to make a call."""
+    return call.kind in OUTSIDE and call.permitted and call.until_us is None
+
+
+def _give_up(view: View, now_us: int) -> list[Draft]:
+    """Answer the calls that were handed to workers and not answered in time."""
+    late = [c for c in view.state.calls if c.until_us is not None and c.until_us <= now_us]
+    hosted = view.state.self_hosted
+    return [error_result(call, WEB_UNANSWERED, self_hosted=hosted) for call in late]
 
 
 def _refusal(call: Call, view: View) -> Draft:
