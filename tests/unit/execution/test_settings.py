@@ -249,3 +249,52 @@ def test_what_a_sandbox_may_use_of_the_network_is_the_operators(
     assert (limits.connections, limits.rate, limits.burst) == (4, 2.0, 10)
     assert (limits.bytes_per_s, limits.bytes_burst) == (1000.0, 1000)
     assert (limits.sent_bytes, limits.received_bytes) == (10, 20)
+
+
+def test_a_worker_makes_no_web_calls_unless_it_is_told_to(settings: WorkerSettings) -> None:
+    assert settings.web() is None
+    assert replace(settings, search_engine="tavily").web() is None
+
+
+def test_web_calls_reach_what_sandboxes_do_or_hosts_of_their_own(
+    settings: WorkerSettings,
+) -> None:
+    like = replace(settings, web_tools=("web_fetch",), egress_allow=("a.test",))
+    web = like.checked().web()
+    assert web is not None
+    assert web.own.allow.covers("a.test")
+    apart = replace(
+        settings,
+        web_tools=("web_fetch", "web_search"),
+        web_allow=("b.test",),
+        egress_ports=(8443,),
+        egress_internal=("b.test",),
+        search_engine="searxng",
+        search_url="http://searx.internal",
+    )
+    web = apart.checked().web()
+    assert web is not None
+    assert apart.egress() is None, "sandboxes keep having no network"
+    assert web.own.allow.covers("b.test")
+    assert web.own.internal.covers("b.test")
+    assert not web.own.allow.covers("a.test")
+    assert web.terms.ports == (80, 443, 8443)
+    assert web.engine is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"web_tools": ("web_surf",)}, "no 'web_surf'"),
+        ({"web_tools": ("web_fetch",)}, "may reach no host"),
+        ({"web_tools": ("web_search",)}, "needs a search engine"),
+        ({"web_allow": ("a.test",)}, "without web_tools"),
+        ({"web_tools": ("web_fetch",), "web_allow": ("a b",)}, "no host name"),
+        ({"web_timeout_s": 0}, "web_timeout_s"),
+    ],
+)
+def test_web_settings_that_cannot_be_meant(
+    settings: WorkerSettings, change: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(OperatorError, match=says):
+        replace(settings, **change).checked()

@@ -8,6 +8,7 @@ reads it. When nobody answers in time, the loop does.
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, cast
 
 from sqlalchemy import select
@@ -107,7 +108,7 @@ class WebQueue:
             assert queue is not None
             key = f"{record.session_id}/{record.body['tool_use_id']}/{record.seq}"
             leases.offer(tx, queue, key, self._now_us())
-            tx.after_commit(lambda queue=queue: self._hub.hint(queue))  # type: ignore[misc]  # bound
+            tx.after_commit(partial(self._hub.hint, queue.rpartition("/")[0]))
 
     async def poll(self, caller: Principal, poll: WebPoll) -> WebCall | None:
         """Hand out the next call, or None; waits for at most ``poll.wait_s`` seconds."""

@@ -83,7 +83,8 @@ class WorkerWays:
 
     def to_engine(self, *, public: bool) -> httpx2.AsyncBaseTransport:
         """Return a way to the search engine, which the operator has named, and with its key."""
-        leave = _Leave(ENGINE_RULE, internal=not public, secrets=(ENGINE_RULE,))
+        # Whose address he has written down himself, wherever it is.
+        leave = _Leave(ENGINE_RULE, internal=True, secrets=(ENGINE_RULE,))
         return _Way(self._outside, self._ledger, leave)
 
 

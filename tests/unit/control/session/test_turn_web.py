@@ -6,8 +6,10 @@ import pytest
 
 from intramuros.control.session.calls import CallKind
 from intramuros.control.session.fold import IllegalRecord
-from intramuros.control.session.outcome import web_answered
-from intramuros.control.session.turn import WEB_LOST, MakeCalls
+from intramuros.control.session.outcome import Handed, web_answered, web_handed
+from intramuros.control.session.phase import Status
+from intramuros.control.session.state import load
+from intramuros.control.session.turn import WEB_LOST, WEB_UNANSWERED, MakeCalls, Wait
 from intramuros.control.store.records import Draft
 from intramuros.web.base import Fetch, Search
 from tests.fakes.band import Band, definition, delegate, lead
@@ -186,3 +188,95 @@ def test_a_child_never_reaches_more_than_its_lead(url: str, said: str) -> None:
 def test_a_copy_of_the_lead_follows_the_lead() -> None:
     copy = {**CHILD, "id": lead()["id"]}
     assert len(crew("https://z.com/", "https://z.com/", copy).browsed) == 1
+
+
+HANDED = Handed({"name": "web_search", "asked": "q"}, 30_000_000)
+
+
+def handed_over(made: Loop) -> list[Any]:
+    """Hand every web call of the next effect over, as the performer does where workers make them.
+
+    Returns:
+        The calls.
+    """
+    while not isinstance(effect := made.next(), MakeCalls):
+        made.perform(effect)
+    web = [call for call in effect.calls if call.kind is CallKind.WEB]
+    made.log.append(*(web_handed(call, HANDED, made.context) for call in web))
+    others = [call for call in effect.calls if call not in web]
+    made.log.append(*(made.answered(call) for call in others))
+    return web
+
+
+def test_a_call_that_is_handed_over_costs_nothing_until_it_is_answered() -> None:
+    made = loop(SEARCH)
+    made.log.say()
+    [call] = handed_over(made)
+    wait = made.run()
+    assert wait.until_us == made.log.state.calls[0].until_us
+    assert made.log.state.status is Status.RUNNING, "as a call that this server makes"
+    assert not made.log.state.due, "nothing to do before the answer or the time"
+    assert last(made, "agent.tool_use")["name"] == "web_search"
+    made.crash()  # whoever holds the session next has nothing to mend
+    assert isinstance(made.next(), Wait)
+    made.log.append(web_answered(call, found("hits", searches=1)))
+    assert made.log.state.due
+    made.run()
+    assert stop_reason(made) == {"type": "end_turn"}
+    assert made.performed == [], "the server has made no call itself"
+    assert last(made, "session.usage")["usage"]["server_tool_use"]["web_search_requests"] == 1
+
+
+def test_a_call_that_nobody_answers_ends_in_time() -> None:
+    made = loop(uses(use("web_search", query="q"), use("web_search", "t2", query="r")))
+    made.log.say()
+    first, second = handed_over(made)
+    until_us = made.run().until_us
+    assert until_us is not None
+    made.log.append(web_answered(second, found("hits")))
+    made.log.now_us = until_us - 1_000
+    assert isinstance(made.next(), Wait)
+    made.log.now_us = until_us
+    made.run()
+    [late] = [r for r in made.log.shown if r.body.get("tool_use_id") == first.id]
+    assert late.body["content"] == [{"type": "text", "text": WEB_UNANSWERED}]
+    assert late.body["is_error"] is True
+    assert stop_reason(made) == {"type": "end_turn"}
+    with pytest.raises(IllegalRecord):
+        made.log.append(web_answered(first, found("too late")))
+
+
+def test_an_interrupt_closes_a_call_that_was_handed_over() -> None:
+    made = loop(SEARCH)
+    made.log.say()
+    handed_over(made)
+    made.run()
+    made.log.send("user.interrupt")
+    made.run()
+    assert last(made, "agent.tool_result")["is_error"] is True
+    assert open_ids(made) == []
+
+
+def test_only_a_begun_web_call_is_handed_over() -> None:
+    made = loop(SEARCH, policy=ASK)
+    made.log.say()
+    made.run()
+    [call] = made.log.state.calls
+    with pytest.raises(IllegalRecord):
+        made.log.append(web_handed(call, HANDED, made.context))
+
+
+def test_a_question_to_a_client_and_a_call_at_a_worker_stand_side_by_side() -> None:
+    made = Loop(
+        agent(toolset(web_search={"permission_policy": ALLOW}, bash={"permission_policy": ASK})),
+        model=[uses(use("web_search", query="q"), use("bash", "t2", command="ls")), text("ok")],
+        served=WEB,
+    )
+    made.log.say()
+    [call] = handed_over(made)
+    wait = made.run()
+    assert stop_reason(made)["type"] == "requires_action"
+    assert wait.until_us is None, "there is time until the client has answered"
+    assert load(made.log.state.dump()) == made.log.state
+    made.log.append(web_answered(call, found("hits")))
+    assert isinstance(made.next(), Wait)
