@@ -57,6 +57,8 @@ class WebSettings:
     own: OwnRules
     terms: Terms
     engine: Engine | None
+    engine_inside: bool = False
+    """Whether the engine's address is the operator's own."""
 
 
 @dataclass(frozen=True)
@@ -268,7 +270,8 @@ class WorkerSettings:
             said = EngineSettings(self.search_engine, self.search_url, self.search_key_file)
             engine = engine_from(said, _LOOPBACK)
         ports = tuple(sorted(WEB_PORTS | own.ports))
-        return WebSettings(tools, own, Terms(ports=ports, timeout_s=self.web_timeout_s), engine)
+        terms = Terms(ports=ports, timeout_s=self.web_timeout_s)
+        return WebSettings(tools, own, terms, engine, self.search_url is not None)
 
     def egress(self) -> OwnRules | None:
         """Return what sandboxes of this worker may reach at most; None is no network.

@@ -52,7 +52,6 @@ from intramuros.execution.web.client import WebCallClient
 from intramuros.execution.web.errands import Errands
 from intramuros.execution.web.ways import Outside
 from intramuros.kernel.errors import OperatorError
-from intramuros.kernel.redact import MIN_EXACT_CHARS, Redactor
 from intramuros.kernel.service import Stop, Task, run_service, settle
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock, SystemClock
@@ -282,11 +281,12 @@ def _errands(
         return None
     client = WebCallClient(settings.base_url, key, worker_id, web.tools)
     stack.push_async_callback(_shielded, client.aclose)
-    dialler = Dialler(client_context(settings.egress_ca_file), resolver)
-    outside = Outside(web.own, dialler, bench.record, bench.clock)
-    secrets = [key, *([web.engine.key] if web.engine is not None else [])]
-    redactor = Redactor(exact=[one for one in secrets if len(one) >= MIN_EXACT_CHARS])
-    return Errands(client, outside, web.terms, web.engine, redactor, bench.rand)
+    context = client_context(settings.egress_ca_file)
+    dialler = Dialler(context, resolver, proxy=settings.company_proxy())
+    outside = Outside(web.own, dialler, bench.record, bench.clock, web.engine_inside)
+    if web.engine is not None:
+        bench.gate.learn("search", [web.engine.key])
+    return Errands(client, outside, web.terms, web.engine, bench.gate, bench.rand)
 
 
 async def _open_station(

@@ -16,12 +16,12 @@ from typing import Final
 import anyio
 
 from intramuros.execution.client import Away, ControlPlaneError, Raced, Refused
-from intramuros.execution.outflow import release
+from intramuros.execution.outflow.gate import Gate
+from intramuros.execution.outflow.results import without_spill
 from intramuros.execution.record import INWARD, OUTWARD, Record, RecordFailed, weigh
 from intramuros.execution.sandbox.base import ToolOutcome
 from intramuros.execution.web.client import WebCallClient
 from intramuros.execution.web.ways import Outside, WorkerWays
-from intramuros.kernel.redact import Redactor
 from intramuros.kernel.service import Stop
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import backoff_s
@@ -62,7 +62,7 @@ class Errands:
     Args:
         terms: the operator's of this worker.
         engine: whom it asks; None for a worker that does not search.
-        redactor: takes the worker's own secrets out of what leaves.
+        gate: what leaves the worker passes there.
     """
 
     def __init__(
@@ -71,14 +71,14 @@ class Errands:
         outside: Outside,
         terms: Terms,
         engine: Engine | None,
-        redactor: Redactor,
+        gate: Gate,
         rand: Callable[[], float],
     ) -> None:
         self._client = client
         self._outside = outside
         self._terms = terms
         self._engine = engine
-        self._redactor = redactor
+        self._gate = gate
         self._rand = rand
         self._reader = Reader()
         self._room = anyio.Semaphore(CALLS)
@@ -158,7 +158,9 @@ class Errands:
             self._record.note("web.abandoned", **about)
             return
         outcome = ToolOutcome([dict(block) for block in made.content], made.is_error)
-        filtered = release(outcome, self._redactor, call.id)
+        filtered = await self._gate.result(outcome, call.id)
+        if filtered.spill is not None:
+            filtered = without_spill(filtered, "no sandbox is near")
         weight = weigh(filtered.content)
         try:
             await self._record.write(
@@ -167,7 +169,7 @@ class Errands:
                 bytes=weight.size,
                 sha256=weight.sha256,
                 is_error=made.is_error,
-                masked=filtered.masked,
+                **filtered.found.fields(),
                 **about,
             )
         except RecordFailed as error:
@@ -175,7 +177,8 @@ class Errands:
             log.error("web_result_not_recorded", call_id=call.id, error=str(error))
             return
         seen = {name: made.seen[name] for name in _SEEN if made.seen.get(name) is not None}
-        body = {"content": filtered.content, "is_error": made.is_error, "seen": seen}
+        is_error = made.is_error or filtered.withheld
+        body = {"content": filtered.content, "is_error": is_error, "seen": seen}
         await self._answer(call, body)
 
     async def _make(self, call: WebCall) -> Answer | None:

@@ -10,12 +10,11 @@ from typing import Final
 
 import h11
 import httpx2
-from anyio.abc import ByteStream
 
 from intramuros.execution.egress.http1 import MAX_HEAD_BYTES, Head, Place
 from intramuros.execution.egress.ledger import Claim, Ledger, Tally
+from intramuros.execution.egress.leg import GONE, Leg
 from intramuros.execution.egress.policy import Networking, OwnRules, Policy
-from intramuros.execution.egress.streams import GONE, drop
 from intramuros.execution.egress.upstream import Dialler, UpstreamFailed
 from intramuros.execution.record import Record, RecordFailed
 from intramuros.kernel.timing import Clock
@@ -35,12 +34,15 @@ class Outside:
     Args:
         own: whom the operator lets web tools reach.
         dialler: opens connections to checked addresses.
+        engine_inside: whether the operator has written down an address for his search engine, which
+            may then be anywhere, and is reached without the company's proxy.
     """
 
     own: OwnRules
     dialler: Dialler
     record: Record
     clock: Clock
+    engine_inside: bool = False
 
     @property
     def policy(self) -> Policy:
@@ -83,8 +85,8 @@ class WorkerWays:
 
     def to_engine(self, *, public: bool) -> httpx2.AsyncBaseTransport:
         """Return a way to the search engine, which the operator has named, and with its key."""
-        # Whose address he has written down himself, wherever it is.
-        leave = _Leave(ENGINE_RULE, internal=True, secrets=(ENGINE_RULE,))
+        internal = self._outside.engine_inside or not public
+        leave = _Leave(ENGINE_RULE, internal, secrets=(ENGINE_RULE,))
         return _Way(self._outside, self._ledger, leave)
 
 
@@ -142,7 +144,7 @@ class _Way(httpx2.AsyncBaseTransport):
             exchange = _Exchange(stream, tally)
             await exchange.ask(request, body)
         except BaseException:
-            await drop(stream)
+            await stream.aclose()
             raise
         return exchange
 
@@ -151,7 +153,7 @@ class _Way(httpx2.AsyncBaseTransport):
 class _Exchange:
     """A request that was sent, and its answer as far as it is read."""
 
-    stream: ByteStream
+    stream: Leg
     tally: Tally
     http: h11.Connection = field(
         default_factory=lambda: h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
@@ -217,7 +219,7 @@ class _Body(httpx2.AsyncByteStream):
         over, self._over = self._over, None
         if over is not None:
             over()
-            await drop(self._exchange.stream)
+            await self._exchange.stream.aclose()
 
 
 def _told(error: BaseException) -> BaseException:

@@ -62,7 +62,7 @@ class Rig:
         self.port = origin.port
         ca_file = getattr(origin, "ca_file", None)
         dialler = Dialler(client_context(ca_file), names)
-        self.outside = Outside(own, dialler, self.record, SystemClock())
+        self.outside = Outside(own, dialler, self.record, SystemClock(), engine_inside=True)
         self.ways = WorkerWays(self.outside, "sesn_1")
 
     async def fetch(self, url: str, timeout_s: float = 5.0) -> Answer:

@@ -9,11 +9,12 @@ import pytest
 
 from intramuros.execution.client import Away, Raced, Refused
 from intramuros.execution.egress.policy import OwnRules
+from intramuros.execution.outflow.gate import Gate
+from intramuros.execution.outflow.policy import default_policy
 from intramuros.execution.record import Record, RecordFailed
 from intramuros.execution.web import errands as room
 from intramuros.execution.web.errands import Errands
 from intramuros.execution.web.ways import Outside
-from intramuros.kernel.redact import Redactor
 from intramuros.kernel.service import Stop
 from intramuros.kernel.timing import SystemClock
 from intramuros.protocol.web_calls import WebCall
@@ -97,9 +98,15 @@ def web(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return says
 
 
+def gate() -> Gate:
+    opened = Gate(default_policy(), b"k" * 32)
+    opened.learn("worker", [SECRET])
+    return opened
+
+
 def made(server: Server, audit: Audit) -> Errands:
     outside = Outside(OwnRules(), None, audit, SystemClock())  # type: ignore[arg-type]  # doubles
-    return Errands(server, outside, Terms(), None, Redactor(exact=[SECRET]), lambda: 0.0)  # type: ignore[arg-type]
+    return Errands(server, outside, Terms(), None, gate(), lambda: 0.0)  # type: ignore[arg-type]
 
 
 async def run(server: Server, audit: Audit, *, until_over: bool = True) -> None:
