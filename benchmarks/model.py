@@ -52,7 +52,7 @@ class TimedModel(FakeMessages):
         arrived_ns = self.arrivals_ns[-1]
         self.waits_ns += [arrived_ns - sent for sent in _sent(body["messages"][-1])]
         if self._think_s:
-            await anyio.sleep(self._think_s * (0.5 + random.random()))  # noqa: S311  no secret
+            await anyio.sleep(self._think_s * (0.5 + random.random()))
         if not self._pieces:
             await super()._answer(body, receive, send)
             return

@@ -13,7 +13,7 @@ from intramuros.control.model.base import (
     TextDelta,
     ThinkingStarted,
 )
-from intramuros.control.web import base as web
+from intramuros.web import base as web
 from tests.fakes.loop import INSERT, QUERY, found
 
 Answer = ModelReply | ModelError | Callable[[ModelRequest], Awaitable[ModelReply]]

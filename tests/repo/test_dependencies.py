@@ -14,6 +14,7 @@ from tests.repo.tree import ROOT, SOURCE, project, tracked, violations
 EXTRAS = {
     "kernel": [],
     "protocol": [],
+    "web": ["worker"],
     "console": [],
     "tunnel": ["tunnel"],
     "execution": ["worker"],

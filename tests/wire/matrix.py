@@ -123,6 +123,7 @@ class World:
         yield "session_id", self.session.id
         yield "work_id", self.work_id
         yield "tool_use_id", "none"
+        yield "call_id", "none"
         yield "model_id", next(iter(beta.models.list())).id
         yield from self._deployment()
         if "{thread_id}" in path:
