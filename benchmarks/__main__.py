@@ -17,7 +17,8 @@ from intramuros.kernel.timing import SystemClock, rfc3339
 FOLDER = Path(__file__).parent
 # (a) the control plane, (b) a tool through the worker, (c) an MCP call through the tunnel, (d) the
 # API's calls, (e) what a sandbox asks of a host, (f) a sandbox that is made and one that waited,
-# (g) sandboxes of each provider, (h) the filters of what leaves.
+# (g) sandboxes of each provider, (h) the filters of what leaves, (i) the
+# pieces of a reply on their way to a client, (j) sessions that rest.
 NAMES = (
     "overhead",
     "tool_roundtrip",
@@ -27,6 +28,8 @@ NAMES = (
     "pool",
     "providers",
     "outflow",
+    "previews",
+    "idle",
 )
 
 

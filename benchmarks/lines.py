@@ -33,11 +33,24 @@ class Line:
         """
         head = f"POST {path} HTTP/1.1\r\n{self._head}content-length: {len(body)}\r\n\r\n"
         await self._stream.send(head.encode() + body)
+        await self._answer()
+
+    async def get(self, path: str) -> Any:  # noqa: ANN401  any JSON
+        """Return what a GET is answered with.
+
+        Raises:
+            RuntimeError: it is no 200.
+        """
+        await self._stream.send(f"GET {path} HTTP/1.1\r\n{self._head}\r\n".encode())
+        return json.loads(await self._answer())
+
+    async def _answer(self) -> bytes:
         answer = (await self._inward.receive_until(b"\r\n\r\n", HEAD_BYTES)).decode().lower()
         length = int(answer.partition("content-length:")[2].split("\r\n", 1)[0])
         said = await self._inward.receive_exactly(length) if length else b""
         if not answer.startswith("http/1.1 200"):
             raise RuntimeError(f"{answer.splitlines()[0]}: {said[:500]!r}")
+        return said
 
     async def events(self, path: str) -> AsyncIterator[dict[str, Any]]:
         """Yield the events of a stream."""

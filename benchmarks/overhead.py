@@ -10,7 +10,7 @@ is the real one, over HTTP; SQLite runs with ``synchronous=FULL``. Client, serve
 the machine.
 
 Paced, the model thinks for a second on average, as the fastest real ones do. Flat out, it answers
-at once, so that everything waits for the processor: that shows how many calls a second there can be.
+at once, so that everything waits for the processor: that shows how many calls there can be.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from tests.wire.host import Server, running
 
 from benchmarks.lines import connected
 from benchmarks.meter import MIB, spent, summary_ms
-from benchmarks.model import timed_model, waits
+from benchmarks.models import timed_model, waits
 from intramuros.kernel.timing import SystemClock
 
 TOOL: Final = {
@@ -46,10 +46,9 @@ TARGET_MS: Final = (5.0, 20.0)
 
 
 @contextmanager
-def bench(model_url: str, database_url: str | None = None, **settings: Any) -> Iterator[Server]:
+def bench(model_url: str, database_url: str | None = None, **more: object) -> Iterator[Server]:
     """Run a server for a benchmark, on a fresh data directory."""
-    if database_url is not None:
-        settings["database_url"] = database_url
+    settings = more if database_url is None else {**more, "database_url": database_url}
     with (
         tempfile.TemporaryDirectory() as scratch,
         running(
@@ -104,10 +103,14 @@ async def drive(server: Server, session_id: str) -> list[int]:
                     trips.append(now_ns - sent_ns)
                 sent_ns = time.monotonic_ns()
                 await door.post(f"{path}?beta=true", _answer(event["id"], sent_ns))
-            elif event["type"] == "session.status_idle":
-                if event["stop_reason"]["type"] != "requires_action":
-                    return trips
+            elif _ends(event):
+                return trips
     raise RuntimeError("the stream ended before the turn did")
+
+
+def _ends(event: dict[str, Any]) -> bool:
+    idle = event["type"] == "session.status_idle"
+    return idle and event["stop_reason"]["type"] != "requires_action"
 
 
 def _answer(use_id: str, sent_ns: int) -> bytes:

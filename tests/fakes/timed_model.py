@@ -1,28 +1,22 @@
-"""A fake model as a process of its own, which keeps the times that a benchmark asks about.
+"""A fake model as a process of its own, which keeps the times that benchmarks ask about.
 
-``python -m benchmarks.model [--times N] [--think-s S] [--pieces N]`` prints ``ready URL``. It calls
-the tool ``probe`` so often in a turn, or speaks in so many pieces. The text of a result is the time
-at which its client sent it, on the clock that processes of one machine share; ``GET /_waits`` tells
-how long each took to come here, in nanoseconds. The text of a piece is the time at which it is sent.
+``python -m tests.fakes.timed_model [--times N] [--think-s S] [--pieces N]`` prints ``ready URL``.
+It calls the tool ``probe`` so often in a turn, or speaks in so many pieces. The text of a result is
+the time at which its client sent it, on the clock that processes of one machine share; ``GET
+/_waits`` tells how long each took to come here, in nanoseconds. The text of a piece is when it was
+sent.
 """
 
 import argparse
 import json
-import os
 import random
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import anyio
-import httpx2
-from tests.fakes.messages_server import Blocks, FakeMessages, _json, _start, frames
-from tests.wire.host import ROOT
 
-from intramuros.kernel.config import environment
+from tests.fakes.messages_server import Blocks, FakeMessages, _json, _start, frames
 
 PIECE_S = 0.02
 
@@ -82,27 +76,6 @@ def _sent(message: dict[str, Any]) -> Iterator[int]:
                 yield int(part["text"])
 
 
-@contextmanager
-def timed_model(*, times: int = 0, think_s: float = 0.0, pieces: int = 0) -> Iterator[str]:
-    """Run the model's process; yields its base URL."""
-    command = [sys.executable, "-m", "benchmarks.model", "--times", str(times)]
-    command += ["--think-s", str(think_s), "--pieces", str(pieces)]
-    env = {**environment(), "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
-    with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield process.stdout.readline().removeprefix("ready ").strip()
-        finally:
-            process.terminate()
-
-
-async def waits(model_url: str) -> list[int]:
-    """Return how long results took to the model since the last time, in nanoseconds."""
-    async with httpx2.AsyncClient() as client:
-        found: list[int] = (await client.get(f"{model_url}/_waits")).json()
-        return found
-
-
 async def _main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--times", type=int, default=0)
@@ -110,7 +83,7 @@ async def _main() -> None:
     parser.add_argument("--pieces", type=int, default=0)
     options = parser.parse_args()
     async with TimedModel(options.times, options.think_s, options.pieces).running() as base_url:
-        print(f"ready {base_url}", flush=True)
+        print(f"ready {base_url}", flush=True)  # noqa: T201  the process's one line
         await anyio.sleep_forever()
 
 
