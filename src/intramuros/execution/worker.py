@@ -63,14 +63,6 @@ TOOL_ENTRY_POINTS: Final = "intramuros.tools"
 _CLOSE_S: Final = 20.0
 
 
-@dataclass(frozen=True)
-class _Reins:
-    """Who is told that polling works, and who may stop the worker."""
-
-    ready: Callable[[str], None]
-    stop: Stop
-
-
 async def serve_worker(
     settings: WorkerSettings,
     *,
@@ -159,14 +151,10 @@ async def serve_worker(
             settings.freeze_after_s,
             station,
         )
-<<<<<<< HEAD
         acts = Acts(hands, resort, keys).table()
         desk = Desk(settings.state_dir / SOCKET, acts, record, SILENT)
-        await _run(settings, _Parts(control, bench, terms, desk), ready, stop)
-=======
         errands = _errands(settings, bench, key, worker_id, resolver, stack)
-        await _run(settings, control, bench, terms, _Reins(ready, stop or Stop()), errands)
->>>>>>> d091c60 (Hand web calls over to workers inside the perimeter)
+        await _run(settings, _Parts(control, bench, terms, desk, errands), ready, stop)
 
 
 def _pool(
@@ -206,25 +194,15 @@ class _Parts:
     bench: Bench
     terms: Terms
     desk: Desk
+    errands: Errands | None
 
 
 async def _run(
-<<<<<<< HEAD
     settings: WorkerSettings, parts: _Parts, ready: Callable[[str], None], stop: Stop | None
 ) -> None:
     control, bench, terms = parts.control, parts.bench, parts.terms
     board = Board(bench.clock)
     finished = stop or Stop()
-=======
-    settings: WorkerSettings,
-    control: ControlPlane,
-    bench: Bench,
-    terms: Terms,
-    reins: "_Reins",
-    errands: Errands | None,
-) -> None:
-    board, finished = Board(bench.clock), reins.stop
->>>>>>> d091c60 (Hand web calls over to workers inside the perimeter)
 
     async def serve(work: Work) -> None:
         item = Item(control, work, bench, terms, finished)
@@ -241,7 +219,7 @@ async def _run(
 
     def tell() -> None:
         log.info("worker_ready", environment_id=settings.environment_id)
-        reins.ready(settings.environment_id or "pool")
+        ready(settings.environment_id or "pool")
 
     async def poll(stop: Stop) -> None:
         await poller.loop(
@@ -252,14 +230,10 @@ async def _run(
         )
         stop.request()
 
-<<<<<<< HEAD
     tasks: dict[str, Task] = {"poll": poll, "limits": bench.hands.watch, "desk": parts.desk.serve}
-=======
-    tasks: dict[str, Task] = {"poll": poll, "limits": bench.hands.watch}
-    if errands is not None:
+    if (errands := parts.errands) is not None:
         tasks["web"] = errands.loop
         board.put("web", lambda: errands.doing)
->>>>>>> d091c60 (Hand web calls over to workers inside the perimeter)
     status_file = settings.status_file
     if status_file is not None:
         tasks["status"] = lambda stop: board.publish(status_file, stop)
