@@ -30,7 +30,7 @@ async def plane() -> AsyncIterator[ControlPlane]:
 
 
 def said(result: dict[str, Any]) -> str:
-    return str(result["content"][0]["text"])
+    return str(result["content"][-1]["text"])
 
 
 async def test_killed_in_mid_tool_the_next_worker_reports_and_goes_on(

@@ -119,6 +119,9 @@ class Desk:
             return {"error": str(error)}
         except (ValueError, TimeoutError, anyio.DelimiterNotFound, anyio.IncompleteRead):
             return {"error": "no request that can be read came in time"}
+        except Exception:
+            log.exception("act_failed")
+            return {"error": "it failed inside the worker; its log says how"}
 
 
 def text(request: Request, name: str, *, needed: bool = True) -> str:

@@ -64,6 +64,8 @@ class Hands:
         self._resting = Resting(provider, keep, self._resort, self._destroy)
         self._gates: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
         self._frozen: set[str] = set()
+        self._unread: set[str] = set()
+        """Sessions that may have something to be told: looking costs a call some time."""
         self._captures = captures
         self._mounts: dict[str, tuple[Mount, ...]] = {}
         self._passages: dict[str, Passage] = {}
@@ -221,7 +223,12 @@ class Hands:
 
     async def notice(self, session_id: str) -> str:
         """Return what a session whose sandbox was woken is still to be told."""
-        return await self._resort.sleeper.notice(session_id) if self._resort else ""
+        if self._resort is None or session_id not in self._unread:
+            return ""
+        notice = await self._resort.sleeper.notice(session_id)
+        if not notice:
+            self._unread.discard(session_id)
+        return notice
 
     async def told(self, session_id: str) -> None:
         """The notice is on its way."""
@@ -248,18 +255,21 @@ class Hands:
         Args:
             stay: False when this worker goes.
         """
-        async with self.gate(session_id):
-            sandbox = self._live.get(session_id)
-            if sandbox is None:
-                return
-            if session_id in self._frozen and sandbox.alive:
-                await sandbox.resume()
-            self._frozen.discard(session_id)
-            del self._live[session_id]
-            await self._resting.put(session_id, sandbox, stay=stay)
+        # Not cut off half way: it would be neither live, nor frozen, nor gone.
+        with anyio.CancelScope(shield=True):
+            async with self.gate(session_id):
+                sandbox = self._live.get(session_id)
+                if sandbox is None:
+                    return
+                if session_id in self._frozen and sandbox.alive:
+                    await sandbox.resume()
+                self._frozen.discard(session_id)
+                del self._live[session_id]
+                await self._resting.put(session_id, sandbox, stay=stay)
 
     async def forget(self, session_id: str) -> None:
         """The session was deleted: destroy its sandbox and its workspace."""
+        self._unread.discard(session_id)
         await self.drop(session_id)
         await self._provider.forget(session_id)
         if self._resort is not None:
@@ -300,12 +310,16 @@ class Hands:
     async def _create(self, session_id: str) -> Sandbox:
         """Return a new sandbox: as it was put away, or over the workspace there is."""
         make = partial(self._make, session_id)
+        self._unread.add(session_id)
         wake = await self._resort.sleeper.due(session_id) if self._resort else None
-        if wake is None or self._resort is None:
+        if self._resort is None:
             return await make()
-        return await self._resort.sleeper.wake(
-            wake, make, partial(self._provider.forget, session_id)
-        )
+        if wake is None:
+            sandbox = await make()
+            await self._resort.sleeper.begin(session_id)
+            return sandbox
+        forget = partial(self._provider.forget, session_id)
+        return await self._resort.sleeper.wake(wake, make, forget)
 
     async def _make(self, session_id: str) -> Sandbox:
         spec = self._spec_of(session_id)

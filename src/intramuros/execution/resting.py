@@ -236,12 +236,22 @@ class Resting:
             now = clock.monotonic()
             for session_id in [key for key, rested in self._frozen.items() if rested.due_at <= now]:
                 async with gate(session_id):
-                    rested = self._frozen.get(session_id)
-                    if rested is not None and rested.due_at <= now:
-                        await self._away(session_id)
+                    await self._away_if_due(session_id, now)
             if now - expired_at >= EXPIRE_EVERY_S:
                 expired_at = now
                 await self._resort.sleeper.tidy()
+
+    async def _away_if_due(self, session_id: str, now: float) -> None:
+        rested = self._frozen.get(session_id)
+        if rested is None or rested.due_at > now:
+            return
+        try:
+            # Whoever stops the worker waits for it: half put away it would be on nobody's list.
+            with anyio.CancelScope(shield=True):
+                await self._away(session_id)
+        except Exception:
+            # One session's trouble is no other's; what is left of its sandbox ends with the worker.
+            log.exception("not_put_away", session_id=session_id)
 
     async def aclose(self) -> None:
         """Put everything away, or where that fails destroy it."""

@@ -237,9 +237,10 @@ class Item:
                     try:
                         await self._serve_session()
                     finally:
-                        with anyio.CancelScope(shield=True), anyio.move_on_after(_CLEANUP_S):
-                            await self._clean_up()
                         with anyio.CancelScope(shield=True):
+                            await self._rest()
+                            with anyio.move_on_after(_CLEANUP_S):
+                                await self._clean_up()
                             await self._put_memory_away()
                             await self._put_files_away()
             finally:
@@ -432,14 +433,20 @@ class Item:
             self._outcome = outcome
         scope.cancel()
 
+    async def _rest(self) -> None:
+        """Put the sandbox to sleep, where the session goes on; takes as long as its files do."""
+        ended = self._dispatch.ended is not None and self._dispatch.ended.deleted
+        quiet = self._outcome in (Outcome.IDLE, Outcome.DRAINED)
+        if quiet and not ended and self._lease.ours:
+            stay = self._outcome is Outcome.IDLE
+            await self._bench.hands.rest(self._work.session_id, stay=stay)
+
     async def _clean_up(self) -> None:
         session_id, hands = self._work.session_id, self._bench.hands
         if self._dispatch.ended is not None and self._dispatch.ended.deleted:
             await hands.forget(session_id)
             await to_thread.run_sync(self._bench.journal.forget, session_id)
-        elif self._outcome in (Outcome.IDLE, Outcome.DRAINED) and self._lease.ours:
-            await hands.rest(session_id, stay=self._outcome is Outcome.IDLE)
-        else:
+        elif not hands.rests(session_id):
             await hands.drop(session_id)
         hands.equip(session_id, ())
         self._passage.close()

@@ -32,6 +32,10 @@ async def fail(_request: Request) -> object:
     raise SandboxError("it broke")
 
 
+async def explode(_request: Request) -> object:
+    raise RuntimeError("a defect")
+
+
 async def unfit(_request: Request) -> object:
     raise OperatorError("it cannot", "do this")
 
@@ -47,7 +51,7 @@ def record(tmp_path: Path):
 async def path(tmp_path: Path, record: Record) -> AsyncIterator[Path]:
     # Longer than the kernel takes for a socket's address.
     place = tmp_path / ("x" * 120) / "desk/socket"
-    acts = {"echo": echo, "list": echo, "fail": fail, "unfit": unfit}
+    acts = {"echo": echo, "list": echo, "fail": fail, "unfit": unfit, "explode": explode}
     stop = Stop()
     async with anyio.create_task_group() as group:
         group.start_soon(Desk(place, acts, record, frozenset({"list"})).serve, stop)
@@ -73,6 +77,7 @@ async def test_refusals_are_told(path: Path) -> None:
     for request, why in (
         ({"do": "fail"}, "it broke"),
         ({"do": "unfit"}, "it cannot: do this"),
+        ({"do": "explode"}, "failed inside the worker"),
         ({"do": "nothing"}, "ask for one of"),
         ({}, "ask for one of"),
         ({"do": "echo", "word": 5}, "must be a text"),

@@ -253,3 +253,45 @@ async def test_freezing_lasts_until_the_next_call(worker) -> None:
     await a.take()
     assert not sandbox.paused
     assert a.hands.states() == {"s": "running"}
+
+
+async def test_one_sessions_trouble_is_no_others(worker) -> None:
+    a = worker(keep=2)
+    for name in "ab":
+        await a.take(name)
+        await a.hands.rest(name)
+
+    async def explode() -> None:
+        raise RuntimeError("a defect")
+
+    a.provider.live["a"].resume = explode
+    a.clock.advance(101)
+    await a.drowse()
+    assert not a.hands.rests("b")
+    assert "b" not in a.provider.live
+
+
+async def test_a_rest_is_not_cut_off_half_way(worker) -> None:
+    a = worker()
+    sandbox = await a.take()
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await a.hands.rest("s")
+    assert not sandbox.alive
+    assert await a.sleeper.due("s") is not None
+
+
+async def test_a_notice_is_looked_for_only_where_one_may_be(
+    worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = worker()
+    await a.take()
+    await a.hands.rest("s")
+    await a.take()
+    assert "open file 7" in await a.hands.notice("s")
+    await a.hands.told("s")
+    assert await a.hands.notice("s") == ""
+    looked: list[str] = []
+    monkeypatch.setattr(a.sleeper, "notice", looked.append)
+    assert await a.hands.notice("s") == ""
+    assert looked == []

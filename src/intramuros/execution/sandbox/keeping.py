@@ -139,8 +139,11 @@ class Keeper:
         return complaints
 
     async def _ask(self, act: str, **fields: bytes) -> dict[str, bytes]:
-        with anyio.fail_after(_STEP_S):
-            answer = await self.channel.request("state", {"act": act.encode(), **fields})
+        try:
+            with anyio.fail_after(_STEP_S):
+                answer = await self.channel.request("state", {"act": act.encode(), **fields})
+        except TimeoutError as error:
+            raise SandboxError("the sandbox did not answer in time") from error
         if "error" in answer:
             raise SandboxError(answer["error"].decode("utf-8", "replace")[:_MAX_LINE])
         return answer

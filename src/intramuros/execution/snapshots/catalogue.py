@@ -46,6 +46,8 @@ class Manifest:
     """Of its data, base64; the manifest itself is sealed."""
     lost: tuple[str, ...] = ()
     """What of the sandbox is not in it, in words for whoever wakes it."""
+    untold: str = ""
+    """What the session was to be told of an earlier time, and was not."""
     name: str = ""
     """Given by an operator; a snapshot without one is replaced by its session's next."""
     expires_at: float | None = None
@@ -53,7 +55,7 @@ class Manifest:
     def public(self) -> dict[str, Any]:
         """Return what an operator may see of it."""
         shown = asdict(self)
-        del shown["key"]
+        del shown["key"], shown["untold"]
         return shown
 
 

@@ -41,17 +41,19 @@ class Ledger:
         except (FileNotFoundError, ValueError, TypeError):
             return None
 
-    def write(self, session_id: str, entry: Entry) -> None:
-        """Write an entry, whole or not at all; it is durable."""
+    def write(self, session_id: str, entry: Entry, *, durable: bool = True) -> None:
+        """Write an entry, whole or not at all; a power failure takes none that is durable."""
         path = self._path(session_id)
         draft = path.with_suffix(".new")
         fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "w") as file:
             json.dump(asdict(entry), file)
             file.flush()
-            os.fsync(fd)
+            if durable:
+                os.fsync(fd)
         draft.replace(path)
-        self._sync()
+        if durable:
+            self._sync()
 
     def remove(self, session_id: str) -> None:
         """Forget a session; harmless when it is not known."""

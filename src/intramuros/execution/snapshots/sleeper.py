@@ -16,6 +16,7 @@ cleared and restored again, here or on whichever worker claims the session.
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import anyio
@@ -143,6 +144,7 @@ class Sleeper:
                 data_bytes=keeper.facts.data_bytes,
                 stored_bytes=stored,
                 lost=words.losses(keeper.facts, told),
+                untold=await self.notice(session_id),
             )
             await to_thread.run_sync(self.catalogue.add, manifest)
             self._step("manifest")
@@ -292,7 +294,24 @@ class Sleeper:
         complaints = await keeper.adopt(scripts[0]) if scripts else []
         if lost:
             complaints.append(f"{lost} extended attributes of files could not be set")
-        return words.woken(manifest.created_at, manifest.lost, complaints)
+        said = words.woken(manifest.created_at, manifest.lost, complaints)
+        return words.cut("\n\n".join(filter(None, (manifest.untold, said))))
+
+    async def begin(self, session_id: str) -> None:
+        """A sandbox is made over the workspace here, new or what one that was lost has left."""
+        try:
+            entry = await to_thread.run_sync(self._ledger.read, session_id)
+            if entry is None:
+                # Nothing hangs on it but a notice: it may get lost with the machine.
+                first = partial(self._ledger.write, durable=False)
+                await to_thread.run_sync(first, session_id, Entry(0, True))
+                return
+            notice = "\n\n".join(filter(None, (entry.notice, words.lost())))
+            told = replace(entry, notice=words.cut(notice))
+            if words.lost() not in entry.notice:
+                await to_thread.run_sync(self._ledger.write, session_id, told)
+        except OSError as error:
+            log.warning("notice_not_kept", session_id=session_id, error=str(error))
 
     async def notice(self, session_id: str) -> str:
         """Return what the session is still to be told, until :meth:`told`."""

@@ -72,3 +72,12 @@ def expired() -> str:
         "This session slept for longer than this worker keeps what was put away: the sandbox is"
         " new, and its former files, processes and shell state are gone."
     )
+
+
+def lost() -> str:
+    """Return what is to be read in a new sandbox over the workspace of one that died."""
+    return (
+        "The sandbox of this session ended without being put away, and a new one was made: the"
+        " files in /workspace are as they were left; background processes, the shell's state, and"
+        " files in /tmp and the home directory are gone."
+    )

@@ -1,6 +1,7 @@
 from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, cast
 
+import anyio
 import pytest
 
 from intramuros.execution.sandbox.base import SandboxError, SandboxGone
@@ -112,6 +113,18 @@ async def test_a_shell_tells_or_is_named_as_lost() -> None:
     assert "too large" in (await kept.tell()).lost[0]
     with pytest.raises(SandboxGone):
         await kept.tell()
+
+
+async def test_one_that_does_not_answer_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("intramuros.execution.sandbox.keeping._STEP_S", 0.01)
+
+    class Silent(Inside):
+        async def request(self, op: str, fields: Mapping[str, bytes]) -> Fields:
+            await anyio.sleep_forever()
+            raise AssertionError("unreachable")
+
+    with pytest.raises(SandboxError, match="in time"):
+        await keeper(Silent()).load(pieces(b"x"))
 
 
 async def test_a_shell_that_takes_its_state_back_may_complain() -> None:

@@ -283,3 +283,31 @@ async def test_a_long_script_in_odd_pieces(host: Make) -> None:
             rest = [chunk async for chunk in _without_script(pieces(data, step), got)]
             assert b"".join(rest) == b"files"
             assert got == ([] if script is None else [script])
+
+
+async def test_a_sandbox_that_was_lost_is_told_once(host: Make) -> None:
+    a = host("A")
+    await a.sleeper.begin(SESSION)
+    assert await a.sleeper.notice(SESSION) == ""
+    await a.sleeper.begin(SESSION)
+    await a.sleeper.begin(SESSION)
+    assert (await a.sleeper.notice(SESSION)).count("without being put away") == 1
+    await a.sleeper.told(SESSION)
+    assert await a.sleeper.notice(SESSION) == ""
+    await a.away(await a.create())
+    await a.sleeper.begin(SESSION)
+    assert await a.sleeper.notice(SESSION) == ""
+
+
+async def test_what_was_not_told_is_told_the_next_time(host: Make) -> None:
+    a = host("A")
+    sandbox = await a.create()
+    sandbox.script = b"x\n"
+    await a.away(sandbox)
+    woken = await a.wake()
+    woken.script = None
+    await a.away(woken)
+    await a.wake()
+    notice = await a.sleeper.notice(SESSION)
+    assert "sleep 9" in notice
+    assert "untold" not in next(a.catalogue.manifests()).public()

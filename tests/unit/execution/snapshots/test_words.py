@@ -34,6 +34,7 @@ def test_what_is_missing_is_said_with_the_time() -> None:
     assert "complained:\n- cd: /gone: no such\n" in said
     assert "2023-11-14" in words.away(1_700_000_000.0)
     assert "gone" in words.expired()
+    assert "/tmp" in words.lost()
 
 
 def test_a_notice_is_bounded() -> None:
