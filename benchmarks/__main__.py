@@ -18,7 +18,8 @@ FOLDER = Path(__file__).parent
 # (a) the control plane, (b) a tool through the worker, (c) an MCP call through the tunnel, (d) the
 # API's calls, (e) what a sandbox asks of a host, (f) a sandbox that is made and one that waited,
 # (g) sandboxes of each provider, (h) the filters of what leaves, (i) the
-# pieces of a reply on their way to a client, (j) sessions that rest.
+# pieces of a reply on their way to a client, (j) sessions that rest,
+# (k) a sandbox that is put away, and woken.
 NAMES = (
     "overhead",
     "tool_roundtrip",
@@ -30,6 +31,7 @@ NAMES = (
     "outflow",
     "previews",
     "idle",
+    "hibernation",
 )
 
 

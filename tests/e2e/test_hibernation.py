@@ -59,24 +59,24 @@ async def test_a_session_moves_to_another_worker_and_reads_what_it_lost(
     marker = f"33.{os.getpid()}"
     session.tool_use("bash", {"command": f"mkdir d; cd d; echo 1 > f; X=7; sleep {marker} &"})
     async with a.run() as process:
-        await until(lambda: session.results, 20)
+        await until(lambda: session.results, 40)
         session.idle()
-        await until(lambda: item.state == "stopped", 20)
+        await until(lambda: item.state == "stopped", 40)
         assert commands_with(marker) == []
         os.kill(process.pid, signal.SIGKILL)
         process.wait(10)
     plane.requeue(item)
     second = session.tool_use("bash", {"command": "pwd; cat f; echo $X"})
     async with b.run():
-        await until(lambda: len(session.results) == 2, 20)
+        await until(lambda: len(session.results) == 2, 40)
         notice, answer = texts(session.result_of(second))
         assert f"sleep {marker}" in notice
         assert answer == "/workspace/d\n1\n7"
         third = session.tool_use("bash", {"command": "echo again"})
-        await until(lambda: len(session.results) == 3, 20)
+        await until(lambda: len(session.results) == 3, 40)
         assert texts(session.result_of(third)) == ["again"]
         session.idle()
-        await until(lambda: item.state == "stopped", 20)
+        await until(lambda: item.state == "stopped", 40)
     for worker in (a, b):
         verify(read_lines(worker.state / "audit.jsonl"))
     kinds = [
@@ -93,28 +93,28 @@ async def test_operators_pause_snapshot_fork_and_restore(
     item, session = plane.offer(), plane.session()
     session.tool_use("bash", {"command": "echo 1 > f; sleep 600 &"})
     async with worker.run():
-        await until(lambda: session.results, 20)
+        await until(lambda: session.results, 40)
         made = await cli(worker, "snapshot", "create", "sesn_1", "--name", "first")
         assert (made.returncode, "sleep 600" in made.stderr) == (0, True)
         snapshot_id = made.stdout.strip()
         session.tool_use("bash", {"command": "echo 2 > f"})
-        await until(lambda: len(session.results) == 2, 20)
+        await until(lambda: len(session.results) == 2, 40)
         paused = await cli(worker, "session", "pause", "sesn_1")
         assert paused.returncode == 0, paused.stderr
         assert not worker.workspace("f").exists()
         refused = await cli(worker, "session", "pause", "sesn_1", "--level", "full")
         assert (refused.returncode, "live processes cannot" in refused.stderr) == (1, True)
         third = session.tool_use("bash", {"command": "cat f"})
-        await until(lambda: len(session.results) == 3, 20)
+        await until(lambda: len(session.results) == 3, 40)
         assert texts(session.result_of(third))[-1] == "2"
         assert (await cli(worker, "snapshot", "restore", snapshot_id)).returncode == 0
         fourth = session.tool_use("bash", {"command": "cat f"})
-        await until(lambda: len(session.results) == 4, 20)
+        await until(lambda: len(session.results) == 4, 40)
         assert texts(session.result_of(fourth))[-1] == "1"
         listed = await cli(worker, "snapshot", "list")
         assert "\tfirst" in listed.stdout
         session.idle()
-        await until(lambda: item.state == "stopped", 20)
+        await until(lambda: item.state == "stopped", 40)
     kinds = [
         line.split('"kind":"')[1].split('"')[0] for line in read_lines(worker.state / "audit.jsonl")
     ]

@@ -8,7 +8,7 @@ goes back in by the same door.
 
 import re
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol, runtime_checkable
 
@@ -62,12 +62,13 @@ class Keeper:
     """Saves and loads one live sandbox.
 
     Args:
-        roots: the directories inside that are its writable state.
+        roots: the directories inside that are its writable state, by the names under which they
+            are stored.
         limit_bytes: of files' content, when loading.
     """
 
     channel: Channel
-    roots: Sequence[str]
+    roots: Mapping[str, str]
     limit_bytes: int
     facts: Facts = field(default_factory=Facts)
     """Of the last save that came to its end."""
@@ -94,7 +95,7 @@ class Keeper:
         Raises:
             SandboxError: something cannot be kept; nothing was changed.
         """
-        await self._ask("save", roots="\0".join(self.roots).encode())
+        await self._ask("save", roots=self._roots())
         ended = False
         try:
             while True:
@@ -114,9 +115,7 @@ class Keeper:
         Raises:
             SandboxError: the stream is not what it should be, or the disk is full.
         """
-        await self._ask(
-            "load", roots="\0".join(self.roots).encode(), limit=b"%d" % self.limit_bytes
-        )
+        await self._ask("load", roots=self._roots(), limit=b"%d" % self.limit_bytes)
         answer: dict[str, bytes] = {}
         try:
             async for chunk in chunks:
@@ -137,6 +136,9 @@ class Keeper:
         if answer.get("state") != b"done":
             complaints.append("the shell did not take its state back; it was started anew")
         return complaints
+
+    def _roots(self) -> bytes:
+        return "\0".join(f"{label}={path}" for label, path in self.roots.items()).encode()
 
     async def _ask(self, act: str, **fields: bytes) -> dict[str, bytes]:
         try:

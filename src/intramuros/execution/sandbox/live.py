@@ -71,6 +71,7 @@ class LiveSandbox:
         self._handles = handles
         self._ended = ended
         self._workdir = WORKSPACE
+        self._scratch = tuple(SCRATCH)
         owned = [mount.source for mount in spec.mounts if mount.owned and not mount.read_only]
         self._quota = Quota(handles.workspace, spec.limits.disk_bytes, self._pids, owned)
         self._shell = anyio.Lock(fast_acquire=True)
@@ -100,10 +101,10 @@ class LiveSandbox:
     @property
     def keeper(self) -> Keeper:
         """What saves and loads its files and its shell."""
-        roots = (WORKSPACE, *SCRATCH)
+        roots = {WORKSPACE: self._workdir, **{place: place for place in self._scratch}}
         limits = self._spec.limits
         return Keeper(
-            self._handles.channel, roots, limits.disk_bytes + len(SCRATCH) * limits.tmp_bytes
+            self._handles.channel, roots, limits.disk_bytes + len(self._scratch) * limits.tmp_bytes
         )
 
     def network(self) -> int:

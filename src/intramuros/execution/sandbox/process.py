@@ -62,6 +62,7 @@ class ProcessSandbox(LiveSandbox):
         mounts = tuple(replace(mount, target=str(mount.source)) for mount in spec.mounts)
         super().__init__(sandbox_id, replace(spec, mounts=mounts), handles, ended)
         self._workdir = str(handles.workspace)
+        self._scratch = ()  # those are the host's
         self._places = [*shown, (WORKSPACE, self._workdir)]
 
     def network(self) -> int:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 Fields = dict[str, bytes]
+ROOTS = {"/workspace": "/state/w", "/home": "/home"}
 
 
 class Inside:
@@ -36,7 +37,7 @@ class Inside:
 
 
 def keeper(inside: Inside) -> Keeper:
-    return Keeper(cast("Channel", inside), ("/workspace", "/tmp"), 1000)
+    return Keeper(cast("Channel", inside), ROOTS, 1000)
 
 
 async def pieces(*data: bytes) -> AsyncGenerator[bytes]:
@@ -63,7 +64,7 @@ async def test_a_save_is_pulled_to_its_end() -> None:
     assert (kept.facts.entries, kept.facts.data_bytes) == (3, 0)
     assert kept.facts.processes == (Process(7, 5, "sleep 9"), Process(8, 1, "ls  [2J "))
     assert kept.facts.sockets == ("/workspace/s",)
-    assert inside.asked[0]["roots"] == b"/workspace\0/tmp"
+    assert inside.asked[0]["roots"] == b"/workspace=/state/w\0/home=/home"
     assert inside.acts() == ["save", "pull", "pull", "pull"]
 
 

@@ -75,10 +75,7 @@ class Flow:
     def pull(self, answer: Answer) -> None:
         """Answer with the next ``data``, or after the last with the facts."""
         self._answer = answer
-        if self._open:
-            self._loop.watch(self._stream, READ, self._read)
-        else:
-            self._maybe_end()
+        self._serve()
 
     def push(self, data: bytes, last: bool, answer: Answer) -> None:
         """Pass ``data`` on, and answer when it is passed on, or after the last with the facts."""
@@ -105,17 +102,23 @@ class Flow:
         except BlockingIOError:
             return
         self._data += chunk
-        if chunk and len(self._data) < PIECE:
-            return
-        self._loop.unwatch(fd)
         if not chunk:
             self._shut()
-        if self._data:
-            data = bytes(self._data)
-            self._data.clear()
-            self._give({"data": data})
-        else:
+        self._serve()
+
+    def _serve(self) -> None:
+        """Answer if there is a piece, and have the next one read while the host has this one."""
+        if self._data and (len(self._data) >= PIECE or not self._open):
+            if self._answer is not None:
+                data = bytes(self._data)
+                self._data.clear()
+                self._give({"data": data})
+        elif not self._open:
             self._maybe_end()
+        if self._open and len(self._data) < PIECE:
+            self._loop.watch(self._stream, READ, self._read)
+        else:
+            self._loop.unwatch(self._stream)
 
     def _write(self, fd: int) -> None:
         try:
@@ -157,7 +160,7 @@ class Flow:
 
     def _maybe_end(self) -> None:
         """Answer with the facts once the stream is at its end and the child is gone."""
-        if self._open or self._status is None:
+        if self._open or self._status is None or (self._data and not self._closing):
             return
         try:
             facts = frames.Reader().feed(bytes(self._facts))

@@ -2,7 +2,7 @@
 
 One operation, ``state``, with ``act``::
 
-    save    roots                   start to pack; everything else inside stands still meanwhile
+    save    roots (label=path)      start to pack; everything else inside stands still meanwhile
     pull                            → data; after the last: end, processes, sockets, entries, …
     load    roots, limit            start to unpack
     push    data, last (optional)   → (nothing); after the last: end, entries, …
@@ -81,7 +81,7 @@ class Keep:
         self._flow = Flow(self._loop, self._spawner, work, outward=outward)
 
     def _save(self, call: Fields, answer: Answer) -> None:
-        roots = _paths(call["roots"])
+        roots = _roots(call["roots"])
         own = self._own()
         shell = self._shell()
         shell_pid = None if shell is None else shell.pid
@@ -106,7 +106,7 @@ class Keep:
         self._flow.pull(done)
 
     def _load(self, call: Fields, answer: Answer) -> None:
-        roots, limit = _paths(call["roots"]), int(call["limit"])
+        roots, limit = _roots(call["roots"]), int(call["limit"])
         self._begin(lambda fd: _unpack(fd, roots, limit), outward=False)
         answer({})
 
@@ -154,7 +154,7 @@ class Keep:
         self._fresh(call["script"]).adopt(call["nonce"], int(call["timeout_ms"]) / 1000, answer)
 
 
-def _pack(fd: int, roots: list[str], own: list[int], shell: int | None) -> Fields:
+def _pack(fd: int, roots: dict[bytes, bytes], own: list[int], shell: int | None) -> Fields:
     """Write the roots to ``fd``; happens in a child."""
 
     def write(data: bytes) -> None:
@@ -177,7 +177,7 @@ def _pack(fd: int, roots: list[str], own: list[int], shell: int | None) -> Field
     }
 
 
-def _unpack(fd: int, roots: list[str], limit: int) -> Fields:
+def _unpack(fd: int, roots: dict[bytes, bytes], limit: int) -> Fields:
     """Fill the roots from ``fd``; happens in a child."""
     unpacker = pack.Unpacker(lambda count: os.read(fd, count), roots, limit)
     try:
@@ -192,5 +192,6 @@ def _unpack(fd: int, roots: list[str], limit: int) -> Fields:
     }
 
 
-def _paths(raw: bytes) -> list[str]:
-    return [os.fsdecode(path) for path in raw.split(b"\0") if path]
+def _roots(raw: bytes) -> dict[bytes, bytes]:
+    pairs = (entry.partition(b"=") for entry in raw.split(b"\0") if entry)
+    return {label: path for label, _, path in pairs}

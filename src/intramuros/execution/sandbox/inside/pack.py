@@ -4,7 +4,7 @@ Both directions run inside a sandbox, in a child of process 1, as the sandbox's 
 stream says, it can reach nothing that this user cannot. Layout (numbers unsigned, big-endian)::
 
     stream  := "IMPK1\\n"  root*  "Z"
-    root    := "R" path:text  meta  node*  "."
+    root    := "R" label:text  meta  node*  "."
     node    := "D" name meta node* "."             directory
              | "F" name meta size:8 data* "e"      file
              | "H" name number:4                   another name of the number-th file of this root
@@ -87,20 +87,19 @@ class Packer:
         self.sockets: list[str] = []
         """Paths of sockets, which were left out; the first few."""
 
-    def pack(self, roots: list[str]) -> None:
-        """Write whole trees.
+    def pack(self, roots: dict[bytes, bytes]) -> None:
+        """Write whole trees: label, which is what counts when they are restored, to path.
 
         Raises:
             PackError: something in them cannot be kept.
         """
         self._write(MAGIC)
-        for root in roots:
-            path = os.fsencode(root)
+        for label, path in roots.items():
             self._links.clear()
             self._files = 0
             try:
                 fd = os.open(path, _DIRECTORY)
-                self._write(b"R" + _text(path) + self._meta(fd, os.fstat(fd), _FOLDER_BITS))
+                self._write(b"R" + _text(label) + self._meta(fd, os.fstat(fd), _FOLDER_BITS))
                 self._folder(fd, path)
             except OSError as error:
                 where = os.fsdecode(getattr(error, "place", path))
@@ -197,8 +196,9 @@ class Packer:
             data = os.pread(fd, min(CHUNK, end - at), at)
             if not data:
                 return
-            self.data_bytes += len(data)
-            self._write(b"d" + _number(at, 8) + _number(len(data), 4) + data)
+            if data.count(0) != len(data):  # gVisor does not tell where holes are
+                self.data_bytes += len(data)
+                self._write(b"d" + _number(at, 8) + _number(len(data), 4) + data)
             at += len(data)
 
     def _meta(self, fd: int, info: os.stat_result, bits: int) -> bytes:
@@ -266,15 +266,17 @@ class Unpacker:
 
     Args:
         read: returns up to that many bytes, and none at the end.
-        roots: the directories that may be filled.
+        roots: the directories that may be filled, by their labels.
         limit_bytes: of data, at most.
     """
 
-    def __init__(self, read: Callable[[int], bytes], roots: list[str], limit_bytes: int) -> None:
+    def __init__(
+        self, read: Callable[[int], bytes], roots: dict[bytes, bytes], limit_bytes: int
+    ) -> None:
         self._read_in = read
         self._buffer = bytearray()
         self._at = 0
-        self._allowed = {os.fsencode(root) for root in roots}
+        self._allowed = dict(roots)
         self._left = limit_bytes
         self._files: list[tuple[bytes, ...]] = []
         self._place: tuple[bytes, ...] = ()
@@ -291,11 +293,10 @@ class Unpacker:
         if self._take(len(MAGIC)) != MAGIC:
             raise PackError("this is no stream of files")
         while (kind := self._take(1)) == b"R":
-            path = self._text()
-            if path not in self._allowed:
-                raise PackError(f"{os.fsdecode(path)[:200]} is not a place to restore to")
-            self._allowed.discard(path)
-            self._root(path)
+            label = self._text()
+            if label not in self._allowed:
+                raise PackError(f"{os.fsdecode(label)[:200]} is not a place to restore to")
+            self._root(self._allowed.pop(label))
         if kind != b"Z" or self._more():
             raise PackError("the stream does not end where it should")
 

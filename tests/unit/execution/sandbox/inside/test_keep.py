@@ -49,7 +49,7 @@ class Bench:
         return self.wait(lambda answer: shell.run(command.encode(), nonce, 10.0, answer))
 
     def save(self, root: Path) -> tuple[list[bytes], Fields]:
-        assert self.ask("save", roots=os.fsencode(root)) == {}
+        assert self.ask("save", roots=b"/w=" + os.fsencode(root)) == {}
         pieces = []
         while "end" not in (answer := self.ask("pull")):
             pieces.append(answer["data"])
@@ -75,7 +75,7 @@ def test_files_and_shell_come_back(bench: Bench, workdir: Path, loop: Loop) -> N
     assert (facts["entries"], facts["bytes"]) == (b"2", b"3")
     assert b"sleep 41" in facts["processes"]
     os.system(f"rm -r {workdir}/d")
-    assert bench.ask("load", roots=os.fsencode(workdir), limit=b"1000") == {}
+    assert bench.ask("load", roots=b"/w=" + os.fsencode(workdir), limit=b"1000") == {}
     for piece in pieces:
         answer = bench.ask("push", data=piece)
     if "end" not in answer:
@@ -126,6 +126,6 @@ def test_what_was_not_begun_is_an_error(bench: Bench) -> None:
 def test_what_cannot_be_kept_or_restored_is_an_error(bench: Bench, workdir: Path) -> None:
     _, facts = bench.save(workdir / "missing")
     assert b"no such file" in facts["error"]
-    bench.ask("load", roots=os.fsencode(workdir), limit=b"1000")
+    bench.ask("load", roots=b"/w=" + os.fsencode(workdir), limit=b"1000")
     answer = bench.ask("push", data=b"nonsense", last=b"1")
     assert b"no stream of files" in answer["error"]
