@@ -1,11 +1,15 @@
 """The same generated calls against the official in-process toolset and ours in a sandbox.
 
+A thousand of them; INTRAMUROS_TEST_SEEDS sets for how many times a hundred to try instead.
+
 Paths differ by the working directory alone, so both sides' texts are compared with it replaced.
 What may differ is taken out in ``settled``, each with its reason.
 """
 
+import os
 import random
 import re
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -77,6 +81,7 @@ head -c 1000 /dev/zero | tr '\0' 'l' >long.txt; printf ' needle\n' >>long.txt
 head -c 3000 /dev/zero | tr '\0' 'm' >longer.txt; printf ' needle\nneedle\n' >>longer.txt
 i=0; while [ $i -lt 30000 ]; do echo "line $i of a file"; i=$((i+1)); done >big.txt
 head -c 300000 /dev/zero | tr '\0' 'z' >wide.txt
+printf '{"cells":[{"cell_type":"code","source":["1"]}],"nbformat":4}' >n.ipynb
 printf '\211PNG\r\n' >p.png; printf 'GIF89a' >g.GIF; printf '%%PDF-1' >d.pdf; printf 'J' >j.jpeg
 ln -s a/one.txt link.txt; ln -s a linkdir; ln -s /etc out; ln -s nowhere dangling
 ln -s /nowhere/x dangling-out; ln -s loop loop; ln -s ../../etc up; mkfifo pipe
@@ -87,7 +92,7 @@ touch -d '2023-01-01' empty.txt blank.txt
 
 PATHS = [
     "a/one.txt", "a/b/utf8.txt", "bin.dat", "nul.txt", "crlf.txt", "blank.txt", "empty.txt", "big.txt",
-    "wide.txt", "long.txt", "p.png", "g.GIF", "d.pdf", "j.jpeg", "link.txt", "linkdir/one.txt", "out/passwd", "dangling",
+    "wide.txt", "long.txt", "p.png", "g.GIF", "d.pdf", "j.jpeg", "n.ipynb", "link.txt", "linkdir/one.txt", "out/passwd", "dangling",
     "dangling-out", "loop", "up/passwd", "pipe", "a", ".", "", "..", "../x", "/etc/passwd",
     "missing", "missing/deep/er", "a/one.txt/below", "a/../a/one.txt", "a//b/./utf8.txt", "/",
     WORKSPACE, f"{WORKSPACE}/a/one.txt", f"{WORKSPACE}x/y", "na\0me", "x" * 300, "ümlaut.txt", "out", "linkdir",
@@ -233,7 +238,20 @@ def settled(tool: str, result: Result) -> Result:
     return is_error, re.sub(r"line \d+: +\d+ ", "line N: PID ", content)
 
 
-@pytest.mark.parametrize("seed", range(5))
+SEEDS = int(os.environ.get("INTRAMUROS_TEST_SEEDS", "10"))  # noqa: TID251  a switch of the tests
+CALLS = 100
+
+
+def test_every_tool_is_called_often() -> None:
+    made = Counter(
+        generate(rand)[0] for rand in map(random.Random, range(10)) for _ in range(CALLS)
+    )
+    assert made.total() == 1000
+    assert set(made) == {"bash", "read", "write", "edit", "glob", "grep"}
+    assert min(made.values()) > 80
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
 async def test_generated_calls_have_the_same_results(
     provider: BubblewrapProvider, official: Official, seed: int
 ) -> None:
@@ -241,7 +259,7 @@ async def test_generated_calls_have_the_same_results(
     setup = {"command": SETUP}
     assert settled("bash", await ours(sandbox, "bash", setup)) == await official.call("bash", setup)
     rand = random.Random(seed)
-    for number in range(100):
+    for number in range(CALLS):
         tool, arguments = generate(rand)
         mine = settled(tool, await ours(sandbox, tool, arguments))
         theirs_arguments = relocated(arguments, official.workdir)
