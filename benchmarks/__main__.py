@@ -19,7 +19,8 @@ FOLDER = Path(__file__).parent
 # API's calls, (e) what a sandbox asks of a host, (f) a sandbox that is made and one that waited,
 # (g) sandboxes of each provider, (h) the filters of what leaves, (i) the
 # pieces of a reply on their way to a client, (j) sessions that rest,
-# (k) a sandbox that is put away, and woken.
+# (k) a sandbox that is put away, and woken, (l) what
+# sandboxes weigh, and searches in them.
 NAMES = (
     "overhead",
     "tool_roundtrip",
@@ -32,6 +33,7 @@ NAMES = (
     "previews",
     "idle",
     "hibernation",
+    "sandbox",
 )
 
 

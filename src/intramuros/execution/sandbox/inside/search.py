@@ -9,6 +9,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
+from intramuros.execution.sandbox.inside import deep
 from intramuros.execution.sandbox.inside.paths import Policy, ToolError, canonical, open_at, within
 
 TYPE_CHECKING = False
@@ -42,6 +43,20 @@ def glob(policy: Policy, call: dict[str, bytes]) -> dict[str, bytes]:
     if ".." in PurePosixPath(pattern).parts:
         raise ToolError("glob: '..' is not permitted in the pattern")
     root = _root(policy, "glob", path)
+    parts = PurePosixPath(pattern).parts
+    if len(parts) == 2 and parts[0] == "**" and "*" in parts[1] and "**" not in parts[1]:
+        found = deep.find(root, parts[1], MAX_ENTRIES)
+    else:
+        found = _match(root, pattern)
+    if not found:
+        return {"text": b"no matches"}
+    found.sort(key=_age)
+    newest = [path for _, path in found[:MAX_GLOB_RESULTS]]
+    return {"text": os.fsencode("\n".join(newest))}
+
+
+def _match(root: str, pattern: str) -> list[tuple[float, str]]:
+    """Return the time of the last change and the path of each match, however the pattern looks."""
     try:
         matches = [str(match) for match in islice(Path(root).glob(pattern), MAX_ENTRIES)]
     except (ValueError, OSError, NotImplementedError) as error:
@@ -52,11 +67,7 @@ def glob(policy: Policy, call: dict[str, bytes]) -> dict[str, bytes]:
             kept.consider(match)
     finally:
         kept.close()
-    if not kept.found:
-        return {"text": b"no matches"}
-    kept.found.sort(key=_age)
-    newest = [path for _, path in kept.found[:MAX_GLOB_RESULTS]]
-    return {"text": os.fsencode("\n".join(newest))}
+    return kept.found
 
 
 def _age(found: tuple[float, str]) -> float:
@@ -88,7 +99,7 @@ class _Kept:
             if not stat.S_ISLNK(info.st_mode):
                 self.found.append((info.st_mtime, match))
             elif within(canonical(match), self._root):
-                self.found.append((_mtime(match), match))
+                self.found.append((deep.mtime(match), match))
         except OSError:
             return
 
@@ -107,13 +118,6 @@ class _Kept:
                 self._fd = open_at(real, os.O_PATH | os.O_DIRECTORY)
         except OSError:
             return
-
-
-def _mtime(path: str) -> float:
-    try:
-        return os.stat(path).st_mtime
-    except OSError:
-        return 0.0
 
 
 def grep(policy: Policy, call: dict[str, bytes]) -> dict[str, bytes]:
