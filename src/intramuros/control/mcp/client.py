@@ -5,6 +5,7 @@ callers only borrow it. Streamable HTTP comes first and the older SSE transport 
 (R100). Nothing here repeats a call.
 """
 
+import json
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -41,6 +42,9 @@ TransportFor = Callable[[Caller, McpServer], Awaitable[httpx2.AsyncBaseTransport
 
 # A paginator that never ends must not hang a turn.
 MAX_TOOL_PAGES: Final = 20
+# Of one server: models read every definition in every request, and the log keeps them.
+MAX_TOOLS: Final = 1_000
+MAX_DEFINITIONS: Final = 1024 * 1024
 # Statuses that an SSE-only server gives to a streamable HTTP request.
 _OLD_TRANSPORT: Final = frozenset({400, 404, 405, 406, 415})
 _REFUSED: Final = frozenset({401, 403})
@@ -270,10 +274,17 @@ class McpPool:
 
 async def _list_tools(client: Client) -> list[McpTool]:
     tools: list[McpTool] = []
+    room = MAX_DEFINITIONS
     cursor: str | None = None
     for _ in range(MAX_TOOL_PAGES):
         page = await client.list_tools(cursor=cursor)
-        tools.extend(tool for found in page.tools if (tool := to_tool(found)) is not None)
+        for tool in filter(None, map(to_tool, page.tools)):
+            room -= len(tool.name) + len(tool.description) + len(json.dumps(tool.input_schema))
+            if room < 0 or len(tools) == MAX_TOOLS:
+                # The first ones: a server that goes on for ever keeps what models could be offered.
+                log.warning("mcp_tools_left_out", kept=len(tools))
+                return tools
+            tools.append(tool)
         cursor = page.next_cursor
         if not cursor:
             break

@@ -1,6 +1,7 @@
 """The loop over the real store."""
 
 import itertools
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -142,6 +143,25 @@ async def test_an_interrupt_cancels_the_request_at_once(rig: Rig) -> None:
         await rig.idle(session)
     assert gate.cancelled.is_set()
     assert "agent.message" not in types(await rig.log(session))
+
+
+async def test_an_interrupt_stops_a_streaming_request_within_100_ms(rig: Rig) -> None:
+    """From the moment that it is sent, commit and all; the best of some, for busy machines."""
+    took_s = []
+    session = await rig.create(agent())
+    async with rig.running():
+        for _ in range(5):
+            gate = Gate(text("never"))
+            rig.model.answers.append(gate)
+            await rig.say(session)
+            await gate.reached.wait()
+            began_s = time.monotonic()
+            await rig.send(session, {"type": "user.interrupt"})
+            with anyio.fail_after(10):
+                await gate.cancelled.wait()
+            took_s.append(time.monotonic() - began_s)
+            await rig.idle(session)
+    assert min(took_s) < 0.1
 
 
 async def test_a_message_during_a_request_neither_disturbs_it_nor_is_lost(rig: Rig) -> None:

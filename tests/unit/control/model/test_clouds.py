@@ -179,6 +179,19 @@ async def test_vertex_is_asked_in_its_own_words() -> None:
     assert "model" not in json.loads(sent.content)
 
 
+@pytest.mark.parametrize("at", range(len(EVENTS)))
+async def test_a_vertex_stream_may_end_anywhere(at: int) -> None:
+    kept = frames(CONTENT, "m")[:at]
+    broken = b'event: error\ndata: {"type": "error", "error": {"type": "overloaded_error"}}\n\n'
+    for rest in (b"", b"event: content_block_delta\ndata: {no\n\n", broken):
+        cloud = on_vertex(streamed(*kept, rest, kind="text/event-stream"))
+        client: Any = cloud.model._client
+        client.access_token = "a-token"
+        with pytest.raises(ModelError) as caught:
+            await cloud.run()
+        assert caught.value.retryable
+
+
 @pytest.mark.parametrize(
     ("region", "host"),
     [

@@ -1,10 +1,22 @@
+from dataclasses import replace
+
 import pytest
 
 from intramuros.control.mcp.base import Caller, McpServer
 from intramuros.control.session.fold_thread import IllegalRecord
 from intramuros.control.session.view import View, dump_tool, identified, load_tool
 from intramuros.control.store.records import Draft
-from tests.fakes.loop import INSERT, QUERY, Loop, agent, mcp_toolset, text, unreachable
+from tests.fakes.loop import (
+    INSERT,
+    QUERY,
+    Loop,
+    agent,
+    mcp_toolset,
+    text,
+    unreachable,
+    use,
+    uses,
+)
 
 
 def talked() -> Loop:
@@ -72,3 +84,31 @@ def test_a_subject_knows_its_servers_and_caller() -> None:
     subject = Loop(agent(mcp_toolset())).subject
     assert subject.servers == [McpServer("db", "https://db.example/mcp")]
     assert subject.caller == Caller("wrkspc_1", "sesn_1")
+
+
+def test_a_server_that_changes_its_tools_is_believed_at_the_next_turn() -> None:
+    gone = uses(use("mcp__db__query"))
+    loop = Loop(
+        agent(mcp_toolset()),
+        model=[text("a"), gone, text("b"), text("c")],
+        tools=[QUERY, INSERT],
+    )
+    loop.log.say()
+    loop.run()
+    renamed = replace(QUERY, name="search")
+    narrowed = replace(INSERT, description="Adds a row, now elsewhere.")
+    loop.tools = [renamed, narrowed]
+    loop.log.say()
+    loop.run()
+    first, second = (request.tools for request in loop.requests[:2])
+    assert [tool["name"] for tool in first] == ["mcp__db__query", "mcp__db__insert"]
+    assert [tool["name"] for tool in second] == ["mcp__db__search", "mcp__db__insert"]
+    assert second[1]["description"] == "Adds a row, now elsewhere."
+    # What is called by its old name is refused, and the model is told.
+    assert loop.performed == []
+    assert "There is no tool" in str(loop.requests[2].messages[-1])
+    # What did not change is not kept twice.
+    kept = sum(record.type == "internal.mcp_tools" for record in loop.log.records)
+    loop.log.say()
+    loop.run()
+    assert sum(r.type == "internal.mcp_tools" for r in loop.log.records) == kept == 2
