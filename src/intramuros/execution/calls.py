@@ -20,7 +20,7 @@ from intramuros.execution.dispatch import Dispatch, ToolUse
 from intramuros.execution.hands import Hands
 from intramuros.execution.heartbeat import Lease
 from intramuros.execution.journal import Journal, Progress, Result
-from intramuros.execution.outflow.gate import Gate
+from intramuros.execution.outflow.gate import NOBODY, Gate
 from intramuros.execution.outflow.results import NOTHING, Filtered, Found, withheld, without_spill
 from intramuros.execution.record import INWARD, OUTWARD, Record, RecordFailed, weigh
 from intramuros.execution.sandbox.base import SandboxError, SandboxGone, ToolOutcome
@@ -44,7 +44,6 @@ POST_BACKOFF_BASE_S: Final = 2.0
 POST_BACKOFF_CAP_S: Final = 30.0
 _SPILL_TIMEOUT_S: Final = 30.0
 
-NOBODY: Final = "There is nobody to ask whether it may leave."
 INTERRUPTED: Final = (
     "The worker was restarted while this call ran, so it is not known how far it got. "
     "It was not run again. Look at the state of the workspace before you repeat it."
@@ -282,7 +281,7 @@ class Calls:
             )
 
     async def _filter(self, call: ToolUse, outcome: ToolOutcome) -> Filtered:
-        filtered = await self._bench.gate.result(outcome, call.event_id)
+        filtered = await self._bench.gate.result(outcome, call.event_id, holds=True)
         if filtered.spill is None:
             return filtered
         why = "it took too long"

@@ -15,7 +15,7 @@ import httpx2
 
 from intramuros.execution.client import Away, Refused, Work
 from intramuros.execution.hosted_client import checked, mapped
-from intramuros.execution.outflow.gate import Gate
+from intramuros.execution.outflow.gate import NOBODY, Gate
 from intramuros.execution.outflow.results import Found
 from intramuros.execution.record import INWARD, OUTWARD, Record, weigh
 from intramuros.kernel.telemetry import logger
@@ -130,7 +130,6 @@ def read_answer(raw: Any, asked: Question) -> Answer | None:  # noqa: ANN401  fo
 
 
 _LATE: Final = "Nobody answered in time whether it may leave."
-_NOBODY: Final = "There is nobody to ask whether it may leave."
 
 
 class Releases:
@@ -202,13 +201,13 @@ class Releases:
         if left_s <= 0:
             return Answer(False, _LATE)
         if self._client is None:
-            return Answer(False, _NOBODY)
+            return Answer(False, NOBODY)
         await self._announce(asked)
         try:
             return await self._client.ask(asked, max(1, round(left_s)))
         except Refused as error:
             log.warning("release_refused", status=error.status)
-            return Answer(False, _NOBODY)
+            return Answer(False, NOBODY)
         except Away as error:
             log.info("release_not_asked", error=str(error))
             return None

@@ -8,10 +8,11 @@ import anyio
 import pytest
 
 from intramuros.execution import holding as room
-from intramuros.execution.calls import NOBODY, WITHHELD, Calls
+from intramuros.execution.calls import WITHHELD, Calls
 from intramuros.execution.dispatch import Answered
 from intramuros.execution.holding import Holding
 from intramuros.execution.journal import Held, Journal, Progress, Result
+from intramuros.execution.outflow.gate import NOBODY
 from intramuros.execution.releases import Answer, Releases
 from intramuros.execution.sandbox.base import ToolOutcome
 from tests.fakes.outflow import FakePeople, asking, gate

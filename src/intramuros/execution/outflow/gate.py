@@ -49,6 +49,7 @@ _KEY_BYTES: Final = 32
 _DIGEST_CHARS: Final = 32
 
 
+NOBODY: Final = "There is nobody to ask whether it may leave."
 UNSEARCHED: Final = Found(Action.BLOCK, {"unsearched": 1})
 """Of what could not be looked at."""
 
@@ -85,11 +86,18 @@ class Gate:
         if self._known.pop(owner, None) is not None:
             self._held = Held(set().union(*self._known.values()))
 
-    async def result(self, outcome: ToolOutcome, call_id: str) -> Filtered:
-        """Return what of a tool's outcome may leave; never raises but for cancellation."""
+    async def result(self, outcome: ToolOutcome, call_id: str, *, holds: bool = False) -> Filtered:
+        """Return what of a tool's outcome may leave; never raises but for cancellation.
+
+        Args:
+            holds: whether the caller holds back what a person is to be asked about; else nothing
+                of it leaves.
+        """
         eyes, limit = self.eyes(), self.policy.result_bytes
         work = partial(release, outcome, eyes, call_id, limit)
         done = await self._do(work, _weight(outcome.content), LIMIT_S)
+        if done is not None and done.allowed is not None and not holds:
+            return Filtered(withheld(done.found, NOBODY), done.found, withheld=True)
         if done is not None:
             return done
         return Filtered(withheld(UNSEARCHED), UNSEARCHED, withheld=True)

@@ -9,14 +9,14 @@ import pytest
 
 from intramuros.execution.outflow import gate as room
 from intramuros.execution.outflow.findings import Action
-from intramuros.execution.outflow.gate import UNSEARCHED, Gate, open_gate
+from intramuros.execution.outflow.gate import NOBODY, UNSEARCHED, Gate, open_gate
 from intramuros.execution.outflow.patterns import Pattern, Patterns
 from intramuros.execution.outflow.policy import Policy
 from intramuros.execution.outflow.results import NOTHING
 from intramuros.execution.outflow.search import Plugin, Search
 from intramuros.execution.sandbox.base import ToolOutcome
 from intramuros.kernel.errors import OperatorError
-from tests.fakes.outflow import KEY, POLICY, gate
+from tests.fakes.outflow import KEY, POLICY, asking, gate
 
 pytestmark = pytest.mark.anyio
 OWN = "the-workers-own-secret-01"
@@ -63,6 +63,16 @@ async def test_a_file_is_sifted(tmp_path: Path) -> None:
     assert done.masked
     assert target.read_text() == "x [masked credential]"
     assert await gate().file(tmp_path / "none", target) is None
+
+
+async def test_who_cannot_hold_back_lets_nothing_out(tmp_path: Path) -> None:
+    made = gate(policy=asking())
+    held = await made.result(ToolOutcome.text(f"context {TOKEN}"), "c", holds=True)
+    assert held.allowed is not None
+    filtered = await made.result(ToolOutcome.text(f"context {TOKEN}"), "c")
+    assert (filtered.withheld, filtered.allowed) == (True, None)
+    assert "context" not in str(filtered.content)
+    assert NOBODY in str(filtered.content)
 
 
 def policy(**plugins: Plugin) -> Policy:
