@@ -173,7 +173,8 @@ class Exchange:
         head, most = order.head, self._outlet.meter.limits.filled_bytes
         if head.length == 0:
             await self._next_inside()
-            return replace(order, body=b""), used
+            order.body = b""
+            return order, used
         filler = None
         if head.header(b"content-encoding").lower() in _PLAIN:
             kind = head.header(b"content-type")

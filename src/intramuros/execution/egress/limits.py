@@ -109,7 +109,7 @@ class Meter:
 
     async def hold(self, size: int) -> None:
         """Wait until these bytes are within the pace; they were counted before."""
-        wait_s = self._bytes.take(self._clock.monotonic(), size)
+        wait_s = self._bytes.take(self._clock.monotonic(), size) if size else 0.0
         if wait_s:
             await anyio.sleep(wait_s)
 

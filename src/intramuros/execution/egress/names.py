@@ -1,6 +1,7 @@
 """Host names in the one form that is compared, and which a sandbox may look up. Pure."""
 
 import re
+from functools import lru_cache
 from typing import Final, Protocol
 
 MAX_NAME_CHARS: Final = 253
@@ -32,6 +33,12 @@ def canonical(name: str) -> str | None:
         letters, digits, ``-`` and ``_`` (names in other scripts come in their ``xn--`` form), or
         an IPv4 address.
     """
+    # The last dot is one more.
+    return _read(name) if len(name) <= MAX_NAME_CHARS + 1 else None
+
+
+@lru_cache(maxsize=1024)
+def _read(name: str) -> str | None:
     if not name.isascii():
         return None
     plain = name.removesuffix(".").lower()

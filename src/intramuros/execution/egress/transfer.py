@@ -18,7 +18,8 @@ from intramuros.execution.egress.secrets import BodyFiller
 # Before an answer; hosts send one or two.
 MAX_INFORMATIONAL: Final = 16
 _PLAIN: Final = frozenset({b"", b"identity"})
-_GZIP: Final = frozenset({b"gzip", b"x-gzip"})
+_INFLATED: Final = frozenset({b"gzip", b"x-gzip", b"deflate"})
+_GZIP_BITS, _ZLIB_BITS, _RAW_BITS = 31, 15, -15
 # An address of the same service that nobody has judged.
 _DROPPED: Final = frozenset({b"alt-svc"})
 
@@ -50,8 +51,12 @@ class Order:
     strict: bool = False
     """Whether the host was given a secret: what cannot be searched may not come back."""
 
+    _made: h11.Request | None = field(default=None, init=False)
+
     def request(self) -> h11.Request:
-        """Return the request's head with what frames its body."""
+        """Return the request's head with what frames its body; made once."""
+        if self._made is not None:
+            return self._made
         framing: list[tuple[bytes, bytes]] = []
         if self.body is not None:
             if self.body or self.head.header(b"content-length"):
@@ -60,9 +65,10 @@ class Order:
             framing = [(b"transfer-encoding", b"chunked")]
         else:
             framing = [(b"content-length", b"%d" % self.head.length)]
-        return h11.Request(
+        self._made = h11.Request(
             method=self.head.method, target=self.head.target, headers=self.headers + framing
         )
+        return self._made
 
 
 @dataclass
@@ -269,8 +275,8 @@ class _Body:
         if not order.strict:
             # Nothing was ever sent there that could come back.
             self._through, self.reframed = True, frozenset()
-        elif encoding in _GZIP:
-            self._inflater = _Inflater()
+        elif encoding in _INFLATED:
+            self._inflater = _Inflater(gzip=encoding != b"deflate")
             self.reframed = frozenset({b"content-length", b"content-encoding"})
         else:
             raise AnswerFailed("opaque_encoding", "the answer's encoding cannot be searched")
@@ -303,30 +309,42 @@ class _Body:
 
 
 class _Inflater:
-    """Undoes gzip in bounded pieces, however much it grows."""
+    """Undoes gzip or deflate in bounded pieces, however much it grows."""
 
-    def __init__(self) -> None:
-        self._engine = zlib.decompressobj(wbits=31)
+    def __init__(self, *, gzip: bool) -> None:
+        self._gzip = gzip
+        self._engine = zlib.decompressobj(wbits=_GZIP_BITS)
         self._begun = False
+        self._first = b""
 
     @property
     def whole(self) -> bool:
-        return not self._begun or self._engine.eof
+        return (not self._begun and not self._first) or self._engine.eof
 
     def feed(self, data: bytes) -> Iterator[bytes]:
+        if not self._gzip and not self._begun:
+            # Some hosts leave out the two bytes that deflate begins with in HTTP.
+            data = self._first = self._first + data
+            if len(data) < 2:
+                return
+            headed = data[0] & 0x0F == zlib.DEFLATED and int.from_bytes(data[:2]) % 31 == 0
+            self._engine = zlib.decompressobj(wbits=_ZLIB_BITS if headed else _RAW_BITS)
         try:
             more = False
             while data or more:
                 self._begun = True
-                if self._engine.eof:  # gzip files may be several, one after the other
-                    self._engine = zlib.decompressobj(wbits=31)
+                if self._engine.eof:
+                    if not self._gzip:
+                        raise AnswerFailed("malformed_answer", "something follows the answer")
+                    # gzip files may be several, one after the other
+                    self._engine = zlib.decompressobj(wbits=_GZIP_BITS)
                 plain = self._engine.decompress(data, CHUNK_BYTES)
                 yield plain
                 data = self._engine.unconsumed_tail or self._engine.unused_data
                 # A full piece may not have been all of it.
                 more = len(plain) == CHUNK_BYTES and not self._engine.eof
         except zlib.error as error:
-            raise AnswerFailed("malformed_answer", "the answer is no gzip") from error
+            raise AnswerFailed("malformed_answer", "the answer cannot be inflated") from error
 
 
 async def next_inside(client: Leg, http: h11.Connection, silence_s: float) -> object:

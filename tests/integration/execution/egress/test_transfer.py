@@ -1,10 +1,12 @@
 import gzip
 import hashlib
 import random
+import zlib
 from contextlib import suppress
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from tests.fakes.origin import Visit, answer
@@ -121,7 +123,37 @@ async def test_a_compressed_answer_is_opened_and_searched(tmp_path: Path) -> Non
         assert "content-encoding" not in answered.headers
 
 
-@pytest.mark.parametrize("coding", ["br", "deflate", "gzip, br"])
+@pytest.mark.parametrize("bits", [15, -15])
+@pytest.mark.parametrize("size", [1, 1000])
+async def test_deflate_is_opened_and_searched_with_its_header_or_without(
+    tmp_path: Path, bits: int, size: int
+) -> None:
+    engine = zlib.compressobj(wbits=bits)
+    plain = (b"<" + VALUE.encode() + b">") * 20
+    packed = engine.compress(plain) + engine.flush()
+
+    async def deflated(visit: Visit) -> None:
+        await visit.send(answer(packed, 200, "Content-Encoding: deflate")[: -len(packed)])
+        for at in range(0, len(packed), size):
+            await visit.send(packed[at : at + size])
+            await anyio.lowlevel.checkpoint()
+
+    async with rig(tmp_path) as site:
+        site.set(secret())
+        site.origin.answer = deflated
+        answered = await site.once(get())
+        assert answered.body == plain.replace(VALUE.encode(), MARK)
+        assert "content-encoding" not in answered.headers
+        for damaged in (packed + b"more", packed[:-1], b"x"):
+            packed = damaged
+            async with site.connect() as stream:
+                await stream.send(get())
+                with pytest.raises(Exception, match=r"(?i)chunk|incomplete|closed"):
+                    await got(stream)
+            assert site.records("egress.end")[-1]["ended"] == "malformed_answer"
+
+
+@pytest.mark.parametrize("coding", ["br", "zstd", "compress", "gzip, br", "gzip, gzip"])
 async def test_an_answer_that_cannot_be_searched_does_not_come_back(
     tmp_path: Path, coding: str
 ) -> None:
