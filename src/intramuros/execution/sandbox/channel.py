@@ -5,7 +5,9 @@ answers meant for others to them. Everything that arrives is foreign.
 """
 
 import socket
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -15,6 +17,8 @@ from intramuros.execution.sandbox.inside import frames
 
 _SEND_S = 10.0
 _CHUNK = 256 * 1024
+WINDOW = 256 * 1024
+"""Bytes of input that may be on their way to a program."""
 
 
 class Channel:
@@ -27,6 +31,7 @@ class Channel:
         self._sending = anyio.Lock(fast_acquire=True)
         self._receiving = anyio.Lock(fast_acquire=True)
         self._answers: dict[bytes, dict[str, bytes] | None] = {}
+        self._wires: dict[bytes, Wire] = {}
         self._last_id = 0
         self.closed = False
 
@@ -48,6 +53,34 @@ class Channel:
     async def configure(self, fields: Mapping[str, bytes]) -> dict[str, bytes]:
         """Send the first frame and return process 1's ``ready``."""
         return await self._exchange(b"0", {**fields, "op": b"configure", "id": b"0"})
+
+    @asynccontextmanager
+    async def open(self, fields: Mapping[str, bytes]) -> AsyncIterator["Wire"]:
+        """Start a program whose input and output travel as they come; leaving ends it."""
+        self._last_id += 1
+        number = b"%d" % self._last_id
+        wire = Wire(self, number)
+        self._wires[number] = wire
+        try:
+            await self._send(frames.encode({**fields, "op": b"open", "id": number}))
+            yield wire
+        finally:
+            del self._wires[number]
+            if not self.closed and not wire.ended:
+                cancel = {"op": b"cancel", "id": b"", "target": number}
+                with anyio.CancelScope(shield=True):
+                    await self._send_quietly(frames.encode(cancel))
+
+    async def tell(self, op: str, number: bytes, **fields: bytes) -> None:
+        """Send something that gets no answer."""
+        told = {**fields, "op": op.encode(), "id": b"", "target": number}
+        await self._send(frames.encode(told))
+
+    async def await_wire(self, wire: "Wire") -> None:
+        """Wait until a wire may have something; whoever waits reads for everybody."""
+        async with self._receiving:
+            if not wire.arrived:
+                await self._receive()
 
     async def _exchange(self, number: bytes, fields: dict[str, bytes]) -> dict[str, bytes]:
         data = frames.encode(fields)
@@ -126,6 +159,8 @@ class Channel:
             number = fields.get("id", b"")
             if number in self._answers:
                 self._answers[number] = fields
+            elif number in self._wires:
+                self._wires[number].feed(fields)
 
     def close(self) -> None:
         """Close the socket, which ends process 1. Idempotent."""
@@ -133,3 +168,48 @@ class Channel:
             self.closed = True
             anyio.notify_closing(self._sock)
             self._sock.close()
+
+
+class Wire:
+    """The host's end of one program's input and output."""
+
+    def __init__(self, channel: Channel, number: bytes) -> None:
+        self._channel = channel
+        self._number = number
+        self._ahead = 0
+        self._passed_on = anyio.Event()
+        self.arrived: deque[dict[str, bytes]] = deque()
+        self.ended = False
+        """Whether the last frame has come."""
+
+    def feed(self, fields: dict[str, bytes]) -> None:
+        """Take a frame of process 1."""
+        if "taken" not in fields:
+            self.ended = self.ended or "code" in fields or "error" in fields
+            self.arrived.append(fields)
+            return
+        if fields["taken"].isdigit():
+            self._ahead = max(0, self._ahead - int(fields["taken"]))
+        self._passed_on.set()
+
+    async def receive(self) -> dict[str, bytes]:
+        """Return the next frame: ``out``, ``err``, ``code`` or ``error``.
+
+        Raises:
+            SandboxGone: there will be none.
+        """
+        while not self.arrived:
+            await self._channel.await_wire(self)
+        return self.arrived.popleft()
+
+    async def send(self, data: bytes) -> None:
+        """Send input, once the program took what is on its way; somebody must be receiving."""
+        while self._ahead >= WINDOW and not self.ended:
+            self._passed_on = anyio.Event()
+            await self._passed_on.wait()
+        self._ahead += len(data)
+        await self._channel.tell("input", self._number, data=data)
+
+    async def tell(self, op: str, **fields: bytes) -> None:
+        """Send ``input`` with ``eof``, ``more``, ``resize`` or ``signal``."""
+        await self._channel.tell(op, self._number, **fields)

@@ -3,8 +3,8 @@
 import os
 import select
 import signal
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -13,6 +13,7 @@ from typing import Any
 import anyio
 
 from intramuros.execution.sandbox import processes
+from intramuros.execution.sandbox.attachments import PLAIN, Attaching, Attachment
 from intramuros.execution.sandbox.base import (
     WORKSPACE,
     ExecResult,
@@ -250,6 +251,16 @@ class LiveSandbox:
             )
         except (KeyError, ValueError) as error:
             raise SandboxError("the sandbox answered something else than asked") from error
+
+    @asynccontextmanager
+    async def attach(
+        self, argv: Sequence[str], options: Attaching = PLAIN
+    ) -> AsyncIterator[Attachment]:
+        """Run a program whose input and output travel as they come; leaving ends it."""
+        self._check_usable()
+        fields = options.fields(argv)
+        async with self._handles.channel.open(fields) as wire:
+            yield Attachment(wire)
 
     def _check_usable(self) -> None:
         if not self.alive:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 # Python ignores SIGPIPE and SIGXFSZ, and whoever started the worker may ignore others (nohup does):
 # a program must meet every signal as anywhere else.
 _RESET = tuple(_signal.valid_signals() - {_signal.SIGKILL, _signal.SIGSTOP})
+_TIOCSCTTY = 0x540E
 
 
 class Spawner:
@@ -29,9 +30,17 @@ class Spawner:
         self._set_dumpable = set_dumpable
 
     def spawn(
-        self, argv: list[str], *, cwd: str, env: dict[bytes, bytes], fds: dict[int, int]
+        self,
+        argv: list[str],
+        *,
+        cwd: str,
+        env: dict[bytes, bytes],
+        fds: dict[int, int],
+        terminal: bool = False,
     ) -> int:
         """Run a program and return its pid; ``fds`` maps the child's numbers to ours.
+
+        With ``terminal`` its standard input is one, and becomes the one it is controlled by.
 
         A program that cannot be executed ends with status 127 and its reason on descriptor 2.
 
@@ -47,6 +56,8 @@ class Spawner:
                     resource.setrlimit(resource.RLIMIT_MSGQUEUE, (0, 0))
                 except ValueError:
                     pass  # gVisor has its own queues, in memory that is counted, and no such limit
+                if terminal:
+                    fcntl.ioctl(0, _TIOCSCTTY, 0)
                 os.chdir(cwd)
                 os.execvpe(argv[0], argv, env)  # noqa: S606 - no shell is wanted
             except OSError as error:

@@ -10,6 +10,11 @@ answers ``ready`` and serves until the host closes the socket, which ends the sa
     adopt      roots, read_only, env        → (nothing); a sandbox started ahead gets its session's
     tool       tool, then its own fields    → text, or media and data
     exec       argv, env, cwd, stdin, timeout_ms, limit → stdout, stderr, code, …
+    open       argv, module, cwd, env, rows, columns → frames of a stream (streams.py)
+    input      target, data, eof            → (no answer), as the next three
+    more       target, count
+    resize     target, rows, columns
+    signal     target, number
     cancel     target                       → (no answer; that call's answer is dropped too)
     state      act, and its own fields      → see ``keep.py``
 
@@ -36,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from intramuros.execution.sandbox.inside.keep import Keep
+    from intramuros.execution.sandbox.inside.streams import Stream
 
 CPU_SECONDS = 30
 WALL_SECONDS = 120.0
@@ -82,12 +88,18 @@ class Supervisor:
         self._keep: Keep | None = None
         self._jobs: dict[bytes, jobs.Job] = {}
         self._commands: dict[bytes, Callable[[], None]] = {}
+        self._streams: dict[bytes, Stream] = {}
         self._operations = {
             b"bash": self._bash,
             b"restart": self._restart,
             b"adopt": self._adopt,
             b"tool": self._tool,
             b"exec": self._exec,
+            b"open": self._open,
+            b"input": self._steer,
+            b"more": self._steer,
+            b"resize": self._steer,
+            b"signal": self._steer,
             b"cancel": self._cancel,
             b"state": self._state,
         }
@@ -267,10 +279,43 @@ class Supervisor:
         self._shell = Shell(self._loop, self._spawner, self._workdir, env, script)
         return self._shell
 
+    def _open(self, call: dict[str, bytes]) -> None:
+        from intramuros.execution.sandbox.inside import streams
+
+        number = call["id"]
+        env = {**self._env, **jobs.parse_env(call.get("env", b""))}
+
+        def send(fields: dict[str, bytes]) -> None:
+            self._send({"id": number, **fields})
+
+        stream = streams.open_stream(self._loop, self._spawner, call, env, send)
+        self._streams[number] = stream
+        stream.ended = lambda: self._drop(number)
+        stream.start()
+
+    def _drop(self, number: bytes) -> None:
+        self._streams.pop(number, None)
+
+    def _steer(self, call: dict[str, bytes]) -> None:
+        stream = self._streams.get(call["target"])
+        if stream is None:
+            return  # it has just ended
+        if call["op"] == b"input":
+            stream.take(call.get("data", b""), eof="eof" in call)
+        elif call["op"] == b"more":
+            stream.more(int(call["count"]))
+        elif call["op"] == b"resize":
+            stream.resize(int(call["rows"]), int(call["columns"]))
+        else:
+            stream.signal(int(call["number"]))
+
     def _cancel(self, call: dict[str, bytes]) -> None:
         job = self._jobs.pop(call["target"], None)
         if job is not None:
             job.kill()
+        stream = self._streams.pop(call["target"], None)
+        if stream is not None:
+            stream.kill()
         stop = self._commands.pop(call["target"], None)
         if stop is not None:
             stop()
