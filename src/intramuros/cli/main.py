@@ -20,6 +20,7 @@ from intramuros.cli.demo.command import demo
 from intramuros.cli.doctor import doctor
 from intramuros.cli.failures import guarded
 from intramuros.cli.planes import add_planes
+from intramuros.cli.ssh import ssh
 from intramuros.cli.up import up
 from intramuros.kernel import telemetry
 
@@ -58,6 +59,7 @@ app.add_typer(gateway.app, name="gateway")
 app.add_typer(tunnels.app, name="tunnel")
 app.add_typer(sessions.app, name="session")
 app.add_typer(snapshots.app, name="snapshot")
+app.command("ssh")(ssh)
 app.add_typer(audit.app, name="audit")
 app.add_typer(keys.key_app, name="key")
 app.add_typer(keys.environment_key_app, name="environment-key")

@@ -151,7 +151,7 @@ class Stack:
         worker = self.plan.layout.worker
         arguments = ["--base-url", self.plan.url, "--environment-id", environment_id]
         arguments += ["--environment-key-file", str(worker / "environment-key")]
-        arguments += ["--state-dir", str(worker)]
+        arguments += ["--state-dir", str(worker), "--ssh-listen", "unix"]
         for mount in self.plan.mounts:
             arguments += ["--mounts", mount]
         return await self._start("worker", arguments)

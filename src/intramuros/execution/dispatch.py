@@ -84,7 +84,14 @@ class Other:
     event_id: str
 
 
-Event = ToolUse | Answered | Verdict | ThreadEnded | Idle | Running | Ended | Other
+@dataclass(frozen=True)
+class Interrupt:
+    """Somebody stopped what the session was doing."""
+
+    event_id: str
+
+
+Event = ToolUse | Answered | Verdict | ThreadEnded | Idle | Running | Ended | Interrupt | Other
 
 # Neither activity nor idleness (contract 22.15).
 _NEUTRAL: Final = (Verdict, ThreadEnded)
@@ -113,6 +120,8 @@ def read_event(raw: object) -> Event:
         return Idle(event_id, turn_over=reason != "requires_action")
     if kind == "session.status_running":
         return Running(event_id)
+    if kind == "user.interrupt":
+        return Interrupt(event_id)
     if kind in ("session.status_terminated", "session.deleted"):
         return Ended(event_id, deleted=kind == "session.deleted")
     return Other(event_id)
@@ -132,6 +141,8 @@ class Dispatch:
     hosted: bool = False
     ended: Ended | None = None
     turns: int = 0
+    interrupts: int = 0
+    """How often somebody stopped the session while we looked on."""
     _open: dict[str, ToolUse] = field(default_factory=dict)
     _answered: set[str] = field(default_factory=set)
     _verdicts: dict[str, bool] = field(default_factory=dict)
@@ -169,6 +180,8 @@ class Dispatch:
         if event.event_id in self._overlap:
             return
         self._apply(event)
+        if isinstance(event, Interrupt):
+            self.interrupts += 1
         self._close()
         if not isinstance(event, _NEUTRAL):
             self._turn_over = isinstance(event, Idle) and event.turn_over
@@ -236,7 +249,7 @@ class Dispatch:
                 self.turns += 1
             case Ended():
                 self.ended = event
-            case Other():
+            case Other() | Interrupt():
                 pass
 
     def _close(self) -> None:

@@ -11,6 +11,7 @@ import anyio
 
 from intramuros.execution.egress.attach import Captures
 from intramuros.execution.egress.base import Passage
+from intramuros.execution.guests import Guests
 from intramuros.execution.pool import Size, WarmPool
 from intramuros.execution.resting import Resort, Resting
 from intramuros.execution.sandbox.base import (
@@ -71,6 +72,8 @@ class Hands:
         self._passages: dict[str, Passage] = {}
         self._live: dict[str, Sandbox] = {}
         self._turns: dict[str, anyio.Lock] = {}
+        self.guests = Guests()
+        """People who are in sandboxes; they leave before a sandbox rests or goes."""
 
     @property
     def isolation(self) -> str:
@@ -116,6 +119,21 @@ class Hands:
         """Return what is held while a session's sandbox comes, goes or changes its state."""
         return self._gates.setdefault(session_id, anyio.Lock(fast_acquire=True))
 
+    async def visit(self, session_id: str) -> Sandbox | None:
+        """Return the session's live sandbox for a guest, thawed; never makes or wakes one.
+
+        Raises:
+            SandboxError: it does not thaw.
+        """
+        async with self.gate(session_id):
+            sandbox = self._live.get(session_id)
+            if sandbox is None or not sandbox.alive:
+                return None
+            if session_id in self._frozen:
+                await sandbox.resume()
+                self._frozen.discard(session_id)
+            return sandbox
+
     async def take(self, session_id: str) -> Sandbox:
         """Return the session's live sandbox: created, thawed or woken if need be.
 
@@ -140,6 +158,8 @@ class Hands:
             sandbox = self._live.get(session_id)
             if sandbox is None or session_id in self._frozen or not sandbox.alive:
                 return False
+            if self.guests.of(session_id):
+                return False
             if self._provider.capabilities.pause == "none":
                 return False
             try:
@@ -159,6 +179,7 @@ class Hands:
             SandboxError: there is none here, a call runs in it, or it cannot be stored.
         """
         async with self._borrowed(session_id) as sandbox:
+            await self.guests.evict(session_id, "the sandbox is put away")
             manifest = await self._resting.put_away(session_id, sandbox)
             self._live.pop(session_id, None)
             return manifest
@@ -244,6 +265,7 @@ class Hands:
                 await self._resting.drop(session_id)
 
     async def _drop(self, session_id: str) -> None:
+        await self.guests.evict(session_id, "the sandbox ends")
         self._frozen.discard(session_id)
         sandbox = self._live.pop(session_id, None)
         if sandbox is not None:
@@ -258,6 +280,7 @@ class Hands:
         # Not cut off half way: it would be neither live, nor frozen, nor gone.
         with anyio.CancelScope(shield=True):
             async with self.gate(session_id):
+                await self.guests.evict(session_id, "the session rests")
                 sandbox = self._live.get(session_id)
                 if sandbox is None:
                     return

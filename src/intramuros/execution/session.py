@@ -101,6 +101,7 @@ class Item:
         self._dispatch = Dispatch(tools, work.hosted)
         self._outcome = Outcome.FAILED
         self._moved = anyio.Event()
+        self._interrupts = 0
         learn = partial(bench.gate.learn, self)
         learn([work.token] if work.token else [])
         self._calls = Calls(bench, self._client, self._dispatch, self._lease)
@@ -382,6 +383,9 @@ class Item:
     def _on_change(self) -> None:
         moved, self._moved = self._moved, anyio.Event()
         moved.set()
+        if self._dispatch.interrupts != self._interrupts:
+            self._interrupts = self._dispatch.interrupts
+            self._bench.hands.guests.dismiss(self._work.session_id, "the session was interrupted")
         self._calls.poke()
 
     async def _watch_lease(self, scope: anyio.CancelScope) -> None:
@@ -409,6 +413,10 @@ class Item:
                 continue
             remaining_s = deadline - self._bench.clock.monotonic()
             if remaining_s <= 0:
+                if self._bench.hands.guests.of(self._work.session_id):
+                    # Somebody is in there: their own limits end that.
+                    await self._bench.hands.guests.empty(self._work.session_id)
+                    continue
                 self._end(Outcome.IDLE, scope)
                 return
             with anyio.move_on_after(remaining_s):
@@ -425,6 +433,7 @@ class Item:
                 with anyio.move_on_after(max(remaining_s, 0.0)):
                     await moved.wait()
                     continue
+                await self._bench.hands.guests.empty(self._work.session_id)
                 await self._bench.hands.freeze(self._work.session_id)
             await moved.wait()
 

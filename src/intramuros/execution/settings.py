@@ -159,12 +159,11 @@ class WorkerSettings:
     freeze_after_s: float = 15.0
     """Seconds after the end of a turn until the sandbox stands still; its next call thaws it."""
     keep_idle_sandboxes: int = 0
-    """Sandboxes kept paused after their item ended; 0 destroys each (its workspace stays)."""
+    """Sandboxes kept frozen after their item ended; 0 puts each away at once."""
     warm_min: int = 1
     """Sandboxes that wait for sessions at all times, so that a first call need not."""
     warm_max: int = 4
     """Sandboxes that wait after many were needed at once; 0 makes each when it is needed."""
-    """Sandboxes kept frozen after their item ended; 0 puts each away at once."""
     hibernate_after_s: float = 600.0
     """Seconds that one of those rests in memory until it is put away."""
     snapshots: str = ""
@@ -178,6 +177,15 @@ class WorkerSettings:
     """Of one stored snapshot."""
     snapshot_expire_s: float = 0.0
     """Age at which the snapshot of a sleeping session is removed; 0 keeps it."""
+    ssh_listen: str | None = None
+    """Let people into running sandboxes by SSH, with certificates: ``unix`` for a socket in the
+    state directory that only this user reaches, or ``HOST:PORT`` of this machine alone."""
+    ssh_idle_s: float = 900.0
+    """Seconds without a byte until a person's connection is ended."""
+    ssh_max_s: float = 14_400.0
+    """Seconds that a person's connection may last."""
+    ssh_record: bool = False
+    """Record what is typed and seen in their terminals, in ``<state_dir>/ssh/recordings``."""
     memory_sync_s: float = 15.0
     """Seconds between two syncs of a session's memory stores; 0 leaves memory out of sandboxes."""
     call_timeout_s: float = 150.0
@@ -212,8 +220,11 @@ class WorkerSettings:
             raise OperatorError(
                 f"concurrency {self.concurrency} is out of range", f"use 1 to {MAX_CONCURRENCY}"
             )
+        self.ssh_address()
         for name in (
             "max_idle_s",
+            "ssh_idle_s",
+            "ssh_max_s",
             "call_timeout_s",
             "lease_ttl_s",
             "drain_s",
@@ -349,6 +360,18 @@ class WorkerSettings:
         rush = max(min(_EGRESS.burst, round(self.egress_requests_per_s * 5)), 1)
         return replace(_EGRESS, **bounds, bytes_burst=burst, burst=rush)
 
+    def ssh_address(self) -> tuple[str, int] | Path | None:
+        """Return where people come in; None lets nobody in.
+
+        Raises:
+            OperatorError: it is no address, or others than this machine reach it.
+        """
+        if self.ssh_listen is None:
+            return None
+        if self.ssh_listen == "unix":
+            return self.state_dir / "ssh" / "socket"
+        return loopback(self.ssh_listen, "ssh_listen")
+
     def spec(self) -> SandboxSpec:
         """Return what each sandbox is made of.
 
@@ -414,6 +437,28 @@ class WorkerSettings:
                 f"base_url {self.base_url!r} would carry the environment key unencrypted",
                 "use https, or set allow_plaintext where the network itself is encrypted",
             )
+
+
+def loopback(text: str, setting: str) -> tuple[str, int]:
+    """Return the host and port of an address of this machine alone.
+
+    Raises:
+        OperatorError: it is none: a worker has no port that others reach.
+    """
+    host, _, port = text.rpartition(":")
+    host = host.strip("[]")
+    if not port.isdigit() or int(port) > 65_535 or not host:
+        raise OperatorError(f"{setting} {text!r} is no address", "write 127.0.0.1:PORT")
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = False
+    if not local:
+        raise OperatorError(
+            f"{setting} {text!r} could be reached from other machines",
+            "use 127.0.0.1 or [::1], and a tunnel of your own to get there",
+        )
+    return host, int(port)
 
 
 def parse_mount(text: str, secret_file: Path) -> Mount:

@@ -234,6 +234,9 @@ async def _run(
     if (errands := parts.errands) is not None:
         tasks["web"] = errands.loop
         board.put("web", lambda: errands.doing)
+    door = _door(settings, bench)
+    if door is not None:
+        tasks["ssh"] = door
     status_file = settings.status_file
     if status_file is not None:
         tasks["status"] = lambda stop: board.publish(status_file, stop)
@@ -261,6 +264,27 @@ def _errands(
     if web.engine is not None:
         bench.gate.learn("search", [web.engine.key])
     return Errands(client, outside, web.terms, web.engine, bench.gate, bench.rand)
+
+
+def _door(settings: WorkerSettings, bench: Bench) -> Task | None:
+    """Return what lets people into sandboxes, if the operator wants that."""
+    address = settings.ssh_address()
+    if address is None:
+        return None
+    # Most workers have no use for it, and it is large.
+    from intramuros.execution.ssh.authority import Authority
+    from intramuros.execution.ssh.door import Door, Manner, Trusted
+    from intramuros.execution.ssh.visits import Rooms
+
+    folder = settings.state_dir / "ssh"
+    authority = Authority.opened(folder)
+    casts = folder / "recordings" if settings.ssh_record else None
+    if casts is not None:
+        casts.mkdir(mode=0o700, exist_ok=True)
+    manner = Manner(address, folder, settings.ssh_idle_s, settings.ssh_max_s)
+    rooms = Rooms(bench.hands.visit, bench.record, bench.clock, casts)
+    trusted = (Trusted(authority.public_line),)
+    return Door(manner, authority, trusted, rooms, bench.hands.guests).serve
 
 
 async def _open_station(

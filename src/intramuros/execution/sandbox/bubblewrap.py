@@ -101,6 +101,7 @@ class BubblewrapProvider:
             egress=True,
             snapshots=True,
             gpu=True,
+            ssh=True,
         )
 
     def probe(self) -> list[Finding]:

@@ -71,7 +71,7 @@ class Channel:
                 with anyio.CancelScope(shield=True):
                     await self._send_quietly(frames.encode(cancel))
 
-    async def tell(self, op: str, number: bytes, **fields: bytes) -> None:
+    async def tell(self, op: str, number: bytes, /, **fields: bytes) -> None:
         """Send something that gets no answer."""
         told = {**fields, "op": op.encode(), "id": b"", "target": number}
         await self._send(frames.encode(told))
@@ -210,6 +210,6 @@ class Wire:
         self._ahead += len(data)
         await self._channel.tell("input", self._number, data=data)
 
-    async def tell(self, op: str, **fields: bytes) -> None:
+    async def tell(self, op: str, /, **fields: bytes) -> None:
         """Send ``input`` with ``eof``, ``more``, ``resize`` or ``signal``."""
         await self._channel.tell(op, self._number, **fields)

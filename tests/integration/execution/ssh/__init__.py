@@ -1,0 +1,1 @@
+"""People in real sandboxes, by real clients."""
