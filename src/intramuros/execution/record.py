@@ -29,6 +29,10 @@ Kinds of records::
     web.result    out its answer is about to be given: size, digest, how many secrets were masked
     web.abandoned     nobody waited for it any more
     work.end          the item was given back, and why
+    ssh.open       in a person was let into a sandbox, by which certificate of whose
+    ssh.run        in what they are about to run: shell, exec, sftp or forward; size and digest
+    ssh.recorded      a recording of their terminal: size and digest
+    ssh.close         they are gone: seconds, bytes both ways, and why
     egress.lookup out a sandbox asked for a name that it may not reach; once for each name
     egress.request out a sandbox's request is about to be sent, or is refused: verdict and rule
     egress.end    out what became of it: status, sizes, digests; written within a second

@@ -53,12 +53,12 @@ class Rig:
         self.manner = Manner(self.state / "socket", self.state, 60, 60)
         self.casts: Path | None = None
 
-    def running(self, session_id: str) -> Sandbox | None:
+    async def visit(self, session_id: str) -> Sandbox | None:
         return self.sandbox if session_id == SESSION else None
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator["Rig"]:
-        rooms = Rooms(self.running, self.record, self.clock, self.casts)
+        rooms = Rooms(self.visit, self.record, self.clock, self.casts)
         door = Door(self.manner, self.authority, tuple(self.trusted), rooms, self.guests)
         async with anyio.create_task_group() as group:
             group.start_soon(door.serve, self.stop)
