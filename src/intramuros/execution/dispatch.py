@@ -141,8 +141,8 @@ class Dispatch:
     hosted: bool = False
     ended: Ended | None = None
     turns: int = 0
-    interrupts: int = 0
-    """How often somebody stopped the session while we looked on."""
+    interrupted: bool = False
+    """Whether somebody stopped the session while we looked on; whoever acts on it takes it back."""
     _open: dict[str, ToolUse] = field(default_factory=dict)
     _answered: set[str] = field(default_factory=set)
     _verdicts: dict[str, bool] = field(default_factory=dict)
@@ -181,7 +181,7 @@ class Dispatch:
             return
         self._apply(event)
         if isinstance(event, Interrupt):
-            self.interrupts += 1
+            self.interrupted = True
         self._close()
         if not isinstance(event, _NEUTRAL):
             self._turn_over = isinstance(event, Idle) and event.turn_over

@@ -101,7 +101,6 @@ class Item:
         self._dispatch = Dispatch(tools, work.hosted)
         self._outcome = Outcome.FAILED
         self._moved = anyio.Event()
-        self._interrupts = 0
         learn = partial(bench.gate.learn, self)
         learn([work.token] if work.token else [])
         self._calls = Calls(bench, self._client, self._dispatch, self._lease)
@@ -383,8 +382,8 @@ class Item:
     def _on_change(self) -> None:
         moved, self._moved = self._moved, anyio.Event()
         moved.set()
-        if self._dispatch.interrupts != self._interrupts:
-            self._interrupts = self._dispatch.interrupts
+        if self._dispatch.interrupted:
+            self._dispatch.interrupted = False
             self._bench.hands.guests.dismiss(self._work.session_id, "the session was interrupted")
         self._calls.poke()
 

@@ -354,3 +354,13 @@ def test_an_id_that_is_none_names_no_call(odd: object) -> None:
     assert read_event(raw) == Other("")
     answered = {"type": "user.tool_result", "id": "e1", "tool_use_id": odd}
     assert read_event(answered) == Other("e1")
+
+
+def test_an_interrupt_is_told_once_and_only_when_it_happens() -> None:
+    stopped = read_event({"type": "user.interrupt", "id": "sevt_1"})
+    state = dispatch(stopped)
+    assert not state.interrupted
+    state.live(stopped, 1.0)
+    assert not state.interrupted
+    state.live(read_event({"type": "user.interrupt", "id": "sevt_2"}), 2.0)
+    assert state.interrupted

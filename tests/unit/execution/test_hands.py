@@ -7,6 +7,7 @@ import pytest
 
 from intramuros.execution.egress.base import Passage
 from intramuros.execution.egress.names import WEB_PORTS
+from intramuros.execution.guests import Guest
 from intramuros.execution.hands import Hands
 from intramuros.execution.sandbox.base import (
     Mount,
@@ -309,3 +310,28 @@ async def test_a_sandbox_reaches_what_it_may_before_it_runs_again() -> None:
     pool.equip("a", ())
     assert await pool.take("a") is sandbox
     assert seen == [None]
+
+
+async def test_a_guest_finds_the_live_sandbox_thawed_and_makes_none() -> None:
+    provider = FakeProvider(pause=True)
+    pool = hands(provider)
+    assert await pool.visit("a") is None
+    assert provider.created == []
+    sandbox = await pool.take("a")
+    assert await pool.freeze("a")
+    assert provider.live["a"].paused
+    assert await pool.visit("a") is sandbox
+    assert not provider.live["a"].paused
+    told: list[str] = []
+    guest = Guest("a", "ann", told.append, 0.0, 0.0)
+    pool.guests.enter(guest)
+    # Nothing stands still under somebody's hands.
+    assert not await pool.freeze("a")
+    async with anyio.create_task_group() as group:
+        group.start_soon(pool.drop, "a")
+        await anyio.wait_all_tasks_blocked()
+        assert told == ["the sandbox ends"]
+        assert provider.destroyed == []
+        pool.guests.leave(guest)
+    assert provider.destroyed == ["a"]
+    assert await pool.visit("a") is None
