@@ -142,7 +142,6 @@ class Dispatch:
     ended: Ended | None = None
     turns: int = 0
     interrupted: bool = False
-    """Whether somebody stopped the session while we looked on; whoever acts on it takes it back."""
     _open: dict[str, ToolUse] = field(default_factory=dict)
     _answered: set[str] = field(default_factory=set)
     _verdicts: dict[str, bool] = field(default_factory=dict)
@@ -198,6 +197,11 @@ class Dispatch:
     def set_aside(self, call_id: str) -> None:
         """Leave a call whose result was refused until the next history (contract 22.13)."""
         self._set_aside.add(call_id)
+
+    def took_interrupt(self) -> bool:
+        """Tell whether somebody stopped the session, live, since this was asked last."""
+        taken, self.interrupted = self.interrupted, False
+        return taken
 
     def next_call(self) -> ToolUse | None:
         """Return the first call to run now, in the order the agent made them."""

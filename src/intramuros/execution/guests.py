@@ -68,3 +68,13 @@ class Guests:
         """Return once nobody is in a session's sandbox."""
         while self.of(session_id):
             await self._left.wait()
+
+    async def emptied(self, session_id: str) -> bool:
+        """Wait until nobody is in a session's sandbox; True if somebody was.
+
+        Their own limits end that, so it may take long.
+        """
+        if not self.of(session_id):
+            return False
+        await self.empty(session_id)
+        return True

@@ -153,7 +153,11 @@ class Hands:
         return sandbox
 
     async def freeze(self, session_id: str) -> bool:
-        """Let the session's live sandbox stand still until it is taken next; False if it cannot."""
+        """Let the session's live sandbox stand still until it is taken next; False if it cannot.
+
+        Not while guests are in it: it waits for them to leave.
+        """
+        await self.guests.empty(session_id)
         async with self.gate(session_id):
             sandbox = self._live.get(session_id)
             if sandbox is None or session_id in self._frozen or not sandbox.alive:

@@ -382,8 +382,7 @@ class Item:
     def _on_change(self) -> None:
         moved, self._moved = self._moved, anyio.Event()
         moved.set()
-        if self._dispatch.interrupted:
-            self._dispatch.interrupted = False
+        if self._dispatch.took_interrupt():
             self._bench.hands.guests.dismiss(self._work.session_id, "the session was interrupted")
         self._calls.poke()
 
@@ -412,9 +411,7 @@ class Item:
                 continue
             remaining_s = deadline - self._bench.clock.monotonic()
             if remaining_s <= 0:
-                if self._bench.hands.guests.of(self._work.session_id):
-                    # Somebody is in there: their own limits end that.
-                    await self._bench.hands.guests.empty(self._work.session_id)
+                if await self._bench.hands.guests.emptied(self._work.session_id):
                     continue
                 self._end(Outcome.IDLE, scope)
                 return
@@ -432,7 +429,6 @@ class Item:
                 with anyio.move_on_after(max(remaining_s, 0.0)):
                     await moved.wait()
                     continue
-                await self._bench.hands.guests.empty(self._work.session_id)
                 await self._bench.hands.freeze(self._work.session_id)
             await moved.wait()
 

@@ -13,6 +13,7 @@ from intramuros.execution.egress.joiner import DNS_PORT, PROXY_PORT
 from intramuros.execution.egress.limits import EgressLimits
 from intramuros.execution.egress.names import WEB_PORTS
 from intramuros.execution.egress.policy import OwnRules, parse_hosts
+from intramuros.execution.loopback import doorstep, is_local
 from intramuros.execution.sandbox.base import Limits, Mount, SandboxSpec
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.telemetry import logger
@@ -366,11 +367,7 @@ class WorkerSettings:
         Raises:
             OperatorError: it is no address, or others than this machine reach it.
         """
-        if self.ssh_listen is None:
-            return None
-        if self.ssh_listen == "unix":
-            return self.state_dir / "ssh" / "socket"
-        return loopback(self.ssh_listen, "ssh_listen")
+        return doorstep(self.ssh_listen, self.state_dir / "ssh" / "socket")
 
     def spec(self) -> SandboxSpec:
         """Return what each sandbox is made of.
@@ -432,33 +429,11 @@ class WorkerSettings:
             raise OperatorError(
                 f"base_url {self.base_url!r} is no http(s) address", "write https://host[:port]"
             )
-        if parts.scheme == "http" and not self.allow_plaintext and not _local(parts.hostname):
+        if parts.scheme == "http" and not self.allow_plaintext and not is_local(parts.hostname):
             raise OperatorError(
                 f"base_url {self.base_url!r} would carry the environment key unencrypted",
                 "use https, or set allow_plaintext where the network itself is encrypted",
             )
-
-
-def loopback(text: str, setting: str) -> tuple[str, int]:
-    """Return the host and port of an address of this machine alone.
-
-    Raises:
-        OperatorError: it is none: a worker has no port that others reach.
-    """
-    host, _, port = text.rpartition(":")
-    host = host.strip("[]")
-    if not port.isdigit() or int(port) > 65_535 or not host:
-        raise OperatorError(f"{setting} {text!r} is no address", "write 127.0.0.1:PORT")
-    try:
-        local = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = False
-    if not local:
-        raise OperatorError(
-            f"{setting} {text!r} could be reached from other machines",
-            "use 127.0.0.1 or [::1], and a tunnel of your own to get there",
-        )
-    return host, int(port)
 
 
 def parse_mount(text: str, secret_file: Path) -> Mount:
@@ -520,12 +495,3 @@ def parse_variable(text: str) -> tuple[str, str]:
     if name.startswith(_OURS) or name in _TAKEN:
         raise OperatorError(f"variable {name!r} is not for sandboxes", "choose another name")
     return name, value
-
-
-def _local(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

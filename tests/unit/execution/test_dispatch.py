@@ -359,8 +359,9 @@ def test_an_id_that_is_none_names_no_call(odd: object) -> None:
 def test_an_interrupt_is_told_once_and_only_when_it_happens() -> None:
     stopped = read_event({"type": "user.interrupt", "id": "sevt_1"})
     state = dispatch(stopped)
-    assert not state.interrupted
+    assert not state.took_interrupt()
     state.live(stopped, 1.0)
-    assert not state.interrupted
+    assert not state.took_interrupt()
     state.live(read_event({"type": "user.interrupt", "id": "sevt_2"}), 2.0)
-    assert state.interrupted
+    assert state.took_interrupt()
+    assert not state.took_interrupt()

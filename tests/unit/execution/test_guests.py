@@ -36,3 +36,4 @@ async def test_who_does_not_leave_holds_nobody_up_for_long(monkeypatch: pytest.M
         await guests.evict("sesn_1", "it ends")
     assert guests.of("sesn_1") == 1
     await guests.evict("sesn_2", "nobody there")
+    assert not await guests.emptied("sesn_2")
