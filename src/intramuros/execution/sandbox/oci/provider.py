@@ -345,9 +345,8 @@ class GvisorProvider(ContainerProvider):
 
     @property
     def capabilities(self) -> Capabilities:
-        """What this host allows; what was kept there would not come back whole in all cases."""
-        known = super().capabilities
-        return replace(known, isolation="user-kernel", gpu=False, snapshots=False)
+        """What this host allows."""
+        return replace(super().capabilities, isolation="user-kernel", gpu=False)
 
     def _make_group(self, groups: Groups, sandbox_id: str, spec: SandboxSpec) -> Group | None:
         """Limit the kernel with all that it runs; each process of its takes several of the host."""
