@@ -231,6 +231,41 @@ async def test_sessions_of_the_pool_are_served_by_its_workers(
         assert MISSING in told(await log_of(site, session))
 
 
+async def test_what_a_child_asks_for_comes_back_to_the_child(
+    site: Site, origin: Origin, tmp_path: Path
+) -> None:
+    origin.pages["/page"] = page("fine", "text/plain")
+    url = f"http://intranet.test:{origin.port}/page"
+    make = site.api.beta.agents.create
+    tools: Any = [{"type": "agent_toolset_20260401"}]
+    reader = make(name="Reader", model="scripted/pagereader", tools=tools).id
+    lead = make(
+        name="Lead",
+        model="scripted/dispatcher",
+        multiagent={"type": "coordinator", "agents": [reader]},
+    )
+    session = site.api.beta.sessions.create(agent=lead.id, environment_id=site.environment_id).id
+    said: Any = {"type": "user.message", "content": [{"type": "text", "text": url}]}
+
+    def reported() -> Any:
+        [thread] = [
+            t
+            for t in site.api.beta.sessions.threads.list(session)
+            if t.parent_thread_id is not None
+        ] or [None]
+        if thread is None:
+            return None
+        events = list(site.api.beta.sessions.threads.events.list(thread.id, session_id=session))
+        return events if of(events, "agent.message") else None
+
+    async with ours(site, tmp_path, **inside(tmp_path, origin)):
+        site.api.beta.sessions.events.send(session, events=[said])
+        events = await to_thread.run_sync(until, reported)
+    assert "fine" in told(events)
+    assert of(events, "agent.message")[-1].content[0].text == "It says fine"
+    assert of(site.events(session), "agent.tool_result") == [], "it is the child's"
+
+
 class Door(AbstractContextManager["Door"]):
     """What a worker sends, by hand."""
 

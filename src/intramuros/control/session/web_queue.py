@@ -240,7 +240,8 @@ class WebQueue:
         answer = Answer(content, said.is_error, int(searched), seen)
         draft = outcome.web_answered(call, answer)
         if thread.thread_id != held.state.thread_id:
-            draft = replace(draft, thread_id=thread.thread_id, shared=True)
+            # Not shared: what this server has done for a child stays in the child's view.
+            draft = replace(draft, thread_id=thread.thread_id)
         written = self._journal.append(tx, held, [draft])
         self._count(tx, (held.row.workspace_id, str(held.row.agent["model"]["id"])), written)
         whose = (held.row.workspace_id, held.row.id)

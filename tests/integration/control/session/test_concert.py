@@ -126,6 +126,24 @@ async def test_requests_of_several_threads_are_under_way_at_once(rig: Rig) -> No
     assert lease.holder is None
 
 
+@pytest.mark.rule("c19_6")
+async def test_twenty_five_threads_are_under_way_at_once(rig: Rig) -> None:
+    together = Meeting(25, text("found"))
+    model = cast(
+        rig,
+        lead=[delegate(*["scout"] * 25), *[text("ok")] * 26],
+        scout=[together] * 25,
+    )
+    session = await rig.create(leading(SCOUT))
+    async with rig.running():
+        await rig.say(session)
+        state = await rig.idle(session)
+    assert together.full.is_set(), "each of them waited for all others"
+    assert state.status is Status.IDLE
+    assert str(model.requests[-1].messages).count("found") == 25
+    assert [child.status for child in await rows(rig)] == ["idle"] * 25
+
+
 async def test_an_interrupt_cuts_every_request_short(rig: Rig) -> None:
     never = Meeting(3, None)
     cast(rig, lead=[delegate("scout", "scout"), never], scout=[never] * 2)
