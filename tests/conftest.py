@@ -1,6 +1,52 @@
+"""Which database engine each test runs on."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
+
+from tests import engines
 
 
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--engine",
+        choices=(engines.SQLITE, engines.POSTGRES),
+        help="run every test on this database; by default some run on both",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    engines.ENGINES.current = config.getoption("--engine") or engines.SQLITE
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Start what tests share before the first of them, whose time it would take."""
+    if engines.on_postgres() and session.items and not session.config.option.collectonly:
+        engines.database_url(Path("/first"))
+
+
+def pytest_unconfigure() -> None:
+    engines.ENGINES.close()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what is about the other engine."""
+    if engines.on_postgres():
+        for item in items:
+            if item.get_closest_marker("sqlite"):
+                item.add_marker(pytest.mark.skip(reason="about SQLite alone"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """Let other tests have the databases that this one had."""
+    yield
+    directory = getattr(item, "funcargs", {}).get("tmp_path")
+    if isinstance(directory, Path):
+        engines.ENGINES.release(directory)

@@ -1,11 +1,10 @@
 """Schedulers that are killed: every nominal time still has exactly one run, with its session."""
 
 import signal
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from intramuros.kernel.timing import ManualClock
 from intramuros.protocol.audit import verify
 from intramuros.protocol.resources.deployments import DeploymentCreate
 from tests.e2e.scheduler_process import FileClock
+from tests.engines import opened
 from tests.fakes.deployments import GO
 from tests.fakes.world import World
 from tests.waiting import until
@@ -95,8 +95,8 @@ def clock_of(data_dir: Path) -> Path:
 
 
 def rows(data_dir: Path, sql: str) -> list[Any]:
-    with closing(sqlite3.connect(data_dir / "intramuros.db", timeout=10)) as db:
-        return db.execute(sql).fetchall()
+    with opened(data_dir) as db:
+        return db.execute(sql)
 
 
 def ran(data_dir: Path) -> int:

@@ -1,9 +1,7 @@
 """A server that is killed around a delivery loses no event: the endpoint may hear of it twice."""
 
 import json
-import sqlite3
 import threading
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import pytest
 from anthropic import Anthropic
 
 from intramuros.protocol.audit import verify
+from tests.engines import opened
 from tests.fakes.receiver import Delivery, Receiver, receiving, status
 from tests.wire.host import Server, running
 
@@ -44,8 +43,8 @@ def vault(server: Server) -> str:
 
 
 def rows(data_dir: Path, query: str) -> list[Any]:
-    with closing(sqlite3.connect(data_dir / "intramuros.db")) as database:
-        return database.execute(query).fetchall()
+    with opened(data_dir) as database:
+        return database.execute(query)
 
 
 @pytest.mark.timeout(90)

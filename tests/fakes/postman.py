@@ -19,6 +19,7 @@ from intramuros.control.webhooks.post import Message, Outcome, Post, Result
 from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.timing import Clock
 from intramuros.protocol.resources.webhooks import WorkspaceEndpointCreate
+from tests.engines import database_url
 
 WORKSPACE = "wrkspc_test"
 DELIVERED = Result(Outcome.DELIVERED, "200")
@@ -48,7 +49,7 @@ class Office:
     def __init__(self, directory: Path, clock: Clock, patience: Patience) -> None:
         self.clock = clock
         self.ids = IdFactory(clock, os.urandom)
-        self.db = Database.open(f"sqlite:///{directory / 'test.db'}")
+        self.db = Database.open(database_url(directory / "test.db"))
         metadata.create_all(self.db.engine)
         self.hub = Hub()
         self.postman = Postman()

@@ -18,8 +18,8 @@ EXTRAS = {
     "console": [],
     "tunnel": ["tunnel"],
     "execution": ["worker"],
-    "control": ["server", "openai"],
-    "cli": ["server", "worker", "tunnel", "openai"],
+    "control": ["server", "postgres", "openai"],
+    "cli": ["server", "worker", "tunnel", "postgres", "openai"],
 }
 
 

@@ -18,7 +18,7 @@ ROOMS = "planes never meet"
 CONTROL = "control imports downwards only"
 EXECUTION = "execution imports downwards only"
 PURE = "pure files stay pure"
-DRIVERS = "one file opens databases"
+DRIVERS = "few files open databases"
 WEB = "only the API knows the web framework"
 
 SABOTAGE = [

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from intramuros.kernel.config import environment
+from tests.engines import elsewhere
 
 ROOT = Path(__file__).parents[2]
 START_S = 30
@@ -43,7 +44,7 @@ def running(
         module: what starts the server.
     """
     data_dir.mkdir(parents=True, exist_ok=True)
-    flags = {"data_dir": str(data_dir), "port": 0, **settings}
+    flags = {"data_dir": str(data_dir), "port": 0, **elsewhere(data_dir), **settings}
     env = {**environment(), "PYTHONPATH": str(ROOT / "src")}
     with (
         log_file(data_dir).open("a") as stderr,

@@ -33,7 +33,7 @@ class Site(AbstractContextManager["Site"]):
         self.http = httpx2.Client(
             base_url=server.base_url, headers={"x-api-key": server.api_key, **BETA}, timeout=10
         )
-        self._opened = [self.worker, self.http]
+        self._opened: list[Anthropic | httpx2.Client] = [self.worker, self.http]
 
     def __exit__(
         self,
@@ -46,6 +46,12 @@ class Site(AbstractContextManager["Site"]):
 
     def client(self, token: str) -> Anthropic:
         return Anthropic(base_url=self.server.base_url, auth_token=token, max_retries=0)
+
+    def worker_of(self, key: str) -> Anthropic:
+        """A client with the key of another environment's worker, closed with the site."""
+        made = self.client(key)
+        self._opened.append(made)
+        return made
 
     def environment(self, type: str = "self_hosted") -> str:
         config: Any = {"type": type}

@@ -2,9 +2,7 @@
 
 import json
 import shutil
-import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from intramuros.execution.egress.http1 import Place
 from intramuros.execution.egress.upstream import Dialler
 from intramuros.execution.sandbox.base import Level
 from intramuros.kernel.appendlog import read_lines
+from tests.engines import opened
 from tests.fakes.git_host import GitHost, git, git_host
 from tests.wire.conftest import SCRIPTS
 from tests.wire.host import Server, running
@@ -121,7 +120,7 @@ async def test_c11_6_R203_R392_R393_an_agent_works_in_a_private_repository_witho
     assert any("lfs" in path for path, _ in github.asked)
     assert any("octo/other" in path for path, _ in github.asked)
     # The model knew of the skill from its first word on.
-    with closing(sqlite3.connect(site.server.data_dir / "intramuros.db", timeout=10)) as db:
+    with opened(site.server.data_dir) as db:
         (kept,) = db.execute("SELECT resources FROM sessions WHERE id = ?", (session.id,))
     (shown,) = json.loads(kept[0])
     assert [skill["name"] for skill in shown["_skills"]] == ["review"]

@@ -1,7 +1,5 @@
 """Deployments and their runs through the official SDK."""
 
-import sqlite3
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -12,6 +10,7 @@ from anthropic import Anthropic, AsyncAnthropic
 from anthropic.types.beta import BetaManagedAgentsDeployment, BetaManagedAgentsDeploymentRun
 
 from intramuros.kernel.timing import SystemClock
+from tests.engines import opened
 from tests.wire.site import MESSAGE, Site, until
 from tests.wire.structure import check
 
@@ -42,7 +41,7 @@ def deploy(site: Site, **more: Any) -> BetaManagedAgentsDeployment:
 def make_due(site: Site, deployment_id: str) -> datetime:
     """Put a schedule of every minute back, as though the server had been away; say until when."""
     minute = SystemClock().now().replace(second=0, microsecond=0) - timedelta(minutes=1)
-    with closing(sqlite3.connect(site.server.data_dir / "intramuros.db", timeout=10)) as db, db:
+    with opened(site.server.data_dir) as db:
         at_us = int(minute.timestamp()) * 1_000_000
         db.execute("UPDATE deployments SET next_us = ? WHERE id = ?", (at_us, deployment_id))
         db.execute("UPDATE leases SET available_us = 0 WHERE key = ?", (deployment_id,))

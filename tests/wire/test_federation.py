@@ -1,7 +1,6 @@
 """Workloads without keys: a real identity provider, the SDK's own exchange, tokens in use."""
 
 import json
-import sqlite3
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from joserfc import jwt
 from joserfc.jwk import OctKey, RSAKey
 
 from intramuros.kernel.config import environment
+from tests.engines import opened
 from tests.wire.host import ROOT, Server, running
 from tests.wire.provider import AUDIENCE, Provider, running_provider
 from tests.wire.structure import check
@@ -134,7 +134,7 @@ def _refuse_each(trust: Trust) -> None:
 
 def recorded_reasons(server: Server, rule_id: str) -> list[str]:
     """Return why exchanges of a rule were refused, from the server's audit log."""
-    with sqlite3.connect(f"file:{server.data_dir / 'intramuros.db'}?mode=ro", uri=True) as db:
+    with opened(server.data_dir) as db:
         lines = db.execute("SELECT line FROM audit WHERE kind = 'federation.exchange' ORDER BY seq")
         records = [json.loads(line)["fields"] for (line,) in lines]
     return [r["refused"] for r in records if r["rule"] == rule_id and "refused" in r]

@@ -1,7 +1,6 @@
 """Rate and spend limits through the official SDK, kept against a provider of our own."""
 
 import json
-import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 from anthropic import Anthropic, AsyncAnthropic
 from anyio.from_thread import start_blocking_portal
 
+from tests.engines import opened
 from tests.fakes.messages_server import FakeMessages, Fault
 from tests.wire.host import Server, running
 from tests.wire.site import Site, until
@@ -90,8 +90,8 @@ def entry_of(api: Anthropic, model: str) -> str:
 
 
 def rows(server: Server, query: str) -> list[Any]:
-    with sqlite3.connect(server.data_dir / "intramuros.db") as db:
-        return db.execute(query).fetchall()
+    with opened(server.data_dir) as db:
+        return db.execute(query)
 
 
 def test_R370_all_entries_come_on_one_page_and_an_unknown_model_is_not_found(

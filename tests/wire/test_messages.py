@@ -1,7 +1,6 @@
 """Messages through the official SDK, over a provider of our own."""
 
 import json
-import sqlite3
 import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 from anthropic import Anthropic, AsyncAnthropic
 from anyio.from_thread import start_blocking_portal
 
+from tests.engines import opened
 from tests.fakes.messages_server import FakeMessages, Fault
 from tests.wire.conftest import SCRIPTS
 from tests.wire.host import Server, running
@@ -238,7 +238,7 @@ def test_what_leaves_is_on_record(api: Anthropic, relay: Server) -> None:
     api.messages.create(**SAY_HELLO)
 
     def recorded() -> bool | None:
-        with sqlite3.connect(relay.data_dir / "intramuros.db") as database:
+        with opened(relay.data_dir) as database:
             rows = database.execute("SELECT line FROM audit WHERE kind = 'messages.create'")
             lines = [line for (line,) in rows]
         assert all("hello" not in line for line in lines)

@@ -1,7 +1,6 @@
 """Telemetry destinations through the official SDK, and what arrives at a real collector."""
 
 import json
-import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -10,6 +9,7 @@ import httpx2
 import pytest
 from anthropic import Anthropic, AsyncAnthropic
 
+from tests.engines import opened
 from tests.fakes.collector import Collector, attributes, running_collector
 from tests.wire.conftest import SCRIPTS
 from tests.wire.host import Server, running
@@ -421,7 +421,7 @@ def test_a_redirect_disables_at_once_and_nothing_comes_later(
     api.messages.create(max_tokens=5, **body)
     chats = spans_of(collector, "chat scripted/answer")
     assert len(chats) == 1
-    with sqlite3.connect(server.data_dir / "intramuros.db") as db:
+    with opened(server.data_dir) as db:
         kinds = {kind for (kind,) in db.execute("SELECT kind FROM audit WHERE kind LIKE 'telem%'")}
     assert {
         "telemetry_destination.create",

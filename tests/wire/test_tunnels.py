@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import anthropic
@@ -15,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from intramuros.protocol.audit import verify
 from tests.authorities import authority
+from tests.engines import opened
 from tests.wire.host import Server, running
 from tests.wire.structure import check
 
@@ -140,5 +139,5 @@ def test_every_act_is_in_the_audit_chain_without_a_secret(
 
 
 def audit_lines(data_dir: Path) -> list[str]:
-    with closing(sqlite3.connect(data_dir / "intramuros.db")) as db:
+    with opened(data_dir) as db:
         return [row[0] for row in db.execute("SELECT line FROM audit ORDER BY seq")]

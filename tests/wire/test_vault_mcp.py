@@ -1,9 +1,7 @@
 """Credentials on their way to a real MCP server that demands them, with the official SDK."""
 
 import json
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from datetime import timedelta
 from typing import Any
 
@@ -12,6 +10,7 @@ import pytest
 from anthropic import Anthropic, AsyncAnthropic
 
 from intramuros.kernel.timing import SystemClock
+from tests.engines import opened
 from tests.fakes.guarded_mcp import Guarded, guarded_mcp
 from tests.wire.conftest import SCRIPTS
 from tests.wire.host import Server, running
@@ -109,7 +108,7 @@ def errors(site: Site, session_id: str) -> list[Any]:
 
 
 def records(server: Server, kind: str, *, session_id: str | None = None) -> list[dict[str, Any]]:
-    with closing(sqlite3.connect(server.data_dir / "intramuros.db")) as db:
+    with opened(server.data_dir) as db:
         lines = db.execute("SELECT line FROM audit WHERE kind = ? ORDER BY seq", (kind,))
         found = [json.loads(line) for (line,) in lines]
     fields = [record.get("fields", record) for record in found]

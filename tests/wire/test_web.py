@@ -1,14 +1,13 @@
 """Web tools through the official SDK: real pages, a search engine's API, everything on loopback."""
 
 import json
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from typing import Any
 
 import pytest
 from anthropic import AsyncAnthropic
 
+from tests.engines import opened
 from tests.fakes.website import Origin, moved, page, serving, silent
 from tests.wire.conftest import SCRIPTS
 from tests.wire.host import Server, running
@@ -98,7 +97,7 @@ def said(events: list[Any]) -> str:
 
 
 def records(server: Server, session: str) -> list[tuple[str, dict[str, Any]]]:
-    with closing(sqlite3.connect(server.data_dir / "intramuros.db")) as db:
+    with opened(server.data_dir) as db:
         rows = db.execute(
             "SELECT kind, line FROM audit WHERE session_id = ? AND kind LIKE 'web.%' ORDER BY seq",
             (session,),

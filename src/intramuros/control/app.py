@@ -240,6 +240,7 @@ def background(services: Services, settings: ServerSettings) -> Mapping[str, Tas
         finally:
             await services.upstream.aclose()
 
+    shared_url = services.db.backend.shared_url
     acts = Acts(services.dreams.stage, Limits(budget_s=settings.dream_budget_s))
     dreamer = Worker(
         services.db,
@@ -251,6 +252,7 @@ def background(services: Services, settings: ServerSettings) -> Mapping[str, Tas
     sweeper = Sweeper(services.db, services.blobs, services.clock, services.ids)
     return {
         "hub": close,
+        **({} if shared_url is None else {"replicas": _relay(shared_url, services.hub)}),
         "messages": relay,
         "dreams": dreamer.run,
         "reaper": reaper.run,
@@ -268,6 +270,13 @@ def background(services: Services, settings: ServerSettings) -> Mapping[str, Tas
             web,
         ),
     }
+
+
+def _relay(shared_url: str, hub: Hub) -> Task:
+    # Not at the top: a server on SQLite needs nothing of it.
+    from intramuros.control.store.replicas import Relay
+
+    return Relay(shared_url, hub).run
 
 
 def _bench(services: Services, settings: ServerSettings) -> Bench:

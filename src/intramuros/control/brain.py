@@ -151,4 +151,4 @@ async def _note_hop(body: Body, wanted: Fetch, target: Target) -> None:
             fields=fields,
         )
 
-    await body.db.write(work)
+    await body.db.write(work, ())

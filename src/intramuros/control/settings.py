@@ -14,8 +14,9 @@ class ServerSettings:
     """Address to listen on."""
     port: int = 7700
     """Port to listen on; 0 takes a free one."""
-    database_url: str | None = None
-    """Database, as sqlite:///PATH; a file in the data directory by default."""
+    database_url: str | None = field(default=None, repr=False)
+    """Database, as sqlite:///PATH or postgresql://USER@HOST/NAME; a file in the data directory by
+    default."""
     bootstrap_api_key: str | None = field(default=None, repr=False)
     """The first API key; generated into DATA_DIR/api-key by default."""
     base_domain: str = "intramuros.internal"

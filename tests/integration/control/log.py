@@ -17,6 +17,7 @@ from intramuros.control.store.records import Draft, Record
 from intramuros.control.store.tables import metadata, sessions, workspaces
 from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.timing import SystemClock
+from tests.engines import database_url
 from tests.fakes.world import World
 
 WORKSPACE = "wrkspc_test"
@@ -31,8 +32,8 @@ class Log:
         self.session_id = session_id
 
     @classmethod
-    async def create(cls, path: Path) -> "Log":
-        db = Database.open(f"sqlite:///{path}")
+    async def create(cls, path: Path | str) -> "Log":
+        db = Database.open(database_url(path))
         with db.engine.begin() as connection:
             metadata.create_all(connection)
             connection.execute(insert(workspaces).values(id=WORKSPACE, name="T", created_us=1))
@@ -62,7 +63,7 @@ def row(db: Database, session_id: str) -> Row[Any]:
         return connection.execute(select(sessions).where(sessions.c.id == session_id)).one()
 
 
-async def main(path: Path, writers: int) -> None:
+async def main(path: str, writers: int) -> None:
     log = await Log.create(path)
     sys.stdout.write(f"{log.session_id}\n")
     sys.stdout.flush()
@@ -81,4 +82,4 @@ async def main(path: Path, writers: int) -> None:
 
 
 if __name__ == "__main__":
-    anyio.run(main, Path(sys.argv[1]), int(sys.argv[2]))
+    anyio.run(main, sys.argv[1], int(sys.argv[2]))

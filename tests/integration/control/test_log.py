@@ -17,6 +17,7 @@ from intramuros.control.session.state import initial, load
 from intramuros.control.store.db import Database
 from intramuros.control.store.records import Draft, Record, primary_thread_id
 from intramuros.kernel.config import environment
+from tests.engines import database_url
 from tests.integration.control.log import Log, read, row
 
 ROOT = Path(__file__).parents[3]
@@ -57,7 +58,7 @@ async def test_many_writers_leave_no_gap(tmp_path: Path) -> None:
 def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path, lines: int) -> None:
     path = tmp_path / "x.db"
     writer = subprocess.Popen(
-        [sys.executable, "-m", "tests.integration.control.log", str(path), "8"],
+        [sys.executable, "-m", "tests.integration.control.log", database_url(path), "8"],
         cwd=ROOT,
         env={**environment(), "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
         stdout=subprocess.PIPE,
@@ -76,7 +77,7 @@ def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path, lines: int) 
     acknowledged = {(int(seq), event_id) for seq, event_id in whole}
     assert len(acknowledged) >= lines
 
-    db = Database.open(f"sqlite:///{path}")
+    db = Database.open(database_url(path))
     try:
         records = read(db, session_id)
         stored = row(db, session_id)

@@ -9,7 +9,7 @@ from tests.unit.cli.conftest import Run, Served
 def test_check_and_upgrade(run: Run, served: Served) -> None:
     checked = run("db", "check", "--data-dir", served.data_dir)
     assert checked.status == 0, checked.err
-    assert checked.out.startswith("file ok\tschema ")
+    assert checked.out.startswith("database ok\tschema ")
     assert run("db", "upgrade", "--data-dir", served.data_dir).out.startswith("schema ")
 
 

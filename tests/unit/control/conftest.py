@@ -1,15 +1,16 @@
-"""A real SQLite database in memory, and clocks and ids that tests control."""
+"""A real database (SQLite in memory, or PostgreSQL), and clocks and ids that tests control."""
 
 import random
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import create_engine, insert
+from sqlalchemy import insert
 
 from intramuros.control.store.db import Tx
-from intramuros.control.store.tables import metadata, workspaces
+from intramuros.control.store.tables import workspaces
 from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.timing import ManualClock, to_micros
+from tests.engines import blank
 
 WORKSPACE = "wrkspc_test"
 
@@ -27,12 +28,8 @@ def ids(clock: ManualClock) -> IdFactory:
 @pytest.fixture
 def tx(clock: ManualClock) -> Iterator[Tx]:
     """An open transaction with one workspace, ``wrkspc_test``, and foreign keys on."""
-    engine = create_engine("sqlite://")
-    with engine.connect() as connection:
-        connection.exec_driver_sql("PRAGMA foreign_keys=ON")
-        metadata.create_all(connection)
+    with blank() as connection:
         connection.execute(
             insert(workspaces).values(id=WORKSPACE, name="Test", created_us=to_micros(clock.now()))
         )
         yield Tx(connection)
-    engine.dispose()

@@ -15,6 +15,7 @@ from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.service import Stop
 from intramuros.kernel.timing import ManualClock
 from intramuros.protocol.work import WorkState
+from tests.engines import database_url
 from tests.fakes.world import World, use
 
 pytestmark = pytest.mark.anyio
@@ -43,7 +44,7 @@ class Stage:
 
 @pytest.fixture
 def db(tmp_path: Path) -> Iterator[Database]:
-    opened = Database.open(f"sqlite:///{tmp_path / 'x.db'}")
+    opened = Database.open(database_url(tmp_path / "x.db"))
     with opened.engine.begin() as connection:
         metadata.create_all(connection)
         connection.execute(insert(workspaces).values(id="wrkspc_test", name="T", created_us=1))

@@ -69,7 +69,8 @@ async def create(caller: Developer, svc: ServicesDep, body: CreateBody) -> Respo
     if body.initial_events:
         events = await svc.shelf.resolve(caller.workspace_id, body.initial_events)
         body = body.model_copy(update={"initial_events": events})
-    row = await svc.db.write(lambda tx: svc.sessions.create(tx, caller, body))
+    # No key: nobody else knows the session yet.
+    row = await svc.db.write(lambda tx: svc.sessions.create(tx, caller, body), ())
     return _session(svc, row)
 
 

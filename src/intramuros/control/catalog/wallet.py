@@ -115,7 +115,9 @@ class Wallet:
         self, caller: Caller, credential: Resource, url: str, server_name: str | None = None
     ) -> None:
         """Record that a credential is about to be sent to a host."""
-        await self._db.write(lambda tx: self._note_use(tx, caller, credential, url, server_name))
+        await self._db.write(
+            lambda tx: self._note_use(tx, caller, credential, url, server_name), ()
+        )
 
     async def refresh(self, caller: Caller, held: Held) -> Held:
         """Return the credential with a new access token; as it is now if another has renewed it.

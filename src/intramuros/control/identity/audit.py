@@ -46,6 +46,7 @@ def record(
     if session_id is not None:
         body["session_id"] = session_id
     at_us = to_micros(now)
+    tx.take_turn()
     line, head = seal(read_head(tx), AuditRecord(rfc3339(now), kind, body))
     tx.run(
         _APPEND,

@@ -137,7 +137,7 @@ class Door:
             workspace_id, told = asker.spender.workspace_id, _told(asker, use)
             self._recorder.message(tx, workspace_id, asker.request_id, counted.begun_us, told)
 
-        await self._db.write(work)
+        await self._db.write(work, ())
 
 
 def _told(asker: Asker, use: Use) -> Attributes:

@@ -165,7 +165,8 @@ class Inference:
         await self._db.write(
             lambda tx: audit.record(
                 tx, self._clock, kind, workspace_id=ask.workspace_id, fields=body
-            )
+            ),
+            (),
         )
 
     async def prepare(

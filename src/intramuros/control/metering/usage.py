@@ -113,6 +113,7 @@ def record(tx: Tx, known: Catalogue, at_us: int, spender: Spender, use: Use) -> 
         "inference_geo": use.inference_geo,
     }
     counts = {**tokens._asdict(), **costs, "web_searches": use.web_searches}
+    tx.take_turn()
     tx.execute(_ADD_USAGE, {**key, **counts})
     total = sum(costs.values())
     if total:

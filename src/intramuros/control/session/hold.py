@@ -102,7 +102,7 @@ class Hold:
                 self._release(tx, release.until_us)
             return True, written
 
-        done, added = await self._desk.db.write(work)
+        done, added = await self._desk.db.write(work, (self.lease.key,))
         self.view = before.extend(added)
         return done
 
@@ -122,7 +122,9 @@ class Hold:
             LostLease: it is no longer ours.
         """
         expires_us = self._desk.now_us() + ttl_us
-        await self._desk.db.write(lambda tx: leases.beat(tx, self.lease, expires_us))
+        await self._desk.db.write(
+            lambda tx: leases.beat(tx, self.lease, expires_us), (self.lease.key,)
+        )
 
     async def give_back(self, at_us: int) -> None:
         """Give the session back in the middle of a turn, to be claimed again at a time.
@@ -130,7 +132,7 @@ class Hold:
         Raises:
             LostLease: it is no longer ours.
         """
-        await self._desk.db.write(lambda tx: self._release(tx, at_us))
+        await self._desk.db.write(lambda tx: self._release(tx, at_us), (self.lease.key,))
 
     def _release(self, tx: Tx, until_us: int | None) -> None:
         now_us = self._desk.now_us()

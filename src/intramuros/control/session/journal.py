@@ -258,6 +258,8 @@ class Journal:
             # Copies, because the loop keeps its records for long and these keep their text.
             shown = [replace(record) for record in written if record.visible]
             self._hub.tell(topic, News(after_seq, written[-1].seq, shown))
+        else:
+            self._hub.hint(topic)  # somebody may listen in another process
 
     def _staff(self, tx: Tx, row: Row[Any], state: State, written: Sequence[Record]) -> None:
         """See to it that a worker serves the session as long as it needs one."""

@@ -107,7 +107,8 @@ class Runner:
             return lease, view, leases.next_ready_us(tx, leases.TURNS)
 
         try:
-            lease, view, ready_us = await self._desk.db.write(work)
+            # No key: what others are claiming is passed over.
+            lease, view, ready_us = await self._desk.db.write(work, ())
         except Unavailable as error:
             log.error("claim_failed", error=repr(error))
             return _Claim(None, None, self._settings.poll_s)
@@ -162,7 +163,9 @@ class Runner:
     async def _give_back(self, lease: Lease, at_us: int) -> None:
         now_us = self._desk.now_us()
         try:
-            await self._desk.db.write(lambda tx: leases.postpone(tx, lease, now_us, at_us))
+            await self._desk.db.write(
+                lambda tx: leases.postpone(tx, lease, now_us, at_us), (lease.key,)
+            )
         except (LostLease, Unavailable) as error:
             log.info("turn_not_given_back", session=lease.key, error=repr(error))
 

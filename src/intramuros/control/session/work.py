@@ -133,7 +133,8 @@ class WorkQueue:
 
         if not await self._db.read(waits):
             return None
-        return await self._db.write(lambda tx: self._claim(tx, principal, poll))
+        # No key: what others are claiming is passed over.
+        return await self._db.write(lambda tx: self._claim(tx, principal, poll), ())
 
     def _claim(self, tx: Tx, principal: Principal, poll: Poll) -> tuple[Item, str] | None:
         now_us = self._now_us()

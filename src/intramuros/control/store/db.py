@@ -1,117 +1,76 @@
-"""Transactions: the only file that imports database drivers.
+"""The database of a server: the way in for everybody who reads or writes.
 
 A store function is synchronous and gets a :class:`Tx`; a whole transaction costs one hop to a
-database thread. On SQLite one writer thread takes every waiting transaction, runs each in its own
-savepoint and commits them together, so that many callers share one ``fsync``; nobody is answered
-before that commit. Readers have their own connections and never wait for the writer (WAL).
+database thread. On SQLite one thread writes, and commits what waits together. On PostgreSQL a
+transaction is either alone among all writers of all processes, as on SQLite, or names the keys that
+it works on and runs beside others (decision 28).
 """
 
 import asyncio
-import contextvars
 import queue
-import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Final, Generic, TypeVar, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import anyio
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import NullPool, QueuePool
 
-from intramuros.control.store.codec import decode, encode
-from intramuros.control.store.prepared import DIALECT, Prepared, Rows
-from intramuros.kernel.errors import OperatorError, Unavailable
+from intramuros.control.store.drivers import Backend, Keys, raw
+from intramuros.control.store.sqlite import PREFIX, Sqlite
+from intramuros.control.store.transactions import Job, Queue, Reader, Writer
+from intramuros.control.store.tx import Tx
+from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.telemetry import logger
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 T = TypeVar("T")
 
+__all__ = ["Database", "Tx"]
+
 log = logger("store")
 
-READERS: Final = 4
 # One commit takes at most this many transactions: bounds the time that the first one waits.
 GROUP_LIMIT: Final = 64
-BUSY_TIMEOUT_MS: Final = 5_000
+# Transactions that hold keys keep others from those until their commit.
+LANE_LIMIT: Final = 8
 # What is read on the loop's thread takes less time than a thread's turn: a page of most lists.
 GLANCE_ROWS: Final = 20
-# Parsed statements that the driver keeps for each connection: more than there are texts of ours.
-STATEMENTS: Final = 512
-
-
-class Tx:
-    """An open transaction: a SQLAlchemy connection and what to do once it is durable."""
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self.execute = connection.execute
-        self.scalar = connection.scalar
-        self._hooks: list[Callable[[], None]] = []
-
-    def run(self, statement: Prepared, parameters: Mapping[str, object] | None = None) -> Rows:
-        """Run a prepared statement, and read all that it gives.
-
-        Raises:
-            DBAPIError: the database refused, as for :meth:`execute`.
-        """
-        given = {} if parameters is None else parameters
-        plan = statement.plan(given)
-        try:
-            cursor = _raw(self.connection).execute(plan.sql, plan.bound(given))
-            return Rows(plan, cursor.fetchall(), cursor.rowcount)
-        except sqlite3.Error as error:
-            raise _wrapped(plan.sql, error) from error
-
-    def run_many(self, statement: Prepared, rows: Sequence[Mapping[str, object]]) -> None:
-        """Run a prepared statement once for each row of parameters, which have the same names.
-
-        Raises:
-            DBAPIError: the database refused.
-        """
-        plan = statement.plan(rows[0])
-        try:
-            _raw(self.connection).executemany(plan.sql, [plan.bound(row) for row in rows])
-        except sqlite3.Error as error:
-            raise _wrapped(plan.sql, error) from error
-
-    def after_commit(self, hook: Callable[[], None]) -> None:
-        """Call ``hook`` on the event loop once the commit is durable; it must not raise."""
-        self._hooks.append(hook)
-
-    @property
-    def hooks(self) -> list[Callable[[], None]]:
-        """The hooks registered so far."""
-        return self._hooks
-
-
-class _Job(Generic[T]):
-    def __init__(self, work: Callable[[Tx], T]) -> None:
-        self.work = work
-        # Work runs on another thread in the context of whoever asked for it.
-        self.context = contextvars.copy_context()
-        self.done: Future[tuple[T, list[Callable[[], None]]]] = Future()
 
 
 class Database:
-    """A database with one writer and several readers.
+    """A database with its writers and readers.
 
     Use :meth:`open`; call :meth:`close` at the end.
     """
 
-    def __init__(self, engine: Engine, readers: Engine) -> None:
-        self.engine = engine
-        self._readers = readers
-        self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
-        self._wanted: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self._alone: Queue = queue.SimpleQueue()
+        self._keyed: Queue = queue.SimpleQueue() if backend.lanes else self._alone
+        self._wanted: Queue = queue.SimpleQueue()
         self._here: Connection | None = None
-        self._writer = threading.Thread(target=self._write_loop, name="db-writer", daemon=True)
+        writer = Writer(backend, self._alone, alone=True, limit=GROUP_LIMIT)
         self._threads = [
-            threading.Thread(target=self._read_loop, name=f"db-reader-{n}", daemon=True)
-            for n in range(READERS)
+            threading.Thread(target=writer.run, name="db-writer", daemon=True),
+            *(
+                threading.Thread(
+                    target=Writer(backend, self._keyed, alone=False, limit=LANE_LIMIT).run,
+                    name=f"db-lane-{n}",
+                    daemon=True,
+                )
+                for n in range(backend.lanes)
+            ),
+            *(
+                threading.Thread(
+                    target=Reader(backend, self._wanted).run, name=f"db-reader-{n}", daemon=True
+                )
+                for n in range(backend.reading)
+            ),
         ]
-        for thread in (self._writer, *self._threads):
+        for thread in self._threads:
             thread.start()
 
     @classmethod
@@ -119,35 +78,43 @@ class Database:
         """Open a database.
 
         Args:
-            url: ``sqlite:///path/to/file.db``; the file is created when absent.
+            url: ``sqlite:///path/to/file.db``; the file is created when absent. Or
+                ``postgresql://user@host/name``, which may hold a password and is never shown.
 
         Raises:
-            OperatorError: the file cannot be opened or is no database.
+            OperatorError: it cannot be opened or is no database.
         """
-        prefix = "sqlite:///"
-        if not url.startswith(prefix):
-            raise OperatorError(f"cannot use database {url.split(':')[0]!r}", "use sqlite:///PATH")
-        path = Path(url.removeprefix(prefix))
-        engine = _sqlite_engine(path, readers=False)
-        try:
-            with engine.connect() as probe:
-                probe.exec_driver_sql("SELECT count(*) FROM sqlite_master")
-        except (DBAPIError, sqlite3.Error) as error:
-            raise OperatorError(
-                f"cannot open the database {path} ({getattr(error, 'orig', error)})",
-                "check the directory, its owner and free space",
-            ) from error
-        return cls(engine, _sqlite_engine(path, readers=True))
+        scheme = url.split(":")[0]
+        if url.startswith(PREFIX):
+            return cls(Sqlite.open(url))
+        if scheme in ("postgresql", "postgres"):
+            return cls(_postgres(url))
+        raise OperatorError(
+            f"cannot use database {scheme!r}", "use sqlite:///PATH or postgresql://HOST/NAME"
+        )
 
-    async def write(self, work: Callable[[Tx], T]) -> T:
+    @property
+    def engine(self) -> Engine:
+        """What makes connections that write."""
+        return self.backend.engine
+
+    async def write(self, work: Callable[[Tx], T], keys: Keys | None = None) -> T:
         """Run ``work`` in a read-write transaction and return its result once it is durable.
+
+        It runs once, or again from the start when it met another transaction: it changes nothing
+        but the database.
+
+        Args:
+            keys: what it works on (sessions, say), if it may run beside others that name none of
+                them; whatever many of those touch comes after :meth:`Tx.take_turn`. Without, it is
+                alone among all writers of the database.
 
         Raises:
             Unavailable: the database refused the commit (disk full, I/O error); nothing happened.
             Exception: whatever ``work`` raised; its changes are rolled back.
         """
-        job = _Job(work)
-        self._jobs.put(job)
+        job = Job(work, keys)
+        (self._alone if keys is None else self._keyed).put(job)
         result, hooks = await _wait(job.done)
         for hook in hooks:
             hook()
@@ -155,20 +122,23 @@ class Database:
 
     async def read(self, work: Callable[[Tx], T]) -> T:
         """Run ``work`` in a read-only snapshot and return its result."""
-        job = _Job(work)
+        job = Job(work)
         self._wanted.put(job)
         result, _ = await _wait(job.done)
         return result
 
     async def glance(self, work: Callable[[Tx], T]) -> T:
-        """Like :meth:`read`, for a row or two found by a unique index: on the loop's own thread.
+        """Like :meth:`read`, for a row or two found by a unique index.
 
-        Going to a thread and back costs more than such a look-up. It never waits for anybody: when
-        the file is locked, it goes to a thread after all.
+        On SQLite that is done on the loop's own thread: going to another and back costs more than
+        such a look-up. It never waits for anybody: when the file is locked, it goes to a thread
+        after all.
         """
+        if not self.backend.looks_here:
+            return await self.read(work)
         if self._here is None:
-            self._here = self._readers.connect()
-            _raw(self._here).execute("PRAGMA busy_timeout=0")
+            self._here = self.backend.readers.connect()
+            raw(self._here).execute("PRAGMA busy_timeout=0")
         try:
             with self._here.begin():
                 return work(Tx(self._here))
@@ -185,105 +155,29 @@ class Database:
         return await (self.glance(work) if rows <= GLANCE_ROWS else self.read(work))
 
     def close(self) -> None:
-        """Finish the waiting transactions and release the file."""
-        self._jobs.put(None)
-        for _ in self._threads:
+        """Finish the waiting transactions and release the database."""
+        self._alone.put(None)
+        for _ in range(self.backend.lanes):
+            self._keyed.put(None)
+        for _ in range(self.backend.reading):
             self._wanted.put(None)
-        for thread in (self._writer, *self._threads):
+        for thread in self._threads:
             thread.join()
         if self._here is not None:
             self._here.close()
-        self.engine.dispose()
-        self._readers.dispose()
-
-    def _read_loop(self) -> None:
-        while self._read_with_one_connection():
-            pass
-
-    def _read_with_one_connection(self) -> bool:
-        """Serve reads until the end, or until the database fails; return whether to go on."""
-        with self._readers.connect() as connection:
-            while (job := self._wanted.get()) is not None:
-                try:
-                    with connection.begin():
-                        result = job.context.run(job.work, Tx(connection))
-                    job.done.set_result((result, []))
-                except BaseException as error:  # noqa: BLE001  handed to the caller as it is
-                    job.done.set_exception(error)
-                    if isinstance(error, DBAPIError):
-                        return True
-        return False
-
-    def _write_loop(self) -> None:
-        with self.engine.connect() as connection:
-            while (job := self._jobs.get()) is not None:
-                group = [job]
-                while len(group) < GROUP_LIMIT:
-                    try:
-                        more = self._jobs.get_nowait()
-                    except queue.Empty:
-                        break
-                    if more is None:
-                        self._jobs.put(None)
-                        break
-                    group.append(more)
-                self._commit_together(connection, group)
-
-    def _commit_together(self, connection: Connection, group: list[_Job[Any]]) -> None:
-        outcomes: list[tuple[_Job[Any], Any, list[Callable[[], None]]]] = []
-        try:
-            with connection.begin():
-                for job in group:
-                    tx = Tx(connection)
-                    try:
-                        with _savepoint(connection):
-                            outcomes.append((job, job.context.run(job.work, tx), tx.hooks))
-                    except _LostTransaction:
-                        raise
-                    except BaseException as error:  # noqa: BLE001  handed to the caller as it is
-                        job.done.set_exception(error)
-        except BaseException as error:  # noqa: BLE001  every waiting caller must learn of it
-            log.error("commit_failed", error=repr(error))
-            for job in group:
-                if not job.done.done():
-                    failure = Unavailable("the database refused the write; nothing was changed")
-                    failure.__cause__ = error
-                    job.done.set_exception(failure)
-            return
-        for job, result, hooks in outcomes:
-            job.done.set_result((result, hooks))
+        self.backend.engine.dispose()
+        self.backend.readers.dispose()
 
 
-class _LostTransaction(Exception):
-    """The engine rolled the whole transaction back by itself (disk full, I/O error)."""
-
-
-@contextmanager
-def _savepoint(connection: Connection) -> Iterator[None]:
-    raw = _raw(connection)
-    raw.execute("SAVEPOINT one")
+def _postgres(url: str) -> Backend:
     try:
-        yield
-    except BaseException as error:
-        if not raw.in_transaction:
-            raise _LostTransaction from error
-        raw.execute("ROLLBACK TO one")
-        raw.execute("RELEASE one")
-        raise
-    raw.execute("RELEASE one")
-
-
-def _wrapped(sql: str, error: sqlite3.Error) -> DBAPIError:
-    """Return a driver's error as SQLAlchemy raises it, without parameters, which may be secret."""
-    made = DBAPIError.instance(
-        sql, None, error, sqlite3.Error, hide_parameters=True, dialect=DIALECT
-    )
-    return cast("DBAPIError", made)
-
-
-def _raw(connection: Connection) -> sqlite3.Connection:
-    """Return the driver's connection: what frames transactions needs nothing of SQLAlchemy."""
-    return cast("sqlite3.Connection", connection.connection.dbapi_connection)
+        # Not at the top: a server on SQLite needs nothing of it.
+        from intramuros.control.store.postgres import Postgres
+    except ImportError as error:
+        raise OperatorError(
+            "PostgreSQL needs the package psycopg", "install intramuros[postgres]"
+        ) from error
+    return Postgres.open(url)
 
 
 async def _wait(future: "Future[T]") -> T:
@@ -303,38 +197,3 @@ async def _wait(future: "Future[T]") -> T:
     with anyio.CancelScope(shield=True):
         await event.wait()
     return future.result()
-
-
-def _sqlite_engine(path: Path, *, readers: bool) -> Engine:
-    engine = create_engine(
-        f"sqlite:///{path}",
-        poolclass=QueuePool if readers else NullPool,
-        connect_args={
-            "check_same_thread": False,
-            "isolation_level": None,
-            "cached_statements": STATEMENTS,
-        },
-        json_serializer=encode,
-        json_deserializer=decode,
-        # One more: what is looked up on the loop's thread.
-        **({"pool_size": READERS + 1, "max_overflow": 0} if readers else {}),
-    )
-
-    @event.listens_for(engine, "connect")
-    def _connect(connection: sqlite3.Connection, _record: object) -> None:
-        for pragma in (
-            "journal_mode=WAL",
-            "synchronous=FULL",
-            "foreign_keys=ON",
-            # Deleted secrets, sealed as they are, do not linger in the pages.
-            "secure_delete=FAST",
-            f"busy_timeout={BUSY_TIMEOUT_MS}",
-            f"query_only={'ON' if readers else 'OFF'}",
-        ):
-            connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        _raw(connection).execute("BEGIN" if readers else "BEGIN IMMEDIATE")
-
-    return engine

@@ -123,7 +123,9 @@ def by_id(tx: Tx, session_id: str, event_id: str) -> Record | None:
 
 
 def by_id_among(tx: Tx, session_ids: Collection[str], event_id: str) -> Record | None:
-    """Return the event of that id which has happened in one of these sessions, or None."""
+    """Return the event of that id (any text) which has happened in one of these sessions."""
+    if "\0" in event_id:  # no text of PostgreSQL's
+        return None
     query = _OF_SESSION.where(
         events.c.session_id.in_(list(session_ids)), events.c.event_id == event_id, _happened()
     ).limit(1)

@@ -29,6 +29,7 @@ def check_quota(tx: Tx, more_bytes: int, quota_bytes: int) -> None:
     Raises:
         InvalidRequest: with the code ``storage_quota_exceeded``.
     """
+    tx.take_turn()
     if used(tx) + more_bytes > quota_bytes:
         raise InvalidRequest(
             f"storage is full: this does not fit into the {quota_bytes} bytes of this server; "
@@ -127,6 +128,7 @@ def unknown(tx: Tx, keys: Collection[str]) -> list[str]:
 
 
 def _grow(tx: Tx, workspace_id: str, by_bytes: int) -> None:
+    tx.take_turn()
     changed = tx.execute(
         update(storage)
         .where(storage.c.workspace_id == workspace_id)

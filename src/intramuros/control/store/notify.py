@@ -1,4 +1,4 @@
-"""Hints and whispers between the tasks of one process. Nothing here is the truth.
+"""Hints and whispers between the tasks of a process. Nothing here is the truth.
 
 A *hint* says "look at the table again"; it carries no data and may be lost, so every waiter also
 looks on its own from time to time. *News* are a hint that brings the new rows along, so that many
@@ -7,11 +7,14 @@ a preview that may be lost as a whole request: when a slow reader's buffer is fu
 request's whispers is dropped for it, so that what it has seen stays a prefix of the text (contract
 18.6).
 
+What is told here is passed on to other processes on the same database, if there may be any
+(store/replicas.py): they hear hints, and look.
+
 All methods run on the event loop's thread; ``Tx.after_commit`` calls its hooks there.
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -143,9 +146,10 @@ class Subscription:
 
 
 class Hub:
-    """Passes hints and whispers to the subscriptions of this process."""
+    """Passes hints and whispers to the subscriptions of this process, and hints to others."""
 
     def __init__(self) -> None:
+        self._elsewhere: Callable[[str], None] | None = None
         self._topics: dict[str, set[Subscription]] = {}
         self._closed = False
 
@@ -166,8 +170,18 @@ class Hub:
             if not waiting:
                 del self._topics[topic]
 
+    def pass_on(self, elsewhere: Callable[[str], None]) -> None:
+        """Call ``elsewhere`` with the topic of whatever is told here from now on."""
+        self._elsewhere = elsewhere
+
     def hint(self, topic: str) -> None:
         """Tell every waiter of the topic to look again."""
+        self.hear(topic)
+        if self._elsewhere is not None:
+            self._elsewhere(topic)
+
+    def hear(self, topic: str) -> None:
+        """Tell the waiters of this process alone."""
         for subscription in self._topics.get(topic, ()):
             subscription._hint()
 
@@ -175,6 +189,13 @@ class Hub:
         """Hand every waiter of the topic rows that are durable."""
         for subscription in self._topics.get(topic, ()):
             subscription._tell(news)
+        if self._elsewhere is not None:
+            self._elsewhere(topic)
+
+    def hear_all(self) -> None:
+        """Tell every waiter of this process to look, whatever it waits for."""
+        for topic in list(self._topics):
+            self.hear(topic)
 
     def whisper(self, session_id: str, whisper: Whisper) -> None:
         """Pass a piece of a preview to whoever streams that session now.

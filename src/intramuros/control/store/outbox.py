@@ -70,6 +70,7 @@ def tell(
     room = [one for one in endpoint_ids if _has_room(tx, one)]
     if not room:
         return 0
+    tx.take_turn()
     at_us = to_micros(clock.now())
     data = {"type": kind, "id": resource_id}
     if scope != ORGANIZATION and workspace_id is not None:

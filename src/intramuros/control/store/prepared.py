@@ -2,8 +2,8 @@
 
 Building a statement, finding its compiled form and wrapping its result take ten times as long as
 SQLite takes to run it by an index. What every request or every turn runs is therefore a module's
-constant, made here and run by :meth:`intramuros.control.store.db.Tx.run`; everything else stays
-SQLAlchemy's. Types convert as SQLAlchemy converts them.
+constant, made here and run by :meth:`intramuros.control.store.tx.Tx.run`; everything else stays
+SQLAlchemy's. Types convert as SQLAlchemy converts them. Each database has its own text.
 """
 
 from collections import namedtuple
@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 
 from sqlalchemy import JSON, ColumnElement, Delete, Insert, Row, Select, Update, type_coerce
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
-from sqlalchemy.engine.interfaces import Compiled
+from sqlalchemy.engine.interfaces import Compiled, Dialect
 from sqlalchemy.types import TypeEngine
 
 from intramuros.control.store.codec import as_sent, decode, encode
@@ -34,7 +34,7 @@ class Plan:
     """A statement's text, and what to do with values on their way in and out.
 
     Args:
-        sql: with its parameters as ``:name``.
+        sql: with its parameters as the driver names them.
         fixed: values that stand in the statement itself, converted.
         binds: converters of parameters, for those whose type has one.
         make: makes a row of a tuple.
@@ -73,18 +73,18 @@ class Prepared:
 
     def __init__(self, statement: Select[Any] | Insert | Update | Delete) -> None:
         self._statement = statement
-        self._plans: dict[tuple[str, ...], Plan] = {}
+        self._plans: dict[tuple[object, ...], Plan] = {}
 
-    def plan(self, parameters: Collection[str]) -> Plan:
+    def plan(self, parameters: Collection[str], dialect: Dialect = DIALECT) -> Plan:
         """Return how to run it with parameters of these names.
 
         Raises:
             ValueError: the statement is none that can be prepared.
         """
-        key = tuple(parameters)
+        key = (dialect, *parameters)
         found = self._plans.get(key)
         if found is None:
-            found = self._plans[key] = _plan(self._statement, list(key))
+            found = self._plans[key] = _plan(self._statement, list(parameters), dialect)
         return found
 
 
@@ -145,11 +145,13 @@ def shaped(build: Callable[..., Select[Any]]) -> Callable[..., Prepared]:
     return find
 
 
-def _plan(statement: Select[Any] | Insert | Update | Delete, names: list[str]) -> Plan:
+def _plan(
+    statement: Select[Any] | Insert | Update | Delete, names: list[str], dialect: Dialect
+) -> Plan:
     # An insert without values takes the columns that it is given.
     whole = isinstance(statement, Insert)
-    compiled = statement.compile(dialect=DIALECT, column_keys=names if whole else None)
-    binds = _binds(compiled)
+    compiled = statement.compile(dialect=dialect, column_keys=names if whole else None)
+    binds = _binds(compiled, dialect)
     if isinstance(statement, Select):
         described = statement.column_descriptions
     else:
@@ -157,7 +159,7 @@ def _plan(statement: Select[Any] | Insert | Update | Delete, names: list[str]) -
     columns = [
         (position, convert)
         for position, column in enumerate(described)
-        if (convert := _out_of(column["type"]))
+        if (convert := _out_of(column["type"], dialect))
     ]
     fields = [column["name"] for column in described]
     row: Any = namedtuple("row", fields, rename=True)  # type: ignore[misc]  # known only here
@@ -176,14 +178,14 @@ def _plan(statement: Select[Any] | Insert | Update | Delete, names: list[str]) -
     )
 
 
-def _out_of(type_: TypeEngine[Any]) -> Convert | None:
+def _out_of(type_: TypeEngine[Any], dialect: Dialect) -> Convert | None:
     """Return what makes a column's value of what the driver gives, if anything has to."""
     if isinstance(type_, Sent):
         return _sent_json
     if isinstance(type_, JSON):
         # As SQLAlchemy's own, without its two layers around the decoder.
         return _of_json
-    return type_.dialect_impl(DIALECT).result_processor(DIALECT, None)
+    return type_.dialect_impl(dialect).result_processor(dialect, None)
 
 
 def _sent_json(text: Any) -> Any:  # noqa: ANN401  any JSON
@@ -194,13 +196,13 @@ def _of_json(text: Any) -> Any:  # noqa: ANN401  any JSON
     return None if text is None else decode(text)
 
 
-def _binds(compiled: Compiled) -> list[tuple[str, Convert]]:
+def _binds(compiled: Compiled, dialect: Dialect) -> list[tuple[str, Convert]]:
     known: Any = compiled
     if known.post_compile_params or known.escaped_bind_names:
         raise ValueError("a statement with a list of values cannot be prepared")
     found = []
     for name, bind in known.binds.items():
-        convert = bind.type.dialect_impl(DIALECT).bind_processor(DIALECT)
+        convert = bind.type.dialect_impl(dialect).bind_processor(dialect)
         if convert is not None:
             found.append((name, convert))
     return found

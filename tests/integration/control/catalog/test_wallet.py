@@ -26,6 +26,7 @@ from intramuros.control.store.tables import audit, metadata, vault_secrets, work
 from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.timing import ManualClock, to_micros
 from intramuros.protocol.resources.vaults import CredentialCreate, CredentialUpdate, VaultCreate
+from tests.engines import database_url
 from tests.fakes.outbox import listen, waiting
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class House:
 
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[House]:
-    db = Database.open(f"sqlite:///{tmp_path / 'db'}")
+    db = Database.open(database_url(tmp_path / "db"))
     metadata.create_all(db.engine)
     made = House(db)
     await made.fill()

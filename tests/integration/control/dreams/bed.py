@@ -17,6 +17,7 @@ from intramuros.control.store.blobs import Blobs
 from intramuros.control.store.db import Database, Tx
 from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.timing import ManualClock, to_micros
+from tests.engines import database_url
 from tests.fakes.dreams import Night, statement
 from tests.fakes.world import World
 
@@ -53,7 +54,7 @@ class Bed:
     def __init__(self, directory: Path, limits: Limits | None = None) -> None:
         self.clock = ManualClock()
         self.ids = IdFactory(self.clock, random.Random(7).randbytes)
-        self.db = Database.open(f"sqlite:///{directory / 'dreams.db'}")
+        self.db = Database.open(database_url(directory / "dreams.db"))
         tables.metadata.create_all(self.db.engine)
         self.blobs = Blobs.open(None, directory)
         self.limits = limits or Limits()

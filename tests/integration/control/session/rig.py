@@ -26,6 +26,7 @@ from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.service import Stop
 from intramuros.kernel.timing import SystemClock
 from intramuros.protocol.events import INBOUND
+from tests.engines import database_url
 from tests.fakes.effects import ScriptedConnector, ScriptedModel, ScriptedWeb
 from tests.fakes.loop import WEB
 
@@ -37,11 +38,11 @@ class Rig:
     """A server's inside over one database file."""
 
     def __init__(
-        self, file: Path, *, settings: RunnerSettings | None = None, fresh: bool = True
+        self, file: Path | str, *, settings: RunnerSettings | None = None, fresh: bool = True
     ) -> None:
         self.clock = SystemClock()
         self.ids = IdFactory(self.clock, os.urandom)
-        self.db = Database.open(f"sqlite:///{file}")
+        self.db = Database.open(database_url(file))
         if fresh:
             tables.metadata.create_all(self.db.engine)
         self.hub = Hub()

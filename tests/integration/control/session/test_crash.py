@@ -12,6 +12,7 @@ import pytest
 
 from intramuros.control.session.turn import UNKNOWN_OUTCOME, WEB_LOST
 from intramuros.kernel.config import clean_environment
+from tests.engines import database_url
 from tests.fakes.loop import ALLOW, AUTO, agent, mcp_toolset, opinion, text, toolset
 from tests.integration.control.session.rig import Rig, types
 from tests.integration.control.session.test_runner import QUICK
@@ -25,7 +26,8 @@ async def killed_at(rig: Rig, file: Path, where: str) -> AsyncIterator[str]:
     tools = toolset() if where == "web" else mcp_toolset(AUTO if where == "judge" else ALLOW)
     session = await rig.create(agent(tools))
     await rig.say(session)
-    command = [sys.executable, "-m", "tests.integration.control.session.victim", str(file), where]
+    command = [sys.executable, "-m", "tests.integration.control.session.victim"]
+    command += [database_url(file), where]
     environment = {**clean_environment(), "PYTHONPATH": os.pathsep.join(sys.path)}
     async with await anyio.open_process(command, stderr=None, env=environment) as victim:
         assert victim.stdout is not None

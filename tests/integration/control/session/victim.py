@@ -5,7 +5,6 @@
 """
 
 import sys
-from pathlib import Path
 
 import anyio
 
@@ -39,7 +38,7 @@ async def browsed(_: Fetch | Search) -> Answer:
 
 
 async def main(file: str, where: str) -> None:
-    rig = Rig(Path(file), settings=QUICK, fresh=False)
+    rig = Rig(file, settings=QUICK, fresh=False)
     rig.connector.handler = called
     rig.web.handler = browsed
     if where == "model":

@@ -26,6 +26,7 @@ from intramuros.kernel.timing import ManualClock, SystemClock
 from intramuros.protocol.resources.tunnels import TunnelCreate
 from intramuros.protocol.tickets import DialTicket, SigningKey, VerifyingKey
 from tests.authorities import authority
+from tests.engines import database_url
 
 pytestmark = pytest.mark.anyio
 
@@ -63,7 +64,7 @@ class House:
 
 @pytest.fixture
 def house(tmp_path: Path, ids: IdFactory) -> Iterator[House]:
-    database = Database.open(f"sqlite:///{tmp_path}/i.db")
+    database = Database.open(database_url(tmp_path / "i.db"))
     with database.engine.begin() as connection:
         metadata.create_all(connection)
         for name in (OWN, OTHER):
@@ -165,7 +166,7 @@ async def test_an_edge_that_is_away_does_not_hold_up_a_rotation(house: House) ->
 async def test_R076_credentials_go_over_tls_or_into_the_operators_networks(
     tmp_path: Path, url: str, *, carries: bool
 ) -> None:
-    db = Database.open(f"sqlite:///{tmp_path / 'db'}")
+    db = Database.open(database_url(tmp_path / "db"))
     house = House(db, IdFactory(ManualClock(), lambda count: b"x" * count))
     networks = networks_from(["10.1.0.0/16"])
     reach = Reach(db, house.clock, house.issuer, edges_from([], None), networks)

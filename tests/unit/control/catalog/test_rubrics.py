@@ -17,6 +17,7 @@ from intramuros.kernel.errors import InvalidRequest, NotFound
 from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.timing import ManualClock
 from intramuros.protocol.events import INBOUND, MAX_RUBRIC_CHARS, Inbound
+from tests.engines import database_url
 
 pytestmark = pytest.mark.anyio
 
@@ -47,7 +48,7 @@ class Place:
 
 @pytest.fixture
 async def place(tmp_path: Path, ids: IdFactory, clock: ManualClock) -> AsyncIterator[Place]:
-    db = Database.open(f"sqlite:///{tmp_path / 'test.db'}")
+    db = Database.open(database_url(tmp_path / "test.db"))
     upgrade(db.engine)
     row = insert(workspaces).values(id=WORKSPACE, name="t", created_us=0)
     await db.write(lambda tx: tx.execute(row) and None)

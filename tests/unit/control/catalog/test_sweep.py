@@ -20,6 +20,7 @@ from intramuros.kernel.errors import NotFound, Unavailable
 from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.service import Stop
 from intramuros.kernel.timing import ManualClock, SystemClock
+from tests.engines import database_url
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -60,7 +61,7 @@ class Place:
 
 @pytest.fixture
 async def place(tmp_path: Path, ids: IdFactory) -> AsyncIterator[Place]:
-    db = Database.open(f"sqlite:///{tmp_path / 'test.db'}")
+    db = Database.open(database_url(tmp_path / "test.db"))
     upgrade(db.engine)
     row = insert(workspaces).values(id=WORKSPACE, name="t", created_us=0)
     await db.write(lambda tx: tx.execute(row) and None)

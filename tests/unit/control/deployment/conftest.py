@@ -8,6 +8,7 @@ from intramuros.control.store.db import Database, Tx
 from intramuros.control.store.tables import metadata, workspaces
 from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.timing import ManualClock
+from tests.engines import database_url
 from tests.fakes.deployments import Desk, Stage
 from tests.fakes.world import World
 
@@ -19,7 +20,7 @@ def desk(tx: Tx, clock: ManualClock, ids: IdFactory) -> Desk:
 
 @pytest.fixture
 def db(tmp_path: Path) -> Iterator[Database]:
-    opened = Database.open(f"sqlite:///{tmp_path / 'x.db'}")
+    opened = Database.open(database_url(tmp_path / "x.db"))
     with opened.engine.begin() as connection:
         metadata.create_all(connection)
         connection.execute(insert(workspaces).values(id="wrkspc_test", name="T", created_us=1))

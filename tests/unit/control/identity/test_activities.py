@@ -170,6 +170,7 @@ def test_the_longest_question_is_answered(
     assert len(found(tx, clock, query)) == (0 if "not_types" in narrow else 39)
 
 
+@pytest.mark.sqlite
 def test_every_walk_has_its_index(tx: Tx, clock: ManualClock) -> None:
     rows = [
         {"seq": n, "at_us": n, "kind": "agent.create", "line": "{}", "hash": "0" * 64}

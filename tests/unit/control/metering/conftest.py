@@ -14,6 +14,7 @@ from intramuros.control.store.migrate import upgrade
 from intramuros.control.store.tables import workspaces
 from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.timing import ManualClock, to_micros
+from tests.engines import database_url
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def groups(known: Catalogue) -> Groups:
 @pytest.fixture
 def db(tmp_path: Path, clock: ManualClock) -> Iterator[Database]:
     """A database on disk with one workspace, ``wrkspc_test``."""
-    made = Database.open(f"sqlite:///{tmp_path / 'test.db'}")
+    made = Database.open(database_url(tmp_path / "test.db"))
     upgrade(made.engine)
     with made.engine.begin() as connection:
         row = {"id": "wrkspc_test", "name": "Test", "created_us": to_micros(clock.now())}

@@ -17,6 +17,7 @@ from intramuros.control.store.tables import metadata, workspaces
 from intramuros.kernel.errors import Unavailable
 from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.timing import ManualClock
+from tests.engines import database_url
 
 pytestmark = pytest.mark.anyio
 
@@ -47,7 +48,7 @@ class Rig:
 
 @pytest.fixture
 def rig(tmp_path: Path, clock: ManualClock) -> Iterator[Rig]:
-    opened = Database.open(f"sqlite:///{tmp_path / 'x.db'}")
+    opened = Database.open(database_url(tmp_path / "x.db"))
     with opened.engine.begin() as connection:
         metadata.create_all(connection)
         connection.execute(insert(workspaces).values(id="wrkspc_test", name="T", created_us=1))

@@ -20,6 +20,7 @@ from intramuros.kernel.errors import NotFound
 from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.timing import ManualClock, SystemClock
 from intramuros.protocol.sse import KEEP_ALIVE
+from tests.engines import database_url
 from tests.fakes.world import World
 
 BOTH = ("agent.message", "agent.thinking")
@@ -208,7 +209,7 @@ class Stage:
 
 @pytest.fixture
 def db(tmp_path: Path) -> Iterator[Database]:
-    opened = Database.open(f"sqlite:///{tmp_path / 'x.db'}")
+    opened = Database.open(database_url(tmp_path / "x.db"))
     with opened.engine.begin() as connection:
         metadata.create_all(connection)
         connection.execute(insert(workspaces).values(id="wrkspc_test", name="T", created_us=1))

@@ -18,6 +18,7 @@ from intramuros.kernel.errors import AuthenticationFailed, NotFound, Preconditio
 from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.timing import ManualClock
 from intramuros.protocol.work import WorkState
+from tests.engines import database_url
 from tests.fakes.world import World
 
 MINUTE = 60 * 1_000_000
@@ -61,7 +62,7 @@ class Stage:
 
 @pytest.fixture
 def db(tmp_path: Path) -> Iterator[Database]:
-    opened = Database.open(f"sqlite:///{tmp_path / 'x.db'}")
+    opened = Database.open(database_url(tmp_path / "x.db"))
     with opened.engine.begin() as connection:
         metadata.create_all(connection)
         connection.execute(insert(workspaces).values(id="wrkspc_test", name="Test", created_us=1))

@@ -10,6 +10,7 @@ from intramuros.control.store.codec import dump
 from intramuros.control.store.db import Database, Tx
 from intramuros.control.store.prepared import Prepared, sent, shaped
 from intramuros.control.store.tables import events, leases, metadata, workspaces
+from tests.engines import database_url, ignore_foreign_keys
 
 pytestmark = pytest.mark.anyio
 
@@ -29,7 +30,7 @@ LEASE: dict[str, Any] = {
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database.open(f"sqlite:///{tmp_path}/i.db")
+    database = Database.open(database_url(tmp_path / "i.db"))
     with database.engine.begin() as connection:
         metadata.create_all(connection)
     yield database
@@ -60,7 +61,7 @@ async def test_values_convert_on_both_ways(database: Database) -> None:
         lease = tx.run(Prepared(select(leases))).first()
         assert lease is not None
         assert (lease.payload, lease.holder) == (LEASE["payload"], None)
-        tx.connection.exec_driver_sql("PRAGMA defer_foreign_keys=ON")
+        ignore_foreign_keys(tx.connection)
         row = {"session_id": "s", "event_id": "e", "type": "t", "at_us": 1, "internal": False}
         rest = {"thread_id": None, "private": None, "shared": True, "body": {"x": 1}}
         rows = [{**row, **rest, "seq": seq, "queued": seq == 2} for seq in (1, 2)]

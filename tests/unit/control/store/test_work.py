@@ -10,6 +10,7 @@ from intramuros.control.store import work as rows
 from intramuros.control.store.db import Tx
 from intramuros.control.store.tables import pollers, sessions
 from intramuros.protocol.work import LEASED, Item, WorkState
+from tests.engines import ignore_foreign_keys
 
 E = "env_1"
 
@@ -76,7 +77,7 @@ def test_environments_have_queues_of_their_own(tx: Tx) -> None:
 
 def in_store(tx: Tx, session_id: str, kind: str) -> None:
     # Its agent and environment do not matter here.
-    tx.execute(text("PRAGMA defer_foreign_keys = ON"))
+    ignore_foreign_keys(tx.connection)
     tx.execute(
         insert(sessions).values(
             id=session_id,
@@ -123,6 +124,7 @@ def test_a_cloud_session_that_is_being_left_waits(tx: Tx) -> None:
     assert rows.claim_hosted(tx, "w", 10, 5) is not None
 
 
+@pytest.mark.sqlite
 def test_the_pool_looks_at_what_waits_and_not_at_what_was(tx: Tx) -> None:
     # What is planned for is the statement that a poll runs most: whether there is anything.
     query = rows.hosted(10, 5).limit(1).compile(dialect=sqlite.dialect())
@@ -184,6 +186,7 @@ def test_9_38_pollers_are_counted_and_forgotten(tx: Tx) -> None:
     assert len(tx.execute(pollers.select()).all()) == 1
 
 
+@pytest.mark.sqlite
 def test_the_reaper_looks_at_what_is_served_and_not_at_what_was(tx: Tx) -> None:
     named = set(re.findall(r"'(\w+)'", str(rows._SERVED)))
     assert named == {state.value for state in LEASED}

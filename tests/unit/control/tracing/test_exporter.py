@@ -28,6 +28,7 @@ from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.service import Stop
 from intramuros.kernel.timing import ManualClock, to_micros
 from intramuros.protocol.resources.telemetry import DestinationCreate, DestinationUpdate
+from tests.engines import database_url
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -117,7 +118,7 @@ def span(name: str) -> Span:
 
 @pytest.fixture
 def house(tmp_path: Path, clock: ManualClock) -> Iterator[House]:
-    db = Database.open(f"sqlite:///{tmp_path / 'test.db'}")
+    db = Database.open(database_url(tmp_path / "test.db"))
     upgrade(db.engine)
     with db.engine.begin() as connection:
         for n, id in enumerate(("wrkspc_test", "wrkspc_other")):

@@ -15,6 +15,7 @@ from intramuros.control.tracing.destinations import Rules
 from intramuros.control.tracing.recorder import Recorder
 from intramuros.kernel.timing import ManualClock
 from intramuros.protocol.resources.telemetry import DestinationCreate
+from tests.engines import ignore_foreign_keys
 
 SESSION: Any = SimpleNamespace(
     id="sesn_1",
@@ -79,7 +80,7 @@ class Log:
 
 @pytest.fixture
 def log(tx: Tx, clock: ManualClock) -> Log:
-    tx.connection.exec_driver_sql("PRAGMA defer_foreign_keys=ON")
+    ignore_foreign_keys(tx.connection)
     recorder = Recorder(clock)
     recorder.active = True
     return Log(tx, recorder)

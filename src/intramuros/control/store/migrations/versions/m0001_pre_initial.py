@@ -180,5 +180,5 @@ def upgrade() -> None:
             ["session_id", "seq"],
             unique=False,
             sqlite_where=sa.text("queued = 1"),
-            postgresql_where=sa.text("queued = 1"),
+            postgresql_where=sa.text("queued = true"),
         )

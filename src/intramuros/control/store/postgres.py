@@ -1,0 +1,310 @@
+"""PostgreSQL: many processes on one database, and the order in which their transactions lock.
+
+Whoever writes first takes the gate: alone, or shared with others. Those that share it take the keys
+they work on, in order, and touch what all of them touch (the end of the audit chain, sums) only
+after they have taken their turn. As everybody locks in that order, nobody waits in a circle; rows
+of a queue are passed over when somebody else is claiming them. All of these locks end with the
+transaction, so that they also work behind a pooler that hands out connections by transaction.
+
+Each statement sees what was committed when it began (READ COMMITTED), which is why a statement
+behind a lock sees all that its earlier holders wrote. Reads have one snapshot each.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import psycopg
+from psycopg.abc import Buffer
+from psycopg.adapt import Loader
+from psycopg.types.string import StrDumper
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.engine import interfaces
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.pool import NullPool
+
+from intramuros.control.store.codec import decode, encode
+from intramuros.control.store.drivers import DRIVERS, Fetched, Keys, LostTransaction, raw
+from intramuros.control.store.postgres_dialect import dialect, register
+from intramuros.kernel.errors import InvalidRequest, OperatorError, Unavailable
+
+LANES: Final = 4
+READERS: Final = 4
+MIN_VERSION: Final = 150_000
+CONNECT_TIMEOUT_S: Final = 5
+# Longer than any statement of ours takes, shorter than anybody waits for an answer.
+STATEMENT_TIMEOUT_MS: Final = 30_000
+# A stopped process holds its locks no longer than this, and others wait for them longer.
+IDLE_TIMEOUT_MS: Final = 5_000
+LOCK_TIMEOUT_MS: Final = 10_000
+
+# Advisory locks of two numbers are apart from those of one, which are keys.
+_SPACE: Final = 0x1A7A
+_GATE: Final = f"({_SPACE}, 1)"
+_TURN: Final = f"SELECT pg_advisory_xact_lock({_SPACE}, 2)"
+_ALONE: Final = f"BEGIN; SELECT pg_advisory_xact_lock{_GATE}"
+_SHARED: Final = f"BEGIN; SELECT pg_advisory_xact_lock_shared{_GATE}"
+_SNAPSHOT: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
+# What another transaction was in the way of: serialization, deadlock, lock not available.
+_MET: Final = frozenset({"40001", "40P01", "55P03"})
+# Classes of failures of the server rather than of a statement: connection, resources, operator
+# intervention, system, internal; and a transaction that was ended for being idle.
+_DOWN: Final = ("08", "53", "57", "58", "XX", "25P03")
+
+
+class _Whole(Loader):
+    """Reads sums of whole numbers as what they are."""
+
+    def load(self, data: Buffer) -> int:
+        return int(bytes(data))
+
+
+class _Sought(StrDumper):
+    """Sends text that is looked for. PostgreSQL holds none with U+0000, so that finds nothing."""
+
+    def dump(self, obj: str) -> Buffer | None:
+        try:
+            return super().dump(obj)
+        except psycopg.DataError:
+            return super().dump(obj.replace("\0", "\N{REPLACEMENT CHARACTER}"))
+
+
+class PostgresDriver:
+    """Prepared statements by way of psycopg, which has the server keep them after a few runs."""
+
+    dialect: interfaces.Dialect = dialect(encode, decode)
+    failure: type[Exception] = psycopg.Error
+
+    def fetch(self, connection: Connection, sql: str, values: Mapping[str, object]) -> Fetched:
+        """Run one statement; return its rows, none if it gives none, and how many it concerned."""
+        cursor = raw(connection).execute(sql, values)
+        return (cursor.fetchall() if cursor.description else ()), cursor.rowcount
+
+    def run_many(
+        self, connection: Connection, sql: str, rows: Sequence[Mapping[str, object]]
+    ) -> None:
+        """Run one statement once for each row of parameters, in one conversation."""
+        with raw(connection).cursor() as cursor:
+            if len(rows) == 1:
+                cursor.execute(sql, rows[0])
+            else:
+                cursor.executemany(sql, rows)
+
+
+DRIVERS["postgresql"] = PostgresDriver()
+register()
+
+
+class Postgres:
+    """A PostgreSQL database, which other processes may use too."""
+
+    lanes = LANES
+    reading = READERS
+    looks_here = False
+
+    def __init__(self, engine: Engine, readers: Engine, url: str) -> None:
+        self.engine = engine
+        self.readers = readers
+        self.shared_url: str | None = url
+
+    @classmethod
+    def open(cls, url: str) -> "Postgres":
+        """Open ``postgresql://user@host:port/name``.
+
+        Parameters of libpq may follow (``?sslmode=verify-full``), and ``prepare_threshold=none``
+        for a pooler that cannot have the server keep statements.
+
+        Raises:
+            OperatorError: it cannot be reached, or is too old.
+        """
+        made = cls(_engine(url, _ALONE), _engine(url, _SNAPSHOT), _plain_url(url))
+        try:
+            with made.readers.connect() as probe:
+                version = raw(probe).info.server_version
+        except (DBAPIError, psycopg.Error) as error:
+            raise OperatorError(
+                f"cannot reach the database {_shown(url)} ({_reason(error)})",
+                "check the address, the user, the password and pg_hba.conf",
+            ) from error
+        if version < MIN_VERSION:
+            raise OperatorError(
+                f"PostgreSQL {version // 10_000} is too old", "use PostgreSQL 15 or newer"
+            )
+        return made
+
+    @contextmanager
+    def transaction(self, connection: Connection, keys: Keys | None) -> Iterator[None]:
+        """Frame a transaction that is alone, or one among others that have no key in common.
+
+        Args:
+            keys: in the order of :func:`number_of`; None to be alone.
+        """
+        connection.info["begin"] = _ALONE if keys is None else _begin(keys)
+        transaction = connection.begin()
+        try:
+            yield
+        except BaseException:
+            if not self.lost(connection):
+                transaction.rollback()
+            raise
+        try:
+            transaction.commit()
+        except (DBAPIError, psycopg.Error) as error:
+            found = _driver_error(error)
+            # A server that says why it closed the connection has not committed.
+            if self.lost(connection) and (found is None or found.sqlstate is None):
+                raise Unavailable(
+                    "the database went away during the commit; look whether it happened"
+                ) from error
+            raise
+
+    @contextmanager
+    def apart(self, connection: Connection, *, only: bool) -> Iterator[None]:
+        """Frame a part that may fail by itself.
+
+        Raises:
+            LostTransaction: the connection is gone.
+        """
+        if only:
+            yield
+            return
+        here = raw(connection)
+        here.execute("SAVEPOINT one")
+        try:
+            yield
+        except BaseException as error:
+            if self.lost(connection):
+                raise LostTransaction from error
+            here.execute("ROLLBACK TO one")
+            here.execute("RELEASE one")
+            raise
+        here.execute("RELEASE one")
+
+    def take_turn(self, connection: Connection) -> None:
+        """Wait for other transactions that have taken their turn; be alone among those then."""
+        raw(connection).execute(_TURN)
+
+    def passing(self, error: BaseException) -> bool:
+        """Tell whether the same work may succeed at once: it met another, or its connection."""
+        cause = error.__cause__ if isinstance(error, LostTransaction) else error
+        found = _driver_error(cause)
+        if found is None:
+            return False
+        if found.sqlstate is None:
+            return isinstance(found, psycopg.OperationalError)
+        return found.sqlstate in _MET or found.sqlstate.startswith(("08", "57P", "25P03"))
+
+    def verdict(self, error: BaseException) -> BaseException:
+        """Return what the caller is told: that the database is away, or what went wrong."""
+        found = _driver_error(error)
+        if found is None:
+            return error
+        told: Exception
+        if found.sqlstate is None and isinstance(found, psycopg.DataError):
+            # Found by the driver before anything was sent: text that the database cannot hold.
+            told = InvalidRequest("text must not contain the character U+0000")
+        elif (isinstance(found, psycopg.OperationalError) and found.sqlstate is None) or _state(
+            found
+        ).startswith(_DOWN):
+            told = Unavailable("the database failed; nothing was changed")
+        else:
+            return error
+        told.__cause__ = error
+        return told
+
+    def lost(self, connection: Connection) -> bool:
+        """Tell whether a connection is of no use any more."""
+        if connection.closed or connection.invalidated:
+            return True
+        here = raw(connection)
+        return bool(here.closed)
+
+
+def number_of(key: str) -> int:
+    """Return the number by which PostgreSQL knows a key's lock."""
+    digest = hashlib.sha256(key.encode(errors="surrogatepass")).digest()
+    return int.from_bytes(digest[:8], signed=True)
+
+
+def _begin(keys: Keys) -> str:
+    # Everybody locks in the order of the numbers.
+    numbers = sorted({number_of(key) for key in keys})
+    return "".join([_SHARED, *(f"; SELECT pg_advisory_xact_lock({n})" for n in numbers)])
+
+
+def _engine(url: str, begin: str) -> Engine:
+    options: dict[str, Any] = {
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "application_name": "intramuros",
+    }
+    try:
+        parsed = make_url(url).set(drivername="postgresql+intramuros")
+    except ArgumentError as error:
+        raise OperatorError(
+            "the database URL cannot be read", "write it as postgresql://USER@HOST/NAME"
+        ) from error
+    if "prepare_threshold" in parsed.query:
+        wanted = parsed.query["prepare_threshold"]
+        options["prepare_threshold"] = int(str(wanted)) if str(wanted).isdigit() else None
+        parsed = parsed.difference_update_query(["prepare_threshold"])
+    engine = create_engine(
+        parsed,
+        poolclass=NullPool,
+        isolation_level="AUTOCOMMIT",  # transactions are begun below, with their locks
+        connect_args=options,
+        hide_parameters=True,
+        json_serializer=encode,
+        json_deserializer=decode,
+    )
+
+    @event.listens_for(engine, "connect")
+    def _connect(connection: "psycopg.Connection[Any]", _record: object) -> None:
+        connection.adapters.register_loader("numeric", _Whole)
+        if begin == _SNAPSHOT:
+            connection.adapters.register_dumper(str, _Sought)
+        connection.execute(
+            f"SET statement_timeout = {STATEMENT_TIMEOUT_MS};"
+            f"SET lock_timeout = {LOCK_TIMEOUT_MS};"
+            f"SET idle_in_transaction_session_timeout = {IDLE_TIMEOUT_MS};"
+            "SET client_min_messages = warning"
+        )
+
+    @event.listens_for(engine, "begin")
+    def _begun(connection: Connection) -> None:
+        raw(connection).execute(connection.info.pop("begin", begin))
+
+    return engine
+
+
+def _plain_url(url: str) -> str:
+    """Return a URL as libpq reads it."""
+    parsed = make_url(url).set(drivername="postgresql")
+    plain = parsed.difference_update_query(["prepare_threshold"])
+    return plain.render_as_string(hide_password=False)
+
+
+def _driver_error(error: BaseException | None) -> psycopg.Error | None:
+    if isinstance(error, DBAPIError):
+        return error.orig if isinstance(error.orig, psycopg.Error) else None
+    return error if isinstance(error, psycopg.Error) else None
+
+
+def _state(error: psycopg.Error) -> str:
+    return error.sqlstate or ""
+
+
+def _shown(url: str) -> str:
+    """Return a URL without what may be secret in it."""
+    parsed = make_url(url)
+    return f"{parsed.host or 'localhost'}/{parsed.database or ''}"
+
+
+def _reason(error: Exception) -> str:
+    found = _driver_error(error)
+    return (
+        type(found or error).__name__
+        if found is None or not str(found)
+        else str(found).splitlines()[0]
+    )

@@ -1,0 +1,232 @@
+"""Threads that run transactions: who takes which, together with whom, and how often.
+
+A :class:`Writer` takes what waits in its queue, runs each job apart in one transaction and commits
+them together, so that many callers share one wait for the disk; nobody is answered before it. What
+only met another transaction is run again, alone. A :class:`Reader` runs one job after the other.
+"""
+
+import contextvars
+import queue
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any, Final, Generic, TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from intramuros.control.store.drivers import Backend, Keys, LostTransaction
+from intramuros.control.store.tx import Tx
+from intramuros.kernel.errors import Unavailable
+from intramuros.kernel.telemetry import logger
+
+T = TypeVar("T")
+
+log = logger("store")
+
+# Work that met others so often meets something else.
+ATTEMPTS: Final = 5
+
+Hooks = list[Callable[[], None]]
+
+
+class Job(Generic[T]):
+    """Work that waits for a thread, and what becomes of it."""
+
+    def __init__(self, work: Callable[[Tx], T], keys: Keys | None = None) -> None:
+        self.work = work
+        self.keys = keys
+        # Work runs on another thread in the context of whoever asked for it.
+        self.context = contextvars.copy_context()
+        self.done: Future[tuple[T, Hooks]] = Future()
+
+    def refuse(self, error: BaseException) -> None:
+        """Tell whoever waits that it failed, unless it was told before."""
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+Queue = queue.SimpleQueue[Job[Any] | None]
+_Outcome = tuple[Job[Any], Any, Hooks]
+
+
+class _Again(Exception):
+    """Nothing was written, and the same may succeed alone."""
+
+
+class Writer:
+    """Runs transactions that write, on a thread of its own.
+
+    Args:
+        alone: whether its transactions exclude all others.
+        limit: one commit takes at most so many; it bounds the time that the first one waits.
+    """
+
+    def __init__(self, backend: Backend, jobs: Queue, *, alone: bool, limit: int) -> None:
+        self._backend = backend
+        self._jobs = jobs
+        self._alone = alone
+        self._limit = limit
+        self._connection: Connection | None = None
+
+    def run(self) -> None:
+        """Serve the queue until its end."""
+        while (job := self._jobs.get()) is not None:
+            self._settle(self._group(job))
+        self._drop()
+
+    def _group(self, first: Job[Any]) -> list[Job[Any]]:
+        group = [first]
+        while len(group) < self._limit:
+            try:
+                more = self._jobs.get_nowait()
+            except queue.Empty:
+                break
+            if more is None:
+                self._jobs.put(None)
+                break
+            group.append(more)
+        return group
+
+    def _settle(self, group: list[Job[Any]]) -> None:
+        """Run a group; when it met others, run each of it alone."""
+        try:
+            self._commit(group)
+        except _Again:
+            for job in group:
+                self._retry(job)
+
+    def _retry(self, job: Job[Any]) -> None:
+        for _ in range(ATTEMPTS):
+            try:
+                return self._commit([job])
+            except _Again as again:
+                log.info("transaction_again", error=repr(again.__cause__))
+        return job.refuse(Unavailable("the database is too busy; nothing was changed"))
+
+    def _commit(self, group: list[Job[Any]]) -> None:
+        """Run jobs in one transaction and answer their callers.
+
+        Raises:
+            _Again: nobody is answered and nothing happened; try each alone.
+        """
+        failed: list[tuple[Job[Any], BaseException]] = []
+        outcomes: list[_Outcome] = []
+        try:
+            connection = self._connected()
+            with self._backend.transaction(connection, self._keys(group)):
+                for job in group:
+                    try:
+                        outcomes.append(self._attempt(connection, job, only=len(group) == 1))
+                    except (_Again, LostTransaction):
+                        raise
+                    except BaseException as error:
+                        failed.append((job, error))
+                        if len(group) == 1:
+                            raise
+        except _Again:
+            self._check()
+            raise
+        except BaseException as error:  # noqa: BLE001  every waiting caller must learn of it
+            self._refuse(group, failed, error)
+        for job, raised in failed:
+            job.refuse(self._backend.verdict(raised))
+        for job, result, hooks in outcomes:
+            if not job.done.done():
+                job.done.set_result((result, hooks))
+
+    def _attempt(self, connection: Connection, job: Job[Any], *, only: bool) -> _Outcome:
+        tx = Tx(connection, None if self._alone else self._backend.take_turn)
+        try:
+            with self._backend.apart(connection, only=only):
+                return job, job.context.run(job.work, tx), tx.hooks
+        except BaseException as error:
+            if self._backend.passing(error):
+                raise _Again from error
+            raise
+
+    def _refuse(
+        self,
+        group: Sequence[Job[Any]],
+        failed: Sequence[tuple[Job[Any], BaseException]],
+        error: BaseException,
+    ) -> None:
+        """Answer everybody after a transaction that failed as a whole.
+
+        Raises:
+            _Again: it may succeed.
+        """
+        self._check()
+        if any(error is one for _, one in failed):
+            return
+        if self._backend.passing(error):
+            raise _Again from error
+        log.error("commit_failed", error=repr(error))
+        told = self._backend.verdict(error)
+        for job in group:
+            failure = Unavailable(
+                told.message
+                if isinstance(told, Unavailable)
+                else "the database refused the write; nothing was changed"
+            )
+            failure.__cause__ = error
+            job.refuse(failure)
+
+    def _keys(self, group: Sequence[Job[Any]]) -> Keys | None:
+        if self._alone:
+            return None
+        return sorted({key for job in group for key in job.keys or ()})
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            self._connection = self._backend.engine.connect()
+        return self._connection
+
+    def _check(self) -> None:
+        """Let go of a connection that is lost, so that the next transaction gets another."""
+        if self._connection is not None and self._backend.lost(self._connection):
+            self._connection.invalidate()
+            self._drop()
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+class Reader:
+    """Runs reads, each in a snapshot, on a thread of its own."""
+
+    def __init__(self, backend: Backend, jobs: Queue) -> None:
+        self._backend = backend
+        self._jobs = jobs
+        self._connection: Connection | None = None
+
+    def run(self) -> None:
+        """Serve the queue until its end."""
+        while (job := self._jobs.get()) is not None:
+            error = self._serve(job)
+            if error is not None and self._backend.passing(error):
+                error = self._serve(job)
+            if error is not None:
+                job.refuse(self._backend.verdict(error))
+        self._drop()
+
+    def _serve(self, job: Job[Any]) -> BaseException | None:
+        """Run a job and answer its caller; return what it raised instead."""
+        try:
+            if self._connection is None:
+                self._connection = self._backend.readers.connect()
+            with self._connection.begin():
+                result = job.context.run(job.work, Tx(self._connection))
+        except BaseException as error:  # noqa: BLE001  handed to the caller as it is
+            if isinstance(error, DBAPIError):
+                self._drop()
+            return error
+        job.done.set_result((result, []))
+        return None
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.invalidate()
+            self._connection.close()
+            self._connection = None

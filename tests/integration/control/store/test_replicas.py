@@ -1,0 +1,214 @@
+"""Server processes of one database: what one is told, the others hear; work is claimed once."""
+
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import anyio
+import psycopg
+import pytest
+from anthropic import Anthropic
+from sqlalchemy import make_url
+
+from intramuros.control.store.notify import Hub, News
+from intramuros.control.store.replicas import CHANNEL, PAYLOAD_BYTES, TOPICS_LIMIT, Relay
+from intramuros.kernel.service import Stop
+from tests.postgres import Cluster
+from tests.wire.host import Server, running
+from tests.wire.site import MESSAGE, Site, until
+
+pytestmark = pytest.mark.anyio
+
+SCRIPTS = Path(__file__).parents[3] / "wire/scripts"
+
+
+async def test_hints_and_news_of_one_are_hints_to_the_other(url: str) -> None:
+    hubs, stop = (Hub(), Hub()), Stop()
+    relays = [Relay(url, hub) for hub in hubs]
+    async with anyio.create_task_group() as group:
+        for relay in relays:
+            group.start_soon(relay.run, stop)
+        with anyio.fail_after(10):
+            for relay in relays:
+                await relay.listening.wait()
+        with hubs[0].subscribe("a") as own, hubs[1].subscribe("a") as other:
+            with hubs[1].subscribe("b") as strange:
+                hubs[0].hint("a")
+                assert await other.wait(5)
+                assert own.take_news() is None
+                other.clear()
+                hubs[0].tell("a", News(0, 1, ()))
+                assert await other.wait(5)
+                # News stay where they are: the other looks.
+                assert other.take_news() is None
+                assert not strange.take_whispers()
+                assert not await strange.wait(0.05)
+            own.clear()
+            other.clear()
+            # Nobody hears itself by way of the other.
+            hubs[1].hint("a")
+            assert await own.wait(5)
+            other.clear()
+            assert not await other.wait(0.05)
+        stop.request()
+
+
+async def test_what_breaks_is_taken_up_again_and_everybody_looks(
+    url: str, cluster: Cluster
+) -> None:
+    hubs, stop = (Hub(), Hub()), Stop()
+    relays = [Relay(url, hub) for hub in hubs]
+    async with anyio.create_task_group() as group:
+        for relay in relays:
+            group.start_soon(relay.run, stop)
+        with anyio.fail_after(10):
+            for relay in relays:
+                await relay.listening.wait()
+        with hubs[1].subscribe("a") as other:
+            kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE "
+            name = make_url(url).database
+            await anyio.to_thread.run_sync(
+                cluster.run,
+                f"{kill} datname = '{name}' AND application_name LIKE 'intramuros %'",
+            )
+            # It looks as soon as it listens again.
+            assert await other.wait(10)
+            other.clear()
+            hubs[0].hint("a")
+            assert await other.wait(10)
+        stop.request()
+
+
+async def test_strange_notifications_change_nothing(url: str) -> None:
+    hub, stop = Hub(), Stop()
+    relay = Relay(url, hub)
+    async with anyio.create_task_group() as group:
+        group.start_soon(relay.run, stop)
+        with anyio.fail_after(10):
+            await relay.listening.wait()
+        with hub.subscribe("a") as here:
+            async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+                for payload in ("", "{", "7", "{}", "[]", '["x", 7]', '["x", "b"]', '["x", "a"]'):
+                    await connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, payload))
+            assert await here.wait(5)
+        stop.request()
+
+
+def test_payloads_are_bounded_and_whole() -> None:
+    relay = Relay("postgresql://", Hub())
+    topics = [f"session/sesn_{number:040d}" for number in range(1_000)]
+    payloads = relay._payloads(topics)
+    assert all(len(payload.encode()) < PAYLOAD_BYTES + 100 for payload in payloads)
+    assert [topic for payload in payloads for topic in json.loads(payload)[1:]] == topics
+
+
+def test_too_many_topics_become_one() -> None:
+    relay = Relay("postgresql://", Hub())
+    for number in range(TOPICS_LIMIT + 1):
+        relay._tell(f"topic {number}")
+    assert list(relay._changed) == ["*", f"topic {TOPICS_LIMIT}"]
+
+
+@pytest.fixture
+def pair(tmp_path: Path, url: str) -> Iterator[tuple[Site, Site]]:
+    """Two servers with one database and one master key, and a site at each."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    shared = {
+        "database_url": url,
+        "model_scripts": str(SCRIPTS),
+        "bootstrap_api_key": "sk-test-of-two-replicas",
+    }
+    with ExitStack() as stack:
+        one = stack.enter_context(running(first, **shared))
+        second.mkdir()
+        shutil.copy(first / "master-key", second / "master-key")
+        two = stack.enter_context(running(second, **shared))
+
+        def site(server: Server) -> Site:
+            api = stack.enter_context(
+                Anthropic(base_url=server.base_url, api_key=server.api_key, max_retries=0)
+            )
+            return stack.enter_context(Site(server, api))
+
+        yield site(one), site(two)
+
+
+@pytest.mark.timeout(120)
+def test_two_servers_are_one(pair: tuple[Site, Site]) -> None:
+    here, there = pair
+    made = here.session()
+    # A stream at one shows a turn that was started at the other, as it happens.
+    with there.api.beta.sessions.events.stream(made.id) as stream:
+        here.api.beta.sessions.events.send(made.id, events=[MESSAGE])
+        seen = []
+        for event in stream:
+            seen.append(event)
+            if event.type == "session.status_idle":
+                break
+    assert [e.id for e in seen] == [e.id for e in here.events(made.id)]
+    # Each of many turns, started at both, is run once; its log reads the same at both.
+    sessions = [here.session().id for _ in range(6)]
+    for number, session_id in enumerate(sessions):
+        pair[number % 2].api.beta.sessions.events.send(session_id, events=[MESSAGE])
+    for number, session_id in enumerate(sessions):
+        site = pair[(number + 1) % 2]
+        site.wait(session_id, "session.status_idle")
+        types = site.types(session_id)
+        assert types == here.types(session_id)
+        assert types.count("agent.message") == 1
+    # Work is handed out once, whoever asks where.
+    claimed: list[str] = []
+
+    def poll(site: Site) -> None:
+        client = site.worker_of(here.key)
+        for _ in range(8):
+            # On a slow machine nothing is to be handed out again for being slow.
+            item = client.beta.environments.work.poll(
+                here.environment_id, reclaim_older_than_ms=600_000
+            )
+            if item is not None:
+                claimed.append(item.id)
+
+    threads = [threading.Thread(target=poll, args=(site,)) for site in pair * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(claimed) == len(set(claimed))
+    assert len(claimed) == 1 + len(sessions)
+
+
+@pytest.mark.timeout(120)
+def test_a_poll_held_at_one_gets_what_comes_at_the_other(pair: tuple[Site, Site]) -> None:
+    here, there = pair
+    got: list[str] = []
+    client = there.worker_of(here.key)
+
+    def poll() -> None:
+        item = client.beta.environments.work.poll(here.environment_id, block_ms=900)
+        if item is not None:
+            got.append(item.data.id)
+
+    for _ in range(3):  # a held poll is short
+        thread = threading.Thread(target=poll)
+        thread.start()
+        made = here.session()
+        thread.join(30)
+        if got:
+            break
+    assert got
+    assert made.id
+
+
+@pytest.mark.timeout(120)
+def test_the_other_finishes_what_a_killed_server_began(pair: tuple[Site, Site]) -> None:
+    here, there = pair
+    made = here.session()
+    here.server.process.kill()
+    here.server.process.wait()
+    there.api.beta.sessions.events.send(made.id, events=[MESSAGE])
+    there.wait(made.id, "session.status_idle")
+    assert until(lambda: there.types(made.id).count("agent.message") or None) == 1

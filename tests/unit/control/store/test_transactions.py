@@ -1,0 +1,166 @@
+"""Which work is run again, alone or never; the database is a double that fails as it is told."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy.pool import StaticPool
+
+from intramuros.control.store.drivers import Keys, LostTransaction
+from intramuros.control.store.transactions import ATTEMPTS, Job, Queue, Reader, Writer
+from intramuros.control.store.tx import Tx
+from intramuros.kernel.errors import Unavailable
+
+
+class Met(Exception):
+    """Another transaction was in the way."""
+
+
+class Backend:
+    """Counts transactions; those that are listed fail at their commit."""
+
+    lanes, reading, looks_here, shared_url = 1, 1, False, None
+
+    def __init__(self) -> None:
+        self.engine: Engine = create_engine(
+            "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
+        )
+        self.readers = self.engine
+        self.begun: list[Keys | None] = []
+        self.committed = 0
+        self.commits: list[BaseException | None] = []
+        self.turns = 0
+
+    @contextmanager
+    def transaction(self, connection: Connection, keys: Keys | None) -> Iterator[None]:
+        self.begun.append(keys)
+        yield
+        error = self.commits.pop(0) if self.commits else None
+        if error is not None:
+            raise error
+        self.committed += 1
+
+    @contextmanager
+    def apart(self, connection: Connection, *, only: bool) -> Iterator[None]:
+        yield
+
+    def take_turn(self, connection: Connection) -> None:
+        self.turns += 1
+
+    def passing(self, error: BaseException) -> bool:
+        return isinstance(error, Met)
+
+    def verdict(self, error: BaseException) -> BaseException:
+        return Unavailable("told otherwise") if isinstance(error, KeyError) else error
+
+    def lost(self, connection: Connection) -> bool:
+        return False
+
+
+@pytest.fixture
+def backend() -> Iterator[Backend]:
+    made = Backend()
+    yield made
+    made.engine.dispose()
+
+
+def serve(backend: Backend, *jobs: Job[Any], alone: bool = False) -> None:
+    queue = Queue()
+    for job in (*jobs, None):
+        queue.put(job)
+    thread = threading.Thread(target=Writer(backend, queue, alone=alone, limit=8).run)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def fail(error: BaseException, times: int = 1000):
+    left = [times]
+
+    def work(_: Tx) -> str:
+        if left[0]:
+            left[0] -= 1
+            raise error
+        return "done"
+
+    return work
+
+
+def test_what_waits_shares_a_transaction_with_all_its_keys(backend: Backend) -> None:
+    jobs = [Job(lambda _: 1, ("b", "a")), Job(lambda _: 2, ()), Job(lambda _: 3, ("a",))]
+    serve(backend, *jobs)
+    assert [job.done.result()[0] for job in jobs] == [1, 2, 3]
+    assert (backend.begun, backend.committed) == ([["a", "b"]], 1)
+
+
+def test_alone_there_are_no_keys_and_no_turns(backend: Backend) -> None:
+    job = Job(lambda tx: tx.take_turn(), ("a",))
+    serve(backend, job, alone=True)
+    serve(backend, Job(lambda tx: tx.take_turn(), ("a",)))
+    assert backend.begun == [None, ["a"]]
+    assert backend.turns == 1
+
+
+def test_a_group_of_which_one_met_others_runs_again_one_by_one(backend: Backend) -> None:
+    jobs = [Job(lambda _: 1), Job(fail(Met(), times=2)), Job(fail(LookupError()))]
+    serve(backend, *jobs)
+    assert [jobs[0].done.result()[0], jobs[1].done.result()[0]] == [1, "done"]
+    assert isinstance(jobs[2].done.exception(), LookupError)
+    assert backend.committed == 2
+
+
+def test_a_commit_that_met_others_is_tried_again(backend: Backend) -> None:
+    backend.commits = [Met(), None]
+    job = Job(lambda _: 1)
+    serve(backend, job)
+    assert job.done.result()[0] == 1
+
+
+def test_who_meets_others_all_the_time_is_told(backend: Backend) -> None:
+    work = Job(fail(Met()))
+    serve(backend, work)
+    assert isinstance(work.done.exception(), Unavailable)
+    assert len(backend.begun) == 1 + ATTEMPTS
+
+
+def test_a_commit_that_fails_is_everybodys(backend: Backend) -> None:
+    backend.commits = [OSError("disk")]
+    jobs = [Job(lambda _: 1), Job(fail(LookupError()))]
+    serve(backend, *jobs)
+    with pytest.raises(Unavailable, match="nothing was changed") as told:
+        jobs[0].done.result()
+    assert isinstance(told.value.__cause__, OSError)
+    assert backend.committed == 0
+
+
+def test_a_transaction_that_the_engine_ended_is_nobodys_success(backend: Backend) -> None:
+    jobs = [Job(lambda _: 1), Job(fail(LostTransaction()))]
+    serve(backend, *jobs)
+    for job in jobs:
+        assert isinstance(job.done.exception(), Unavailable)
+
+
+def test_callers_are_told_the_backends_verdict(backend: Backend) -> None:
+    single = Job(fail(KeyError()))
+    serve(backend, single)
+    with pytest.raises(Unavailable, match="told otherwise"):
+        single.done.result()
+    backend.commits = [KeyError()]
+    job = Job(lambda _: 1)
+    serve(backend, job)
+    with pytest.raises(Unavailable, match="told otherwise"):
+        job.done.result()
+
+
+def test_a_read_that_lost_its_connection_is_tried_once_more(backend: Backend) -> None:
+    queue = Queue()
+    jobs = [Job(fail(Met(), times=1)), Job(fail(Met())), Job(lambda _: 3)]
+    for job in (*jobs, None):
+        queue.put(job)
+    Reader(backend, queue).run()
+    assert jobs[0].done.result()[0] == "done"
+    assert isinstance(jobs[1].done.exception(), Met)
+    assert jobs[2].done.result()[0] == 3
