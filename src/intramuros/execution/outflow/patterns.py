@@ -14,6 +14,7 @@ from intramuros.execution.outflow.findings import Finding
 # Findings of one rule in one text; beyond, the text is no text with a few secrets in it.
 MAX_FINDINGS: Final = 50_000
 _MEMORY: Final = 64 * 1024 * 1024
+_MEMORY_APART: Final = 8 * 1024 * 1024
 
 
 class TooMany(Exception):
@@ -36,15 +37,20 @@ class Pattern:
 
 
 class Patterns:
-    """Expressions, compiled once; safe to share between threads."""
+    """Expressions, compiled once; safe to share between threads.
 
-    def __init__(self, patterns: Sequence[Pattern]) -> None:
-        """Compile.
+    Args:
+        patterns: looked for all at once, in one table of states.
+        apart: each looked for by itself. One that would make that table explode, as counters do,
+            is searched without a table, and slows down or hides no other.
 
-        Raises:
-            ValueError: an expression that RE2 does not have, or that matches nothing at all.
-        """
+    Raises:
+        ValueError: an expression that RE2 does not have, or that matches nothing at all.
+    """
+
+    def __init__(self, patterns: Sequence[Pattern], apart: Sequence[Pattern] = ()) -> None:
         self._patterns = [(pattern, _compiled(pattern)) for pattern in patterns]
+        self._apart = [(pattern, _compiled(pattern, _MEMORY_APART)) for pattern in apart]
         # One pass tells which of them match anywhere; only those look where.
         options = re2.Options()
         options.max_mem = _MEMORY
@@ -66,6 +72,9 @@ class Patterns:
             pattern, regex = self._patterns[number]
             if text or pattern.literal:
                 found += _all(pattern, regex, data)
+        for pattern, regex in self._apart:
+            if text or pattern.literal:
+                found += _all(pattern, regex, data)
         return found
 
 
@@ -84,9 +93,9 @@ def _all(pattern: Pattern, regex: Any, data: bytes) -> list[Finding]:  # noqa: A
     return found
 
 
-def _compiled(pattern: Pattern) -> Any:  # noqa: ANN401  re2 has no types
+def _compiled(pattern: Pattern, max_mem: int = _MEMORY) -> Any:  # noqa: ANN401  re2 has no types
     options = re2.Options()
-    options.max_mem = _MEMORY
+    options.max_mem = max_mem
     options.log_errors = False
     try:
         regex: Any = re2.compile(pattern.regex, options)

@@ -121,14 +121,14 @@ def _formats() -> list[Pattern]:
 
 def _policy(raw: object, folder: Path, installed: Iterable[EntryPoint]) -> Policy:
     known = _mapping("the file", raw, {*_SECTIONS, "plugins", "limits", "ask"})
-    draft = _Draft(folder, patterns=_formats())
+    draft = _Draft(folder)
     for section, read in _SECTIONS.items():
         if section in known:
             read(draft, known[section])
     _plugins(draft, known.get("plugins") or {}, {point.name: point for point in installed})
     limits = _mapping("limits", known.get("limits") or {}, {"result_bytes", "file_bytes"})
     ask = _mapping("ask", known.get("ask") or {}, {"timeout_s", "excerpt_chars"})
-    search = Search(Patterns(draft.patterns), draft.words, draft.plugins, draft.actions)
+    search = Search(Patterns(_formats(), draft.patterns), draft.words, draft.plugins, draft.actions)
     result = limits.get("result_bytes", MAX_RESULT_BYTES)
     file = limits.get("file_bytes", MAX_FILE_BYTES)
     return Policy(

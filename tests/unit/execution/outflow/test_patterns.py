@@ -67,5 +67,16 @@ def test_many_expressions_find_what_each_finds_alone() -> None:
     data = "".join(dice.choice("abcdef01234567") for _ in range(20_000)).encode()
     together = sorted(Patterns(ones).find(data))
     alone = sorted(found for one in ones for found in Patterns([one]).find(data))
-    assert together == alone
+    assert together == alone == sorted(Patterns([], ones).find(data))
     assert together
+
+
+@pytest.mark.parametrize("regex", [r"a.{300}b.{300}q", r"[ab][ab]{0,900}c[ab]{0,900}d"])
+def test_an_expression_that_needs_a_table_too_large_hides_no_other(regex: str) -> None:
+    dice = random.Random(5)
+    data = bytes(dice.choice(b"abcxy") for _ in range(60_000)) + b" ghp_123456 "
+    own = Pattern("own", "ghp_[0-9]{6}")
+    began = time.monotonic()
+    found = Patterns([own], [Pattern("mine", regex)]).find(data)
+    assert time.monotonic() - began < 10
+    assert Finding(60_001, 60_011, "own") in found
