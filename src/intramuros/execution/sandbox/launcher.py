@@ -19,6 +19,7 @@ import ctypes
 import fcntl
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -106,7 +107,6 @@ def _contain(request: dict[str, Any], turn: socket.socket) -> None:
     else:
         _check(_libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNS), "unshare user and mounts")
         _await_map(turn)
-        os.setgroups([])
         os.setresgid(0, 0, 0)  # of the namespace; files made by an id without a number there fail
         _show(request)
     os.setresgid(0, 0, 0)
@@ -189,6 +189,8 @@ def _become(request: dict[str, Any], fds: list[int], parent: int, turn: socket.s
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:
             os._exit(125)
+        if request["processes"] is not None:
+            resource.setrlimit(resource.RLIMIT_NPROC, (request["processes"],) * 2)
         os.umask(0o022)
         os.chdir("/")
         _arrange(wanted)

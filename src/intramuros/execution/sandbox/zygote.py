@@ -49,6 +49,8 @@ class Request:
     """Read-only overlays of what is staged, by index, uppermost first; shown after the scratch."""
     hide: list[str] = field(default_factory=list)
     """Mounts of the host that a contained program must not see."""
+    processes: int | None = None
+    """How many its namespace may have, where no control group says so (RLIMIT_NPROC)."""
     bare: bool = False
     """Start it as the worker's user, where it sees all that the worker sees."""
     env: dict[str, str] = field(default_factory=dict)

@@ -176,6 +176,13 @@ class ContainerProvider(BubblewrapProvider):
     def _filter(self, machine: str) -> bytes:
         return seccomp.assemble(machine)
 
+    def _host_tasks(self, spec: SandboxSpec) -> int | None:
+        """Return how many processes and threads of the host one may be; None is for others to say.
+
+        Process 1 limits itself and all below it, where the host's kernel counts those.
+        """
+        return None
+
     def _python_of(self, spec: SandboxSpec, host: Host) -> Python:
         return host.python  # where there is an image, what is carried takes its place
 
@@ -200,8 +207,8 @@ class ContainerProvider(BubblewrapProvider):
     def _ids(self, record: Record) -> Ids:
         if record.uid is None:
             mine = find_subordinates()
-            # With his own group inside, he could not leave the others that he is in.
-            return Ids((mine.uid, os.geteuid()), (mine.gid, mine.gid + 1), mine.tools)
+            # Both of his own ids are inside: over files of another, root of there has no power.
+            return Ids((mine.uid, os.geteuid()), (mine.gid, os.getegid()), mine.tools)
         taken = {record.uid, *self._uids.values()}
         text = Path("/proc/self/uid_map").read_text()
         root = choose_uid(f"{record.sandbox_id}-root", text, taken)
@@ -254,6 +261,7 @@ class ContainerProvider(BubblewrapProvider):
             contain=ids,
             overlays=container.overlays,
             hide=runtime.in_the_way(_MOUNTINFO.read_text()),
+            processes=self._host_tasks(spec),
             env={"PATH": SEARCH},
         )
 
@@ -353,7 +361,7 @@ class GvisorProvider(ContainerProvider):
         limits = replace(
             spec.limits,
             memory_bytes=spec.limits.memory_bytes + KERNEL_BYTES,
-            pids=spec.limits.pids * HOST_TASKS_EACH + KERNEL_TASKS,
+            pids=self._host_tasks(spec),
         )
         return super()._make_group(groups, sandbox_id, replace(spec, limits=limits))
 
@@ -363,6 +371,9 @@ class GvisorProvider(ContainerProvider):
         # When the group's memory runs out, its kernel ends, and with it everything: one process
         # alone is to meet its own limit before.
         return replace(super()._handles(channel, first, group, workspace), limits_data=True)
+
+    def _host_tasks(self, spec: SandboxSpec) -> int:
+        return spec.limits.pids * HOST_TASKS_EACH + KERNEL_TASKS
 
     def _filter(self, machine: str) -> bytes:
         return guarded(machine, super()._filter(machine))

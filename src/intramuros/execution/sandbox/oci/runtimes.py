@@ -164,7 +164,7 @@ def _first_of(file: Path, names: set[str]) -> int | None:
     for line in _lines(file):
         owner, _, rest = line.partition(":")
         start, _, count = rest.partition(":")
-        if owner in names and start.isdigit() and count.isdigit() and int(count) > 1:
+        if owner in names and start.isdigit() and count.isdigit() and int(count) > 0:
             return int(start)
     return None
 

@@ -105,7 +105,7 @@ def test_subordinate_ids_are_found_by_name_or_number(etc: Path) -> None:
 def test_without_subordinate_ids_the_fix_is_said(etc: Path) -> None:
     with pytest.raises(SandboxUnavailable, match=r"no subordinate ids.*usermod .* me$"):
         find_subordinates(etc)
-    (etc / "subuid").write_text("me:100000:1\n")
+    (etc / "subuid").write_text("me:100000:0\n")
     (etc / "subgid").write_text("me:100000:65536\n")
     with pytest.raises(SandboxUnavailable, match="no subordinate ids"):
         find_subordinates(etc)
