@@ -105,7 +105,7 @@ def plan(spec: SandboxSpec, places: Places, *, uid: int, seccomp: bool) -> Plan:
     for mount in spec.mounts:
         check_mount(mount)
         argv += ["--ro-bind" if mount.read_only else "--bind", source(mount.source), mount.target]
-    scratch = _scratch_options(spec.limits.tmp_bytes, uid)
+    scratch = scratch_options(spec.limits.tmp_bytes, uid)
     for number, target in enumerate(SCRATCH, len(sources)):
         argv += ["--bind", f"{STAGE}/{number}", target]
     argv += ["--symlink", "../tmp", "/var/tmp"]  # noqa: S108 - inside
@@ -113,7 +113,7 @@ def plan(spec: SandboxSpec, places: Places, *, uid: int, seccomp: bool) -> Plan:
     return Plan(program, [*argv, "--", *command(places.python)], sources, scratch)
 
 
-def _scratch_options(size: int, uid: int) -> list[str]:
+def scratch_options(size: int, uid: int) -> list[str]:
     """Return tmpfs options; each file costs the kernel about a kilobyte, so they are counted."""
     files = min(max(size // BYTES_PER_FILE, MIN_FILES), MAX_FILES)
     limits = f"size={size},nr_inodes={files},uid={uid},gid={uid}"

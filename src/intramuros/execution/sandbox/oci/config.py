@@ -19,6 +19,7 @@ from intramuros.execution.sandbox.launch import (
     MIN_FILES,
     Places,
     check_mount,
+    scratch_options,
 )
 from intramuros.execution.sandbox.launcher import STAGE
 from intramuros.execution.sandbox.oci.carried import has_program
@@ -100,6 +101,7 @@ class Container:
     config: dict[str, Any]
     skeleton: Skeleton
     stage: list[str]
+    scratch: list[str]
     overlays: list[list[int]]
     bundle: str
     """Where the runtime finds the bundle."""
@@ -119,55 +121,91 @@ class _Stage:
 
 
 def compose(
-    spec: SandboxSpec, places: Places, bundle: Path, *, bash: str = "", own_kernel: bool = False
+    spec: SandboxSpec,
+    places: Places,
+    bundle: Path,
+    *,
+    bash: str = "",
+    own_kernel: bool = False,
+    owner: int = AGENT_ID,
 ) -> Container:
     """Return the container of a spec.
 
     Args:
         bash: script that starts a shell, for an image that has none.
         own_kernel: whether it is for gVisor, which shows a ``/sys`` of its own unless told
-            otherwise, and would not let ``/dev/null`` be written on a read-only ``/dev``.
+            otherwise, and would not let ``/dev/null`` be written on a read-only ``/dev``. Nor does
+            it count the files of its temporary file systems: they are the host's.
+        owner: who those belong to, as the launcher names him.
         bundle: the host directory that will hold ``config.json`` and the skeleton, as ``root``.
 
     Raises:
         SandboxError: a mount would hide something the sandbox stands on.
     """
     stage = _Stage()
-    seen = stage.add(bundle)
-    skeleton = Skeleton()
-    for name, text in {**MADE_UP, **(RESOLVING if spec.egress == "names" else {})}.items():
-        skeleton.files[f"/etc/{name}"] = text
-    skeleton.links["/var/tmp"] = "../tmp"  # noqa: S108 - inside
-    mounts = [*_kernel_mounts(own_kernel), *_scratch_mounts(spec.limits.tmp_bytes)]
-    root, overlays = stage.add(bundle / "root"), []
+    seen, root = stage.add(bundle), stage.add(bundle / "root")
+    skeleton = _made_up(spec)
+    mounts = _kernel_mounts(own_kernel)
+    beginning = len(mounts)
+    overlays = []
     if spec.rootfs is None:
         mounts += _translate(base_arguments(_MADE), skeleton)
     else:
         stage.add(spec.rootfs)
         overlays = [[1, 2]]
-        if bash and not has_program(spec.rootfs, "bash"):
-            # The image's /bin may be a link, which must not be hidden by a directory.
-            link = spec.rootfs / "bin"
-            skeleton.programs["/usr/bin/bash" if link.is_symlink() else "/bin/bash"] = bash
-    for device in spec.devices:
-        mounts.append(bind(stage.add(device), str(device), device=True))
+        _lend_shell(spec.rootfs, bash, skeleton)
+    mounts += [bind(stage.add(at), str(at), device=True) for at in spec.devices]
     if spec.trust is not None:
         skeleton.files[TRUST] = ""
         shown = stage.add(spec.trust)
         mounts += _translate(trust_arguments(shown, spec.rootfs or Path("/")), skeleton)
-    if places.python.host_prefix is not None:
-        mounts.append(bind(stage.add(places.python.host_prefix), PYTHON_TARGET))
-    mounts.append(bind(stage.add(places.runtime / "lib"), LIBRARY_TARGET))
-    mounts.append(bind(stage.add(places.workspace), WORKSPACE, read_only=False))
+    mounts += _own_mounts(places, stage)
     for mount in spec.mounts:
         check_mount(mount)
         _make_room(skeleton, mount.source, mount.target)
         mounts.append(bind(stage.add(mount.source), mount.target, read_only=mount.read_only))
     program = stage.add(places.binary)
+    scratch = scratch_options(spec.limits.tmp_bytes, owner) if own_kernel else []
+    # Before all others: one of those may lie in them.
+    mounts[beginning:beginning] = (
+        _staged_scratch(len(stage.sources))
+        if own_kernel
+        else _scratch_mounts(spec.limits.tmp_bytes)
+    )
     if overlays:
-        root = f"{STAGE}/{len(stage.sources)}"
+        root = f"{STAGE}/{len(stage.sources) + len(scratch)}"
     config = _config(root, mounts, contained_command(places.python))
-    return Container(config, skeleton, stage.sources, overlays, seen, program)
+    return Container(config, skeleton, stage.sources, scratch, overlays, seen, program)
+
+
+def _made_up(spec: SandboxSpec) -> Skeleton:
+    skeleton = Skeleton()
+    for name, text in {**MADE_UP, **(RESOLVING if spec.egress == "names" else {})}.items():
+        skeleton.files[f"/etc/{name}"] = text
+    skeleton.links["/var/tmp"] = "../tmp"  # noqa: S108 - inside
+    return skeleton
+
+
+def _lend_shell(rootfs: Path, bash: str, skeleton: Skeleton) -> None:
+    if bash and not has_program(rootfs, "bash"):
+        # The image's /bin may be a link, which must not be hidden by a directory.
+        folder = "/usr/bin" if (rootfs / "bin").is_symlink() else "/bin"
+        skeleton.programs[f"{folder}/bash"] = bash
+
+
+def _own_mounts(places: Places, stage: _Stage) -> Iterator[dict[str, Any]]:
+    if places.python.host_prefix is not None:
+        yield bind(stage.add(places.python.host_prefix), PYTHON_TARGET)
+    yield bind(stage.add(places.runtime / "lib"), LIBRARY_TARGET)
+    yield bind(stage.add(places.workspace), WORKSPACE, read_only=False)
+
+
+def _staged_scratch(first: int) -> list[dict[str, Any]]:
+    """Return the mounts of what the launcher stages after ``first`` sources."""
+    return [
+        bind(f"{STAGE}/{number}", target, read_only=False)
+        for number, target in enumerate(SCRATCH, first)
+    ]
 
 
 def bind(

@@ -45,7 +45,7 @@ from intramuros.execution.sandbox.oci.runtimes import (
     find_subordinates,
 )
 from intramuros.execution.sandbox.records import Record, choose_uid, identify
-from intramuros.execution.sandbox.rootfs import Python
+from intramuros.execution.sandbox.rootfs import AGENT_ID, Python
 from intramuros.execution.sandbox.spares import Spare, additions
 from intramuros.execution.sandbox.trial import try_provider
 from intramuros.execution.sandbox.zygote import Ids, Request
@@ -141,6 +141,7 @@ class ContainerProvider(BubblewrapProvider):
             bundle,
             bash=carried.bash if carried else "",
             own_kernel=self.kinds == GVISOR,
+            owner=AGENT_ID if record.uid is None else record.uid,
         )
         await to_thread.run_sync(self._lay_out, bundle, container, ids)
         ours, theirs = socket.socketpair()
@@ -255,7 +256,7 @@ class ContainerProvider(BubblewrapProvider):
             fds={0: 0, 1: 2, 2: 1},
             cgroups=group.procs if group else [],
             stage=container.stage,
-            scratch=[],
+            scratch=container.scratch,
             uid=None,
             gid=None,
             contain=ids,

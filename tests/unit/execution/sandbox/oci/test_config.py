@@ -124,6 +124,22 @@ def test_a_kernel_of_its_own_gets_no_sys_and_can_write_to_null(tmp_path: Path) -
     assert "ro" in found["/sys"]["options"]
 
 
+def test_the_files_of_its_scratch_are_counted_by_the_host(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    spec = SandboxSpec(mounts=(Mount(tmp_path / "x", "/home/agent/x"),), rootfs=tmp_path)
+    found = composed(tmp_path, spec, own_kernel=True, owner=4242)
+    assert len(found.scratch) == 3
+    assert all("nr_inodes=65536,uid=4242,gid=4242" in options for options in found.scratch)
+    targets = list(mounts(found))
+    first = len(found.stage)
+    for number, target in enumerate(("/tmp", "/dev/shm", "/home/agent"), first):
+        assert mounts(found)[target]["source"] == f"{STAGE}/{number}"
+        assert "rw" in mounts(found)[target]["options"]
+    assert targets.index("/dev") < targets.index("/dev/shm")
+    assert targets.index("/home/agent") < targets.index("/home/agent/x")
+    assert found.config["root"]["path"] == f"{STAGE}/{first + 3}"
+
+
 def test_the_skeleton_is_written_for_all_to_read(tmp_path: Path) -> None:
     made = Skeleton(files={"/etc/passwd": "x", "/mnt/deep/file": ""}, links={"/bin": "usr/bin"})
     made.write(tmp_path / "root")
