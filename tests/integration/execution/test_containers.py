@@ -32,7 +32,7 @@ from intramuros.execution.sandbox.spares import Sparing
 from tests.fakes.oci_image import Builder, entry, layer, small_system
 from tests.integration.execution.runtimes import CONTAINERS, require
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(150)]
 
 
 @pytest.fixture(params=CONTAINERS)
