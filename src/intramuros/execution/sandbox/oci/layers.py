@@ -12,7 +12,7 @@ import os
 import struct
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Final
 
@@ -97,11 +97,33 @@ class Unpacker:
             pass  # what follows the archive's end counts for its digest
 
     def finish(self) -> None:
-        """Give directories the rights that they were to have, and let go of the image."""
-        for path, mode in sorted(self._modes.items(), reverse=True):
-            with suppress(FileNotFoundError, NotADirectoryError), self._parent(path) as (fd, name):
-                os.chmod(name, mode, dir_fd=fd)
-        self.close()
+        """Give directories the rights that they were to have, and let go of the image.
+
+        Raises:
+            BadImage: that fails.
+        """
+        try:
+            for path, mode in sorted(self._modes.items(), reverse=True):
+                self._close_down(path, mode)
+        except OSError as error:
+            raise BadImage(f"its directories cannot be closed ({error})") from error
+        finally:
+            self.close()
+
+    def _close_down(self, path: str, mode: int) -> None:
+        """Set a directory's mode; what has become a link or a file meanwhile stays as it is."""
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            with self._parent(path) as (parent, name):
+                fd = os.open(name, flags, dir_fd=parent)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise
+            return
+        try:
+            os.fchmod(fd, mode)
+        finally:
+            os.close(fd)
 
     def close(self) -> None:
         """Let go of the image. Idempotent."""

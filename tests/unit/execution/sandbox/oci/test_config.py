@@ -9,6 +9,8 @@ from intramuros.execution.sandbox.launcher import STAGE
 from intramuros.execution.sandbox.oci.config import Container, Skeleton, compose
 from intramuros.execution.sandbox.rootfs import TRUST, Python
 
+HOME = "/home/agent"
+
 
 def composed(tmp_path: Path, spec: SandboxSpec | None = None, **more: object) -> Container:
     python = more.pop("python", Python("/usr/bin/python3"))
@@ -126,7 +128,7 @@ def test_a_kernel_of_its_own_gets_no_sys_and_can_write_to_null(tmp_path: Path) -
 
 def test_the_files_of_its_scratch_are_counted_by_the_host(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
-    spec = SandboxSpec(mounts=(Mount(tmp_path / "x", "/home/agent/x"),), rootfs=tmp_path)
+    spec = SandboxSpec(mounts=(Mount(tmp_path / "x", f"{HOME}/x"),), rootfs=tmp_path)
     found = composed(tmp_path, spec, own_kernel=True, owner=4242)
     assert len(found.scratch) == 3
     assert all("nr_inodes=65536,uid=4242,gid=4242" in options for options in found.scratch)
@@ -136,7 +138,7 @@ def test_the_files_of_its_scratch_are_counted_by_the_host(tmp_path: Path) -> Non
         assert mounts(found)[target]["source"] == f"{STAGE}/{number}"
         assert "rw" in mounts(found)[target]["options"]
     assert targets.index("/dev") < targets.index("/dev/shm")
-    assert targets.index("/home/agent") < targets.index("/home/agent/x")
+    assert targets.index(HOME) < targets.index(f"{HOME}/x")
     assert found.config["root"]["path"] == f"{STAGE}/{first + 3}"
 
 

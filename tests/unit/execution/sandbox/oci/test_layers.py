@@ -130,6 +130,27 @@ def test_a_link_in_the_place_of_a_file_is_replaced_not_followed(tmp_path: Path) 
     assert not (root / "a").is_symlink()
 
 
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_a_link_in_the_place_of_a_directory_is_not_given_its_rights(
+    tmp_path: Path, kind: str
+) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir(0o700) if kind == "directory" else victim.touch(0o600)
+    before = victim.stat().st_mode
+    unpack(
+        tmp_path / "root",
+        layer(
+            [
+                entry("a", kind=DIRECTORY, mode=0o777),
+                entry("a", kind=LINK, linkname=str(victim)),
+                entry("b/c", kind=DIRECTORY, mode=0o777),
+                entry("b", kind=LINK, linkname="b"),
+            ]
+        ),
+    )
+    assert victim.stat().st_mode == before
+
+
 def test_a_hard_link_reaches_nothing_outside(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("s")
     for target in ("../secret", str(tmp_path / "secret")):
