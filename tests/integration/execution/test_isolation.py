@@ -183,16 +183,17 @@ def test_the_deeper_attempts_succeed_where_nothing_is_guarded(
     everything_but_files = {**given, "without": ["seen"]}
     host = in_careless_sandbox(binary, everything_but_files, ["--bind", "/proc", "/proc", *place])
     spaces = ("uts", "ipc", "net", "pid", "mount")
+    # Not every attempt is listed: what a kernel was built without fails everywhere.
     assert host >= {
         *(f"clone {name}" for name in spaces),
         *(f"unshare {name}" for name in (*spaces, "time")),
-        *("ptrace traceme", "io_uring_register", "quotactl_fd", "fanotify_mark"),
+        *("ptrace traceme", "fanotify_mark"),
         *("personality without random addresses", "personality with executable data"),
-        *("get_mempolicy", "set_mempolicy", "raise a capability", "prctl secure bits"),
+        *("raise a capability", "prctl secure bits"),
         *("shared memory of the host", f"stat {planted}"),
         *("pidfd of the worker", "priority of the worker", "cmdline of the worker"),
         "connect any address",
-        *("socket generic netlink", "socket kernel events", "socket socket monitor"),
+        *("socket generic netlink", "socket kernel events"),
     }
     alone = in_careless_sandbox(
         binary,

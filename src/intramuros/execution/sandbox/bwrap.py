@@ -236,7 +236,10 @@ def _probe_groups() -> Finding:
     if not missing:
         return Finding(Level.OK, f"control groups (version {groups.version}) limit sandboxes")
     reason = groups.reasons[missing[0]]
-    fallback = "memory and processes are then limited per process only, pausing is by signals"
+    fallback = (
+        "memory (by addresses, of which java and others reserve more than they use) and processes"
+        " are then limited per process only, pausing is by signals"
+    )
     return Finding(
         Level.WARNING,
         f"no control group for {', '.join(missing)} ({reason}); {fallback}",
