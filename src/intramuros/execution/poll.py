@@ -23,6 +23,7 @@ BACKOFF_CAP_S: Final = 60.0
 # A poll that came back sooner than this was not held by the server.
 HELD_S: Final = POLL_BLOCK_MS / 1000 / 2
 PAUSE_S: Final = 0.5
+CROWDED_S: Final = 1.0
 
 
 class Queue(Protocol):
@@ -53,6 +54,8 @@ class Poller:
         self._clock = clock
         self._rand = rand
         self._failures = 0
+        self.crowded: Callable[[], str | None] = _never
+        """Says why this host can hold no other sandbox now; nothing is claimed meanwhile."""
         self.doing = "starting"
         """What this loop does now, for the status."""
 
@@ -81,6 +84,11 @@ class Poller:
                 self.doing = "waiting for a free slot"
                 async with self._slots:
                     pass
+                if (lack := self.crowded()) is not None:
+                    # Other workers may have room; ours asks again soon.
+                    self.doing = f"waiting for room: {lack}"
+                    await _pause(CROWDED_S, stop)
+                    continue
                 try:
                     work, answered = await self._once(stop, reclaim_older_than_ms)
                 except Refused as error:
@@ -133,6 +141,10 @@ class Poller:
             self.doing = "pausing"
             await _pause(PAUSE_S * (0.5 + self._rand()), stop)
         return work, True
+
+
+def _never() -> str | None:
+    return None
 
 
 async def _pause(seconds: float, stop: Stop) -> None:

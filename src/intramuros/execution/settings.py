@@ -178,9 +178,12 @@ class WorkerSettings:
     """Of one stored snapshot."""
     snapshot_expire_s: float = 0.0
     """Age at which the snapshot of a sleeping session is removed; 0 keeps it."""
+    reserve_memory_bytes: int = 256 * 1024**2
+    """Memory of the host that stays free: with less, nothing is claimed; 0 asks for none."""
+    max_load_per_cpu: float = 0.0
+    """Load of each processor above which nothing is claimed; 0 claims at any load."""
     ssh_listen: str | None = None
-    """Let people into running sandboxes by SSH, with certificates: ``unix`` for a socket in the
-    state directory that only this user reaches, or ``HOST:PORT`` of this machine alone."""
+    """Let people in by SSH: ``unix``, a socket of this user's alone, or a local ``HOST:PORT``."""
     ssh_idle_s: float = 900.0
     """Seconds without a byte until a person's connection is ended."""
     ssh_max_s: float = 14_400.0

@@ -37,6 +37,7 @@ from intramuros.execution.poll import Poller
 from intramuros.execution.pool import Size, WarmPool
 from intramuros.execution.record import Record, RecordFailed
 from intramuros.execution.resting import Resort
+from intramuros.execution.room import Reserve, Room
 from intramuros.execution.sandbox.base import Level, Provider, SandboxSpec
 from intramuros.execution.session import Item, Terms
 from intramuros.execution.settings import WorkerSettings
@@ -168,7 +169,7 @@ def _pool(
         spec = replace(spec, egress="names", trust=station.trust)
     # What empties the queue and goes has nobody to wait for.
     size = Size(0, 0) if settings.once else Size(settings.warm_min, settings.warm_max)
-    return WarmPool(provider, spec, size, clock)
+    return WarmPool(provider, spec, size, clock, _room(settings).free)
 
 
 def _gate(settings: WorkerSettings) -> Gate:
@@ -215,6 +216,7 @@ async def _run(
             board.remove(name)
 
     poller = Poller(control, serve, settings.concurrency, bench.clock, random.random)
+    poller.crowded = _room(settings).lack
     board.put("poll", lambda: poller.doing)
 
     def tell() -> None:
@@ -264,6 +266,10 @@ def _errands(
     if web.engine is not None:
         bench.gate.learn("search", [web.engine.key])
     return Errands(client, outside, web.terms, web.engine, bench.gate, bench.rand)
+
+
+def _room(settings: WorkerSettings) -> Room:
+    return Room(Reserve(settings.reserve_memory_bytes, settings.max_load_per_cpu))
 
 
 def _door(settings: WorkerSettings, bench: Bench) -> Task | None:

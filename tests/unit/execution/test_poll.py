@@ -126,6 +126,37 @@ async def test_no_more_items_than_slots_run_at_once(pauses: list[float]) -> None
     assert sorted(rig.served) == ["a", "b", "c"]
 
 
+async def test_nothing_is_claimed_while_the_host_has_no_room(pauses: list[float]) -> None:
+    rig = Rig(work("a"))
+    seen: list[int] = []
+
+    def crowded() -> str | None:
+        seen.append(len(rig.queue.reclaims))
+        return "3 MiB of memory are free" if len(seen) < 4 else None
+
+    rig.poller.crowded = crowded
+    await rig.run()
+    assert pauses[:3] == [poll.CROWDED_S] * 3
+    # Not even asked, so that another worker gets it.
+    assert seen[:4] == [0, 0, 0, 0]
+    assert rig.served == ["a"]
+
+
+async def test_who_waits_for_room_says_so_and_can_be_stopped() -> None:
+    rig = Rig(work("a"))
+    rig.poller.crowded = lambda: "3 MiB of memory are free"
+    async with anyio.create_task_group() as group:
+
+        async def run() -> None:
+            await rig.run(once=False)
+
+        group.start_soon(run)
+        await anyio.wait_all_tasks_blocked()
+        assert rig.poller.doing == "waiting for room: 3 MiB of memory are free"
+        rig.stop.request()
+    assert (rig.served, rig.queue.reclaims) == ([], [])
+
+
 async def test_a_stop_takes_no_more_but_finishes_what_was_claimed() -> None:
     rig = Rig(work("a"), work("late"))
     rig.gate = anyio.Event()
