@@ -27,7 +27,7 @@ VersionQuery = Annotated[int | None, Query(ge=1, le=MAX_VERSION)]
 async def create(caller: Developer, svc: ServicesDep, body: CreateBody) -> Response:
     """Create an agent at version 1."""
     actor = actor_of(svc, caller)
-    made = await svc.db.write(lambda tx: agents.create(tx, actor, body, svc.models))
+    made = await svc.db.jot(lambda tx: agents.create(tx, actor, body, svc.models))
     return reply(agents.present(made))
 
 
@@ -55,7 +55,7 @@ async def retrieve(
 async def update(caller: Developer, svc: ServicesDep, agent_id: str, body: UpdateBody) -> Response:
     """Store the next version of an agent."""
     actor = actor_of(svc, caller)
-    changed = await svc.db.write(lambda tx: agents.update(tx, actor, agent_id, body, svc.models))
+    changed = await svc.db.jot(lambda tx: agents.update(tx, actor, agent_id, body, svc.models))
     return reply(agents.present(changed))
 
 

@@ -114,7 +114,7 @@ async def create(
         writer = _writer(tx, svc, caller, memory_store_id)
         return _memory(tx, memories.create(tx, writer, body), view)
 
-    return reply(await svc.db.write(write))
+    return reply(await svc.db.jot(write))
 
 
 @router.get("")
@@ -179,7 +179,7 @@ async def update(
         writer = _writer(tx, svc, caller, memory_store_id)
         return _memory(tx, memories.change(tx, writer, memory_id, body), view)
 
-    return reply(await svc.db.write(write))
+    return reply(await svc.db.jot(write))
 
 
 @router.delete("/{memory_id}")
@@ -254,7 +254,7 @@ async def redact(
         writer = _writer(tx, svc, caller, memory_store_id)
         return memory_versions.present(memory_versions.redact(tx, writer, version_id))
 
-    return reply(await svc.db.write(write))
+    return reply(await svc.db.jot(write))
 
 
 def _writer(tx: Tx, svc: Services, caller: Principal, store_id: str) -> Writer:

@@ -9,7 +9,7 @@ order, and only parameters that were sent are read and validated, by the framewo
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import iscoroutinefunction
-from typing import Any, Final, get_type_hints
+from typing import Any, Final, get_args, get_origin, get_type_hints
 
 from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import request_params_to_args
@@ -41,13 +41,15 @@ class Fields:
     Args:
         plain: names of texts in a path, taken as they are.
         checked: those that the framework looks at in any case.
-        optional: by the name that requests use; absent ones keep their default.
+        optional: by the name that requests use, with their place; absent ones keep their default.
+        several: of the same, those that requests send several times.
         defaults: by the name of the function's parameter; they never change.
     """
 
     plain: Sequence[str]
     checked: Sequence[Any]
-    optional: Sequence[tuple[str, Any]]
+    optional: Sequence[tuple[str, Any, tuple[str, str]]]
+    several: Sequence[tuple[str, Any]]
     defaults: Mapping[str, Any]
 
     def read(self, sent: Mapping[str, Any], values: dict[str, Any], wrong: list[Any]) -> None:
@@ -57,7 +59,11 @@ class Fields:
         values.update(self.defaults)
         wanted = [*self.checked]
         if sent:
-            wanted += [field for name, field in self.optional if name in sent]
+            wanted += [field for name, field in self.several if name in sent]
+            for name, field, place in self.optional:
+                if name in sent:
+                    values[field.name], problems = field.validate(sent[name], values, loc=place)
+                    wrong.extend(problems)
         if wanted:
             found, problems = request_params_to_args(wanted, sent)
             values.update(found)
@@ -154,7 +160,7 @@ def _collect(dependant: Dependant, steps: list[Step], known: dict[Any, int]) -> 
 
 
 def _fields(fields: Sequence[Any], *, of_path: bool = False) -> Fields | None:
-    plain, checked, optional = [], [], []
+    plain, checked, optional, several = [], [], [], []
     defaults: dict[str, Any] = {}
     for field in fields:
         info = field.field_info
@@ -163,11 +169,14 @@ def _fields(fields: Sequence[Any], *, of_path: bool = False) -> Fields | None:
         elif of_path or not _may_be_absent(field):
             checked.append(field)
         else:
-            optional.append((field.alias, field))
+            if _is_many(info.annotation):
+                several.append((field.alias, field))
+            else:
+                optional.append((field.alias, field, (info.in_.value, field.alias)))
             defaults[field.name] = field.default
     if not fields:
         return None
-    return Fields(tuple(plain), tuple(checked), tuple(optional), defaults)
+    return Fields(tuple(plain), tuple(checked), tuple(optional), tuple(several), defaults)
 
 
 def _may_be_absent(field: Any) -> bool:  # noqa: ANN401  the framework's field
@@ -178,6 +187,12 @@ def _may_be_absent(field: Any) -> bool:  # noqa: ANN401  the framework's field
     named = info.validation_alias is None or isinstance(info.validation_alias, str)
     scalar = field.default is None or isinstance(field.default, (str, int, float))
     return named and scalar and not _is_model(info.annotation)
+
+
+def _is_many(annotation: Any) -> bool:  # noqa: ANN401  any type
+    """Tell whether a parameter takes all the values that were sent under its name."""
+    kinds = (get_origin(part) or part for part in (annotation, *get_args(annotation)))
+    return any(kind in (list, tuple, set, frozenset) for kind in kinds)
 
 
 def _is_model(annotation: Any) -> bool:  # noqa: ANN401  any type

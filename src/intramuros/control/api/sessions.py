@@ -70,7 +70,7 @@ async def create(caller: Developer, svc: ServicesDep, body: CreateBody) -> Respo
         events = await svc.shelf.resolve(caller.workspace_id, body.initial_events)
         body = body.model_copy(update={"initial_events": events})
     # No key: nobody else knows the session yet.
-    row = await svc.db.write(lambda tx: svc.sessions.create(tx, caller, body), ())
+    row = await svc.db.jot(lambda tx: svc.sessions.create(tx, caller, body), ())
     return _session(svc, row)
 
 
@@ -125,7 +125,7 @@ async def update(
     caller: Developer, svc: ServicesDep, session_id: str, body: UpdateBody
 ) -> Response:
     """Change a session's title, metadata, tools or MCP servers."""
-    row = await svc.db.write(lambda tx: svc.sessions.update(tx, caller, session_id, body))
+    row = await svc.db.jot(lambda tx: svc.sessions.update(tx, caller, session_id, body))
     return _session(svc, row)
 
 

@@ -175,7 +175,7 @@ class Sessions:
             self._work.ensure(tx, found.id, session_id)
         if request.initial_events:
             self._journal.accept(tx, principal, session_id, request.initial_events)
-        return self.get(tx, principal, session_id)
+        return self.look(tx, principal, session_id)
 
     def _check_prices(self, agent: dict[str, Any]) -> None:
         known = self._models or shipped_catalogue()

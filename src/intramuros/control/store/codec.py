@@ -34,11 +34,13 @@ def decode(text: str | bytes) -> Any:  # noqa: ANN401  any JSON
         return json.loads(text)
 
 
-def as_sent(text: str) -> Any:  # noqa: ANN401  any JSON, or a text of it
+def as_sent(text: str | None) -> Any:  # noqa: ANN401  any JSON, or a text of it
     """Return what a JSON column holds for an answer that shows all of it: its text, as it is.
 
     What JSON has no number for is decoded, so that it becomes null as everywhere in answers.
     """
+    if text is None:
+        return None
     return decode(text) if "NaN" in text or "Infinity" in text else msgspec.Raw(text)
 
 

@@ -54,7 +54,8 @@ class Backend(Protocol):
         readers: makes connections that cannot.
         lanes: threads for transactions that hold keys only; 0 where all writers take turns anyway.
         reading: threads that read.
-        looks_here: whether a look-up is so short that the loop's own thread may do it.
+        looks_here: whether a look-up, or a change of a few rows, is so short that the loop's own
+            thread may do it.
         shared_url: where other processes may use it too; None if none may.
     """
 
@@ -73,6 +74,22 @@ class Backend(Protocol):
         Args:
             keys: None to be alone among all writers of the database.
         """
+        ...
+
+    def snapshot(self, connection: Connection) -> AbstractContextManager[object]:
+        """Frame reads of one state of the database."""
+        ...
+
+    def begin_now(self, connection: Connection) -> bool:
+        """Begin a transaction that is alone if that takes no waiting; :meth:`transaction` ends it.
+
+        Returns:
+            whether it did.
+        """
+        ...
+
+    def roll_back(self, connection: Connection) -> None:
+        """End what :meth:`begin_now` began, and undo it."""
         ...
 
     def apart(self, connection: Connection, *, only: bool) -> AbstractContextManager[None]:

@@ -12,7 +12,7 @@ behind a lock sees all that its earlier holders wrote. Reads have one snapshot e
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final
 
 import psycopg
@@ -159,6 +159,18 @@ class Postgres:
                     "the database went away during the commit; look whether it happened"
                 ) from error
             raise
+
+    def snapshot(self, connection: Connection) -> AbstractContextManager[object]:
+        """Frame reads of one state of the database."""
+        return connection.begin()
+
+    def begin_now(self, connection: Connection) -> bool:
+        """Tell that nothing begins without waiting: the server is elsewhere."""
+        return False
+
+    def roll_back(self, connection: Connection) -> None:
+        """End a transaction and undo it."""
+        connection.rollback()
 
     @contextmanager
     def apart(self, connection: Connection, *, only: bool) -> Iterator[None]:

@@ -181,15 +181,11 @@ def _plan(
 def _out_of(type_: TypeEngine[Any], dialect: Dialect) -> Convert | None:
     """Return what makes a column's value of what the driver gives, if anything has to."""
     if isinstance(type_, Sent):
-        return _sent_json
+        return as_sent
     if isinstance(type_, JSON):
         # As SQLAlchemy's own, without its two layers around the decoder.
         return _of_json
     return type_.dialect_impl(dialect).result_processor(dialect, None)
-
-
-def _sent_json(text: Any) -> Any:  # noqa: ANN401  any JSON
-    return None if text is None else as_sent(text)
 
 
 def _of_json(text: Any) -> Any:  # noqa: ANN401  any JSON

@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +21,8 @@ READERS: Final = 4
 BUSY_TIMEOUT_MS: Final = 5_000
 # Parsed statements that the driver keeps for each connection: more than there are texts of ours.
 STATEMENTS: Final = 512
+# A transaction that writes waits for others at its beginning, and never fails in its middle.
+BEGIN: Final = "BEGIN IMMEDIATE"
 
 
 class SqliteDriver:
@@ -75,13 +77,44 @@ class Sqlite:
             ) from error
         return cls(engine, _engine(path, readers=True))
 
-    def transaction(
-        self,
-        connection: Connection,
-        keys: Keys | None,
-    ) -> AbstractContextManager[object]:
-        """Frame a transaction."""
-        return connection.begin()
+    @contextmanager
+    def transaction(self, connection: Connection, keys: Keys | None) -> Iterator[None]:
+        """Frame a transaction, or what is left of one that :meth:`begin_now` began."""
+        if not raw(connection).in_transaction:
+            raw(connection).execute(BEGIN)
+        try:
+            yield
+        except BaseException:
+            self.roll_back(connection)
+            raise
+        _commit(connection)
+
+    @contextmanager
+    def snapshot(self, connection: Connection) -> Iterator[None]:
+        """Frame reads of one state of the database."""
+        raw(connection).execute("BEGIN")
+        try:
+            yield
+        finally:
+            _commit(connection)
+
+    def begin_now(self, connection: Connection) -> bool:
+        """Begin a transaction if that takes no waiting, and tell whether it did."""
+        here = raw(connection)
+        here.execute("PRAGMA busy_timeout=0")
+        try:
+            here.execute(BEGIN)
+        except sqlite3.OperationalError:
+            return False
+        finally:
+            here.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+        return True
+
+    def roll_back(self, connection: Connection) -> None:
+        """End a transaction and undo it."""
+        connection.rollback()
+        if raw(connection).in_transaction:
+            raw(connection).execute("ROLLBACK")
 
     @contextmanager
     def apart(self, connection: Connection, *, only: bool) -> Iterator[None]:
@@ -91,16 +124,19 @@ class Sqlite:
             LostTransaction: it failed, and SQLite rolled everything back.
         """
         here = raw(connection)
-        here.execute("SAVEPOINT one")
+        if not only:
+            here.execute("SAVEPOINT one")
         try:
             yield
         except BaseException as error:
             if not here.in_transaction:
                 raise LostTransaction from error
-            here.execute("ROLLBACK TO one")
-            here.execute("RELEASE one")
+            if not only:
+                here.execute("ROLLBACK TO one")
+                here.execute("RELEASE one")
             raise
-        here.execute("RELEASE one")
+        if not only:
+            here.execute("RELEASE one")
 
     def take_turn(self, connection: Connection) -> None:
         """Do nothing: it is this writer's turn."""
@@ -116,6 +152,13 @@ class Sqlite:
     def lost(self, connection: Connection) -> bool:
         """Tell that connections last."""
         return False
+
+
+def _commit(connection: Connection) -> None:
+    # SQLAlchemy has begun one of its own, around ours, if it was asked to run something.
+    connection.commit()
+    if raw(connection).in_transaction:
+        raw(connection).execute("COMMIT")
 
 
 def _engine(path: Path, *, readers: bool) -> Engine:
@@ -148,6 +191,7 @@ def _engine(path: Path, *, readers: bool) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        raw(connection).execute("BEGIN" if readers else "BEGIN IMMEDIATE")
+        if not raw(connection).in_transaction:
+            raw(connection).execute("BEGIN" if readers else BEGIN)
 
     return engine

@@ -7,6 +7,7 @@ only met another transaction is run again, alone. A :class:`Reader` runs one job
 
 import contextvars
 import queue
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, Final, Generic, TypeVar
@@ -38,11 +39,25 @@ class Job(Generic[T]):
         # Work runs on another thread in the context of whoever asked for it.
         self.context = contextvars.copy_context()
         self.done: Future[tuple[T, Hooks]] = Future()
+        self._told: Callable[[], None] | None = None
+
+    @property
+    def over(self) -> bool:
+        """Tell whether it is known what became of it."""
+        return self._told is not None
+
+    def accept(self, result: T, hooks: Hooks) -> None:
+        """Say that it is durable, unless something else was said before."""
+        self._told = self._told or (lambda: self.done.set_result((result, hooks)))
 
     def refuse(self, error: BaseException) -> None:
-        """Tell whoever waits that it failed, unless it was told before."""
-        if not self.done.done():
-            self.done.set_exception(error)
+        """Say that it failed, unless something else was said before."""
+        self._told = self._told or (lambda: self.done.set_exception(error))
+
+    def tell(self) -> None:
+        """Tell whoever waits what was said; nothing is done with it afterwards."""
+        if self._told is not None and not self.done.done():
+            self._told()
 
 
 Queue = queue.SimpleQueue[Job[Any] | None]
@@ -67,12 +82,57 @@ class Writer:
         self._alone = alone
         self._limit = limit
         self._connection: Connection | None = None
+        # Whoever has it may use the connection; what was started on it waits for its commit.
+        self._own = threading.Lock()
+        self._started: _Outcome | None = None
 
     def run(self) -> None:
         """Serve the queue until its end."""
         while (job := self._jobs.get()) is not None:
-            self._settle(self._group(job))
+            group = self._group(job)
+            with self._own:
+                if self._started is not None:
+                    group.append(self._started[0])
+                self._settle(group)
+            # Who is told may come back at once, and finds that nobody else writes.
+            for each in group:
+                each.tell()
         self._drop()
+
+    def start(self, job: Job[Any]) -> bool:
+        """Run a job on the caller's own thread if nobody else writes, and leave its commit to ours.
+
+        Taking turns with another thread for the interpreter takes longer than changing a few rows;
+        only the disk has to be waited for.
+
+        Returns:
+            whether it was run; if not, nothing happened and it belongs into the queue.
+        """
+        if not self._own.acquire(blocking=False):
+            return False
+        try:
+            connection = self._connection
+            if connection is None or self._started is not None or not self._jobs.empty():
+                return False
+            if not self._backend.begin_now(connection):
+                return False
+            tx = Tx(connection)
+            try:
+                with self._backend.apart(connection, only=True):
+                    self._started = job, job.work(tx), tx.hooks
+            except BaseException as error:  # noqa: BLE001  handed to the caller as it is
+                self._backend.roll_back(connection)
+                lost = isinstance(error, LostTransaction)
+                if lost:
+                    log.error("commit_failed", error=repr(error))
+                job.refuse(self._unavailable(error) if lost else self._backend.verdict(error))
+        finally:
+            self._own.release()
+        if job.over:
+            job.tell()
+        else:
+            self._jobs.put(job)
+        return True
 
     def _group(self, first: Job[Any]) -> list[Job[Any]]:
         group = [first]
@@ -104,24 +164,27 @@ class Writer:
         return job.refuse(Unavailable("the database is too busy; nothing was changed"))
 
     def _commit(self, group: list[Job[Any]]) -> None:
-        """Run jobs in one transaction and answer their callers.
+        """Run jobs in one transaction and say what became of them.
 
         Raises:
             _Again: nobody is answered and nothing happened; try each alone.
         """
         failed: list[tuple[Job[Any], BaseException]] = []
-        outcomes: list[_Outcome] = []
+        outcomes, waiting = self._take_up(group)
+        if not outcomes and not waiting:
+            return
+        only = not outcomes and len(waiting) == 1
         try:
             connection = self._connected()
             with self._backend.transaction(connection, self._keys(group)):
-                for job in group:
+                for job in waiting:
                     try:
-                        outcomes.append(self._attempt(connection, job, only=len(group) == 1))
+                        outcomes.append(self._attempt(connection, job, only=only))
                     except (_Again, LostTransaction):
                         raise
                     except BaseException as error:
                         failed.append((job, error))
-                        if len(group) == 1:
+                        if only:
                             raise
         except _Again:
             self._check()
@@ -131,8 +194,16 @@ class Writer:
         for job, raised in failed:
             job.refuse(self._backend.verdict(raised))
         for job, result, hooks in outcomes:
-            if not job.done.done():
-                job.done.set_result((result, hooks))
+            job.accept(result, hooks)
+
+    def _take_up(self, group: Sequence[Job[Any]]) -> tuple[list[_Outcome], list[Job[Any]]]:
+        """Return what was started and waits for its commit, and what is still to be run."""
+        started, self._started = self._started, None
+        # What was started goes into the queue too, and may have been committed with a group before.
+        waiting = [job for job in group if not job.over]
+        if started is None:
+            return [], waiting
+        return [started], [job for job in waiting if job is not started[0]]
 
     def _attempt(self, connection: Connection, job: Job[Any], *, only: bool) -> _Outcome:
         tx = Tx(connection, None if self._alone else self._backend.take_turn)
@@ -161,15 +232,16 @@ class Writer:
         if self._backend.passing(error):
             raise _Again from error
         log.error("commit_failed", error=repr(error))
-        told = self._backend.verdict(error)
         for job in group:
-            failure = Unavailable(
-                told.message
-                if isinstance(told, Unavailable)
-                else "the database refused the write; nothing was changed"
-            )
-            failure.__cause__ = error
-            job.refuse(failure)
+            job.refuse(self._unavailable(error))
+
+    def _unavailable(self, error: BaseException) -> Unavailable:
+        """Return what callers learn of a transaction that the database refused."""
+        told = self._backend.verdict(error)
+        refused = "the database refused the write; nothing was changed"
+        failure = Unavailable(told.message if isinstance(told, Unavailable) else refused)
+        failure.__cause__ = error
+        return failure
 
     def _keys(self, group: Sequence[Job[Any]]) -> Keys | None:
         if self._alone:
@@ -209,20 +281,21 @@ class Reader:
                 error = self._serve(job)
             if error is not None:
                 job.refuse(self._backend.verdict(error))
+            job.tell()
         self._drop()
 
     def _serve(self, job: Job[Any]) -> BaseException | None:
-        """Run a job and answer its caller; return what it raised instead."""
+        """Run a job and say what it gave; return what it raised instead."""
         try:
             if self._connection is None:
                 self._connection = self._backend.readers.connect()
-            with self._connection.begin():
+            with self._backend.snapshot(self._connection):
                 result = job.context.run(job.work, Tx(self._connection))
         except BaseException as error:  # noqa: BLE001  handed to the caller as it is
             if isinstance(error, DBAPIError):
                 self._drop()
             return error
-        job.done.set_result((result, []))
+        job.accept(result, [])
         return None
 
     def _drop(self) -> None:

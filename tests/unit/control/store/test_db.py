@@ -1,9 +1,10 @@
 """Transactions on SQLite: durable before acknowledged, grouped, isolated, and closed cleanly."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -18,6 +19,7 @@ from tests.engines import database_url
 pytestmark = pytest.mark.anyio
 
 T = tables.workspaces
+Change = Callable[[Callable[[Tx], Any]], Awaitable[Any]]
 WHO: ContextVar[str] = ContextVar("who", default="nobody")
 
 
@@ -28,6 +30,13 @@ def database(tmp_path: Path) -> Iterator[Database]:
         tables.metadata.create_all(connection)
     yield database
     database.close()
+
+
+@pytest.fixture(params=["write", "jot"])
+def change(request: pytest.FixtureRequest, database: Database) -> Change:
+    """Either way to change something."""
+    found: Change = getattr(database, request.param)
+    return found
 
 
 def add(name: str):
@@ -42,21 +51,23 @@ def names(tx: Tx) -> list[str]:
     return list(tx.execute(select(T.c.id).order_by(T.c.id)).scalars())
 
 
-async def test_a_write_is_read_back(database: Database) -> None:
-    assert await database.write(add("a")) == "a"
+async def test_a_write_is_read_back(database: Database, change: Change) -> None:
+    assert await change(add("a")) == "a"
     assert await database.read(names) == ["a"]
 
 
 async def test_a_failing_transaction_changes_nothing_and_raises_what_was_raised(
-    database: Database,
+    database: Database, change: Change
 ) -> None:
     def work(tx: Tx) -> None:
         add("a")(tx)
         raise LookupError("mine")
 
     with pytest.raises(LookupError, match="mine"):
-        await database.write(work)
+        await change(work)
     assert await database.read(names) == []
+    assert await change(add("b")) == "b"
+    assert await database.read(names) == ["b"]
 
 
 async def test_transactions_that_share_a_commit_fail_apart(database: Database) -> None:
@@ -83,7 +94,9 @@ async def test_transactions_that_share_a_commit_fail_apart(database: Database) -
     assert await database.read(names) == ["a", "b"]
 
 
-async def test_hooks_run_on_the_loop_after_the_commit_and_only_then(database: Database) -> None:
+async def test_hooks_run_on_the_loop_after_the_commit_and_only_then(
+    database: Database, change: Change
+) -> None:
     seen: list[tuple[int, list[str]]] = []
     here = threading.get_ident()
 
@@ -95,9 +108,9 @@ async def test_hooks_run_on_the_loop_after_the_commit_and_only_then(database: Da
         tx.after_commit(lambda: seen.append((0, [])))
         raise LookupError
 
-    await database.write(ok)
+    await change(ok)
     with pytest.raises(LookupError):
-        await database.write(bad)
+        await change(bad)
     assert seen == [(here, ["a"])]
 
 
@@ -113,12 +126,13 @@ async def test_work_runs_in_the_context_of_whoever_asked(database: Database) -> 
         WHO.set(name)
         for _ in range(20):
             seen.append((name, await database.write(lambda tx: WHO.get())))
+            seen.append((name, await database.jot(lambda tx: WHO.get())))
             seen.append((name, await database.read(lambda tx: WHO.get())))
 
     async with anyio.create_task_group() as group:
         for name in ("a", "b", "c"):
             group.start_soon(ask, name)
-    assert len(seen) == 120
+    assert len(seen) == 180
     assert all(asked == found for asked, found in seen)
     assert await database.write(lambda tx: WHO.get()) == "nobody"
 
@@ -159,6 +173,31 @@ async def test_a_cancelled_caller_does_not_lose_the_transaction(database: Databa
         group.cancel_scope.cancel()
         gate.set()
     assert await database.read(names) == ["a"]
+
+
+async def test_everybody_s_changes_are_made_once(database: Database) -> None:
+    """Tasks of this loop and of another thread's, each way, all at the same time."""
+
+    async def ask(who: str, way: Change) -> None:
+        for number in range(25):
+            name = f"{who}-{number}"
+            if number % 5:
+                assert await way(add(name)) == name
+                continue
+            with pytest.raises(IntegrityError):
+                await way(lambda tx, name=name: (add(name)(tx), add(name)(tx)))
+
+    async def both(who: str) -> None:
+        async with anyio.create_task_group() as group:
+            for task in range(3):
+                group.start_soon(ask, f"{who}-w{task}", database.write)
+                group.start_soon(ask, f"{who}-j{task}", database.jot)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(anyio.to_thread.run_sync, lambda: anyio.run(both, "there"))
+        group.start_soon(both, "here")
+    kept = await database.read(names)
+    assert len(kept) == len(set(kept)) == 2 * 6 * 20
 
 
 def test_another_engine_is_named(tmp_path: Path) -> None:

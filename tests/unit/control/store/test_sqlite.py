@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio
 import pytest
 from sqlalchemy import select, text
 from sqlalchemy.exc import OperationalError
@@ -51,7 +52,47 @@ async def test_keys_mean_nothing_where_every_writer_is_alone(database: Database)
     assert await database.write(work, ("k",)) == await database.write(work) == "db-writer"
 
 
-async def test_a_full_disk_refuses_the_write_and_the_store_goes_on(database: Database) -> None:
+async def test_a_few_rows_are_changed_here_when_nobody_else_writes(database: Database) -> None:
+    here, elsewhere = threading.get_ident(), set[int]()
+    await database.write(lambda tx: elsewhere.add(threading.get_ident()))
+    started, gate = threading.Event(), threading.Event()
+
+    def hold(tx: Tx) -> None:
+        started.set()
+        gate.wait(5)
+
+    assert await database.jot(lambda tx: threading.get_ident()) == here
+    async with anyio.create_task_group() as group:
+        group.start_soon(database.write, hold)
+        await anyio.to_thread.run_sync(started.wait)
+        group.start_soon(_opened_soon, gate)
+        assert {await database.jot(lambda tx: threading.get_ident())} == elsewhere
+    assert await database.jot(lambda tx: threading.get_ident()) == here
+
+
+async def _opened_soon(gate: threading.Event) -> None:
+    await anyio.lowlevel.checkpoint()
+    gate.set()
+
+
+async def test_another_process_that_writes_does_not_stop_the_loop(database: Database) -> None:
+    await database.write(add("a"))
+    with database.engine.connect() as other:
+        transaction = other.begin()
+        other.execute(T.delete())
+        async with anyio.create_task_group() as group:
+            group.start_soon(database.jot, add("b"))
+            await anyio.lowlevel.checkpoint()
+            assert await database.read(names) == ["a"]
+            transaction.commit()
+    assert await database.write(add("c")) == "c"
+    assert await database.read(names) == ["b", "c"]
+
+
+@pytest.mark.parametrize("way", ["write", "jot"])
+async def test_a_full_disk_refuses_the_write_and_the_store_goes_on(
+    database: Database, way: str
+) -> None:
     pages = await database.write(
         lambda tx: tx.connection.exec_driver_sql("PRAGMA page_count").scalar()
     )
@@ -63,7 +104,7 @@ async def test_a_full_disk_refuses_the_write_and_the_store_goes_on(database: Dat
         tx.execute(T.insert().values(id="big", name="x" * 100_000, created_us=1))
 
     with pytest.raises(Unavailable, match="nothing was changed"):
-        await database.write(large)
+        await getattr(database, way)(large)
     await database.write(lambda tx: tx.connection.exec_driver_sql("PRAGMA max_page_count = 999999"))
     await database.write(add("a"))
     assert await database.read(names) == ["a"]
@@ -95,7 +136,7 @@ async def main():
     async def writer(w):
         for n in range(10_000):
             name = f"{w}-{n}"
-            await database.write(lambda tx: tx.execute(
+            await (database.write if w % 2 else database.jot)(lambda tx: tx.execute(
                 tables.workspaces.insert().values(id=name, name="n", created_us=1)).rowcount)
             print(name, flush=True)
 

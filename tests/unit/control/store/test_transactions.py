@@ -33,6 +33,8 @@ class Backend:
         self.committed = 0
         self.commits: list[BaseException | None] = []
         self.turns = 0
+        self.free = True
+        self.undone = 0
 
     @contextmanager
     def transaction(self, connection: Connection, keys: Keys | None) -> Iterator[None]:
@@ -46,6 +48,16 @@ class Backend:
     @contextmanager
     def apart(self, connection: Connection, *, only: bool) -> Iterator[None]:
         yield
+
+    @contextmanager
+    def snapshot(self, connection: Connection) -> Iterator[None]:
+        yield
+
+    def begin_now(self, connection: Connection) -> bool:
+        return self.free
+
+    def roll_back(self, connection: Connection) -> None:
+        self.undone += 1
 
     def take_turn(self, connection: Connection) -> None:
         self.turns += 1
@@ -164,3 +176,50 @@ def test_a_read_that_lost_its_connection_is_tried_once_more(backend: Backend) ->
     assert jobs[0].done.result()[0] == "done"
     assert isinstance(jobs[1].done.exception(), Met)
     assert jobs[2].done.result()[0] == 3
+
+
+def started(backend: Backend, job: Job[Any], *others: Job[Any]) -> bool:
+    """Start a job on this thread while the writer has nothing to do; then let it end."""
+    queue = Queue()
+    writer = Writer(backend, queue, alone=True, limit=8)
+    thread = threading.Thread(target=writer.run)
+    thread.start()
+    first = Job(lambda _: "the connection is there")
+    queue.put(first)
+    first.done.result(5)
+    while not (taken := writer.start(job)) and backend.free and not others:
+        pass
+    for each in (*others, None):
+        queue.put(each)
+    thread.join(10)
+    assert not thread.is_alive()
+    return taken
+
+
+def test_what_is_started_here_is_committed_there(backend: Backend) -> None:
+    job = Job(lambda _: threading.current_thread())
+    assert started(backend, job)
+    assert job.done.result()[0] is threading.main_thread()
+    assert backend.committed == 2
+
+
+def test_what_is_started_and_fails_is_told_at_once_and_undone(backend: Backend) -> None:
+    for error, told in ((LookupError(), LookupError), (LostTransaction(), Unavailable)):
+        job = Job(fail(error))
+        assert started(backend, job)
+        assert isinstance(job.done.exception(), told)
+    assert (backend.undone, backend.committed) == (2, 2)
+
+
+def test_a_commit_that_fails_is_also_of_what_was_started(backend: Backend) -> None:
+    backend.commits = [None, OSError("full")]
+    job = Job(lambda _: 1)
+    assert started(backend, job)
+    assert isinstance(job.done.exception(), Unavailable)
+
+
+def test_nothing_is_started_where_it_would_wait(backend: Backend) -> None:
+    backend.free = False
+    job = Job(lambda _: 1)
+    assert not started(backend, job)
+    assert not job.done.done()
