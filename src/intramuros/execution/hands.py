@@ -241,6 +241,17 @@ class Hands:
         await self._drop(session_id)
         await self._resting.drop(session_id)
 
+    def counts(self) -> dict[str, int]:
+        """Return how many sandboxes are in each state; those that wait for sessions included."""
+        found = dict.fromkeys(("running", "frozen", "resting"), 0)
+        for state in self.states().values():
+            found[state] += 1
+        return {**found, "waiting": self._pool.waiting}
+
+    def firsts(self) -> tuple[int, int]:
+        """Return how many new sandboxes had waited, and how many had to be made."""
+        return self._pool.counts.hits, self._pool.counts.misses
+
     def states(self) -> dict[str, str]:
         """Return each session that has a sandbox here: running, frozen (held) or resting."""
         held = {key: "frozen" if key in self._frozen else "running" for key in self._live}

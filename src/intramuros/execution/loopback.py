@@ -17,6 +17,15 @@ def doorstep(text: str | None, sock: Path) -> tuple[str, int] | Path | None:
     return sock if text == "unix" else loopback(text, "ssh_listen")
 
 
+def local_port(text: str | None, setting: str) -> tuple[str, int] | None:
+    """Return an address of this machine alone; None is none.
+
+    Raises:
+        OperatorError: as :func:`loopback` does.
+    """
+    return None if text is None else loopback(text, setting)
+
+
 def loopback(text: str, setting: str) -> tuple[str, int]:
     """Return the host and port of an address of this machine alone.
 

@@ -13,7 +13,7 @@ from intramuros.execution.egress.joiner import DNS_PORT, PROXY_PORT
 from intramuros.execution.egress.limits import EgressLimits
 from intramuros.execution.egress.names import WEB_PORTS
 from intramuros.execution.egress.policy import OwnRules, parse_hosts
-from intramuros.execution.loopback import doorstep, is_local
+from intramuros.execution.loopback import doorstep, is_local, local_port
 from intramuros.execution.sandbox.base import Limits, Mount, SandboxSpec
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.telemetry import logger
@@ -80,6 +80,8 @@ class WorkerSettings:
     """Serve all cloud environments of an Intramuros server instead, with a pool key."""
     audit_file: Path | None = None
     """Hash-chained record; ``<state_dir>/audit.jsonl`` when not set."""
+    metrics_listen: str | None = None
+    """Local ``HOST:PORT`` of ``/healthz``, ``/readyz`` and ``/metrics``."""
     status_file: Path | None = None
     """JSON about what each loop is doing now, rewritten when it changes."""
     concurrency: int = 4
@@ -224,7 +226,8 @@ class WorkerSettings:
             raise OperatorError(
                 f"concurrency {self.concurrency} is out of range", f"use 1 to {MAX_CONCURRENCY}"
             )
-        self.ssh_address()
+        doorstep(self.ssh_listen, self.state_dir)
+        local_port(self.metrics_listen, "metrics_listen")
         for name in (
             "max_idle_s",
             "ssh_idle_s",
@@ -363,14 +366,6 @@ class WorkerSettings:
         burst = max(round(min(self.egress_bytes_per_s, _EGRESS.bytes_burst)), 1)
         rush = max(min(_EGRESS.burst, round(self.egress_requests_per_s * 5)), 1)
         return replace(_EGRESS, **bounds, bytes_burst=burst, burst=rush)
-
-    def ssh_address(self) -> tuple[str, int] | Path | None:
-        """Return where people come in; None lets nobody in.
-
-        Raises:
-            OperatorError: it is no address, or others than this machine reach it.
-        """
-        return doorstep(self.ssh_listen, self.state_dir / "ssh" / "socket")
 
     def spec(self) -> SandboxSpec:
         """Return what each sandbox is made of.

@@ -30,6 +30,7 @@ from intramuros.execution.egress.upstream import (
 from intramuros.execution.furnish import furnish
 from intramuros.execution.hands import Hands
 from intramuros.execution.journal import Journal
+from intramuros.execution.loopback import doorstep, local_port
 from intramuros.execution.memory import MemoryTerms
 from intramuros.execution.outflow.gate import Gate, open_gate
 from intramuros.execution.outflow.policy import PLUGIN_ENTRY_POINTS, default_policy, read_policy
@@ -49,6 +50,7 @@ from intramuros.execution.snapshots.shelf import Shelf
 from intramuros.execution.snapshots.sleeper import Sleeper
 from intramuros.execution.snapshots.sleeper import Terms as SleepTerms
 from intramuros.execution.status import Board
+from intramuros.execution.vitals import Sources, Tally, Vitals
 from intramuros.execution.web.client import WebCallClient
 from intramuros.execution.web.errands import Errands
 from intramuros.execution.web.ways import Outside
@@ -204,22 +206,28 @@ async def _run(
     control, bench, terms = parts.control, parts.bench, parts.terms
     board = Board(bench.clock)
     finished = stop or Stop()
+    tally = Tally()
 
     async def serve(work: Work) -> None:
         item = Item(control, work, bench, terms, finished)
         name = f"item {work.work_id}"
         board.put(name, lambda: item.doing)
+        tally.begin()
+        outcome = "failed"
         try:
             outcome = await item.serve()
             log.info("item_ended", work_id=work.work_id, outcome=outcome)
         finally:
+            tally.end(outcome)
             board.remove(name)
 
     poller = Poller(control, serve, settings.concurrency, bench.clock, random.random)
     poller.crowded = _room(settings).lack
+    sources = Sources(tally, bench.hands, poller.crowded, finished)
     board.put("poll", lambda: poller.doing)
 
     def tell() -> None:
+        tally.ready = True
         log.info("worker_ready", environment_id=settings.environment_id)
         ready(settings.environment_id or "pool")
 
@@ -232,7 +240,20 @@ async def _run(
         )
         stop.request()
 
-    tasks: dict[str, Task] = {"poll": poll, "limits": bench.hands.watch, "desk": parts.desk.serve}
+    tasks = {"poll": poll, **_beside(settings, parts, board)}
+    settle()
+    async with AsyncExitStack() as stack:
+        at = local_port(settings.metrics_listen, "metrics_listen")
+        if at is not None:
+            # Around everything: it answers while the worker drains, too.
+            await stack.enter_async_context(Vitals(at, sources).opened())
+        await run_service(tasks, drain_s=settings.drain_s, stop=finished)
+
+
+def _beside(settings: WorkerSettings, parts: _Parts, board: Board) -> dict[str, Task]:
+    """Return what runs beside polling."""
+    bench = parts.bench
+    tasks: dict[str, Task] = {"limits": bench.hands.watch, "desk": parts.desk.serve}
     if (errands := parts.errands) is not None:
         tasks["web"] = errands.loop
         board.put("web", lambda: errands.doing)
@@ -242,8 +263,7 @@ async def _run(
     status_file = settings.status_file
     if status_file is not None:
         tasks["status"] = lambda stop: board.publish(status_file, stop)
-    settle()
-    await run_service(tasks, drain_s=settings.drain_s, stop=finished)
+    return tasks
 
 
 def _errands(
@@ -274,7 +294,7 @@ def _room(settings: WorkerSettings) -> Room:
 
 def _door(settings: WorkerSettings, bench: Bench) -> Task | None:
     """Return what lets people into sandboxes, if the operator wants that."""
-    address = settings.ssh_address()
+    address = doorstep(settings.ssh_listen, settings.state_dir / "ssh" / "socket")
     if address is None:
         return None
     # Most workers have no use for it, and it is large.

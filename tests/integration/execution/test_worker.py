@@ -1,9 +1,11 @@
 """The real worker with the real SDK against a scripted control plane over HTTP."""
 
+import socket
 from collections.abc import Mapping
 from typing import Any
 
 import anyio
+import httpx2
 import pytest
 
 from intramuros.execution.sandbox.base import ToolOutcome
@@ -230,3 +232,34 @@ async def test_a_deleted_session_is_forgotten(rig: Rig) -> None:
         session.emit("session.deleted")
         await stopped(item)
     assert rig.provider.forgotten == ["sesn_1"]
+
+
+async def test_a_draining_worker_still_answers_questions(rig: Rig) -> None:
+    item, session = rig.plane.offer(), rig.plane.session()
+    session.emit("session.status_running")
+    gate = anyio.Event()
+
+    async def slow(_tool: str, _arguments: Mapping[str, Any]) -> ToolOutcome:
+        await gate.wait()
+        return ToolOutcome.text("done")
+
+    rig.provider.handler = slow
+    session.tool_use("bash", {"command": "x"})
+    session.on_result = lambda _: session.idle()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+
+    async def ask(path: str) -> httpx2.Response:
+        async with httpx2.AsyncClient(trust_env=False) as client:
+            return await client.get(f"http://{address}{path}")
+
+    async with rig.worker(metrics_listen=address) as stop:
+        await until(lambda: "tool.call" in rig.kinds())
+        assert (await ask("/readyz")).status_code == 200
+        assert "intramuros_worker_items_served 1.0" in (await ask("/metrics")).text
+        stop.request()
+        assert (await ask("/readyz")).text == "draining\n"
+        assert (await ask("/healthz")).status_code == 200
+        gate.set()
+    assert session.results
+    assert item.claimed

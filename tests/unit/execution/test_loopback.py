@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from intramuros.execution.loopback import doorstep, is_local, loopback
+from intramuros.execution.loopback import doorstep, is_local, local_port, loopback
 from intramuros.kernel.errors import OperatorError
 
 
@@ -27,6 +27,11 @@ def test_a_worker_has_no_port_that_others_reach(text: str) -> None:
 def test_what_is_no_address_is_said(text: str) -> None:
     with pytest.raises(OperatorError, match="no address"):
         loopback(text, "metrics_listen")
+
+
+def test_no_address_is_none() -> None:
+    assert local_port(None, "metrics_listen") is None
+    assert local_port("127.0.0.1:9", "metrics_listen") == ("127.0.0.1", 9)
 
 
 def test_names_of_this_machine() -> None:

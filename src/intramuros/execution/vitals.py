@@ -1,0 +1,185 @@
+"""Health and figures of one worker, for whoever is on this machine: ``--metrics-listen``.
+
+``/healthz`` answers while the worker runs, ``/readyz`` while it takes work, ``/metrics`` gives
+figures as Prometheus reads them. Labels hold names of ours alone, never ids, so that there are few.
+"""
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import anyio
+import h11
+from anyio.abc import SocketAttribute, SocketStream
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from intramuros.execution.hands import Hands
+from intramuros.kernel.errors import OperatorError
+from intramuros.kernel.service import Stop
+from intramuros.kernel.telemetry import logger
+
+log = logger("vitals")
+
+_ANSWER_S: Final = 5.0
+_MAX_HEAD: Final = 8192
+_AT_ONCE: Final = 16
+_GONE: Final = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError)
+_TEXT: Final = "text/plain; charset=utf-8"
+_PREFIX: Final = "intramuros_worker_"
+
+
+@dataclass
+class Tally:
+    """What was counted since the start."""
+
+    claimed: int = 0
+    serving: int = 0
+    """Items served now."""
+    ended: dict[str, int] = field(default_factory=dict)
+    """Items by how serving them ended."""
+    ready: bool = False
+    """Whether the control plane has answered a poll."""
+
+    def begin(self) -> None:
+        """Count the start of an item."""
+        self.claimed += 1
+        self.serving += 1
+
+    def end(self, outcome: str) -> None:
+        """Count the end of an item."""
+        self.serving -= 1
+        self.ended[outcome] = self.ended.get(outcome, 0) + 1
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where figures are read when somebody asks."""
+
+    tally: Tally
+    hands: Hands
+    crowded: Callable[[], str | None]
+    stop: Stop
+
+
+class _Figures(Collector):
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+
+    def collect(self) -> Iterator[Metric]:
+        """Give every figure as it is now."""
+        sources = self._sources
+        tally = sources.tally
+        yield _gauge("ready", "1 while work is taken", int(_refusal(sources) is None))
+        yield _gauge("items_served", "Work items served now", tally.serving)
+        yield _gauge("guests", "People in sandboxes by SSH now", len(sources.hands.guests.all()))
+        crowded = int(sources.crowded() is not None)
+        yield _gauge("crowded", "1 while the host holds no other sandbox", crowded)
+        yield CounterMetricFamily(f"{_PREFIX}claims", "Items claimed", value=tally.claimed)
+        ended = CounterMetricFamily(f"{_PREFIX}items_ended", "Items ended", labels=["outcome"])
+        for outcome, count in sorted(tally.ended.items()):
+            ended.add_metric([outcome], count)
+        yield ended
+        states = GaugeMetricFamily(f"{_PREFIX}sandboxes", "Sandboxes now", labels=["state"])
+        for state, count in sorted(sources.hands.counts().items()):
+            states.add_metric([state], count)
+        yield states
+        hits, misses = sources.hands.firsts()
+        first = CounterMetricFamily(f"{_PREFIX}first_calls", "By sandbox", labels=["sandbox"])
+        first.add_metric(["waiting"], hits)
+        first.add_metric(["made"], misses)
+        yield first
+
+
+def _gauge(name: str, about: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"{_PREFIX}{name}", about, value=value)
+
+
+def _refusal(sources: Sources) -> str | None:
+    """Return why no work is taken now."""
+    if sources.stop.requested:
+        return "draining"
+    if not sources.tally.ready:
+        return "the control plane has not answered yet"
+    return sources.crowded()
+
+
+class Vitals:
+    """Answers questions about one worker at one address of this machine."""
+
+    def __init__(self, address: tuple[str, int], sources: Sources) -> None:
+        self._address = address
+        self._sources = sources
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(_Figures(sources))
+
+    def answer(self, method: str, target: str) -> tuple[int, str, bytes]:
+        """Return status, content type and body."""
+        path = target.partition("?")[0]
+        if method not in ("GET", "HEAD"):
+            return 405, _TEXT, b"only GET\n"
+        if path == "/healthz":
+            return 200, _TEXT, b"ok\n"
+        if path == "/readyz":
+            why = _refusal(self._sources)
+            return (200, _TEXT, b"ok\n") if why is None else (503, _TEXT, f"{why}\n".encode())
+        if path == "/metrics":
+            return 200, CONTENT_TYPE_LATEST, generate_latest(self._registry)
+        return 404, _TEXT, b"try /healthz, /readyz or /metrics\n"
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[tuple[str, int]]:
+        """Answer until the block ends; gives where.
+
+        Raises:
+            OperatorError: it cannot listen there.
+        """
+        host, port = self._address
+        try:
+            listener = await anyio.create_tcp_listener(local_host=host, local_port=port)
+        except OSError as error:
+            raise OperatorError(
+                f"cannot listen for questions at {host}:{port} ({error.strerror or error})",
+                "choose another --metrics-listen",
+            ) from error
+        attributes: Mapping[Any, Any] = listener.listeners[0].extra_attributes
+        bound = attributes[SocketAttribute.local_address]()
+        log.info("vitals_listen", at=str(bound))
+        limit = anyio.CapacityLimiter(_AT_ONCE)
+
+        async def visit(stream: SocketStream) -> None:
+            async with limit, stream:
+                with suppress(OSError, *_GONE), anyio.move_on_after(_ANSWER_S):
+                    await self._visit(stream)
+
+        async with listener, anyio.create_task_group() as group:
+            group.start_soon(listener.serve, visit)
+            try:
+                yield str(bound[0]), int(bound[1])
+            finally:
+                group.cancel_scope.cancel()
+
+    async def _visit(self, stream: SocketStream) -> None:
+        http = h11.Connection(h11.SERVER, max_incomplete_event_size=_MAX_HEAD)
+        while True:
+            try:
+                event = http.next_event()
+            except h11.RemoteProtocolError:
+                return
+            if event is h11.NEED_DATA:
+                http.receive_data(await stream.receive(_MAX_HEAD))
+                continue
+            if not isinstance(event, h11.Request):
+                return
+            method, target = event.method.decode("ascii"), event.target.decode("ascii")
+            status, kind, body = self.answer(method, target)
+            headers = [
+                ("content-type", kind),
+                ("content-length", str(len(body))),
+                ("connection", "close"),
+            ]
+            head = http.send(h11.Response(status_code=status, headers=headers)) or b""
+            await stream.send(head if method == "HEAD" else head + body)
+            return
