@@ -196,7 +196,7 @@ class Packer:
             data = os.pread(fd, min(CHUNK, end - at), at)
             if not data:
                 return
-            if data.count(0) != len(data):  # gVisor does not tell where holes are
+            if data[0] or data[-1] or data.count(0) != len(data):  # gVisor tells of no holes
                 self.data_bytes += len(data)
                 self._write(b"d" + _number(at, 8) + _number(len(data), 4) + data)
             at += len(data)

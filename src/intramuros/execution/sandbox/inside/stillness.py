@@ -112,13 +112,22 @@ def _command(pid: int) -> str:
 
 
 def descriptors(pid: int) -> list[str]:
-    """Return which files a shell holds open besides its own pipes: ``number → file``."""
+    """Return which files a shell holds open besides its own pipes: ``number → file``.
+
+    What it put aside itself, while it redirects something, closes with the next program.
+    """
     found = []
     try:
         for name in sorted(os.listdir(f"/proc/{pid}/fd"), key=int):
-            if int(name) not in (0, 1, 2, 200, 255):
+            if int(name) not in (0, 1, 2, 200, 255) and not _closes(pid, name):
                 target = os.readlink(f"/proc/{pid}/fd/{name}")
                 found.append(f"{name} → {target[:_MAX_COMMAND]}")
     except OSError:
         pass  # it hides them, or just ended
     return found[:_MAX_PROCESSES]
+
+
+def _closes(pid: int, name: str) -> bool:
+    with open(f"/proc/{pid}/fdinfo/{name}") as file:
+        rows = dict(line.split(":", 1) for line in file if ":" in line)
+    return bool(int(rows.get("flags", "0"), 8) & os.O_CLOEXEC)

@@ -79,6 +79,11 @@ def test_a_shells_open_files_are_named() -> None:
     with subprocess.Popen(argv, stdin=subprocess.PIPE) as process:
         until(lambda: stillness.descriptors(process.pid) == ["7 → /etc/passwd"])
         process.kill()
+    fd = os.open("/etc/passwd", os.O_RDONLY | os.O_CLOEXEC)
+    assert stillness._closes(os.getpid(), str(fd))
+    os.set_inheritable(fd, True)
+    assert not stillness._closes(os.getpid(), str(fd))
+    os.close(fd)
     assert stillness.descriptors(2**22 - 3) == []
 
 
