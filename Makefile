@@ -24,7 +24,7 @@ help: ## Show this list
 
 setup: $(VENV)/.runtime.stamp ## Make .venv with the intramuros command in it
 	@:
-dev: $(VENV)/.dev.stamp $(OLD_SDK)/.stamp node ## The same, with the tools for tests and checks
+dev: $(VENV)/.dev.stamp $(OLD_SDK)/.stamp node $(VENV)/.postgres.stamp ## The same, with the tools for tests and checks
 	@:
 upstream: $(UPSTREAM)/.stamp $(VENV)/.demo-data.stamp ## The demo's private system and its data
 	@:
@@ -96,6 +96,11 @@ $(OLD_SDK)/.stamp: scripts/make-venv scripts/find-python requirements/old-sdk.tx
 # What runs the other sandboxes is no Python package: installed if we may, else tests are skipped.
 $(VENV)/.sandboxes.stamp: $(VENV)/.venv.stamp scripts/install-sandboxes
 	@scripts/install-sandboxes
+	@touch $@
+
+# Tests start a PostgreSQL of their own: installed if we may, else they are skipped.
+$(VENV)/.postgres.stamp: $(VENV)/.venv.stamp scripts/install-postgres
+	@scripts/install-postgres
 	@touch $@
 
 # Without node and npm the tests with the TypeScript SDK and the reference servers are skipped, and say so.

@@ -11,6 +11,7 @@ import pytest
 from anthropic import Anthropic
 
 from intramuros.control.identity.operator import dismiss_user, set_role
+from tests.engines import elsewhere
 from tests.wire.host import Server
 from tests.wire.structure import check
 from tests.wire.test_people import acting, address, allowed, person
@@ -202,7 +203,7 @@ def test_an_administrator_is_a_person_whom_only_the_operator_appoints(
 ) -> None:
     keeper, user = person(org, http), person(org, http)
     for who in (keeper, user):
-        anyio.run(partial(set_role, server.data_dir, who.id, "admin"))
+        anyio.run(partial(set_role, server.data_dir, who.id, "admin", **elsewhere(server.data_dir)))
     _, secret = acting(http, user.id)
     assert allowed(server, secret) == {"developer", "tunnels", "admin"}
     assert user.id in [u.id for u in org.users.list(roles=["admin"])]
@@ -228,10 +229,10 @@ def test_an_administrator_is_a_person_whom_only_the_operator_appoints(
         ):
             with pytest.raises(anthropic.BadRequestError, match="intramuros user"):
                 act()
-        anyio.run(partial(set_role, server.data_dir, user.id, "user"))
+        anyio.run(partial(set_role, server.data_dir, user.id, "user", **elsewhere(server.data_dir)))
         with pytest.raises(anthropic.PermissionDeniedError):
             api.beta.organization.users.list()
-    anyio.run(partial(dismiss_user, server.data_dir, user.id))
+    anyio.run(partial(dismiss_user, server.data_dir, user.id, **elsewhere(server.data_dir)))
     with pytest.raises(anthropic.NotFoundError):
         org.users.retrieve(user.id)
     # The key that the person made belongs to the workspace and stays.

@@ -190,6 +190,7 @@ def test_the_search_finds_what_is_there() -> None:
             assert found({"x": data}), data
 
 
+@pytest.mark.sqlite
 def test_R048_R090_no_secret_is_kept_or_said_anywhere(tmp_path: Path, mcp: Guarded) -> None:
     data_dir = tmp_path / "data"
     answers: list[bytes] = []

@@ -82,13 +82,13 @@ def upgrade(
 
 
 @app.command("rotate-key")
-def rotate_key(data_dir: DataDir = Path("intramuros-data")) -> None:
+def rotate_key(data_dir: DataDir = Path("intramuros-data"), database_url: Url = None) -> None:
     """Seal every secret by a new master key; stop the server first, run again if it was killed.
 
     Example: intramuros db rotate-key --data-dir ./data
     """
     rotate = imported("intramuros.control.identity.rotation", "server", "rotate_master_key")
-    done = anyio.run(rotate, data_dir)
+    done = anyio.run(rotate, data_dir, database_url)
     if done.finished:
         say("a rotation that was broken off is finished")
     else:

@@ -24,7 +24,9 @@ BY: Final = "intramuros user"
 ROLES: Final = ("admin", "billing", "claude_code_user", "developer", "managed", "user")
 
 
-async def add_user(data_dir: Path, email: str, name: str, role: str) -> Shown:
+async def add_user(
+    data_dir: Path, email: str, name: str, role: str, database_url: str | None = None
+) -> Shown:
     """Make somebody a member, without an invite, and return them.
 
     Raises:
@@ -40,10 +42,10 @@ async def add_user(data_dir: Path, email: str, name: str, role: str) -> Shown:
     def add(tx: Tx, actor: Actor) -> Shown:
         return people.present(people.add(tx, actor, email, label, role))
 
-    return await _act(data_dir, add)
+    return await _act(data_dir, database_url, add)
 
 
-async def set_role(data_dir: Path, who: str, role: str) -> Shown:
+async def set_role(data_dir: Path, who: str, role: str, database_url: str | None = None) -> Shown:
     """Give a member any role and return them; ``who`` is an id or an address.
 
     Raises:
@@ -52,10 +54,12 @@ async def set_role(data_dir: Path, who: str, role: str) -> Shown:
         InvalidRequest: it would take the last administrator away.
     """
     _check_role(role)
-    return await _act(data_dir, lambda tx, actor: people.appoint(tx, actor, _find(tx, who), role))
+    return await _act(
+        data_dir, database_url, lambda tx, actor: people.appoint(tx, actor, _find(tx, who), role)
+    )
 
 
-async def dismiss_user(data_dir: Path, who: str) -> None:
+async def dismiss_user(data_dir: Path, who: str, database_url: str | None = None) -> None:
     """Take any member out of the organization; ``who`` is an id or an address.
 
     Raises:
@@ -63,25 +67,27 @@ async def dismiss_user(data_dir: Path, who: str) -> None:
         NotFound: no such member.
         InvalidRequest: it would take the last administrator away.
     """
-    await _act(data_dir, lambda tx, actor: people.dismiss(tx, actor, _find(tx, who)))
+    await _act(data_dir, database_url, lambda tx, actor: people.dismiss(tx, actor, _find(tx, who)))
 
 
-async def list_users(data_dir: Path) -> list[Shown]:
+async def list_users(data_dir: Path, database_url: str | None = None) -> list[Shown]:
     """Return every member, oldest first.
 
     Raises:
         OperatorError: there is no installation.
     """
     here = select(users).where(users.c.removed_us.is_(None)).order_by(users.c.created_us)
-    return await _act(data_dir, lambda tx, _: [people.present(row) for row in tx.execute(here)])
+    return await _act(
+        data_dir, database_url, lambda tx, _: [people.present(row) for row in tx.execute(here)]
+    )
 
 
-async def _act(data_dir: Path, work: Callable[[Tx, Actor], T]) -> T:
-    if not (data_dir / DATABASE_FILE).exists():
+async def _act(data_dir: Path, database_url: str | None, work: Callable[[Tx, Actor], T]) -> T:
+    if database_url is None and not (data_dir / DATABASE_FILE).exists():
         raise OperatorError(
             f"there is no database {data_dir / DATABASE_FILE}", "name the server's --data-dir"
         )
-    opened = await open_installation(data_dir)
+    opened = await open_installation(data_dir, database_url)
     try:
         actor = opened.operator(BY)
         return await opened.db.write(lambda tx: work(tx, actor))

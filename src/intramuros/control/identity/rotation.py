@@ -22,7 +22,7 @@ class Rotation:
     finished: bool
 
 
-async def rotate_master_key(data_dir: Path) -> Rotation:
+async def rotate_master_key(data_dir: Path, database_url: str | None = None) -> Rotation:
     """Seal everything by a new master key and throw the old one away.
 
     Killed at any point, it leaves an installation that opens, and a second run ends what the first
@@ -31,8 +31,9 @@ async def rotate_master_key(data_dir: Path) -> Rotation:
     Raises:
         OperatorError: a server is running, or the installation is unusable.
     """
-    _require(data_dir / DATABASE_FILE)
-    store = await open_store(data_dir, None, alone=True)
+    if database_url is None:
+        _require(data_dir / DATABASE_FILE)
+    store = await open_store(data_dir, database_url, alone=True)
     try:
         if store.finished:
             return Rotation(0, finished=True)
