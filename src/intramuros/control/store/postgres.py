@@ -285,7 +285,14 @@ def _engine(url: str, begin: str) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begun(connection: Connection) -> None:
-        raw(connection).execute(connection.info.pop("begin", begin))
+        here = raw(connection)
+        try:
+            here.execute(connection.info.pop("begin", begin))
+        except psycopg.Error:
+            # SQLAlchemy knows of no transaction yet that it could roll back.
+            if not here.closed:
+                here.rollback()
+            raise
 
     return engine
 
