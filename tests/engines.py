@@ -1,8 +1,8 @@
 """The database engine that tests run on: SQLite, or a real PostgreSQL started for them.
 
-``pytest --engine=postgres`` runs everything on PostgreSQL; by default the tests of
-``tests/both.txt`` run on both, everything else on SQLite. Tests ask :func:`database_url` for a
-database and never spell a URL themselves.
+``pytest --engine=postgres`` runs everything on PostgreSQL; by default tests run on SQLite, and some
+a second time there (tests/integration/control/store/test_both_engines.py). Tests ask
+:func:`database_url` for a database and never spell a URL themselves.
 """
 
 import sqlite3

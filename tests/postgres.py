@@ -44,7 +44,11 @@ _SEQUENCES = "SELECT quote_ident(sequencename) FROM pg_sequences"
 
 @cache
 def binaries() -> Path | None:
-    """Where initdb and postgres are, of the newest version that is installed."""
+    """Where initdb and postgres are, of the newest version; None if nothing can be started."""
+    try:
+        pwd.getpwuid(os.geteuid())
+    except KeyError:
+        return None  # it wants to know its user's name
     found = sorted(
         (path for path in Path("/usr/lib/postgresql").glob("*/bin") if (path / "initdb").exists()),
         key=lambda path: float(path.parent.name),
