@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
-from anyio.abc import ByteStream
 
 from intramuros.execution.egress import netns
 from intramuros.execution.egress.http1 import Place
+from intramuros.execution.egress.leg import Leg
 from intramuros.execution.egress.upstream import Dialler
 from intramuros.execution.sandbox.base import Level
 from intramuros.kernel.appendlog import read_lines
@@ -57,9 +56,9 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GitHost]:
 def github(host: GitHost, monkeypatch: pytest.MonkeyPatch) -> GitHost:
     """Let the worker find the host at the port of github.com."""
 
-    async def connect(_self: Dialler, place: Place, _addresses: Sequence[Any]) -> ByteStream:
+    async def connect(_self: Dialler, place: Place, _addresses: Sequence[Any]) -> Leg:
         assert (place.name, place.port) == ("github.com", 443)
-        return await anyio.connect_tcp("127.0.0.1", host.port)
+        return await Leg.dial("127.0.0.1", host.port)
 
     monkeypatch.setattr(Dialler, "_connect", connect)
     host.asked.clear()
