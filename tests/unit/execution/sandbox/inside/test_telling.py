@@ -1,4 +1,6 @@
+import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -6,6 +8,14 @@ import pytest
 from intramuros.execution.sandbox.inside.telling import TELL, retell
 
 GIVEN = {b"PATH": b"/usr/bin:/bin", b"HOME": b"/tmp", b"TOKEN": b"placeholder-1"}
+
+
+@pytest.fixture(autouse=True)
+def usual_signals() -> Iterator[None]:
+    """Programs that a shell starts in the background ignore SIGQUIT, and so would our shells."""
+    before = signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGQUIT, before)
 
 
 def tell(before: str, folder: Path) -> bytes:
