@@ -45,6 +45,7 @@ from intramuros.control.store.events import End, Stamp
 from intramuros.control.store.records import Draft
 from intramuros.control.store.tables import sessions
 from intramuros.kernel.config import environment
+from intramuros.kernel.service import settle
 from intramuros.kernel.telemetry import configure
 from intramuros.kernel.timing import to_micros
 from intramuros.protocol.events import INBOUND
@@ -213,6 +214,7 @@ async def appends(home: Path, database: Path, rows: int) -> dict[str, Any]:
     opened = await open_installation(home, None, None)
     try:
         services = await build_services(opened, ServerSettings(data_dir=home))
+        settle()  # as every program of ours does once it is up
         raw = await anyio.to_thread.run_sync(raw_appends, database, rows)
         found: dict[str, Any] = {"raw_per_s": round(raw)}
         for name, measure in (("appended", appended), ("accepted", accepted)):
