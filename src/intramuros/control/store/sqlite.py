@@ -84,10 +84,11 @@ class Sqlite:
             raw(connection).execute(BEGIN)
         try:
             yield
+            # A refused COMMIT leaves the transaction open: the next would be part of it.
+            _commit(connection)
         except BaseException:
             self.roll_back(connection)
             raise
-        _commit(connection)
 
     @contextmanager
     def snapshot(self, connection: Connection) -> Iterator[None]:
@@ -96,7 +97,7 @@ class Sqlite:
         try:
             yield
         finally:
-            _commit(connection)
+            self.roll_back(connection)
 
     def begin_now(self, connection: Connection) -> bool:
         """Begin a transaction if that takes no waiting, and tell whether it did."""
@@ -150,8 +151,8 @@ class Sqlite:
         return error
 
     def lost(self, connection: Connection) -> bool:
-        """Tell that connections last."""
-        return False
+        """Tell whether a transaction could not be ended: the next would be part of it."""
+        return bool(raw(connection).in_transaction)
 
 
 def _commit(connection: Connection) -> None:

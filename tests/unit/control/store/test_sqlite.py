@@ -188,3 +188,25 @@ async def test_a_glance_that_meets_a_lock_goes_to_a_thread(database: Database) -
 
     assert await database.glance(locked_once) == 7
     assert [ident == threading.get_ident() for ident in tried] == [True, False]
+
+
+@pytest.mark.parametrize("way", ["write", "jot"])
+@pytest.mark.parametrize("by", ["driver", "sqlalchemy"])
+async def test_a_commit_that_is_refused_leaves_nothing_to_the_next(
+    database: Database, way: str, by: str
+) -> None:
+    """SQLite keeps a transaction open whose COMMIT it refuses; here for a missing row."""
+    await database.write(add("a"))
+
+    def work(tx: Tx) -> None:
+        run = tx.connection.connection.dbapi_connection.execute  # type: ignore[union-attr]
+        if by == "sqlalchemy":
+            tx.scalar(select(T.c.id))
+        run("PRAGMA defer_foreign_keys = ON")
+        run("INSERT INTO workspaces (id, name, created_us) VALUES ('b', 'b', 1)")
+        run("INSERT INTO user_workspaces VALUES ('none', 'none', 'r', 1)")
+
+    with pytest.raises(Unavailable, match="nothing was changed"):
+        await getattr(database, way)(work)
+    assert await getattr(database, way)(add("c")) == "c"
+    assert await database.read(names) == ["a", "c"]
