@@ -25,6 +25,8 @@ class WorkerProcess:
         self._environment_id = environment_id
         self.state = folder / "state"
         self.log = folder / "log"
+        self.variables: dict[str, str] = {}
+        """Further ones of its environment."""
         key = folder / "key"
         key.write_text(key_text)
         key.chmod(0o600)
@@ -37,7 +39,7 @@ class WorkerProcess:
         ]
 
     def _start(self, log: IO[bytes]) -> subprocess.Popen[bytes]:
-        environment = {**clean_environment(), "PYTHONPATH": str(ROOT / "src")}
+        environment = {**clean_environment(), "PYTHONPATH": str(ROOT / "src"), **self.variables}
         return subprocess.Popen(self._command, env=environment, stdout=subprocess.PIPE, stderr=log)
 
     @contextlib.asynccontextmanager

@@ -11,12 +11,17 @@ from anyio.streams.tls import TLSStream
 
 GONE = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
 
+REFUSAL = b"HTTP/1.1 407 No\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n"
+
 
 @dataclass
 class Company:
     port: int
     leads_to: int
     """The port of this machine that every tunnel ends at."""
+    accepts: str | None = None
+    """The ``Proxy-Authorization`` that lets pass; all do when not set."""
+    tunnels: set[anyio.CancelScope] = field(default_factory=set)
     answer: bytes = b"HTTP/1.1 200 Connection established\r\nVia: 1.1 company\r\n\r\n"
     heads: list[bytes] = field(default_factory=list)
 
@@ -37,6 +42,10 @@ class Company:
         while not head.endswith(b"\r\n\r\n"):
             head += await stream.receive()
         self.heads.append(head)
+        shown = [line for line in head.split(b"\r\n") if line.lower().startswith(b"proxy-auth")]
+        if self.accepts is not None and shown != [f"Proxy-Authorization: {self.accepts}".encode()]:
+            await stream.send(REFUSAL)
+            return
         await stream.send(self.answer)
         if b" 200 " not in self.answer:
             return
@@ -44,8 +53,15 @@ class Company:
             await anyio.connect_tcp("127.0.0.1", self.leads_to) as there,
             anyio.create_task_group() as group,
         ):
+            self.tunnels.add(group.cancel_scope)
             group.start_soon(self._copy, stream, there, group.cancel_scope)
             await self._copy(there, stream, group.cancel_scope)
+        self.tunnels.discard(group.cancel_scope)
+
+    def die(self) -> None:
+        """Break off every tunnel."""
+        for scope in self.tunnels:
+            scope.cancel()
 
     async def _copy(self, one: ByteStream, other: ByteStream, scope: anyio.CancelScope) -> None:
         try:
@@ -56,9 +72,11 @@ class Company:
 
 
 @asynccontextmanager
-async def company(leads_to: int, context: ssl.SSLContext | None = None) -> AsyncIterator[Company]:
+async def company(
+    leads_to: int, context: ssl.SSLContext | None = None, port: int = 0
+) -> AsyncIterator[Company]:
     """Run a proxy, in TLS when there is a context."""
-    listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=port)
     made = Company(listener.extra(SocketAttribute.local_port), leads_to)
 
     async def serve(stream: SocketStream) -> None:

@@ -31,6 +31,7 @@ from anthropic.types.beta.environments import BetaSelfHostedWork
 from intramuros.execution.dispatch import Event, ToolUse, is_id, read_event
 from intramuros.execution.journal import Result
 from intramuros.execution.mounted import Mounted, items, mounted_of
+from intramuros.execution.server import Server, why_away
 from intramuros.kernel.telemetry import logger
 from intramuros.protocol.envelope import WORKER_HEADER
 
@@ -155,15 +156,16 @@ class ControlPlane:
     """One environment's queue, with the environment key; or with a pool key, all cloud ones'.
 
     Args:
-        environment_id: whose work to claim; None for that of all cloud environments, which only
+        environment: whose work to claim; None for that of all cloud environments, which only
             an Intramuros server hands out.
     """
 
-    def __init__(self, base_url: str, environment_id: str | None, key: str, worker_id: str) -> None:
-        self.environment_id = environment_id
+    def __init__(self, server: Server, environment: str | None, key: str, worker_id: str) -> None:
+        self.environment_id = environment
         self._worker_id = worker_id
         self._sdk = AsyncAnthropic(
-            base_url=base_url,
+            base_url=server.base_url,
+            http_client=server.sdk_client(),
             auth_token=key,
             max_retries=0,
             timeout=httpx2.Timeout(_REQUEST_S, connect=_CONNECT_S),
@@ -472,7 +474,7 @@ def mapped(*, heartbeat: bool = False) -> Iterator[None]:
     except anthropic.APIStatusError as error:
         raise _by_status(error, heartbeat=heartbeat) from error
     except (anthropic.APIError, httpx2.HTTPError, OSError) as error:
-        raise Away(type(error).__name__) from error
+        raise Away(why_away(error)) from error
     except ValueError as error:
         raise Away("malformed answer") from error
 

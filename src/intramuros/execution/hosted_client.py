@@ -17,6 +17,7 @@ import httpx2
 from intramuros.execution.client import Away, Refused, Work
 from intramuros.execution.dispatch import is_id
 from intramuros.execution.egress.rules import SessionRules, read_rules
+from intramuros.execution.server import Server, why_away
 from intramuros.kernel.errors import OperatorError
 from intramuros.protocol.resources.repositories import (
     check_branch,
@@ -49,19 +50,16 @@ class HostedClient:
     """What one work item may do with its session's files.
 
     Args:
-        base_url: of the server that handed the item out.
+        server: that handed the item out.
         work: the item; it has a token of its own.
     """
 
-    def __init__(self, base_url: str, work: Work) -> None:
+    def __init__(self, server: Server, work: Work) -> None:
         if work.token is None:
             raise OperatorError("a cloud session came without a token", "update the server")
         self.work = work
-        self._http = httpx2.AsyncClient(
-            base_url=f"{base_url.rstrip('/')}/x/sessions/{work.session_id}",
-            headers={"authorization": f"Bearer {work.token}"},
-            timeout=_TIMEOUT,
-            trust_env=True,
+        self._http = server.client(
+            f"/x/sessions/{work.session_id}", {"authorization": f"Bearer {work.token}"}, _TIMEOUT
         )
 
     async def download(self, file_id: str, target: Path, max_bytes: int) -> tuple[int, str]:
@@ -195,6 +193,6 @@ def mapped() -> Iterator[None]:
     try:
         yield
     except httpx2.HTTPError as error:
-        raise Away(type(error).__name__) from error
+        raise Away(why_away(error)) from error
     except ValueError as error:
         raise Away("malformed answer") from error

@@ -18,6 +18,7 @@ from intramuros.execution.hosted_client import checked, mapped
 from intramuros.execution.outflow.gate import NOBODY, Gate
 from intramuros.execution.outflow.results import Found
 from intramuros.execution.record import INWARD, OUTWARD, Record, weigh
+from intramuros.execution.server import Server
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock, parse_rfc3339, rfc3339
 from intramuros.protocol.resources.releases import (
@@ -73,16 +74,13 @@ class ReleaseClient:
     """What one work item may ask.
 
     Args:
-        base_url: of the server that handed the item out.
+        server: that handed the item out.
         work: the item; it has a token of its own.
     """
 
-    def __init__(self, base_url: str, work: Work) -> None:
-        self._http = httpx2.AsyncClient(
-            base_url=f"{base_url.rstrip('/')}/x/sessions/{work.session_id}",
-            headers={"authorization": f"Bearer {work.token}"},
-            timeout=_TIMEOUT,
-            trust_env=True,
+    def __init__(self, server: Server, work: Work) -> None:
+        self._http = server.client(
+            f"/x/sessions/{work.session_id}", {"authorization": f"Bearer {work.token}"}, _TIMEOUT
         )
 
     async def ask(self, asked: Question, wait_s: int) -> Answer | None:

@@ -1,6 +1,6 @@
 """Serve one work item: acknowledge, then heartbeat ∥ event tail ∥ calls, then give it back."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ from intramuros.execution.releases import ReleaseClient, Releases, WayOut
 from intramuros.execution.repositories import Ground, Repositories
 from intramuros.execution.roads import GateRoad
 from intramuros.execution.sandbox.base import Mount, SandboxError
+from intramuros.execution.server import Server
 from intramuros.execution.spills import SpillClient, Spills
 from intramuros.execution.tail import Tail
 from intramuros.kernel.errors import OperatorError
@@ -73,8 +74,8 @@ class Terms:
     lease_ttl_s: int | None = None
     memory: MemoryTerms | None = None
     """None leaves memory stores out of sandboxes."""
-    base_url: str = ""
-    """Of the server, for the files of cloud sessions."""
+    server: Server = field(default_factory=lambda: Server(""))
+    """For what only an Intramuros server has; without an address there is none."""
     files: Path = Path("files")
     """Where the files of cloud sessions lie on this host."""
     freeze_after_s: float = 15.0
@@ -117,7 +118,7 @@ class Item:
         self._repositories: Repositories | None = None
         if work.hosted:
             means = Means(terms.files, bench.record, bench.clock, bench.rand, out)
-            hosted = HostedClient(terms.base_url, work)
+            hosted = HostedClient(terms.server, work)
             self._files = Files(means, hosted)
             session_id = work.session_id
             ground = Ground(
@@ -132,7 +133,7 @@ class Item:
             self._repositories = Repositories(ground, hosted)
         self._spills: Spills | None = None
         if self._ours:
-            spills = SpillClient(terms.base_url, work)
+            spills = SpillClient(terms.server, work)
             self._spills = Spills(spills, bench.hands, bench.record)
         self._connected = False
         self._calls.before_call = self._prepare
@@ -143,10 +144,10 @@ class Item:
     @property
     def _ours(self) -> bool:
         """Whether the server may know our extensions."""
-        return self._work.token is not None and bool(self._terms.base_url)
+        return self._work.token is not None and bool(self._terms.server.base_url)
 
     def _asking(self) -> Releases:
-        client = ReleaseClient(self._terms.base_url, self._work) if self._ours else None
+        client = ReleaseClient(self._terms.server, self._work) if self._ours else None
         session_id, wait_s = self._work.session_id, self._bench.gate.policy.ask_timeout_s
         return Releases(client, session_id, self._bench.record, self._bench.clock, wait_s)
 

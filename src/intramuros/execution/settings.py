@@ -1,21 +1,23 @@
 """What an operator decides about one worker, read once into one frozen object."""
 
 import ipaddress
-import re
 import stat
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from intramuros.execution.egress.company import CompanyProxy, read_company
+from intramuros.execution.egress.company import CompanyProxy
 from intramuros.execution.egress.joiner import DNS_PORT, PROXY_PORT
 from intramuros.execution.egress.limits import EgressLimits
 from intramuros.execution.egress.names import WEB_PORTS
 from intramuros.execution.egress.policy import OwnRules, parse_hosts
 from intramuros.execution.loopback import doorstep, is_local, local_port
 from intramuros.execution.sandbox.base import Limits, Mount, SandboxSpec
+from intramuros.execution.server import Server, server_of
+from intramuros.execution.visible import check_source, parse_mount, parse_variable
 from intramuros.kernel.errors import OperatorError
+from intramuros.kernel.forward_proxy import configured_proxy
 from intramuros.kernel.telemetry import logger
 from intramuros.web.base import FETCH, SEARCH
 from intramuros.web.engines import Engine
@@ -38,16 +40,9 @@ _EGRESS_BOUNDS: Final = {
     "egress_received_bytes": "received_bytes",
 }
 _KEY_BYTES: Final = 8192
-_HOST_S_OWN: Final = tuple(
-    map(Path, ("/", "/boot", "/dev", "/etc", "/proc", "/run", "/sys", "/var/run"))
-)
-_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_OURS: Final = ("ANTHROPIC_", "INTRAMUROS_", "LD_")
-_TAKEN: Final = frozenset({"HOME", "LOGNAME", "PATH", "PWD", "SHELL", "USER"})
 _LISTS: Final = ("allow", "deny", "internal", "pass_through")
 # A key that goes to this very machine travels nowhere.
 _LOOPBACK: Final = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
-_TARGET: Final = re.compile(r"/[^\0:]+")
 
 
 @dataclass(frozen=True)
@@ -76,6 +71,13 @@ class WorkerSettings:
         default=None, metadata={"env": ("INTRAMUROS_ENVIRONMENT_ID", "ANTHROPIC_ENVIRONMENT_ID")}
     )
     """Whose work to claim, env_…."""
+    proxy: str | None = None
+    """Company's proxy to the control plane, ``http://host:port``; ``none`` for none, that
+    of ``HTTPS_PROXY`` and ``NO_PROXY`` when not set."""
+    proxy_credentials_file: Path | None = None
+    """File that holds ``user:password`` for that proxy, and nothing else."""
+    ca_file: Path | None = None
+    """PEM certificates by which the control plane is verified besides the system's."""
     pool: bool = False
     """Serve all cloud environments of an Intramuros server instead, with a pool key."""
     audit_file: Path | None = None
@@ -261,10 +263,19 @@ class WorkerSettings:
             raise OperatorError("snapshot_expire_s is negative", "use 0 or more")
         if self.image is not None and self.rootfs is not None:
             raise OperatorError("image and rootfs are both set", "give sandboxes one of the two")
+        self.server()
         self.spec()
         self.egress()
         self.web()
         return self
+
+    def server(self) -> Server:
+        """Return the control plane and the way to it.
+
+        Raises:
+            OperatorError: the proxy or the certificates cannot be used.
+        """
+        return server_of(self.base_url, self.proxy, self.proxy_credentials_file, self.ca_file)
 
     def web(self) -> WebSettings | None:
         """Return what this worker does of the web; None when it makes no web calls.
@@ -341,11 +352,9 @@ class WorkerSettings:
                     "egress_proxy_… is set, but no egress_proxy", "name the proxy, or neither"
                 )
             return None
-        return read_company(
-            self.egress_proxy,
-            self.egress_proxy_credentials_file,
-            resolves=self.egress_proxy_resolves,
-        )
+        file = self.egress_proxy_credentials_file
+        proxy = configured_proxy(self.egress_proxy, "egress_proxy", file)
+        return CompanyProxy(proxy, self.egress_proxy_resolves)
 
     def egress_limits(self) -> EgressLimits:
         """Return what one sandbox may use of the network.
@@ -432,64 +441,3 @@ class WorkerSettings:
                 f"base_url {self.base_url!r} would carry the environment key unencrypted",
                 "use https, or set allow_plaintext where the network itself is encrypted",
             )
-
-
-def parse_mount(text: str, secret_file: Path) -> Mount:
-    """Parse ``source:target[:ro|:rw]``.
-
-    Args:
-        secret_file: a file that no mount may show.
-
-    Raises:
-        OperatorError: it has another form, or would show what no sandbox may see.
-    """
-    parts = text.split(":")
-    mode = parts.pop() if len(parts) == 3 else "ro"
-    if len(parts) != 2 or mode not in ("ro", "rw") or not _TARGET.fullmatch(parts[1]):
-        raise OperatorError(f"mount {text!r} is malformed", "write SOURCE:TARGET or …:rw")
-    source, target = Path(parts[0]).expanduser(), parts[1]
-    if ".." in Path(target).parts:
-        raise OperatorError(f"mount target {target!r} contains '..'", "write a plain path")
-    if not source.is_absolute() or not source.exists():
-        raise OperatorError(
-            f"mount source {parts[0]!r} does not exist", "name an existing absolute path"
-        )
-    if secret_file.resolve().is_relative_to(source.resolve()):
-        raise OperatorError(
-            f"mount {text!r} would show the environment key to the sandbox",
-            "keep the key file outside of every mounted directory",
-        )
-    return Mount(source, target, read_only=mode == "ro")
-
-
-def check_source(source: Path, state_dir: Path) -> None:
-    """Refuse to show what belongs to the host or to other sessions.
-
-    Raises:
-        OperatorError: it does.
-    """
-    place, ours = source.resolve(), state_dir.resolve()
-    if ours.is_relative_to(place) or place.is_relative_to(ours):
-        raise OperatorError(
-            f"mount source {source} would show the worker's state to sandboxes",
-            "keep what is mounted outside of the state directory",
-        )
-    for part in _HOST_S_OWN:
-        if place == part or (part != Path("/") and place.is_relative_to(part)):
-            raise OperatorError(
-                f"mount source {source} belongs to the host itself", "mount a directory of data"
-            )
-
-
-def parse_variable(text: str) -> tuple[str, str]:
-    """Parse ``NAME=value``.
-
-    Raises:
-        OperatorError: it has another form, or the name belongs to the worker.
-    """
-    name, sign, value = text.partition("=")
-    if not sign or not _VARIABLE.fullmatch(name) or "\0" in value:
-        raise OperatorError(f"variable {name!r} is malformed", "write NAME=value")
-    if name.startswith(_OURS) or name in _TAKEN:
-        raise OperatorError(f"variable {name!r} is not for sandboxes", "choose another name")
-    return name, value

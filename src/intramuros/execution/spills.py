@@ -18,6 +18,7 @@ from intramuros.execution.hands import Hands
 from intramuros.execution.hosted_client import checked, mapped
 from intramuros.execution.record import INWARD, Record, RecordFailed
 from intramuros.execution.sandbox.base import SandboxError
+from intramuros.execution.server import Server
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.telemetry import logger
 from intramuros.protocol.spills import MAX_FILE_BYTES, place
@@ -51,17 +52,14 @@ class SpillClient:
     """What one work item may read of its session's long results.
 
     Args:
-        base_url: of the server that handed the item out.
+        server: that handed the item out.
         work: the item; it has a token of its own.
     """
 
-    def __init__(self, base_url: str, work: Work) -> None:
+    def __init__(self, server: Server, work: Work) -> None:
         self.session_id = work.session_id
-        self._http = httpx2.AsyncClient(
-            base_url=f"{base_url.rstrip('/')}/x/sessions/{work.session_id}",
-            headers={"authorization": f"Bearer {work.token}"},
-            timeout=_TIMEOUT,
-            trust_env=True,
+        self._http = server.client(
+            f"/x/sessions/{work.session_id}", {"authorization": f"Bearer {work.token}"}, _TIMEOUT
         )
 
     async def find(self) -> list[Spill]:

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
@@ -102,7 +103,8 @@ async def serve_worker(
                 "name one with --state-dir that this user may write",
             ) from error
         gate = _gate(settings)
-        gate.learn("worker", [key])
+        server = settings.server()
+        gate.learn("worker", [key, *(server.proxy.secrets() if server.proxy else ())])
         record = Record(settings.audit_path(), clock)
         stack.callback(record.close)
         await _start_provider(provider, stack)
@@ -120,7 +122,7 @@ async def serve_worker(
             resort=resort,
         )
         stack.push_async_callback(_shielded, hands.aclose)
-        control = ControlPlane(settings.base_url, settings.environment_id, key, worker_id)
+        control = ControlPlane(server, settings.environment_id, key, worker_id)
         stack.push_async_callback(_shielded, control.aclose)
         try:
             await record.write(
@@ -149,14 +151,15 @@ async def serve_worker(
             settings.max_idle_s,
             settings.lease_ttl_s,
             _memory_terms(settings),
-            settings.base_url,
+            server,
             settings.state_dir / "files",
             settings.freeze_after_s,
             station,
         )
         acts = Acts(hands, resort, keys).table()
         desk = Desk(settings.state_dir / SOCKET, acts, record, SILENT)
-        errands = _errands(settings, bench, key, worker_id, resolver, stack)
+        asking = partial(WebCallClient, server, key, worker_id)
+        errands = _errands(settings, bench, asking, resolver, stack)
         await _run(settings, _Parts(control, bench, terms, desk, errands), ready, stop)
 
 
@@ -269,8 +272,7 @@ def _beside(settings: WorkerSettings, parts: _Parts, board: Board) -> dict[str, 
 def _errands(
     settings: WorkerSettings,
     bench: Bench,
-    key: str,
-    worker_id: str,
+    asking: Callable[[frozenset[str]], WebCallClient],
     resolver: Resolver,
     stack: AsyncExitStack,
 ) -> Errands | None:
@@ -278,7 +280,7 @@ def _errands(
     web = settings.web()
     if web is None:
         return None
-    client = WebCallClient(settings.base_url, key, worker_id, web.tools)
+    client = asking(web.tools)
     stack.push_async_callback(_shielded, client.aclose)
     context = client_context(settings.egress_ca_file)
     dialler = Dialler(context, resolver, proxy=settings.company_proxy())

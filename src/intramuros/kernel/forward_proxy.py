@@ -2,21 +2,26 @@
 
 The proxy learns the host's name and port and sees TLS pass by. What it answers is bounded and read
 strictly; what it is told beside the name is only what makes it let us through.
+
+Which proxy that is an operator says in a setting, or the environment in ``HTTPS_PROXY`` and
+``NO_PROXY``.
 """
 
 import base64
+import ipaddress
 import ssl
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
 import anyio
+from anyio.abc import ByteStream
 
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.wire import (
     ConnectFailed,
-    LineTooLong,
     Wire,
     connect_tcp,
     connect_tls,
@@ -25,8 +30,7 @@ from intramuros.kernel.wire import (
 )
 
 _DEFAULT_PORTS: Final = {"http": 3128, "https": 443}
-_MAX_LINE_BYTES: Final = 8 * 1024
-_MAX_LINES: Final = 100
+_MAX_ANSWER_BYTES: Final = 16 * 1024
 _MAX_CREDENTIALS_BYTES: Final = 4096
 # Some proxies answer as servers do.
 _NEEDS_CREDENTIALS: Final = (401, 407)
@@ -48,6 +52,11 @@ class ForwardProxy:
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
+
+    def secrets(self) -> tuple[str, ...]:
+        """Return what nobody else is to see: the credentials as they are sent, and as they are."""
+        encoded = (self.authorization or "").partition(" ")[2]
+        return (encoded, base64.b64decode(encoded).decode()) if encoded else ()
 
 
 def read_proxy(url: str, name: str, credentials: str | None = None) -> ForwardProxy:
@@ -100,13 +109,55 @@ def read_credentials(file: Path) -> str:
     return known
 
 
+def configured_proxy(url: str, name: str, credentials: Path | None) -> ForwardProxy:
+    """Return the proxy of a setting, which may be seen by others of the same machine.
+
+    Args:
+        url: as for :func:`read_proxy`, without a user or a password.
+        name: of the setting; its file's has ``_credentials_file`` behind it.
+        credentials: a file of ``user:password``.
+
+    Raises:
+        OperatorError: one of them has another form, or the file cannot be read.
+    """
+    proxy = read_proxy(url, name, None if credentials is None else read_credentials(credentials))
+    if "@" in url:
+        raise OperatorError(
+            f"{name} holds credentials",
+            f"write http://host:port, and name a file with {name}_credentials_file",
+        )
+    return proxy
+
+
+def environments_proxy(env: Mapping[str, str]) -> Callable[[str], ForwardProxy | None]:
+    """Return which proxy the environment's variables put before a host that is spoken to in TLS.
+
+    Raises:
+        OperatorError: ``HTTPS_PROXY`` has another form.
+    """
+    known = {name.lower(): value for name, value in env.items()}
+    if not known.get("https_proxy"):
+        return lambda _host: None
+    usual = read_proxy(known["https_proxy"], "the variable HTTPS_PROXY")
+    return lambda host: None if is_exempt(host, known.get("no_proxy", "")) else usual
+
+
 def is_exempt(host: str, exempt: str) -> bool:
-    """Tell whether ``NO_PROXY`` names a host: itself, a domain above it, or ``*``."""
-    names = [name.strip().lower().removeprefix("*").lstrip(".") for name in exempt.split(",")]
-    if "*" in (name.strip() for name in exempt.split(",")):
+    """Tell whether ``NO_PROXY`` names a host: itself, a domain or network around it, or ``*``."""
+    host = host.lower().rstrip(".").strip("[]")
+    return any(_covers(name.strip().lower(), host) for name in exempt.split(","))
+
+
+def _covers(name: str, host: str) -> bool:
+    if name == "*":
         return True
-    host = host.lower().rstrip(".")
-    return any(name and (host == name or host.endswith(f".{name}")) for name in names)
+    name = name.removeprefix("*").lstrip(".").strip("[]")
+    if not name:
+        return False
+    try:
+        return ipaddress.ip_address(host) in ipaddress.ip_network(name, strict=False)
+    except ValueError:
+        return host == name or host.endswith(f".{name}")
 
 
 async def connect_through(
@@ -132,7 +183,8 @@ async def connect_through(
     with anyio.move_on_after(timeout_s):
         wire = await _reach(proxy, proxy_context, timeout_s)
         try:
-            await _ask(wire, proxy, host, port)
+            if await ask_tunnel(wire, proxy, host, port):
+                raise ConnectFailed("proxy_failed", f"the proxy {proxy} says more than asked")
             with explained(host, port, timeout_s):
                 return await start_tls(wire, context, host)
         except BaseException:
@@ -153,29 +205,38 @@ async def _reach(proxy: ForwardProxy, context: ssl.SSLContext, timeout_s: float)
         raise ConnectFailed(f"proxy_{error.reason}", f"the proxy {proxy}: {error}") from error
 
 
-async def _ask(wire: Wire, proxy: ForwardProxy, host: str, port: int) -> None:
+async def ask_tunnel(stream: ByteStream, proxy: ForwardProxy, host: str, port: int) -> bytes:
+    """Ask a proxy that was dialled for a tunnel, which the stream is from then on.
+
+    The caller sees to the time that it may take.
+
+    Returns:
+        what came behind the answer, which is the tunnel's already.
+
+    Raises:
+        ConnectFailed: it refuses, or speaks otherwise than a proxy does.
+    """
     place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     lines = [f"CONNECT {place} HTTP/1.1", f"Host: {place}"]
     if proxy.authorization is not None:
         lines.append(f"Proxy-Authorization: {proxy.authorization}")
+    said = b""
     try:
-        await wire.send("\r\n".join([*lines, "", ""]).encode("ascii"))
-        status = read_status(await wire.read_line(_MAX_LINE_BYTES))
-        for _ in range(_MAX_LINES):
-            if not (await wire.read_line(_MAX_LINE_BYTES)).strip(b"\r"):
-                break
-        else:
-            raise LineTooLong
-    except (anyio.EndOfStream, anyio.BrokenResourceError):
+        await stream.send("\r\n".join([*lines, "", ""]).encode("ascii"))
+        while (end := said.find(b"\r\n\r\n")) < 0:
+            if len(said) > _MAX_ANSWER_BYTES:
+                raise ConnectFailed("proxy_failed", f"the proxy {proxy} gives no answer")
+            said += await stream.receive(_MAX_ANSWER_BYTES)
+    except anyio.EndOfStream:
         raise ConnectFailed("proxy_failed", f"the proxy {proxy} hung up") from None
-    except LineTooLong:
-        raise ConnectFailed("proxy_failed", f"the proxy {proxy} gives no answer") from None
+    except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+        raise ConnectFailed("proxy_failed", f"the proxy {proxy} broke off") from error
+    status = read_status(said[:end].partition(b"\r\n")[0])
     if status in _NEEDS_CREDENTIALS:
-        raise ConnectFailed("proxy_credentials", f"the proxy {proxy} does not accept us")
+        raise ConnectFailed("proxy_credentials", f"the proxy {proxy} does not accept us ({status})")
     if not 200 <= status <= 299:
         raise ConnectFailed("proxy_refused", f"the proxy {proxy} does not let {place} ({status})")
-    if wire.readable:
-        raise ConnectFailed("proxy_failed", f"the proxy {proxy} says more than it was asked")
+    return said[end + 4 :]
 
 
 def read_status(line: bytes) -> int:

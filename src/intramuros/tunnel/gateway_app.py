@@ -11,7 +11,7 @@ from intramuros.kernel.config import environment
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.forward_proxy import (
     ForwardProxy,
-    is_exempt,
+    environments_proxy,
     read_credentials,
     read_proxy,
 )
@@ -124,11 +124,7 @@ def _proxies(config: GatewayConfig) -> Callable[[str], ForwardProxy | None]:
         known = None if file is None else read_credentials(file)
         proxy = read_proxy(config.edge_proxy, "key 'edge_proxy'", known)
         return lambda _host: proxy
-    env = {name.lower(): value for name, value in environment().items()}
-    if not env.get("https_proxy"):
-        return lambda _host: None
-    usual = read_proxy(env["https_proxy"], "the variable HTTPS_PROXY")
-    return lambda host: None if is_exempt(host, env.get("no_proxy", "")) else usual
+    return environments_proxy(environment())
 
 
 def _upstream_context(trust: UpstreamTls) -> ssl.SSLContext:

@@ -27,6 +27,7 @@ from intramuros.execution.egress.upstream import Dialler, client_context
 from intramuros.execution.record import Record
 from intramuros.execution.sandbox.base import Level, Sandbox, SandboxSpec
 from intramuros.execution.sandbox.bubblewrap import BubblewrapProvider
+from intramuros.kernel.forward_proxy import ForwardProxy
 from intramuros.kernel.timing import SystemClock
 from tests.fakes.company_proxy import company
 from tests.fakes.origin import Origin, Visit, answer, origin
@@ -189,7 +190,7 @@ class Open:
         internal = parse_hosts(HOSTS)
         if behind_proxy:
             made = await stack.enter_async_context(company(secure.port))
-            proxy = CompanyProxy("127.0.0.1", made.port, resolves=True)
+            proxy = CompanyProxy(ForwardProxy("127.0.0.1", made.port), resolves=True)
             internal, resolver = parse_hosts([]), nobody
         own = OwnRules(
             allow=parse_hosts(HOSTS), internal=internal, ports=frozenset({secure.port, plain.port})

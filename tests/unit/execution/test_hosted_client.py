@@ -6,6 +6,7 @@ import pytest
 
 from intramuros.execution.client import Away, Refused, Work
 from intramuros.execution.hosted_client import HostedClient
+from intramuros.execution.server import Server
 from intramuros.kernel.errors import OperatorError
 
 pytestmark = pytest.mark.anyio
@@ -26,7 +27,7 @@ class Remote:
 @pytest.fixture
 async def remote(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Remote, HostedClient]]:
     made = Remote()
-    client = HostedClient("http://server.test/", WORK)
+    client = HostedClient(Server("http://server.test/"), WORK)
     monkeypatch.setattr(client._http, "_transport", httpx2.MockTransport(made))
     monkeypatch.setattr(client._http, "_mounts", {})
     yield made, client
@@ -86,7 +87,7 @@ async def test_a_malformed_list_is_a_failure(
 
 def test_without_a_token_there_is_no_client() -> None:
     with pytest.raises(OperatorError):
-        HostedClient("http://server.test", Work("work_1", "env_1", "session", "sesn_1"))
+        HostedClient(Server("http://server.test"), Work("work_1", "env_1", "session", "sesn_1"))
 
 
 async def test_the_rules_of_the_network_are_asked_for(

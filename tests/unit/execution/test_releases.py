@@ -18,6 +18,7 @@ from intramuros.execution.releases import (
     Releases,
     read_answer,
 )
+from intramuros.execution.server import Server
 from intramuros.kernel.appendlog import read_lines
 from intramuros.kernel.timing import ManualClock
 from tests.fakes.outflow import FakePeople
@@ -195,7 +196,9 @@ async def test_a_client_sends_the_question(tmp_path: Path) -> None:
 
 
 def made(respond: Callable[[httpx2.Request], httpx2.Response]) -> ReleaseClient:
-    client = ReleaseClient("http://server", Work("w", "env_1", "session", "sesn_1", "token_1"))
+    client = ReleaseClient(
+        Server("http://server"), Work("w", "env_1", "session", "sesn_1", "token_1")
+    )
     client._http = httpx2.AsyncClient(
         base_url=client._http.base_url,
         headers=client._http.headers,

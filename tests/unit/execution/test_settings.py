@@ -3,12 +3,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from intramuros.execution.egress.limits import EgressLimits
 from intramuros.execution.egress.registries import REGISTRIES
-from intramuros.execution.settings import WorkerSettings, parse_mount
+from intramuros.execution.settings import WorkerSettings
+from intramuros.execution.visible import parse_mount
 from intramuros.kernel.config import load
 from intramuros.kernel.errors import OperatorError
 
@@ -106,30 +105,12 @@ def test_mounts_are_read_only_unless_they_say_otherwise(
     ]
 
 
-@pytest.mark.parametrize(
-    "text", ["", ":", "a:b", "/:x", "/nowhere:/x", "/usr:/x:rwx", "/usr:/x:rw:y", "/usr:/../etc"]
-)
-def test_malformed_mounts_are_refused(text: str) -> None:
-    with pytest.raises(OperatorError):
-        parse_mount(text, Path("/nonexistent/key"))
-
-
 def test_no_mount_may_show_the_key(settings: WorkerSettings, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(settings.environment_key_file.parent)
     for source in (settings.environment_key_file, tmp_path, link):
         with pytest.raises(OperatorError, match="environment key"):
             parse_mount(f"{source}:/data", settings.environment_key_file)
-
-
-@given(text=st.text(max_size=40))
-def test_any_mount_text_is_parsed_or_refused(text: str) -> None:
-    try:
-        mount = parse_mount(text, Path("/nonexistent/key"))
-    except OperatorError:
-        return
-    assert mount.source.is_absolute()
-    assert mount.target.startswith("/")
 
 
 def test_the_key_is_read_without_its_newline(settings: WorkerSettings) -> None:
@@ -242,12 +223,8 @@ def test_what_a_sandbox_may_use_of_the_network_is_the_operators(
     assert plain.egress_limits() == EgressLimits()
     proxy = settings.company_proxy()
     assert proxy is not None
-    assert (proxy.host, proxy.port, proxy.tls, proxy.resolves) == (
-        "proxy.company",
-        8080,
-        False,
-        False,
-    )
+    assert (proxy.proxy.host, proxy.proxy.port, proxy.proxy.tls) == ("proxy.company", 8080, False)
+    assert not proxy.resolves
     limits = settings.egress_limits()
     assert (limits.connections, limits.rate, limits.burst) == (4, 2.0, 10)
     assert (limits.bytes_per_s, limits.bytes_burst) == (1000.0, 1000)

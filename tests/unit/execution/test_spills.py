@@ -7,6 +7,7 @@ import pytest
 
 from intramuros.execution.client import Away, Refused, Work
 from intramuros.execution.sandbox.base import SandboxGone, ToolOutcome
+from intramuros.execution.server import Server
 from intramuros.execution.spills import Spill, SpillClient, Spills
 from intramuros.protocol.spills import MAX_FILE_BYTES, place
 
@@ -64,7 +65,7 @@ class Place:
 
 @pytest.fixture
 async def client() -> AsyncIterator[SpillClient]:
-    made = SpillClient("http://server.test/", WORK)
+    made = SpillClient(Server("http://server.test/"), WORK)
     yield made
     await made.aclose()
 

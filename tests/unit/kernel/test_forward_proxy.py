@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.forward_proxy import (
     ForwardProxy,
+    configured_proxy,
     connect_through,
+    environments_proxy,
     is_exempt,
     read_credentials,
     read_proxy,
@@ -76,6 +78,11 @@ def test_credentials_come_from_a_file(tmp_path: Path) -> None:
         ("edge.example.", "edge.example", True),
         ("edge.example", "ge.example", False),
         ("10.0.0.1", "10.0.0.1,localhost", True),
+        ("10.1.2.3", "10.0.0.0/8", True),
+        ("11.1.2.3", "10.0.0.0/8", False),
+        ("fd00::1", "[fd00::]/8, fd00::/8", True),
+        ("[fd00::1]", "fd00::1", True),
+        ("example", "10.0.0.0/8", False),
     ],
 )
 def test_hosts_may_be_exempt(host: str, exempt: str, *, expected: bool) -> None:
@@ -97,7 +104,7 @@ def test_an_answer_is_a_status_or_refused(line: bytes) -> None:
         (b"", "proxy_failed"),
         (b"SSH-2.0-x\r\n", "proxy_failed"),
         (b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 200, "proxy_failed"),
-        (b"HTTP/1.1 200 OK\r\nA: " + b"b" * 9000 + b"\r\n\r\n", "proxy_failed"),
+        (b"HTTP/1.1 200 OK\r\nA: " + b"b" * 40_000, "proxy_failed"),
         (b"HTTP/1.1 200 OK\r\n\r\nmore", "proxy_failed"),
         (b"HTTP/1.1 407 No\r\n\r\n", "proxy_credentials"),
         (b"HTTP/1.1 401 No\r\n\r\n", "proxy_credentials"),
@@ -142,3 +149,27 @@ async def test_a_proxy_that_is_not_there_or_silent_is_said() -> None:
                     timeout_s=within_s,
                 )
             assert failed.value.reason == reason
+
+
+def test_a_setting_holds_no_credentials_and_its_file_does(tmp_path: Path) -> None:
+    file = tmp_path / "known"
+    file.write_text("ada:p:w\n")
+    proxy = configured_proxy("http://proxy.example:8080", "it", file)
+    assert proxy == ForwardProxy("proxy.example", 8080, authorization=KNOWN)
+    assert proxy.secrets() == (KNOWN.removeprefix("Basic "), "ada:p:w")
+    assert configured_proxy("proxy.example", "it", None).secrets() == ()
+    for url in ("http://ada:s3cret@proxy.example", "ada@proxy.example"):
+        with pytest.raises(OperatorError, match="it holds credentials") as refused:
+            configured_proxy(url, "it", None)
+        assert "s3cret" not in str(refused.value)
+
+
+def test_the_environment_names_a_proxy_and_who_goes_without() -> None:
+    assert environments_proxy({})("server.example") is None
+    assert environments_proxy({"HTTP_PROXY": "http://p"})("server.example") is None
+    way = environments_proxy({"https_proxy": "http://p", "NO_PROXY": "inside.example,10.0.0.0/8"})
+    assert way("server.example") == ForwardProxy("p", 3128)
+    assert way("a.inside.example") is None
+    assert way("10.9.9.9") is None
+    with pytest.raises(OperatorError, match="HTTPS_PROXY"):
+        environments_proxy({"HTTPS_PROXY": "socks5://p"})

@@ -9,11 +9,13 @@ from typing import Final, Protocol
 
 import anyio
 
-from intramuros.execution.egress.company import CompanyProxy, NotLet, tunnel
+from intramuros.execution.egress.company import CompanyProxy, tunnel
 from intramuros.execution.egress.http1 import Place
 from intramuros.execution.egress.leg import Leg
 from intramuros.kernel.addresses import Address, is_private, is_public
 from intramuros.kernel.errors import OperatorError
+from intramuros.kernel.forward_proxy import ForwardProxy
+from intramuros.kernel.wire import ConnectFailed
 
 # Of a host's many addresses, this many are tried.
 MAX_TRIED: Final = 4
@@ -116,7 +118,7 @@ class Dialler:
         if proxy is None:
             stream = await self._connect(place, addresses)
         else:
-            stream = await self._through(proxy, place)
+            stream = await self._through(proxy.proxy, place)
         return await self._secure(stream, place.name, session) if tls else stream
 
     async def _resolve(self, place: Place) -> list[Address]:
@@ -141,7 +143,7 @@ class Dialler:
                 failure = error
         raise UpstreamFailed("unreachable", f"{place.name} does not answer") from failure
 
-    async def _through(self, proxy: CompanyProxy, place: Place) -> Leg:
+    async def _through(self, proxy: ForwardProxy, place: Place) -> Leg:
         """Reach a host by a tunnel of the company's proxy, which is trusted to be anywhere."""
         there = Place(proxy.host, proxy.port, "https" if proxy.tls else "http")
         try:
@@ -153,8 +155,8 @@ class Dialler:
                 return await tunnel(proxy, stream, place, self._context)
         except BaseException as error:
             stream.abort()
-            if isinstance(error, NotLet):
-                raise UpstreamFailed(error.rule, str(error)) from error
+            if isinstance(error, ConnectFailed):
+                raise UpstreamFailed(error.reason, str(error)) from error
             if isinstance(error, OSError | anyio.EndOfStream | anyio.BrokenResourceError):
                 raise UpstreamFailed("proxy_failed", "no TLS with the company's proxy") from error
             raise

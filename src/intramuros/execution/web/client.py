@@ -10,6 +10,7 @@ import httpx2
 
 from intramuros.execution.client import Away, Raced
 from intramuros.execution.hosted_client import checked, mapped
+from intramuros.execution.server import Server
 from intramuros.protocol.envelope import WORKER_HEADER
 from intramuros.protocol.web_calls import MAX_WAIT_MS, PATH, TOOLS_HEADER, WebCall, read_call
 
@@ -26,17 +27,13 @@ class WebCallClient:
         tools: whose calls it makes.
     """
 
-    def __init__(self, base_url: str, key: str, worker_id: str, tools: frozenset[str]) -> None:
-        self._http = httpx2.AsyncClient(
-            base_url=f"{base_url.rstrip('/')}{PATH}",
-            headers={
-                "authorization": f"Bearer {key}",
-                WORKER_HEADER: worker_id,
-                TOOLS_HEADER: ",".join(sorted(tools)),
-            },
-            timeout=_TIMEOUT,
-            trust_env=True,
-        )
+    def __init__(self, server: Server, key: str, worker_id: str, tools: frozenset[str]) -> None:
+        headers = {
+            "authorization": f"Bearer {key}",
+            WORKER_HEADER: worker_id,
+            TOOLS_HEADER: ",".join(sorted(tools)),
+        }
+        self._http = server.client(PATH, headers, _TIMEOUT)
 
     async def poll(self) -> WebCall | None:
         """Claim the next call, waiting on the server for a while.

@@ -11,14 +11,12 @@ from typing import Any
 import anyio
 import pytest
 import trustme
-from hypothesis import given
-from hypothesis import strategies as st
 
-from intramuros.execution.egress.company import CompanyProxy, NotLet, read_company, read_status
+from intramuros.execution.egress.company import CompanyProxy
 from intramuros.execution.egress.policy import Networking, Policy, parse_hosts
 from intramuros.execution.egress.secrets import Secrets
 from intramuros.execution.egress.upstream import Dialler, client_context
-from intramuros.kernel.errors import OperatorError
+from intramuros.kernel.forward_proxy import ForwardProxy
 from tests.fakes.company_proxy import Company, company
 from tests.integration.execution.egress.rig import MARK, NAME, VALUE, Rig, get, own, rig, secret
 
@@ -57,7 +55,7 @@ async def behind(
     async with rig(tmp_path, tls=tls) as site, company(site.port, context) as proxy:
         roots = tmp_path / "upstream.pem"
         roots.write_bytes(roots.read_bytes() + authority.cert_pem.bytes())
-        through = CompanyProxy("proxy.company", proxy.port, secure, BASIC, **how)
+        through = CompanyProxy(ForwardProxy("proxy.company", proxy.port, secure, BASIC), **how)
         dialler = Dialler(client_context(roots), names, 2.0, through)
         made = replace(site.proxy, dialler=dialler)
         rules = own(site.port, internal=parse_hosts(["inside.test"]))
@@ -151,7 +149,7 @@ async def test_a_proxy_with_another_certificate_is_not_told_the_credentials(
     wrong = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("proxy.company").configure_cert(wrong)
     async with rig(tmp_path) as site, company(site.port, wrong) as proxy:
-        through = CompanyProxy("proxy.company", proxy.port, True, BASIC)
+        through = CompanyProxy(ForwardProxy("proxy.company", proxy.port, True, BASIC))
         dialler = Dialler(client_context(tmp_path / "upstream.pem"), Names(), 2.0, through)
         rules = Policy(own(site.port, internal=parse_hosts([])), Networking())
         site.gate = replace(site.proxy, dialler=dialler).gate("sesn_1", rules, Secrets())
@@ -162,48 +160,9 @@ async def test_a_proxy_with_another_certificate_is_not_told_the_credentials(
 async def test_a_proxy_that_is_not_there_is_said_to(tmp_path: Path) -> None:
     async with behind(tmp_path) as (site, proxy):
         del proxy
-        through = CompanyProxy("nowhere.company", 3128)
+        through = CompanyProxy(ForwardProxy("nowhere.company", 3128))
         dialler = Dialler(client_context(tmp_path / "upstream.pem"), Names(), 2.0, through)
         rules = Policy(own(site.port, internal=parse_hosts([])), Networking())
         site.gate = replace(site.proxy, dialler=dialler).gate("sesn_1", rules, Secrets())
         with anyio.fail_after(10):
             assert (await site.once(get())).rule == "proxy_failed"
-
-
-def test_the_operator_names_a_proxy_and_a_file(tmp_path: Path) -> None:
-    file = tmp_path / "credentials"
-    file.write_text("worker:pw:with:colons\n")
-    read = read_company("http://proxy.company:8080", file, resolves=True)
-    assert read == CompanyProxy("proxy.company", 8080, False, BASIC, True)
-    assert BASIC not in repr(read)
-    assert read_company("https://proxy.company/", None, resolves=False).port == 443
-    assert read_company("http://10.0.0.1", None, resolves=False).port == 3128
-
-
-@pytest.mark.parametrize(
-    "url",
-    ["", "proxy.company", "socks5://proxy.company", "http://", "http://p/x", "http://p:x",
-     "http://worker:pw@proxy.company", "http://p?x"],
-)  # fmt: skip
-def test_what_is_no_proxy_is_refused_and_not_repeated(url: str) -> None:
-    with pytest.raises(OperatorError) as caught:
-        read_company(url, None, resolves=False)
-    assert "pw" not in str(caught.value)
-
-
-@pytest.mark.parametrize("content", ["", "nocolon", "a:b\nc:d", "a:" + "b" * 5000])
-def test_a_file_of_something_else_is_refused(tmp_path: Path, content: str) -> None:
-    file = tmp_path / "credentials"
-    file.write_text(content)
-    for path in (file, tmp_path / "missing"):
-        with pytest.raises(OperatorError):
-            read_company("http://proxy.company", path, resolves=False)
-
-
-@given(st.binary(max_size=100))
-def test_whatever_a_proxy_says_it_is_a_status_or_a_failure(said: bytes) -> None:
-    for head in (said, b"HTTP/1.1 " + said):
-        try:
-            assert 0 <= read_status(head) <= 999
-        except NotLet as error:
-            assert error.rule == "proxy_failed"

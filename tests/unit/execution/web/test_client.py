@@ -5,6 +5,7 @@ import httpx2
 import pytest
 
 from intramuros.execution.client import Away, Raced, Refused
+from intramuros.execution.server import Server
 from intramuros.execution.web.client import WebCallClient
 from tests.unit.protocol.test_web_calls import CALL
 
@@ -14,7 +15,7 @@ Answer = Callable[[httpx2.Request], httpx2.Response]
 
 @pytest.fixture
 async def client() -> AsyncIterator[WebCallClient]:
-    made = WebCallClient("http://server.test/", "the-key", "w1", frozenset({"web_fetch"}))
+    made = WebCallClient(Server("http://server.test/"), "the-key", "w1", frozenset({"web_fetch"}))
     yield made
     await made.aclose()
 
