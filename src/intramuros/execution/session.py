@@ -1,9 +1,6 @@
 """Serve one work item: acknowledge, then heartbeat ∥ event tail ∥ calls, then give it back."""
 
-from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import anyio
@@ -22,12 +19,11 @@ from intramuros.execution.client import (
     Work,
 )
 from intramuros.execution.dispatch import Dispatch
-from intramuros.execution.egress.station import Station
 from intramuros.execution.files import Files, Means
 from intramuros.execution.heartbeat import End, Lease, heartbeat_loop
 from intramuros.execution.holding import Holding
 from intramuros.execution.hosted_client import HostedClient
-from intramuros.execution.memory import Memories, MemoryTerms
+from intramuros.execution.memory import Memories
 from intramuros.execution.memory_client import MemoryClient
 from intramuros.execution.memory_store import Line
 from intramuros.execution.passages import SessionPassage
@@ -36,9 +32,9 @@ from intramuros.execution.releases import ReleaseClient, Releases, WayOut
 from intramuros.execution.repositories import Ground, Repositories
 from intramuros.execution.roads import GateRoad
 from intramuros.execution.sandbox.base import Mount, SandboxError
-from intramuros.execution.server import Server
 from intramuros.execution.spills import SpillClient, Spills
 from intramuros.execution.tail import Tail
+from intramuros.execution.terms import Outcome, Terms
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.service import Stop
 from intramuros.kernel.telemetry import logger
@@ -51,38 +47,6 @@ _ATTEMPTS: Final = 4
 _CLEANUP_S: Final = 15.0
 # A shortened lease lapses this soon, in seconds, and another worker goes on (AMB 7: at least 10).
 HANDOVER_TTL_S: Final = 10
-
-
-class Outcome(StrEnum):
-    """How serving an item ended."""
-
-    RACED = "raced"
-    SKIPPED = "skipped"
-    ENDED = "session_ended"
-    IDLE = "idle"
-    DRAINED = "drained"
-    LEASE = "lease"
-    REFUSED = "refused"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What holds for every item of one worker."""
-
-    max_idle_s: float
-    lease_ttl_s: int | None = None
-    memory: MemoryTerms | None = None
-    """None leaves memory stores out of sandboxes."""
-    server: Server = field(default_factory=lambda: Server(""))
-    """For what only an Intramuros server has; without an address there is none."""
-    files: Path = Path("files")
-    """Where the files of cloud sessions lie on this host."""
-    freeze_after_s: float = 15.0
-    """Seconds after the end of a turn until the sandbox stands still; ``max_idle_s`` or more: never
-    while the item is held."""
-    station: Station | None = None
-    """The way out of sandboxes; None gives them no network."""
 
 
 class Item:

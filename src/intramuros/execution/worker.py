@@ -41,7 +41,7 @@ from intramuros.execution.record import Record, RecordFailed
 from intramuros.execution.resting import Resort
 from intramuros.execution.room import Reserve, Room
 from intramuros.execution.sandbox.base import Level, Provider, SandboxSpec
-from intramuros.execution.session import Item, Terms
+from intramuros.execution.session import Item
 from intramuros.execution.settings import WorkerSettings
 from intramuros.execution.skills import Skills
 from intramuros.execution.snapshots.catalogue import Catalogue
@@ -51,6 +51,7 @@ from intramuros.execution.snapshots.shelf import Shelf
 from intramuros.execution.snapshots.sleeper import Sleeper
 from intramuros.execution.snapshots.sleeper import Terms as SleepTerms
 from intramuros.execution.status import Board
+from intramuros.execution.terms import Terms
 from intramuros.execution.vitals import Sources, Tally, Vitals
 from intramuros.execution.web.client import WebCallClient
 from intramuros.execution.web.errands import Errands

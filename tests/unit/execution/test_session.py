@@ -24,8 +24,9 @@ from intramuros.execution.journal import Journal, Result
 from intramuros.execution.memory import MemoryTerms
 from intramuros.execution.record import Record, RecordFailed
 from intramuros.execution.sandbox.base import SandboxSpec
-from intramuros.execution.session import HANDOVER_TTL_S, Item, Outcome, Terms
+from intramuros.execution.session import HANDOVER_TTL_S, Item
 from intramuros.execution.skills import Skills
+from intramuros.execution.terms import Outcome, Terms
 from intramuros.kernel.service import Stop
 from intramuros.kernel.timing import SystemClock
 from tests.fakes.outflow import gate
