@@ -12,13 +12,11 @@ Errors::
     └── Refused         any other 4xx: repeating it will not help
 """
 
-import base64
-import binascii
 import hashlib
-import json
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
@@ -32,7 +30,9 @@ from intramuros.execution.dispatch import Event, ToolUse, is_id, read_event
 from intramuros.execution.journal import Result
 from intramuros.execution.mounted import Mounted, items, mounted_of
 from intramuros.execution.server import Server, why_away
+from intramuros.execution.work_secret import sessions_token
 from intramuros.kernel.telemetry import logger
+from intramuros.kernel.timing import parse_rfc3339
 from intramuros.protocol.envelope import WORKER_HEADER
 
 log = logger("client")
@@ -50,7 +50,6 @@ _POLL_S: Final = 15.0
 _STREAM_SILENCE_S: Final = 90.0
 _POST_S: Final = 120.0
 _DOWNLOAD_CHUNK: Final = 256 * 1024
-_MAX_SECRET_CHARS: Final = 64 * 1024
 _RETRYABLE: Final = frozenset({408, 409, 429})
 
 
@@ -92,6 +91,8 @@ class Work:
     session_id: str
     token: str | None = field(default=None, repr=False)
     """The item's own credential, from its secret (contract 2.5); None: use the key."""
+    queued_at: datetime | None = None
+    """When it was made, by the control plane's clock."""
     hosted: bool = False
     """Whether it is a cloud environment's, whose sandbox the control plane counts as its own."""
 
@@ -369,7 +370,15 @@ def read_work(item: Any, environment_id: str) -> Work:  # noqa: ANN401  foreign 
         kind if isinstance(kind, str) else "",
         session_id if isinstance(session_id, str) and is_id(session_id) else "",
         sessions_token(getattr(item, "secret", None)),
+        _time(getattr(item, "created_at", None)),
     )
+
+
+def _time(text: object) -> datetime | None:
+    try:
+        return parse_rfc3339(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
 
 
 def read_hosted(item: object) -> Work:
@@ -443,21 +452,6 @@ def read_beat(answer: object) -> Beat:
     if not isinstance(last, str) or not isinstance(state, str) or not isinstance(ttl_s, int):
         raise Away("malformed answer to a heartbeat")
     return Beat(last, getattr(answer, "lease_extended", None) is True, state, float(ttl_s))
-
-
-def sessions_token(secret: object) -> str | None:
-    """Return the credential inside a work item's secret, or None (contract 2.5, 2.6)."""
-    if not isinstance(secret, str) or not 0 < len(secret) <= _MAX_SECRET_CHARS:
-        return None
-    try:
-        data = json.loads(base64.urlsafe_b64decode(secret + "=" * (-len(secret) % 4)))
-    except (ValueError, binascii.Error, RecursionError):
-        data = None
-    token = data.get("sessions_token") if isinstance(data, dict) else None
-    if isinstance(token, str) and token and token.isascii() and token.isprintable():
-        return token
-    log.warning("work_secret_unreadable", falls_back_to="environment key")
-    return None
 
 
 async def _events(stream: Any) -> AsyncIterator[Event]:  # noqa: ANN401  the SDK's stream type

@@ -252,6 +252,10 @@ class Hands:
         """Return how many new sandboxes had waited, and how many had to be made."""
         return self._pool.counts.hits, self._pool.counts.misses
 
+    def spares(self) -> tuple[int, int]:
+        """Return how many sandboxes wait for sessions, and how many should."""
+        return self._pool.waiting, self._pool.wanted
+
     def states(self) -> dict[str, str]:
         """Return each session that has a sandbox here: running, frozen (held) or resting."""
         held = {key: "frozen" if key in self._frozen else "running" for key in self._live}

@@ -101,6 +101,11 @@ class WarmPool:
         """How many sandboxes wait."""
         return len(self._waiting)
 
+    @property
+    def wanted(self) -> int:
+        """How many sandboxes should wait now."""
+        return self._target() if self._sparing is not None else 0
+
     async def create(self, spec: SandboxSpec, session_id: str) -> Sandbox:
         """Return a session's new sandbox, one that waited if it fits.
 

@@ -45,9 +45,10 @@ and none can be guessed).
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import anyio
 from anyio import lowlevel, to_thread
@@ -89,6 +90,18 @@ def weigh(content: object) -> Weight:
     return Weight(len(data), hashlib.sha256(data).hexdigest())
 
 
+class Heard(Protocol):
+    """Who listens to what is recorded."""
+
+    def __call__(self, kind: str, fields: Mapping[str, Any], *, written: bool) -> None:
+        """Take note; must neither wait nor raise."""
+        ...
+
+
+def _nobody(kind: str, fields: Mapping[str, Any], *, written: bool) -> None:
+    """Nobody listens."""
+
+
 @dataclass(eq=False)
 class _Entry:
     """A record on its way to the disk."""
@@ -108,6 +121,8 @@ class Record:
             OperatorError: it cannot be opened, is in use, or its last record is damaged.
         """
         self.clock = clock
+        self.heard: Heard = _nobody
+        """Told of each record that was written, or should have been and was not."""
         self._file = AppendLog(path)
         self._mutex = anyio.Lock(fast_acquire=True)
         self._waiting: list[_Entry] = []
@@ -178,15 +193,26 @@ class Record:
             else:
                 self._append(lines)
         except OSError as error:
-            _fail(batch, error)
+            self._fail(batch, error)
         except BaseException:
             # Cancelled before it began: whoever else waits writes his own.
             self._waiting = [*batch, *self._waiting]
             raise
         else:
             self._head = head
+            self._told(batch)
         for entry in batch:
             entry.settled = True
+
+    def _told(self, batch: list["_Entry"]) -> None:
+        for entry in batch:
+            self.heard(entry.record.kind, entry.record.fields, written=entry.error is None)
+
+    def _fail(self, batch: list["_Entry"], error: Exception) -> None:
+        for entry in batch:
+            entry.error = error
+        self._told(batch)
+        log.error("not_recorded", records=len(batch), error=str(error))
 
     def _append(self, lines: list[str]) -> None:
         if lines:
@@ -218,15 +244,11 @@ class Record:
             self._append(lines)
             self._head = head
         except OSError as error:
-            _fail(batch, error)
+            self._fail(batch, error)
+        else:
+            self._told(batch)
 
     def close(self) -> None:
         """Write what was noted, and close the file."""
         self.settle()
         self._file.close()
-
-
-def _fail(batch: list["_Entry"], error: Exception) -> None:
-    for entry in batch:
-        entry.error = error
-    log.error("not_recorded", records=len(batch), error=str(error))

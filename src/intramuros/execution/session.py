@@ -164,6 +164,7 @@ class Item:
     async def _begin(self) -> bool:
         """Record and acknowledge the item; False when it is not ours to serve."""
         work = self._work
+        polled_s = self._bench.clock.monotonic()
         weight = weigh({"id": work.work_id, "type": work.kind, "session": work.session_id})
         try:
             await self._bench.record.write(
@@ -181,6 +182,7 @@ class Item:
         for attempt in range(_ATTEMPTS):
             try:
                 await self._control.ack(work)
+                self._terms.figures.claimed(self._bench.clock.monotonic() - polled_s)
             except Raced:
                 log.info("claim_raced", work_id=work.work_id)
                 return False
@@ -195,7 +197,8 @@ class Item:
     async def _serve_leased(self) -> None:
         """Beat from the first moment to the end of the clean-up (contract 21.3)."""
         async with anyio.create_task_group() as group:
-            beat = (self._client, self._lease, self._bench.clock, self._terms.lease_ttl_s)
+            heart = self._terms.figures.heart(self._client)
+            beat = (heart, self._lease, self._bench.clock, self._terms.lease_ttl_s)
             group.start_soon(heartbeat_loop, *beat)
             try:
                 async with self._bench.hands.turn(self._work.session_id):

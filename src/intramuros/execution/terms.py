@@ -5,6 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from intramuros.execution.egress.station import Station
+from intramuros.execution.figures import Figures
 from intramuros.execution.memory import MemoryTerms
 from intramuros.execution.server import Server
 
@@ -39,3 +40,4 @@ class Terms:
     while the item is held."""
     station: Station | None = None
     """The way out of sandboxes; None gives them no network."""
+    figures: Figures = field(default_factory=Figures)

@@ -12,10 +12,17 @@ from typing import Any, Final
 import anyio
 import h11
 from anyio.abc import SocketAttribute, SocketStream
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.registry import Collector, CollectorRegistry
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 
+from intramuros.execution.figures import PREFIX, Figures
 from intramuros.execution.hands import Hands
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.service import Stop
@@ -28,7 +35,6 @@ _MAX_HEAD: Final = 8192
 _AT_ONCE: Final = 16
 _GONE: Final = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError)
 _TEXT: Final = "text/plain; charset=utf-8"
-_PREFIX: Final = "intramuros_worker_"
 
 
 @dataclass
@@ -62,6 +68,9 @@ class Sources:
     hands: Hands
     crowded: Callable[[], str | None]
     stop: Stop
+    figures: Figures = field(default_factory=Figures)
+    about: Mapping[str, str] = field(default_factory=dict)
+    """What this worker is: names of ours, for the labels of ``info``."""
 
 
 class _Figures(Collector):
@@ -77,24 +86,28 @@ class _Figures(Collector):
         yield _gauge("guests", "People in sandboxes by SSH now", len(sources.hands.guests.all()))
         crowded = int(sources.crowded() is not None)
         yield _gauge("crowded", "1 while the host holds no other sandbox", crowded)
-        yield CounterMetricFamily(f"{_PREFIX}claims", "Items claimed", value=tally.claimed)
-        ended = CounterMetricFamily(f"{_PREFIX}items_ended", "Items ended", labels=["outcome"])
+        yield CounterMetricFamily(f"{PREFIX}claims", "Items claimed", value=tally.claimed)
+        ended = CounterMetricFamily(f"{PREFIX}items_ended", "Items ended", labels=["outcome"])
         for outcome, count in sorted(tally.ended.items()):
             ended.add_metric([outcome], count)
         yield ended
-        states = GaugeMetricFamily(f"{_PREFIX}sandboxes", "Sandboxes now", labels=["state"])
+        waiting, wanted = sources.hands.spares()
+        yield _gauge("pool_waiting", "Sandboxes that wait for sessions now", waiting)
+        yield _gauge("pool_wanted", "Sandboxes that should wait", wanted)
+        states = GaugeMetricFamily(f"{PREFIX}sandboxes", "Sandboxes now", labels=["state"])
         for state, count in sorted(sources.hands.counts().items()):
             states.add_metric([state], count)
         yield states
         hits, misses = sources.hands.firsts()
-        first = CounterMetricFamily(f"{_PREFIX}first_calls", "By sandbox", labels=["sandbox"])
+        first = CounterMetricFamily(f"{PREFIX}first_calls", "By sandbox", labels=["sandbox"])
         first.add_metric(["waiting"], hits)
         first.add_metric(["made"], misses)
         yield first
+        yield InfoMetricFamily(f"{PREFIX.rstrip('_')}", "This worker", value=dict(sources.about))
 
 
 def _gauge(name: str, about: str, value: float) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"{_PREFIX}{name}", about, value=value)
+    return GaugeMetricFamily(f"{PREFIX}{name}", about, value=value)
 
 
 def _refusal(sources: Sources) -> str | None:
@@ -112,8 +125,9 @@ class Vitals:
     def __init__(self, address: tuple[str, int], sources: Sources) -> None:
         self._address = address
         self._sources = sources
-        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry = sources.figures.registry
         self._registry.register(_Figures(sources))
+        ProcessCollector(registry=self._registry)
 
     def answer(self, method: str, target: str) -> tuple[int, str, bytes]:
         """Return status, content type and body."""

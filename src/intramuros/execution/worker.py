@@ -28,6 +28,7 @@ from intramuros.execution.egress.upstream import (
     client_context,
     system_resolver,
 )
+from intramuros.execution.figures import Figures
 from intramuros.execution.furnish import furnish
 from intramuros.execution.hands import Hands
 from intramuros.execution.journal import Journal
@@ -156,7 +157,9 @@ async def serve_worker(
             settings.state_dir / "files",
             settings.freeze_after_s,
             station,
+            Figures([*SANDBOX_TOOLS, *custom], clock),
         )
+        record.heard, gate.heard = terms.figures.recorded, terms.figures.checked
         acts = Acts(hands, resort, keys).table()
         desk = Desk(settings.state_dir / SOCKET, acts, record, SILENT)
         asking = partial(WebCallClient, server, key, worker_id)
@@ -225,9 +228,11 @@ async def _run(
             tally.end(outcome)
             board.remove(name)
 
-    poller = Poller(control, serve, settings.concurrency, bench.clock, random.random)
+    queue = terms.figures.queue(control)
+    poller = Poller(queue, serve, settings.concurrency, bench.clock, random.random)
     poller.crowded = _room(settings).lack
-    sources = Sources(tally, bench.hands, poller.crowded, finished)
+    about = {"provider": settings.provider, "isolation": bench.hands.isolation}
+    sources = Sources(tally, bench.hands, poller.crowded, finished, terms.figures, about)
     board.put("poll", lambda: poller.doing)
 
     def tell() -> None:

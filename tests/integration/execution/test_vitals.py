@@ -1,3 +1,4 @@
+import re
 import socket
 from typing import Any
 
@@ -26,6 +27,7 @@ class Worker:
                 Hands(FakeProvider(), SandboxSpec(), lambda: 0.0),
                 lambda: self.lack[0],
                 self.stop,
+                about={"isolation": "none"},
             ),
         )
 
@@ -67,9 +69,13 @@ def test_figures_have_names_of_ours_and_no_ids() -> None:
         'intramuros_worker_sandboxes{state="waiting"} 0.0',
         'intramuros_worker_first_calls_total{sandbox="waiting"} 0.0',
         "intramuros_worker_guests 0.0",
+        "intramuros_worker_pool_waiting 0.0",
+        "intramuros_worker_pool_wanted 0.0",
+        'intramuros_worker_info{isolation="none"} 1.0',
     ):
         assert f"{line}\n" in text
     assert "sesn_" not in text
+    assert re.search(r"^process_resident_memory_bytes [1-9]", text, re.MULTILINE)
 
 
 async def test_it_answers_over_http_and_survives_what_is_none() -> None:

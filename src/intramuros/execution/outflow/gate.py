@@ -68,6 +68,8 @@ class Gate:
         self._known: dict[object, frozenset[str]] = {}
         self._held = Held(())
         self._limiter: anyio.CapacityLimiter | None = None
+        self.heard: Callable[[str], None] = lambda _decision: None
+        """Told what was decided of each text or file: pass, mask, ask, block or unsearched."""
 
     def learn(self, owner: object, values: Iterable[str]) -> None:
         """Take more of what an owner holds.
@@ -96,6 +98,7 @@ class Gate:
         eyes, limit = self.eyes(), self.policy.result_bytes
         work = partial(release, outcome, eyes, call_id, limit)
         done = await self._do(work, _weight(outcome.content), LIMIT_S)
+        self._tell(done)
         if done is not None and done.allowed is not None and not holds:
             return Filtered(withheld(done.found, NOBODY), done.found, withheld=True)
         if done is not None:
@@ -105,6 +108,7 @@ class Gate:
     async def text(self, text: str) -> Cleared:
         """Return what of a text may leave; never raises but for cancellation."""
         done = await self._do(partial(clear, text, self.eyes()), len(text), LIMIT_S)
+        self._tell(done)
         return Cleared(None, UNSEARCHED) if done is None else done
 
     async def file(self, source: Path, target: Path, *, allowed: bool = False) -> Sifted | None:
@@ -114,7 +118,12 @@ class Gate:
             allowed: whether a person has allowed what rules ask about.
         """
         eyes, limit = self.eyes(allowed=allowed), self.policy.file_bytes
-        return await self._do(partial(sift, source, target, eyes, limit), None, _FILE_LIMIT_S)
+        done = await self._do(partial(sift, source, target, eyes, limit), None, _FILE_LIMIT_S)
+        self._tell(done)
+        return done
+
+    def _tell(self, done: Filtered | Cleared | Sifted | None) -> None:
+        self.heard("unsearched" if done is None else done.found.action.name.lower())
 
     def eyes(self, *, allowed: bool = False) -> Eyes:
         """Return how a text is looked at now; ``allowed`` lets pass what rules ask about."""
