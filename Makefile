@@ -1,5 +1,6 @@
 # Everything a checkout needs, from nothing: `make demo` and `make test` set themselves up.
-# PYTHON=/path/to/python3 picks the interpreter; ARGS="…" is passed on to pytest, demo and bench.
+# PYTHON=/path/to/python3 picks the interpreter; ARGS="…" is passed on to pytest, demo and bench;
+# WORKERS=N runs so many files of tests side by side, WORKERS=0 one test after the other.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -16,6 +17,9 @@ PIP_FLAGS := -qq --disable-pip-version-check --no-input
 HASHED := install $(PIP_FLAGS) --require-hashes
 export PYTHON
 ARGS ?=
+# Most tests wait more than they work. Files stay whole, and in their order: the last looks at all.
+WORKERS ?= 2
+SIDE_BY_SIDE := --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
 
 .PHONY: help setup dev node upstream demo test lint format reference bench lock clean
 
@@ -33,7 +37,7 @@ demo: setup upstream ## Run one real job through all three planes, and show what
 	@$(BIN)/intramuros demo $(ARGS)
 
 test: dev upstream $(VENV)/.sandboxes.stamp ## Run every test
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 lint: dev ## Style, types, import contracts and the repository's own rules
 	@echo "==> ruff"; $(BIN)/ruff check .

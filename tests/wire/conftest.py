@@ -57,9 +57,26 @@ def memory_http(server: Server) -> Iterator[httpx2.Client]:
         yield made
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Note from the first test on which methods of the SDK are called and answered."""
     surface.listen()
+    config.stash[surface.NOTES] = surface.Notes(_beside(config))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Note what has run, skipped or not."""
+    item.config.stash[surface.NOTES].ended(item.nodeid)
+
+
+def _beside(config: pytest.Config) -> Path | None:
+    """Where processes that run files of tests side by side keep their notes."""
+    if not hasattr(config, "workerinput"):
+        return None
+    # Each has a directory of its own in that of the run.
+    shared = Path(config.option.basetemp).parent / "called"
+    shared.mkdir(exist_ok=True)
+    return shared
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

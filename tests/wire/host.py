@@ -14,7 +14,7 @@ from intramuros.kernel.config import environment
 from tests.engines import elsewhere
 
 ROOT = Path(__file__).parents[2]
-START_S = 30
+START_S = 60
 STOP_S = 20
 
 

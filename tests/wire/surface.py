@@ -1,15 +1,63 @@
-"""Which methods of the official SDK these tests call, and have answered."""
+"""Which methods of the official SDK these tests call, and have answered.
+
+Processes that run files of tests side by side each keep a page of notes in one directory, written
+anew after every test of this room.
+"""
 
 import functools
 import inspect
-from typing import Any
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
 
 import anthropic
+import pytest
 
 from tests.wire.sdk_calls import composed, methods
 
 # Names of methods that returned, by kind of client.
 answered: dict[str, set[str]] = {"sync": set(), "async": set()}
+
+
+@dataclass
+class Notes:
+    """What all processes of one run have seen.
+
+    Args:
+        shared: the directory of their pages; None when there is but one process.
+    """
+
+    shared: Path | None
+    ran: set[str] = field(default_factory=set)
+
+    def ended(self, test: str) -> None:
+        """Note that a test has run, and what was called so far."""
+        self.ran.add(test)
+        if self.shared is not None:
+            page = json.dumps(
+                {"ran": sorted(self.ran), "called": sorted(set().union(*answered.values()))}
+            )
+            draft = self.shared / f"{os.getpid()}.draft"
+            draft.write_text(page, encoding="utf-8")
+            draft.replace(draft.with_suffix(".json"))
+
+    def everything(self) -> tuple[set[str], set[str]]:
+        """Return the tests that have run, and the methods that they called."""
+        ran, called = set(self.ran), set().union(*answered.values())
+        for page in self._pages():
+            ran.update(page["ran"])
+            called.update(page["called"])
+        return ran, called
+
+    def _pages(self) -> Iterator[dict[str, list[str]]]:
+        for path in self.shared.glob("*.json") if self.shared is not None else ():
+            yield json.loads(path.read_text(encoding="utf-8"))
+
+
+NOTES: Final = pytest.StashKey[Notes]()
 
 
 def listen() -> None:

@@ -12,10 +12,12 @@ GIVEN = {b"PATH": b"/usr/bin:/bin", b"HOME": b"/tmp", b"TOKEN": b"placeholder-1"
 
 @pytest.fixture(autouse=True)
 def usual_signals() -> Iterator[None]:
-    """Programs that a shell starts in the background ignore SIGQUIT, and so would our shells."""
-    before = signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    """Programs that a shell starts in the background ignore these, and so would our shells."""
+    both = (signal.SIGINT, signal.SIGQUIT)
+    before = {each: signal.signal(each, signal.SIG_DFL) for each in both}
     yield
-    signal.signal(signal.SIGQUIT, before)
+    for each, handler in before.items():
+        signal.signal(each, handler)
 
 
 def tell(before: str, folder: Path) -> bytes:
