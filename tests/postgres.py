@@ -100,9 +100,13 @@ class Cluster:
 
     def bare(self, key: str) -> str:
         """The URL of a new database without any table."""
-        name = f"bare_{hashlib.sha256(key.encode()).hexdigest()[:20]}"
+        name = _bare_name(key)
         self.run(f"CREATE DATABASE {name} TEMPLATE template0")
         return self.url(name)
+
+    def drop_bare(self, key: str) -> None:
+        """Do away with it."""
+        self.run(f"DROP DATABASE {_bare_name(key)} WITH (FORCE)")
 
     def _make(self) -> str:
         if not self._emptying:
@@ -182,6 +186,10 @@ def running(settings: Mapping[str, str] | None = None) -> Iterator[Cluster]:
             cluster.stop()
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _bare_name(key: str) -> str:
+    return f"bare_{hashlib.sha256(key.encode()).hexdigest()[:20]}"
 
 
 def _as(user: str) -> dict[str, object]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import typer
@@ -11,8 +11,9 @@ import typer
 from intramuros.cli.layout import Layout
 from intramuros.cli.options import imported
 from intramuros.cli.output import say
+from intramuros.cli.upkeep import DataDir, Url, backup, move, restore, verify
 from intramuros.kernel.errors import DomainError, OperatorError
-from intramuros.protocol.audit import BrokenChain, verify
+from intramuros.protocol import audit
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -22,18 +23,6 @@ if TYPE_CHECKING:
 app = typer.Typer(help="The control plane's database.", no_args_is_help=True)
 
 STORE: Final = "intramuros.control.store"
-DataDir = Annotated[
-    Path, typer.Option(envvar="INTRAMUROS_DATA_DIR", help="The server's data directory.")
-]
-Url = Annotated[
-    str | None,
-    typer.Option(
-        "--database-url",
-        envvar="INTRAMUROS_DATABASE_URL",
-        help="The server's database, if it is not the file in the data directory; better in the"
-        " environment, since others see flags.",
-    ),
-]
 
 
 class DatabaseDamaged(DomainError):
@@ -57,8 +46,8 @@ def check(
     if found != "ok":
         raise DatabaseDamaged(f"the database is damaged: {found}")
     try:
-        records = verify(lines).seq
-    except BrokenChain as error:
+        records = audit.verify(lines).seq
+    except audit.BrokenChain as error:
         raise DatabaseDamaged(f"the audit chain is not what was written: {error}") from error
     say(f"database ok\tschema {revision}\taudit {records} records")
     if revision != head:
@@ -79,6 +68,12 @@ def upgrade(
         run(db.engine)
         revision = anyio.run(db.read, lambda tx: _revision(tx.connection))
     say(f"schema {revision}")
+
+
+app.command("backup")(backup)
+app.command("verify")(verify)
+app.command("restore")(restore)
+app.command("move")(move)
 
 
 @app.command("rotate-key")

@@ -9,9 +9,9 @@ from typing import Annotated, Final
 import anyio
 import typer
 
-from intramuros.cli.database import DataDir, Url
 from intramuros.cli.options import imported
 from intramuros.cli.output import say, table
+from intramuros.cli.upkeep import DataDir, Url
 
 app = typer.Typer(
     help="People of the organization; administrators are made only here.", no_args_is_help=True

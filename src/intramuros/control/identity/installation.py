@@ -22,8 +22,10 @@ from intramuros.kernel.timing import Clock, SystemClock
 log = logger("server")
 
 _API_KEY_FILE: Final = "api-key"
-_MASTER_KEY_FILE: Final = "master-key"
+MASTER_KEY_FILE: Final = "master-key"
 DATABASE_FILE: Final = "intramuros.db"
+# Added to the database's name: what a restore has not put in its place yet.
+RESTORING_SUFFIX: Final = ".restoring"
 _FIRST_KEY_PREFIX: Final = "sk-intramuros-api01-"
 
 
@@ -104,7 +106,8 @@ async def open_store(data_dir: Path, database_url: str | None, *, alone: bool = 
     Raises:
         OperatorError: the database or the key is unusable.
     """
-    files = KeyFiles(data_dir / _MASTER_KEY_FILE, alone=alone)
+    _check_restored(data_dir)
+    files = KeyFiles(data_dir / MASTER_KEY_FILE, alone=alone)
     try:
         current, successor = files.current(), files.successor()
         db = Database.open(database_url or f"sqlite:///{_private(data_dir / DATABASE_FILE)}")
@@ -121,6 +124,15 @@ async def open_store(data_dir: Path, database_url: str | None, *, alone: bool = 
         files.release()
         raise
     return Store(db, files, sealer, finished=sealer is successor)
+
+
+def _check_restored(data_dir: Path) -> None:
+    staged = data_dir / f"{DATABASE_FILE}{RESTORING_SUFFIX}"
+    if staged.exists():
+        raise OperatorError(
+            f"a restore into {data_dir} is under way or was broken off ({staged.name} is there)",
+            "run `intramuros db restore` again, or remove that file if you want none of it",
+        )
 
 
 async def _ensure_first_key(opened: Installation, path: Path, chosen: str | None) -> None:

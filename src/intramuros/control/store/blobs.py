@@ -130,6 +130,20 @@ class Blobs:
         stream = result.stream(min_chunk_size=CHUNK_BYTES)
         return _check(stream, blob, whole=(start, end) == (0, blob.size_bytes))
 
+    async def holds(self, blob: Blob) -> bool:
+        """Tell whether a blob of that name and size is there, without reading it.
+
+        Raises:
+            Unavailable: the store does not say.
+        """
+        try:
+            found = await obstore.head_async(self._store, blob.key)
+        except FileNotFoundError:
+            return False
+        except (BaseError, OSError) as error:
+            raise Unavailable("the blob store does not answer now") from error
+        return found["size"] == blob.size_bytes
+
     async def remove(self, keys: Iterable[str]) -> None:
         """Remove blobs; one that is gone already is fine.
 

@@ -33,7 +33,7 @@ _FILES: Final = (
     repository_tables,
     release_tables,
 )
-_METADATA: Final = _FILES[0].metadata
+SCHEMA: Final = _FILES[0].metadata
 SCRIPTS: Final = Path(__file__).parent / "migrations"
 
 
@@ -44,7 +44,7 @@ def upgrade(engine: Engine) -> None:
         OperatorError: the database was written by a newer program.
     """
     with engine.begin() as connection:
-        current = MigrationContext.configure(connection).get_current_revision()
+        current = revision(connection)
         try:
             if current != scripts().get_current_head():
                 _run(connection)
@@ -53,6 +53,26 @@ def upgrade(engine: Engine) -> None:
                 f"the database has the unknown schema {current!r}",
                 "start the version that wrote it, or a newer one",
             ) from error
+
+
+def revision(connection: Connection) -> str | None:
+    """Return the schema that a database has, or None for none."""
+    found: str | None = MigrationContext.configure(connection).get_current_revision()
+    return found
+
+
+def check_newest(connection: Connection) -> None:
+    """Make sure that a database has this program's schema.
+
+    Raises:
+        OperatorError: it has another.
+    """
+    found, head = revision(connection), scripts().get_current_head()
+    if found != head:
+        raise OperatorError(
+            f"the database has the schema {found}, not {head}",
+            "run `intramuros db upgrade`, or use the version that wrote it",
+        )
 
 
 def scripts() -> ScriptDirectory:
@@ -75,7 +95,7 @@ def _run(connection: Connection) -> None:
     with EnvironmentContext(_config(), directory, fn=plan, destination_rev="head") as environment:
         environment.configure(
             connection=connection,
-            target_metadata=_METADATA,
+            target_metadata=SCHEMA,
             # SQLite cannot alter most things in place; Alembic then rebuilds the table.
             render_as_batch=True,
         )

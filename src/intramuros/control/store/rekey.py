@@ -97,7 +97,11 @@ class KeyFiles:
             fcntl.flock(self._lock, mode | fcntl.LOCK_NB)
         except OSError as error:
             os.close(self._lock)
-            fix = "stop the server" if alone else "wait until `intramuros db rotate-key` is done"
+            fix = (
+                "stop the server"
+                if alone
+                else "wait until `intramuros db rotate-key`, `restore` or `move` is done"
+            )
             raise OperatorError("the master key is in use by another process", fix) from error
 
     def current(self) -> Sealer:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, QueuePool
@@ -21,6 +21,8 @@ READERS: Final = 4
 BUSY_TIMEOUT_MS: Final = 5_000
 # Parsed statements that the driver keeps for each connection: more than there are texts of ours.
 STATEMENTS: Final = 512
+# The user_version of a file whose rows live on in another database: nobody may go on with it.
+MOVED: Final = 0x6D6F7665
 # A transaction that writes waits for others at its beginning, and never fails in its middle.
 BEGIN: Final = "BEGIN IMMEDIATE"
 
@@ -59,8 +61,12 @@ class Sqlite:
         self.readers = readers
 
     @classmethod
-    def open(cls, url: str) -> "Sqlite":
+    def open(cls, url: str, *, moved: bool = False) -> "Sqlite":
         """Open ``sqlite:///path/to/file.db``; the file is created when absent.
+
+        Args:
+            url: where it is.
+            moved: also if its rows live on in another database.
 
         Raises:
             OperatorError: the file cannot be opened or is no database.
@@ -70,11 +76,17 @@ class Sqlite:
         try:
             with engine.connect() as probe:
                 probe.exec_driver_sql("SELECT count(*) FROM sqlite_master")
+                gone = probe.exec_driver_sql("PRAGMA user_version").scalar() == MOVED
         except (DBAPIError, sqlite3.Error) as error:
             raise OperatorError(
                 f"cannot open the database {path} ({getattr(error, 'orig', error)})",
                 "check the directory, its owner and free space",
             ) from error
+        if gone and not moved:
+            raise OperatorError(
+                f"the database {path} was moved to PostgreSQL",
+                "set INTRAMUROS_DATABASE_URL to where it is, or run `intramuros db move --undo`",
+            )
         return cls(engine, _engine(path, readers=True))
 
     @contextmanager
@@ -164,7 +176,7 @@ def _commit(connection: Connection) -> None:
 
 def _engine(path: Path, *, readers: bool) -> Engine:
     engine = create_engine(
-        f"{PREFIX}{path}",
+        URL.create("sqlite", database=str(path)),
         poolclass=QueuePool if readers else NullPool,
         connect_args={
             "check_same_thread": False,

@@ -49,6 +49,14 @@ async def test_an_empty_blob_is_a_blob(store: Blobs) -> None:
     assert await whole(await store.read(blob)) == b""
 
 
+async def test_what_is_there_is_known_without_reading_it(store: Blobs) -> None:
+    blob = await store.put("a/a", chunks(b"xy"), 10)
+    assert await store.holds(blob)
+    assert await store.holds(await store.put("e/e", chunks(b""), 10))
+    assert not await store.holds(Blob("a/a", 3, blob.sha256))
+    assert not await store.holds(Blob("a/b", 2, blob.sha256))
+
+
 async def test_a_blob_over_the_limit_leaves_nothing(store: Blobs) -> None:
     with pytest.raises(TooLarge, match="limit of 100 bytes"):
         await store.put("a/big", chunks(DATA), 100)
