@@ -49,6 +49,7 @@ from intramuros.control.model.upstream import Upstream
 from intramuros.control.routes import create_app
 from intramuros.control.session.checkouts import Checkouts
 from intramuros.control.session.egress import Egress
+from intramuros.control.session.intake import Intake
 from intramuros.control.session.journal import Journal
 from intramuros.control.session.judging import Bench
 from intramuros.control.session.releases import Releases
@@ -135,6 +136,7 @@ async def build_services(opened: Installation, settings: ServerSettings) -> Serv
         hub=hub,
         work=queue,
         journal=journal,
+        intake=Intake(db, journal),
         dreams=Dreams(Stage(clock, ids, hub, journal, known), known),
         sessions=sessions,
         egress=Egress(clock, sessions, credentials),
@@ -226,6 +228,7 @@ def background(services: Services, settings: ServerSettings) -> Mapping[str, Tas
         services.journal,
         services.meter,
         services.web_queue,
+        services.intake,
     )
 
     async def close(stop: Stop) -> None:

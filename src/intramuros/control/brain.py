@@ -18,6 +18,7 @@ from intramuros.control.model.registry import Models
 from intramuros.control.session.drive import DriveSettings
 from intramuros.control.session.hold import Desk
 from intramuros.control.session.inline import Inliner
+from intramuros.control.session.intake import Intake
 from intramuros.control.session.journal import Journal
 from intramuros.control.session.judging import Bench
 from intramuros.control.session.perform import Performer
@@ -53,6 +54,7 @@ class Body:
     journal: Journal
     meter: Meter
     web_queue: WebQueue
+    intake: Intake
 
 
 def edges_from(addresses: Sequence[str], ca_pem: str | None) -> Edges:
@@ -127,6 +129,7 @@ def think(
     limits = Limits(window_of=models.window, bench=bench)
     settings = RunnerSettings(drive=DriveSettings(limits=limits))
     runner = Runner(desk, performer, body.ids, process_name(), settings)
+    body.intake.serve(runner)
 
     async def turns(stop: Stop) -> None:
         try:

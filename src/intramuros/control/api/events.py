@@ -85,9 +85,7 @@ async def send(caller: Reader, svc: ServicesDep, session_id: str, body: SendBody
     """Take events, all or none, and return them as stored (contract 13.1)."""
     _check_sender(caller, body.events)
     inbound = await svc.shelf.resolve(caller.workspace_id, body.events)
-    stored = await svc.db.jot(
-        lambda tx: svc.journal.accept(tx, caller, session_id, inbound), (session_id,)
-    )
+    stored = await svc.intake.accept(caller, session_id, inbound)
     return reply({"data": [record.public() for record in stored]})
 
 

@@ -22,6 +22,7 @@ from intramuros.control.model.registry import Models
 from intramuros.control.model.upstream import Upstream
 from intramuros.control.session.checkouts import Checkouts
 from intramuros.control.session.egress import Egress
+from intramuros.control.session.intake import Intake
 from intramuros.control.session.journal import Journal
 from intramuros.control.session.releases import Releases
 from intramuros.control.session.sessions import Sessions
@@ -58,6 +59,8 @@ class Services:
     hub: Hub
     work: WorkQueue
     journal: Journal
+    intake: Intake
+    """Takes clients' events."""
     sessions: Sessions
     egress: Egress
     """Tells workers what sandboxes may reach."""

@@ -75,31 +75,34 @@ class Drive:
         self._ids = ids
         self._settings = settings
 
-    async def run(self, stop: Stop) -> View | None:
+    async def run(self, stop: Stop, first: Effect | None = None) -> View | None:
         """Work until the session waits, and give it back.
+
+        Args:
+            first: what comes after the rows that opened the turn, if they are written already.
 
         Returns:
             What is known of the session, or None if the lease was lost.
         """
         async with anyio.create_task_group() as group:
             group.start_soon(self._beat_loop, group.cancel_scope)
-            kept = await self._guarded(stop)
+            kept = await self._guarded(stop, first)
             group.cancel_scope.cancel()
             return kept
         return None
 
-    async def _guarded(self, stop: Stop) -> View | None:
+    async def _guarded(self, stop: Stop, first: Effect | None) -> View | None:
         kept: View | None = self._hold.view
         try:
-            await self._loop(stop)
+            await self._loop(stop, first)
             kept = self._hold.view
         except* LostLease:
             log.info("turn_lease_lost", session=self._hold.lease.key)
             kept = None
         return kept
 
-    async def _loop(self, stop: Stop) -> None:
-        pending: Outcome | None = None
+    async def _loop(self, stop: Stop, first: Effect | None) -> None:
+        pending = None if first is None else await self._perform(first)
         while True:
             context = self._context()
             brought = pending(self._hold.view, context) if pending else []
@@ -172,10 +175,19 @@ class Drive:
                 scope.cancel()
 
     def _context(self) -> Context:
-        return Context(
-            now_us=self._desk.now_us(),
-            epoch=self._hold.lease.epoch,
-            new_id=lambda: self._ids.new("sevt"),
-            rand=random.random,
-            limits=self._settings.limits,
-        )
+        return context_of(self._desk, self._ids, self._hold.lease.epoch, self._settings.limits)
+
+
+def context_of(desk: Desk, ids: IdFactory, epoch: int, limits: Limits) -> Context:
+    """Return what a decision takes from the outside, now.
+
+    Args:
+        epoch: of the lease that the asker holds.
+    """
+    return Context(
+        now_us=desk.now_us(),
+        epoch=epoch,
+        new_id=lambda: ids.new("sevt"),
+        rand=random.random,
+        limits=limits,
+    )

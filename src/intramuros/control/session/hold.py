@@ -6,7 +6,7 @@ decides again. So every decision was made on exactly the log it follows.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import anyio
@@ -57,6 +57,40 @@ class Desk:
         """Return the time in microseconds since the epoch."""
         return to_micros(self.clock.now())
 
+    def follow(self, tx: Tx, view: View, written: Sequence[Record]) -> None:
+        """Do what follows from rows that the loop has written, in the same transaction.
+
+        Each call outside is recorded before it is made, what came of it, and each call denied.
+
+        Args:
+            view: through those rows.
+        """
+        for record in written:
+            act = ledger.entry(view, record)
+            if act is not None:
+                audit.record(
+                    tx,
+                    self.clock,
+                    act.kind,
+                    workspace_id=view.subject.workspace_id,
+                    session_id=view.subject.session_id,
+                    fields=act.fields,
+                )
+        for watch in self.watches:
+            watch(tx, view, written)
+
+    def release(self, tx: Tx, lease: Lease, until_us: int | None) -> None:
+        """Give a session back: done, or to be claimed again at a time.
+
+        Raises:
+            LostLease: it is no longer ours.
+        """
+        now_us = self.now_us()
+        if until_us is None:
+            leases.finish(tx, lease, now_us)
+        else:
+            leases.postpone(tx, lease, now_us, until_us)
+
 
 class Hold:
     """One session under one lease."""
@@ -94,15 +128,12 @@ class Hold:
             written: list[Record] = []
             if drafts:
                 written = self._desk.journal.record(tx, session_id, self.lease.epoch, drafts)
-                after_view = before.extend(written)
-                self._audit(tx, after_view, written)
-                for watch in self._desk.watches:
-                    watch(tx, after_view, written)
+                self._desk.follow(tx, before.extend(written), written)
             if release is not None:
-                self._release(tx, release.until_us)
+                self._desk.release(tx, self.lease, release.until_us)
             return True, written
 
-        done, added = await self._desk.db.write(work, (self.lease.key,))
+        done, added = await self._desk.db.jot(work, (self.lease.key,))
         self.view = before.extend(added)
         return done
 
@@ -132,28 +163,9 @@ class Hold:
         Raises:
             LostLease: it is no longer ours.
         """
-        await self._desk.db.write(lambda tx: self._release(tx, at_us), (self.lease.key,))
-
-    def _release(self, tx: Tx, until_us: int | None) -> None:
-        now_us = self._desk.now_us()
-        if until_us is None:
-            leases.finish(tx, self.lease, now_us)
-        else:
-            leases.postpone(tx, self.lease, now_us, until_us)
-
-    def _audit(self, tx: Tx, view: View, written: Sequence[Record]) -> None:
-        """Record each call outside before it is made, what came of it, and each call denied."""
-        for record in written:
-            act = ledger.entry(view, record)
-            if act is not None:
-                audit.record(
-                    tx,
-                    self._desk.clock,
-                    act.kind,
-                    workspace_id=view.subject.workspace_id,
-                    session_id=view.subject.session_id,
-                    fields=act.fields,
-                )
+        await self._desk.db.jot(
+            lambda tx: self._desk.release(tx, self.lease, at_us), (self.lease.key,)
+        )
 
 
 def load_view(
@@ -172,9 +184,7 @@ def load_view(
     if row is None:
         raise LostLease(f"session {session_id} is gone")
     if known is not None:
-        view = replace(
-            known, subject=replace(known.subject, agent=row.agent, resources=row.resources)
-        )
+        view = known.renewed(row.agent, row.resources)
     else:
         library = {s.skill_id: s.manifest for s in session_skills.of(tx, session_id)}
         subject = Subject(

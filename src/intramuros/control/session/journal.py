@@ -8,11 +8,13 @@ whoever holds the turn's lease, :meth:`Journal.append` for acts of the API itsel
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from sqlalchemy import Row, bindparam, select, update
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 
 from intramuros.control.identity import audit
 from intramuros.control.identity.principal import CredentialKind, Principal
@@ -38,7 +40,7 @@ from intramuros.control.store.notify import (
 from intramuros.control.store.prepared import Prepared
 from intramuros.control.store.records import Draft, Record
 from intramuros.control.store.tables import sessions
-from intramuros.kernel.errors import InvalidRequest, NotFound, TooLarge
+from intramuros.kernel.errors import IntramurosError, InvalidRequest, NotFound, TooLarge
 from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.timing import Clock, to_micros
 from intramuros.protocol.envelope import MAX_BODY_BYTES
@@ -72,10 +74,46 @@ _PROJECT: Final = Prepared(
 
 @dataclass(frozen=True)
 class Held:
-    """A session's row, held until the transaction ends, and the state it stores."""
+    """A session's row, held until the transaction ends, and the state it stores.
+
+    Args:
+        end: where its log ends.
+        outcomes: its outcomes, as the API shows them.
+    """
 
     row: Row[Any]
     state: State
+    end: End
+    outcomes: Any
+
+
+class Begun(Protocol):
+    """A turn that somebody claimed in the transaction that made it due."""
+
+    @property
+    def drafts(self) -> Sequence[Draft]:
+        """The first rows that it writes."""
+        ...
+
+    def settle(self, tx: Tx, written: Sequence[Record]) -> None:
+        """Do what follows from those rows: in this transaction, and once it is durable."""
+        ...
+
+
+class Starter(Protocol):
+    """Whoever can act for a session at once."""
+
+    def begin(self, tx: Tx, held: Held, written: Sequence[Record]) -> Begun | None:
+        """Claim a session's turn and say what is written first; None to have it offered.
+
+        Args:
+            held: the session before ``written``, which made its turn due.
+        """
+        ...
+
+
+class NotBegun(IntramurosError):
+    """What was to be written at once cannot be; the same input can be taken without."""
 
 
 # Sees a session's row and what was written to its log, in the same transaction.
@@ -115,19 +153,28 @@ class Journal:
         row = tx.run(_HOLD, {"session_id": session_id}).first()
         if row is None:
             raise NotFound(f"no session {session_id!r}")
-        return Held(row, load(row.state))
+        return Held(row, load(row.state), End(row.last_seq, row.updated_us), row.outcomes)
 
     def accept(
-        self, tx: Tx, principal: Principal, session_id: str, inbound: Sequence[Inbound]
+        self,
+        tx: Tx,
+        principal: Principal,
+        session_id: str,
+        inbound: Sequence[Inbound],
+        starter: Starter | None = None,
     ) -> list[Record]:
         """Take a client's events, all of them or none, and return them as stored.
 
         An event that repeats an answer already in the log gives the stored one (AMB 21).
 
+        Args:
+            starter: may begin the turn that they make due in the same transaction.
+
         Raises:
             NotFound: no such session or file for this caller, or an unknown thread.
             InvalidRequest: an event is not legal now.
             RateLimited: too many inputs wait.
+            NotBegun: try again without the starter; nothing is written.
         """
         held = self.hold(tx, session_id)
         if held.row.workspace_id != principal.workspace_id:
@@ -152,14 +199,23 @@ class Journal:
             for verdict in verdicts
             if isinstance(verdict, Draft)
         ]
-        outcomes.check_room(held.row.outcomes, drafts)
-        written = self.append(tx, held, drafts)
+        outcomes.check_room(held.outcomes, drafts)
+        written, after = self._append(tx, held, drafts)
         if written:
             fields: dict[str, object] = {
                 "credential": principal.credential_id,
                 "events": [_digest(record) for record in written],
             }
+            begun = self._begin(tx, held, written, starter) if after.state.due else None
+            if after.state.due and begun is None:
+                self._offer(tx, held, written)
+            first = [] if begun is None else self._go_on(tx, after, begun)
+            # Behind all that is not shared: who records is alone until the commit.
             self._audit(tx, "session.input", held, fields)
+            self._audit_calls(tx, held, first)
+            if begun is not None:
+                with _told():
+                    begun.settle(tx, first)
 
         def unwritten(draft: Draft) -> Record:
             id = self._ids.new("sevt")
@@ -177,9 +233,7 @@ class Journal:
         leases.check(tx, leases.TURNS, session_id, epoch)
         held = self.hold(tx, session_id)
         written, _ = self._append(tx, held, drafts)
-        calls = [_digest(record) for record in written if record.type in ANSWERS]
-        if calls:
-            self._audit(tx, "session.calls", held, {"calls": calls})
+        self._audit_calls(tx, held, written)
         return written
 
     def append(self, tx: Tx, held: Held, drafts: Sequence[Draft]) -> list[Record]:
@@ -191,8 +245,8 @@ class Journal:
             TooLarge: a row over :data:`MAX_RECORD_BYTES`, or too many rows.
             IllegalRecord: a row that cannot follow the log.
         """
-        written, state = self._append(tx, held, drafts)
-        if written and state.due:
+        written, after = self._append(tx, held, drafts)
+        if written and after.state.due:
             self._offer(tx, held, written)
         return written
 
@@ -206,20 +260,39 @@ class Journal:
         if held.state.due:
             self._offer(tx, held, ())
 
+    def _begin(
+        self, tx: Tx, held: Held, written: Sequence[Record], starter: Starter | None
+    ) -> Begun | None:
+        if starter is None:
+            return None
+        now_us = to_micros(self._clock.now())
+        if self._ready_us(held, written, now_us) > now_us:
+            return None
+        with _told():
+            return starter.begin(tx, held, written)
+
+    def _go_on(self, tx: Tx, held: Held, begun: Begun) -> list[Record]:
+        with _told():
+            return self._append(tx, held, begun.drafts)[0]
+
+    def _ready_us(self, held: Held, written: Sequence[Record], now_us: int) -> int:
+        hurry = any(record.type == "user.interrupt" for record in written)
+        return now_us if hurry else ready_us(held.row.resources, now_us)
+
     def _offer(self, tx: Tx, held: Held, written: Sequence[Record]) -> None:
         now_us = to_micros(self._clock.now())
-        hurry = any(record.type == "user.interrupt" for record in written)
-        at_us = now_us if hurry else ready_us(held.row.resources, now_us)
+        at_us = self._ready_us(held, written, now_us)
         leases.offer(tx, leases.TURNS, held.row.id, now_us, at_us=at_us)
         tx.after_commit(lambda: self._hub.hint(TURN_TOPIC))
 
-    def _append(self, tx: Tx, held: Held, drafts: Sequence[Draft]) -> tuple[list[Record], State]:
+    def _append(self, tx: Tx, held: Held, drafts: Sequence[Draft]) -> tuple[list[Record], Held]:
+        """Append rows, and return them and the session as it is then."""
         if not drafts:
-            return [], held.state
+            return [], held
         _check_sizes(drafts)
         row, state = held.row, held.state
         stamp = Stamp(to_micros(self._clock.now()), lambda: self._ids.new("sevt"))
-        written = events.append(tx, row.id, End(row.last_seq, row.updated_us), drafts, stamp)
+        written = events.append(tx, row.id, held.end, drafts, stamp)
         for record in written:
             threads.project(tx, state, record)
             state = fold(state, record)
@@ -232,7 +305,7 @@ class Journal:
             "end_us": written[-1].at_us,
         }
         tx.run(_PROJECT, projection)
-        self._tell_outcomes(tx, row, written)
+        shown = self._tell_outcomes(tx, held, written)
         self._staff(tx, row, state, written)
         if notices.pass_on(tx, self._clock, row, written):
             tx.after_commit(lambda: self._hub.hint(WEBHOOK_TOPIC))
@@ -241,16 +314,18 @@ class Journal:
             tx.after_commit(lambda: self._hub.hint(DREAM_TOPIC))
         if self._watch is not None:
             self._watch(tx, row, written)
-        tx.after_commit(lambda: self._tell(row.id, row.last_seq, written))
-        return written, state
+        tx.after_commit(lambda: self._tell(row.id, held.end.seq, written))
+        return written, Held(row, state, End(written[-1].seq, written[-1].at_us), shown)
 
-    def _tell_outcomes(self, tx: Tx, row: Row[Any], written: Sequence[Record]) -> None:
-        shown = row.outcomes
+    def _tell_outcomes(self, tx: Tx, held: Held, written: Sequence[Record]) -> Any:  # noqa: ANN401  any JSON
+        shown = held.outcomes
         for record in written:
             if record.type in outcomes.TELLING:
                 shown = outcomes.show(shown, record)
-        if shown != row.outcomes:
-            tx.execute(update(sessions).where(sessions.c.id == row.id).values(outcomes=shown))
+        if shown != held.outcomes:
+            changed = update(sessions).where(sessions.c.id == held.row.id).values(outcomes=shown)
+            tx.execute(changed)
+        return shown
 
     def _tell(self, session_id: str, after_seq: int, written: Sequence[Record]) -> None:
         topic = session_topic(session_id)
@@ -268,6 +343,11 @@ class Journal:
         elif any(map(_needs_worker if state.self_hosted else _needs_host, written)):
             self._work.ensure(tx, row.environment_id, row.id)
 
+    def _audit_calls(self, tx: Tx, held: Held, written: Sequence[Record]) -> None:
+        calls = [_digest(record) for record in written if record.type in ANSWERS]
+        if calls:
+            self._audit(tx, "session.calls", held, {"calls": calls})
+
     def _audit(self, tx: Tx, kind: str, held: Held, fields: dict[str, object]) -> None:
         audit.record(
             tx,
@@ -277,6 +357,17 @@ class Journal:
             session_id=held.row.id,
             fields=fields,
         )
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Tell whatever cannot be begun as such, but for what the same transaction may meet again."""
+    try:
+        yield
+    except (OperationalError, InternalError, InterfaceError):
+        raise
+    except Exception as error:
+        raise NotBegun(repr(error)) from error
 
 
 def refuse_dreaming(row: Row[Any]) -> None:

@@ -5,21 +5,28 @@ it again. Short-term memory of sessions that were just driven saves reading thei
 bounded and never the truth.
 """
 
+import contextvars
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import anyio
+from anyio.abc import TaskGroup
 
 from intramuros.control.session.concert import Concert
-from intramuros.control.session.drive import Drive, DriveSettings
+from intramuros.control.session.drive import Drive, DriveSettings, context_of
 from intramuros.control.session.hold import Desk, Hold, load_view
+from intramuros.control.session.journal import Held
+from intramuros.control.session.opening import Opening, opened
 from intramuros.control.session.perform import Performer
+from intramuros.control.session.turn import Effect, Wait
 from intramuros.control.session.view import View
 from intramuros.control.store import leases
 from intramuros.control.store.db import Tx
 from intramuros.control.store.leases import Lease, LostLease
 from intramuros.control.store.notify import TURN_TOPIC
+from intramuros.control.store.records import Record
 from intramuros.kernel.errors import Unavailable
 from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.service import Stop
@@ -73,28 +80,87 @@ class Runner:
         self._settings = settings or RunnerSettings()
         self._memory = Memory(MEMORY_ROWS)
         self._slots = anyio.Semaphore(self._settings.concurrency)
+        self._open: _Open | None = None
 
     async def run(self, stop: Stop) -> None:
         """Claim and drive turns until a stop is asked for; then let the held ones go."""
         async with anyio.create_task_group() as turns:
-            with self._performer.hub.subscribe(TURN_TOPIC, whispers=False, news=False) as hints:
-                async with anyio.create_task_group() as waiting:
+            self._open = _Open(turns, stop, contextvars.copy_context())
+            try:
+                await self._serve(turns, stop)
+                await self._settled()
+            finally:
+                self._open = None
 
-                    async def cut() -> None:
-                        await stop.wait()
-                        waiting.cancel_scope.cancel()
+    async def _serve(self, turns: TaskGroup, stop: Stop) -> None:
+        with self._performer.hub.subscribe(TURN_TOPIC, whispers=False, news=False) as hints:
+            async with anyio.create_task_group() as waiting:
 
-                    waiting.start_soon(cut)
-                    while not stop.requested:
-                        await self._slots.acquire()
-                        hints.clear()
-                        claim = await self._claim()
-                        if claim.lease is None:
-                            self._slots.release()
-                        else:
-                            turns.start_soon(self._turn, claim.lease, claim.view, stop)
-                        if claim.wait_s > 0:
-                            await hints.wait(claim.wait_s)
+                async def cut() -> None:
+                    await stop.wait()
+                    waiting.cancel_scope.cancel()
+
+                waiting.start_soon(cut)
+                while not stop.requested:
+                    await self._slots.acquire()
+                    hints.clear()
+                    claim = await self._claim()
+                    if claim.lease is None:
+                        self._slots.release()
+                    else:
+                        turns.start_soon(self._turn, _Turn(claim.lease, claim.view), stop)
+                    if claim.wait_s > 0:
+                        await hints.wait(claim.wait_s)
+
+    async def _settled(self) -> None:
+        """Wait for what was begun before the stop: it is known behind its commit only."""
+        try:
+            await self._desk.db.write(lambda _: None)
+        except Unavailable as error:
+            log.info("turns_unsettled", error=repr(error))
+
+    def begin(self, tx: Tx, held: Held, written: Sequence[Record]) -> Opening | None:
+        """Claim a session that an input has just made due, if this process can act at once.
+
+        It can for a session that it remembers, with one thread, while it has a slot. Called on any
+        thread, perhaps again for the same input; nothing happens before the commit.
+
+        Args:
+            held: the session before ``written``.
+        """
+        known = self._memory.look(held.row.id)
+        if self._open is None or self._open.stop.requested or self._slots.value < 1:
+            return None
+        if known is None or known.state.crew is not None or known.state.last_seq != held.end.seq:
+            return None
+        drive = self._settings.drive
+        ttl_us = round(drive.lease_s * MICROS)
+        now_us = self._desk.now_us()
+        lease = leases.take(tx, leases.TURNS, held.row.id, self._holder, now_us, ttl_us)
+        if lease is None:
+            return None
+        view = known.renewed(held.row.agent, held.row.resources).extend(written)
+        context = context_of(self._desk, self._ids, lease.epoch, drive.limits)
+        return opened(self._desk, lease, view, context, self._go)
+
+    def _go(self, opening: Opening) -> None:
+        """Drive what was begun, now that it is durable."""
+        self._memory.forget(opening.lease.key)
+        if isinstance(opening.effect, Wait):
+            self._memory.keep(opening.view)
+            return
+        if self._open is None:
+            log.info("turn_left", session=opening.lease.key)  # the lease lapses
+            return
+        try:
+            self._slots.acquire_nowait()
+            counted = True
+        except anyio.WouldBlock:
+            counted = False  # others took the last ones with the same commit: it goes beside them
+        turn = _Turn(opening.lease, opening.view, opening.effect, counted)
+        # Not as a part of the request that brought the input.
+        start = self._open.context.copy().run
+        start(self._open.turns.start_soon, self._turn, turn, self._open.stop)
 
     async def _claim(self) -> "_Claim":
         """Claim the turn that is due longest, if one is, and look when the next one is."""
@@ -108,7 +174,7 @@ class Runner:
 
         try:
             # No key: what others are claiming is passed over.
-            lease, view, ready_us = await self._desk.db.write(work, ())
+            lease, view, ready_us = await self._desk.db.jot(work, ())
         except Unavailable as error:
             log.error("claim_failed", error=repr(error))
             return _Claim(None, None, self._settings.poll_s)
@@ -130,9 +196,10 @@ class Runner:
         except LostLease:
             return None
 
-    async def _turn(self, lease: Lease, view: View | None, stop: Stop) -> None:
+    async def _turn(self, turn: "_Turn", stop: Stop) -> None:
+        lease = turn.lease
         try:
-            await self._drive(lease, view, stop)
+            await self._drive(turn, stop)
         except anyio.get_cancelled_exc_class():
             with anyio.move_on_after(_FAREWELL_S, shield=True):
                 await self._give_back(lease, self._desk.now_us())
@@ -142,9 +209,11 @@ class Runner:
             at_us = self._desk.now_us() + round(FAILED_PAUSE_S * MICROS)
             await self._give_back(lease, at_us)
         finally:
-            self._slots.release()
+            if turn.counted:
+                self._slots.release()
 
-    async def _drive(self, lease: Lease, view: View | None, stop: Stop) -> None:
+    async def _drive(self, turn: "_Turn", stop: Stop) -> None:
+        lease, view = turn.lease, turn.view
         self._memory.forget(lease.key)
         if view is None:
             try:
@@ -155,9 +224,12 @@ class Runner:
                 log.info("turn_session_gone", session=lease.key)
                 return
         hold = Hold(self._desk, lease, view)
-        how = Drive if view.state.crew is None else Concert
-        drive = how(hold, self._desk, self._performer, self._ids, self._settings.drive)
-        if (left := await drive.run(stop)) is not None:
+        given = hold, self._desk, self._performer, self._ids, self._settings.drive
+        if view.state.crew is None:
+            left = await Drive(*given).run(stop, turn.first)
+        else:
+            left = await Concert(*given).run(stop)
+        if left is not None:
             self._memory.keep(left)
 
     async def _give_back(self, lease: Lease, at_us: int) -> None:
@@ -196,6 +268,31 @@ class Memory:
         while self._rows > self._limit:
             _, forgotten = self._views.popitem(last=False)
             self._rows -= len(forgotten.records)
+
+
+@dataclass(frozen=True)
+class _Open:
+    """What turns are driven in while the runner runs."""
+
+    turns: TaskGroup
+    stop: Stop
+    context: contextvars.Context
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """A claimed turn.
+
+    Args:
+        view: the session as it is; None where this process does not know it.
+        first: the effect behind what is written already.
+        counted: whether it has a slot.
+    """
+
+    lease: Lease
+    view: View | None
+    first: Effect | None = None
+    counted: bool = True
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,10 @@ class View:
         known = (*self.records, *records)
         return replace(self, state=state, records=known, conversation=conversation, lines=lines)
 
+    def renewed(self, agent: Mapping[str, Any], resources: Sequence[Mapping[str, Any]]) -> "View":
+        """Return the view of a session whose configuration may have changed since."""
+        return replace(self, subject=replace(self.subject, agent=agent, resources=resources))
+
     def of(self, thread_id: str) -> "View":
         """Return what a child thread that may still take input sees.
 

@@ -90,6 +90,21 @@ def claim(tx: Tx, queue: str, holder: str, now_us: int, ttl_us: int) -> Lease | 
     return lease
 
 
+def take(tx: Tx, queue: str, key: str, holder: str, now_us: int, ttl_us: int) -> Lease | None:
+    """Take one key, claimable or not offered yet; None if it is held or was never offered.
+
+    The same claim as :func:`claim`'s, for who is about to offer the key and can act for it at once.
+
+    Args:
+        holder: who, for people who read the table.
+        ttl_us: how long the claim lasts without :func:`beat`, microseconds.
+    """
+    until_us = now_us + ttl_us
+    wanted = {"of_queue": queue, "of_key": key, "new_holder": holder, "until_us": until_us}
+    row = tx.run(_TAKE_KEY, wanted).first()
+    return None if row is None else Lease(queue, key, row.epoch, until_us)
+
+
 def next_ready_us(tx: Tx, queue: str) -> int | None:
     """Return when the next key of the queue is claimable, which may be past; None if none waits."""
     at_us: int | None = tx.run(_NEXT_READY, {"of_queue": queue}).scalar()
@@ -169,17 +184,7 @@ def reap(tx: Tx, queue: str, now_us: int) -> list[str]:
 
 def has_expired(tx: Tx, queue: str, now_us: int) -> bool:
     """Tell whether :func:`reap` would find something; cheap, for use before it."""
-    return bool(
-        tx.scalar(
-            select(
-                exists().where(
-                    leases.c.queue == queue,
-                    leases.c.state.in_(_HOLDING),
-                    leases.c.expires_us <= now_us,
-                )
-            )
-        )
-    )
+    return bool(tx.run(_HAS_EXPIRED, {"of_queue": queue, "now_us": now_us}).scalar())
 
 
 def drop(tx: Tx, queue: str, key: str) -> None:
@@ -211,6 +216,21 @@ _TAKE: Final = Prepared(
         expires_us=bindparam("until_us"),
     )
 )
+_TAKE_KEY: Final = Prepared(
+    update(leases)
+    .where(
+        leases.c.queue == bindparam("of_queue"),
+        leases.c.key == bindparam("of_key"),
+        or_(leases.c.state == IDLE, leases.c.state == READY),
+    )
+    .values(
+        state=HELD,
+        epoch=leases.c.epoch + 1,
+        holder=bindparam("new_holder"),
+        expires_us=bindparam("until_us"),
+    )
+    .returning(leases.c.epoch)
+)
 _AT_US: Final = bindparam("at_us", type_=leases.c.available_us.type)
 _OFFER: Final = Prepared(
     update(leases)
@@ -233,6 +253,16 @@ _IS_HELD: Final = or_(*(leases.c.state == state for state in _HOLDING))
 _NEXT_READY: Final = Prepared(
     select(func.min(leases.c.available_us)).where(
         leases.c.queue == bindparam("of_queue"), leases.c.state == READY
+    )
+)
+# Every queue is asked this about once a second.
+_HAS_EXPIRED: Final = Prepared(
+    select(
+        exists().where(
+            leases.c.queue == bindparam("of_queue"),
+            _IS_HELD,
+            leases.c.expires_us <= bindparam("now_us", type_=leases.c.expires_us.type),
+        )
     )
 )
 _HELD_EPOCH: Final = Prepared(

@@ -12,6 +12,7 @@ from sqlalchemy import insert, select, update
 from intramuros.control.identity.principal import CredentialKind, Principal
 from intramuros.control.jobs import Reaper
 from intramuros.control.session.hold import Desk
+from intramuros.control.session.intake import Intake
 from intramuros.control.session.journal import Journal
 from intramuros.control.session.perform import Performer
 from intramuros.control.session.runner import Runner, RunnerSettings
@@ -55,6 +56,8 @@ class Rig:
         self.web = ScriptedWeb()
         performer = Performer(self.model, self.connector, self.hub, web=self.web)
         self.runner = Runner(self.desk, performer, self.ids, "test", settings)
+        self.intake = Intake(self.db, self.journal)
+        self.intake.serve(self.runner)
 
     async def create(self, agent: Mapping[str, Any], *, session_id: str = "sesn_1") -> str:
         """Add a session, and what it hangs on when that is missing."""
@@ -102,9 +105,7 @@ class Rig:
     async def send(self, session_id: str, *inputs: Mapping[str, object]) -> list[Record]:
         """Take a client's events as the API does."""
         inbound = [INBOUND.validate_python(item) for item in inputs]
-        return await self.db.write(
-            lambda tx: self.journal.accept(tx, PRINCIPAL, session_id, inbound)
-        )
+        return await self.intake.accept(PRINCIPAL, session_id, inbound)
 
     async def say(self, session_id: str, text: str = "hello") -> None:
         content = [{"type": "text", "text": text}]

@@ -42,6 +42,31 @@ def test_an_offer_while_held_is_not_lost(tx: Tx) -> None:
     assert leases.claim(tx, Q, "you", 13, SECOND).epoch == 2
 
 
+def test_one_key_is_taken_unless_somebody_holds_it(tx: Tx) -> None:
+    assert leases.take(tx, Q, "a", "me", 10, SECOND) is None, "never offered"
+    leases.offer(tx, Q, "a", 10)
+    leases.offer(tx, Q, "b", 10)
+    first = leases.take(tx, Q, "a", "me", 11, SECOND)
+    assert first == leases.Lease(Q, "a", 1, 11 + SECOND)
+    assert leases.take(tx, Q, "a", "you", 12, SECOND) is None
+    leases.offer(tx, Q, "a", 13)
+    assert leases.take(tx, Q, "a", "you", 13, SECOND) is None
+    assert leases.finish(tx, first, 14) is True
+    second = leases.take(tx, Q, "a", "you", 15, SECOND)
+    assert second == leases.Lease(Q, "a", 2, 15 + SECOND)
+    leases.finish(tx, second, 16)
+    assert leases.take(tx, Q, "a", "me", 17, SECOND).epoch == 3, "nobody offered it"
+    assert leases.claim(tx, Q, "me", 18, SECOND).key == "b"
+
+
+def test_a_postponed_key_can_be_taken_before_its_time(tx: Tx) -> None:
+    leases.offer(tx, Q, "a", 0)
+    leases.postpone(tx, leases.claim(tx, Q, "me", 0, SECOND), 1, 100)
+    lease = leases.take(tx, Q, "a", "me", 2, SECOND)
+    assert lease.epoch == 2
+    assert leases.claim(tx, Q, "you", 200, SECOND) is None
+
+
 def test_the_longest_waiting_key_goes_first_even_when_it_waited_before(tx: Tx) -> None:
     for at, key in enumerate(KEYS):
         leases.offer(tx, Q, key, at)
@@ -145,6 +170,18 @@ class Queue(RuleBasedStateMachine):
         self.epochs[lease.key] = lease.epoch
         self.wanted.discard(lease.key)
         self.holders[lease.key] = lease
+
+    @rule(key=st.sampled_from(KEYS))
+    def take(self, key: str) -> None:
+        lease = leases.take(self.tx, Q, key, "me", self.now, SECOND)
+        if lease is None:
+            assert key in self.holders or (key not in self.wanted and key not in self.epochs)
+            return
+        assert key not in self.holders
+        assert lease.epoch > self.epochs.get(key, 0)
+        self.epochs[key] = lease.epoch
+        self.wanted.discard(key)
+        self.holders[key] = lease
 
     @precondition(lambda self: self.holders)
     @rule(data=st.data())
