@@ -292,11 +292,15 @@ class Reader:
             with self._backend.snapshot(self._connection):
                 result = job.context.run(job.work, Tx(self._connection))
         except BaseException as error:  # noqa: BLE001  handed to the caller as it is
-            if isinstance(error, DBAPIError):
+            if isinstance(error, DBAPIError) or self._gone():
                 self._drop()
             return error
         job.accept(result, [])
         return None
+
+    def _gone(self) -> bool:
+        """Tell whether the connection was lost, also where the engine was not told of it."""
+        return self._connection is not None and self._backend.lost(self._connection)
 
     def _drop(self) -> None:
         if self._connection is not None:

@@ -386,6 +386,32 @@ async def test_what_cannot_be_reached_is_one_line_without_the_password() -> None
         Database.open("postgresql:x")
 
 
+async def test_every_reader_replaces_a_connection_that_was_lost(
+    two: tuple[Database, Database], cluster: Cluster
+) -> None:
+    async def read_at_once() -> None:
+        """Have every reader at work."""
+        all_here = threading.Barrier(postgres.READERS, timeout=10)
+
+        def look(tx: Tx) -> None:
+            tx.scalar(text("SELECT 1"))
+            all_here.wait()
+
+        async with anyio.create_task_group() as group:
+            for _ in range(postgres.READERS):
+                group.start_soon(two[0].read, look)
+
+    await read_at_once()
+    name = str(two[0].engine.url.database)
+    await anyio.to_thread.run_sync(
+        cluster.run,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name ="
+        f" 'intramuros' AND datname = '{name}'",
+    )
+    await read_at_once()
+    await read_at_once()
+
+
 @pytest.mark.timeout(60)
 async def test_a_server_that_goes_away_is_unavailable_until_it_is_back() -> None:
     with postgres_server.running() as cluster:
