@@ -21,7 +21,7 @@ ARGS ?=
 WORKERS ?= 2
 SIDE_BY_SIDE := --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
 
-.PHONY: help setup dev node upstream demo test lint format reference bench lock clean
+.PHONY: help setup dev node upstream demo test lint format reference bench torture lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,10 @@ reference: dev ## Write docs/reference anew from the code
 
 bench: dev upstream ## Run the benchmarks side by side and print the ratios
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+# Another length: `make torture ARGS="--minutes 5 --seed 42"`.
+torture: dev $(VENV)/.sandboxes.stamp ## Try for 20 minutes to lose or double something
+	@PYTHONPATH=src $(BIN)/python -m tests.torture $(ARGS)
 
 clean: ## Remove the environments and caches that these targets made
 	rm -rf .sandboxes $(VENV) $(UPSTREAM) $(LOCKER) $(OLD_SDK) $(NODES:%=%/node_modules) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
