@@ -12,6 +12,7 @@ import anyio
 from anyio import to_thread
 
 from intramuros.kernel.config import clean_environment
+from tests.drives import Workspace
 
 ROOT = Path(__file__).parents[2]
 
@@ -57,8 +58,8 @@ class WorkerProcess:
             finally:
                 process.kill()
 
-    def workspace(self, name: str, session_id: str = "sesn_1") -> Path:
-        return self.state / "sandboxes" / "workspaces" / session_id / name
+    def workspace(self, name: str, session_id: str = "sesn_1") -> Workspace:
+        return Workspace(self.state / "sandboxes" / "workspaces", session_id, name)
 
 
 def commands_with(marker: str) -> list[str]:

@@ -29,6 +29,20 @@ async def provider(working_host: None, tmp_path: Path) -> AsyncIterator[Bubblewr
     await made.aclose()
 
 
+class Undriven(BubblewrapProvider):
+    """What an ordinary user gets, whoever runs the tests: workspaces are directories, watched."""
+
+    separate = False
+
+
+@pytest.fixture
+async def undriven(working_host: None, tmp_path: Path) -> AsyncIterator[BubblewrapProvider]:
+    made = Undriven(tmp_path / "state")
+    await made.start()
+    yield made
+    await made.aclose()
+
+
 @pytest.fixture
 async def sandbox(provider: BubblewrapProvider) -> LiveSandbox:
     return await provider.create(SandboxSpec(), "sesn_test")

@@ -29,6 +29,7 @@ from intramuros.execution.sandbox.oci.images import Images
 from intramuros.execution.sandbox.oci.provider import GvisorProvider
 from intramuros.execution.sandbox.providers import open_provider
 from intramuros.execution.sandbox.spares import Sparing
+from tests.drives import Workspace
 from tests.fakes.oci_image import Builder, entry, layer, small_system
 from tests.integration.execution.runtimes import CONTAINERS, require
 
@@ -129,7 +130,8 @@ async def test_mounts_limits_and_environment(provider: Provider, tmp_path: Path)
         assert b"ead-only" in refused.stderr, place
     large = await sandbox.exec(["/bin/sh", "-c", "head -c 9000000 /dev/zero >big"])
     assert large.exit_code != 0
-    assert (tmp_path / f"state/workspaces/{sandbox.sandbox_id}/big").stat().st_size <= 8 * MIB
+    size = await sandbox.exec(["/usr/bin/stat", "-c", "%s", "big"])
+    assert int(size.stdout) <= 8 * MIB
 
 
 async def test_what_it_connects_to_arrives_at_sockets_held_outside(provider: Provider) -> None:
@@ -335,7 +337,8 @@ async def test_a_spare_becomes_a_session_s_container(provider: Provider, tmp_pat
     assert adopted is not None
     seen = await adopted.call("bash", {"command": "echo $A >file; cat file"})
     assert seen.content[0]["text"] == "b"
-    assert (tmp_path / f"state/workspaces/{adopted.sandbox_id}/file").read_text() == "b\n"
+    kept = Workspace(tmp_path / "state/workspaces", adopted.sandbox_id, "file")
+    assert kept.read_text() == "b\n"
     await provider.sweep()
     assert (await adopted.call("bash", {"command": "echo still"})).content[0]["text"] == "still"
     await adopted.destroy()

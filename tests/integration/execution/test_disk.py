@@ -1,7 +1,6 @@
-"""Ways to take more disk than the quota allows, as code inside a sandbox would try them."""
+"""Ways to take more disk than a watched quota allows, as code inside a sandbox would try them."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import anyio
 import pytest
@@ -40,21 +39,21 @@ ABYSS = (
 
 @pytest.mark.parametrize("script", [DEEP, CLOSED, NAMELESS, UNSEEN, ABYSS])
 async def test_no_hiding_place_counts_for_nothing(
-    provider: BubblewrapProvider, tmp_path: Path, script: str
+    undriven: BubblewrapProvider, script: str
 ) -> None:
-    sandbox = await provider.create(SMALL, "sesn_hider")
+    sandbox = await undriven.create(SMALL, "sesn_hider")
     done = await sandbox.call("bash", {"command": script})
     after = await sandbox.call("write", {"file_path": "more", "content": "x"})
     refusals = [one.content[0]["text"] for one in (done, after) if one.is_error]
     assert any("the workspace " in text for text in refusals)
     await sandbox.destroy()
-    await provider.forget("sesn_hider")
+    await undriven.forget("sesn_hider")
 
 
 async def test_what_a_command_wrote_since_the_last_look_counts(
-    provider: BubblewrapProvider,
+    undriven: BubblewrapProvider,
 ) -> None:
-    sandbox = await provider.create(SMALL, "sesn_quick")
+    sandbox = await undriven.create(SMALL, "sesn_quick")
     first = await sandbox.call("write", {"file_path": "small", "content": "x"})
     await sandbox.call("bash", {"command": FILL})
     second = await sandbox.call("write", {"file_path": "more", "content": "x"})
@@ -63,24 +62,24 @@ async def test_what_a_command_wrote_since_the_last_look_counts(
 
 
 async def test_our_own_closed_processes_are_not_taken_for_hiding(
-    provider: BubblewrapProvider,
+    undriven: BubblewrapProvider,
 ) -> None:
-    sandbox = await provider.create(SMALL, "sesn_own")
+    sandbox = await undriven.create(SMALL, "sesn_own")
     for number in range(3):
         assert not (await sandbox.call("bash", {"command": "sleep 0.7"})).is_error
         outcome = await sandbox.call("write", {"file_path": f"f{number}", "content": "x"})
         assert not outcome.is_error, outcome.content
 
 
-async def test_what_runs_on_after_its_command_is_watched_too(provider: BubblewrapProvider) -> None:
-    sandbox = await provider.create(SMALL, "sesn_slow")
-    workspace = provider._workspaces.path("sesn_slow")
+async def test_what_runs_on_after_its_command_is_watched_too(undriven: BubblewrapProvider) -> None:
+    sandbox = await undriven.create(SMALL, "sesn_slow")
+    workspace = undriven._workspaces.path("sesn_slow")
     command = (
         "(for n in $(seq 200); do head -c 5242880 /dev/zero > b$n; sleep 0.1; done)"
         " > /dev/null 2>&1 & echo"
     )
     async with anyio.create_task_group() as group:
-        group.start_soon(provider.watch)
+        group.start_soon(undriven.watch)
         assert not (await sandbox.call("bash", {"command": command})).is_error
         with anyio.fail_after(20):
             while sandbox.alive:  # noqa: ASYNC110  a process dies; nothing sets an event

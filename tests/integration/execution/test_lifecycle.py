@@ -237,9 +237,9 @@ async def test_calls_overlap(sandbox: LiveSandbox) -> None:
     assert found[10] == "slow"
 
 
-async def test_a_command_that_fills_the_disk_is_stopped(provider: BubblewrapProvider) -> None:
+async def test_a_command_that_fills_the_disk_is_stopped(undriven: BubblewrapProvider) -> None:
     spec = SandboxSpec(limits=Limits(disk_bytes=8 * MIB))
-    sandbox = await provider.create(spec, "sesn_disk")
+    sandbox = await undriven.create(spec, "sesn_disk")
     one = await sandbox.exec(["/bin/sh", "-c", "head -c 20000000 /dev/zero >one"])
     assert one.exit_code != 0
     fill = "i=0; while :; do head -c 1000000 /dev/zero >f$i; i=$((i+1)); sleep 0.1; done"

@@ -22,6 +22,7 @@ from intramuros.execution.sandbox.bubblewrap import BubblewrapProvider
 from intramuros.execution.sandbox.cgroups import find_groups
 from intramuros.execution.sandbox.live import LiveSandbox
 from intramuros.execution.sandbox.records import identify
+from tests.drives import Workspace
 from tests.waiting import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
@@ -43,7 +44,10 @@ async def test_it_becomes_a_session_s_with_workspace_variables_and_limits(
 ) -> None:
     spare = await provider.prepare(SPEC)
     name = spare.name
-    assert rest_of(tmp_path / "state") == [name, f"{name}.json"]
+    assert [part.removesuffix(".img") for part in rest_of(tmp_path / "state")] == [
+        name,
+        f"{name}.json",
+    ]
     variables = {"KEY": "it's a $(placeholder) `x`\nline 2", "odd-name": "1", "LANG": ""}
     for environment in (variables, {"KEY": variables["KEY"]}):
         session = f"sesn_{len(environment)}"
@@ -55,7 +59,7 @@ async def test_it_becomes_a_session_s_with_workspace_variables_and_limits(
         assert outcome == f"{variables['KEY']}|{lang}|/workspace\nmine\n1000".replace("mine\n", "")
         shown = await sandbox.exec(["/usr/bin/env"])
         assert b"KEY=it's a" in shown.stdout
-        assert (tmp_path / "state/workspaces" / session / "f").read_text() == "mine\n"
+        assert Workspace(tmp_path / "state/workspaces", session, "f").read_text() == "mine\n"
         assert rest_of(tmp_path / "state") == []
         # It is spent, whatever is asked.
         assert await provider.adopt(spare, SPEC, "sesn_other") is None

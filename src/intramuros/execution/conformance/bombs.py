@@ -23,12 +23,18 @@ from intramuros.execution.sandbox.base import (
 Making = Callable[[SandboxSpec], AbstractAsyncContextManager[Sandbox]]
 
 _LIMITS: Final = Limits(
-    cpus=0.5, memory_bytes=256 * MIB, pids=64, tmp_bytes=32 * MIB, disk_bytes=64 * MIB
+    cpus=0.5,
+    memory_bytes=256 * MIB,
+    pids=64,
+    tmp_bytes=32 * MIB,
+    disk_bytes=64 * MIB,
+    disk_files=10_000,
 )
 SMALL: Final = SandboxSpec(limits=_LIMITS)
 FLOOD_BYTES: Final = 50 * MIB
 _HALF_S: Final = 1.5
 _SOON_S: Final = 10.0
+_LONG_S: Final = 60.0
 _ENOUGH: Final = 2 * MIB
 """More than any tool answers with, once it is text."""
 
@@ -47,6 +53,19 @@ made = 0
 try:
     while made < 100000:
         os.dup(0); made += 1
+except OSError as error:
+    print(error.errno)
+"""
+_FILL: Final = """\
+import os, sys
+part, made = bytes(1 << 22), 0
+try:
+    while made < 40:
+        with open(f"/workspace/b{made}", "wb", 0) as file:
+            left = len(part)
+            while left:
+                left -= file.write(part[:left])
+        made += 1
 except OSError as error:
     print(error.errno)
 """
@@ -124,8 +143,11 @@ async def bombs(can: Capabilities, make: Making) -> AsyncIterator[Check]:
     async with make(SMALL) as sandbox:
         async for one in _commands(sandbox):
             yield one
-    if can.disk_quota != "none":
-        async for one in _disk(make):
+    if can.disk_quota == "hard":
+        async for one in _hard_disk(make, gone):
+            yield one
+    elif can.disk_quota == "watched":
+        async for one in _watched_disk(make):
             yield one
     async for one in _time(make):
         yield one
@@ -157,7 +179,30 @@ async def _commands(sandbox: Sandbox) -> AsyncIterator[Check]:
     yield check("limits", "the shell after all that", said, "alive")
 
 
-async def _disk(make: Making) -> AsyncIterator[Check]:
+async def _hard_disk(make: Making, gone: frozenset[str]) -> AsyncIterator[Check]:
+    """The kernel itself says that nothing is left (ENOSPC), and means this sandbox alone."""
+    async with make(SMALL) as neighbour:
+        for name, program in (("bytes", (_FILL,)), ("files", (_INODES, "/workspace"))):
+            async with make(SMALL) as sandbox:
+                try:
+                    done = await sandbox.exec(["python3", "-c", *program], timeout_s=_LONG_S)
+                    met = done.stdout.decode(errors="replace").strip()
+                except SandboxGone as error:
+                    met = type(error).__name__
+                wanted = gone | {"28"}
+                yield check("limits", f"{name} without end in the workspace", met, wanted)
+                wrote = await neighbour.call("write", {"file_path": name, "content": "x" * 8192})
+                met = "refused" if wrote.is_error else "has room"
+                yield check("limits", f"a neighbour of {name} without end", met, "has room")
+
+
+async def _watched_disk(make: Making) -> AsyncIterator[Check]:
+    async with make(SMALL) as sandbox:
+        # Until it is seen, it goes on: a while after the last file it is still at work.
+        program = f"python3 -c '{_INODES}\nimport time; time.sleep(9)' /workspace"
+        outcome = await sandbox.call("bash", {"command": program})
+        met = "stopped" if outcome.is_error else "let through"
+        yield check("limits", "files without end in the workspace", met, "stopped")
     async with make(SMALL) as sandbox:
         fill = "for n in $(seq 40); do head -c 4194304 /dev/zero >b$n || break; sleep 0.1; done"
         outcome = await sandbox.call("bash", {"command": fill})

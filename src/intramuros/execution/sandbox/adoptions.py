@@ -7,6 +7,7 @@ from pathlib import Path
 import anyio
 
 from intramuros.execution.sandbox.base import SandboxError, SandboxSpec
+from intramuros.execution.sandbox.drives import Drives
 from intramuros.execution.sandbox.grafts import Grafter
 from intramuros.execution.sandbox.launch import check_mount
 from intramuros.execution.sandbox.live import LiveSandbox
@@ -26,12 +27,12 @@ class Room:
     workspaces: Workspaces
 
     @classmethod
-    def below(cls, directory: Path, *, as_root: bool) -> "Room":
+    def below(cls, directory: Path, drives: Drives | None) -> "Room":
         """Return the room of spares.
 
         On the file system of the others, so that a spare's workspace becomes a session's by name.
         """
-        workspaces = Workspaces(directory / "workspaces", as_root=as_root)
+        workspaces = Workspaces(directory / "workspaces", drives)
         return cls(Records(directory / "records"), workspaces)
 
 
@@ -82,7 +83,9 @@ class Adoptions:
             SandboxError: the spare died of it; nothing is left behind.
         """
         live = self.live.pop(spare.name)
-        handles = replace(live.handles, workspace=self._home.workspaces.path(sandbox_id))
+        handles = live.handles
+        if handles.drive is None:
+            handles = replace(handles, workspace=self._home.workspaces.path(sandbox_id))
         sandbox = LiveSandbox(sandbox_id, spec, handles, ended)
         uid = self._uids.pop(spare.name, None)
         if uid is not None:
@@ -107,7 +110,7 @@ class Adoptions:
             raise SandboxError(f"the record of {name} is gone")
         # Noted down under both names for a moment: whenever we die, it is found.
         self._home.records.save(replace(record, sandbox_id=sandbox_id))
-        self.own.workspaces.path(name).rename(self._home.workspaces.path(sandbox_id))
+        self.own.workspaces.rename(name, self._home.workspaces, sandbox_id)
         self.own.records.remove(name)
 
     async def _show(

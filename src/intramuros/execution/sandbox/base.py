@@ -83,6 +83,8 @@ class Limits:
     """Of the workspace and owned mounts; a call is refused once it is over."""
     tmp_bytes: int = 256 * MIB
     """Of each tmpfs (/tmp, the home directory, /dev/shm); counts as memory too."""
+    disk_files: int = 500_000
+    """Files and directories in the same places; less where the disk is small."""
     open_files: int = 1024
     """Per process."""
     wall_clock_s: float = 24 * 3600.0

@@ -25,6 +25,7 @@ from intramuros.execution.sandbox.base import (
 )
 from intramuros.execution.sandbox.cgroups import Group, Groups, find_groups, make_group
 from intramuros.execution.sandbox.channel import Channel
+from intramuros.execution.sandbox.drives import Drives, disk_finding
 from intramuros.execution.sandbox.launch import (
     CHANNEL_FD,
     SECCOMP_FD,
@@ -51,6 +52,14 @@ from intramuros.kernel.telemetry import logger
 READY_S = 10.0
 _DEATH_S = 5.0
 _WATCH_S = 2.0
+_PARTS = (
+    "sandboxes",
+    "workspaces",
+    "drives",
+    "runtime",
+    "spares/records",
+    "spares/workspaces",
+)
 _log = logger("sandbox")
 
 
@@ -72,19 +81,22 @@ class BubblewrapProvider:
     """
 
     name = "bubblewrap"
+    separate = True
+    """Whether its sandboxes have mounts of their own, and so can have drives."""
 
     def __init__(self, state_dir: Path) -> None:
         self._state = state_dir
         self._root = os.geteuid() == 0
         self._records = Records(state_dir / "sandboxes")
-        self._workspaces = Workspaces(state_dir / "workspaces", as_root=self._root)
+        self._drives = Drives(state_dir / "drives") if self.separate else None
+        self._workspaces = Workspaces(state_dir / "workspaces", self._drives)
         self._room = Room(self._records, self._workspaces)
         self._zygote = Zygote()
         self._host: Host | None = None
         self._live: dict[str, LiveSandbox] = {}
         self._creating: set[str] = set()
         self._uids: dict[str, int] = {}
-        spares = Room.below(state_dir / "spares", as_root=self._root)
+        spares = Room.below(state_dir / "spares", self._drives)
         self._spares = Adoptions(spares, self._room, self._uids)
 
     @property
@@ -96,7 +108,7 @@ class BubblewrapProvider:
             pause="freezer" if "freezer" in groups.parents else "signal",
             memory_limit="cgroup" if "memory" in groups.parents else "per-process",
             cpu_limit="cpu" in groups.parents,
-            disk_quota="watched",
+            disk_quota="watched" if self._drives is None or self._drives.lack else "hard",
             distinct_uids=self._root,
             egress=True,
             snapshots=True,
@@ -105,8 +117,12 @@ class BubblewrapProvider:
         )
 
     def probe(self) -> list[Finding]:
-        """Examine the host: binary, user namespaces, interpreter, groups, filter."""
-        return bwrap.probe()
+        """Examine the host: binary, user namespaces, interpreter, groups, filter, disk."""
+        return [*bwrap.probe(), self._probe_disk()]
+
+    def _probe_disk(self) -> Finding:
+        lack = "sandboxes are none" if self._drives is None else self._drives.lack
+        return disk_finding(lack, as_root=self._root)
 
     def find_binary(self) -> Path:
         """Return the program that makes the namespaces."""
@@ -130,8 +146,7 @@ class BubblewrapProvider:
             if finding.level is Level.WARNING:
                 _log.warning("sandbox_host_limited", what=finding.what, fix=finding.fix)
         try:
-            parts = ("sandboxes", "workspaces", "runtime", "spares/records", "spares/workspaces")
-            for part in parts:
+            for part in _PARTS:
                 (self._state / part).mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise SandboxUnavailable(
@@ -213,7 +228,7 @@ class BubblewrapProvider:
         await self._claim(sandbox_id)
         try:
             await self._clear_earlier(sandbox_id)
-            if self._workspaces.owner(sandbox_id) is not None:
+            if self._workspaces.exists(sandbox_id):
                 return None
             python = self._python_of(spec, host)
             made = await self._spares.adopt(spare, spec, sandbox_id, python, self._ended)
@@ -225,8 +240,9 @@ class BubblewrapProvider:
     async def _make(
         self, host: Host, spec: SandboxSpec, sandbox_id: str, room: Room
     ) -> LiveSandbox:
-        uid = self._choose_uid(sandbox_id, room.workspaces.owner(sandbox_id))
-        workspace = await room.workspaces.open(sandbox_id, uid)
+        workspace = await room.workspaces.open(sandbox_id, spec.limits)
+        uid = self._choose_uid(sandbox_id, workspace.owner)
+        await room.workspaces.give(workspace.path, uid)
         for mount in spec.mounts:
             if mount.owned:
                 await self._workspaces.give(mount.source, uid)
@@ -241,8 +257,9 @@ class BubblewrapProvider:
         places = Places(
             host.runtime.directory,
             host.runtime.binary,
-            workspace,
+            workspace.path,
             self._python_of(spec, host),
+            workspace.drive,
         )
         return await self._start(spec, record, places, group, room)
 
@@ -306,13 +323,14 @@ class BubblewrapProvider:
             uid=record.uid,
             gid=record.uid,
             cgroups=group.procs if group else [],
+            drive=places.device,
         )
         channel = Channel(ours)
         try:
             pid, pidfd = await self._zygote.launch(request, opened)
             theirs.close()  # ours must see the end of the stream when the sandbox is gone
             room.records.save(replace(record, outer=identify(pid)))
-            handles = Handles(channel, pidfd, pid, group, places.workspace)
+            handles = Handles(channel, pidfd, pid, group, places.workspace, places.drive)
             ended = self._ended if room is self._room else self._spares.ended
             sandbox = LiveSandbox(record.sandbox_id, spec, handles, ended)
             await self._await_ready(sandbox, places.python, group, errors)
@@ -349,7 +367,9 @@ class BubblewrapProvider:
         self._live.pop(sandbox_id, None)
         self._uids.pop(sandbox_id, None)
         self._records.remove(sandbox_id)
-        if not keep_workspace:
+        if keep_workspace:
+            await self._workspaces.close(sandbox_id)
+        else:
             await self._workspaces.remove(sandbox_id)
 
     async def sweep(self) -> list[str]:
@@ -369,6 +389,7 @@ class BubblewrapProvider:
             await anyio.sleep(_WATCH_S)
             for sandbox in list(self._live.values()):
                 await sandbox.enforce_quota()
+            await self._workspaces.trim()
 
     async def _clear_earlier(self, sandbox_id: str, *, own: bool = False) -> None:
         """Clear what an earlier sandbox of this id left.
@@ -399,6 +420,7 @@ class BubblewrapProvider:
                 if gone and not inside and group.remove():
                     break
                 await anyio.sleep(0.002)
+            await (room or self._room).workspaces.close(record.sandbox_id)
             (room or self._room).records.remove(record.sandbox_id)
             self._uids.pop(record.sandbox_id, None)
             return

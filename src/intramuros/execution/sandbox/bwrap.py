@@ -37,12 +37,6 @@ _REFUSALS = (
     "launcher: [Errno 28]",
     "Failed to make / slave",
 )
-_DISK = Finding(
-    Level.OK,
-    "the kernel limits single files, /tmp, the home directory and /dev/shm, in bytes and number of"
-    " files; the workspace as a whole is watched, and what outgrows its quota is stopped",
-)
-"""Said because it is not the same: a fast program can be over for a moment."""
 _UBUNTU = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
 _DEBIAN = Path("/proc/sys/kernel/unprivileged_userns_clone")
 _MAXIMUM = Path("/proc/sys/user/max_user_namespaces")
@@ -160,7 +154,6 @@ def probe_ground() -> list[Finding]:
         _probe_groups(),
         _probe_filter(),
         _probe_sight(),
-        _DISK,
     ]
 
 

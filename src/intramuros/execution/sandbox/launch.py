@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from intramuros.execution.sandbox.base import WORKSPACE, Mount, SandboxError, SandboxSpec
+from intramuros.execution.sandbox.drives import WORKSPACE as WORKSPACE_DIRECTORY
+from intramuros.execution.sandbox.drives import Drive
 from intramuros.execution.sandbox.launcher import STAGE
 from intramuros.execution.sandbox.rootfs import (
     AGENT_ID,
@@ -62,6 +64,18 @@ class Places:
     binary: Path
     workspace: Path
     python: Python
+    drive: Drive | None = None
+    """What the workspace is on, if it is on one of its own."""
+
+    @property
+    def device(self) -> str | None:
+        """What the launcher is to mount."""
+        return None if self.drive is None else self.drive.device
+
+    @property
+    def shown(self) -> str:
+        """The workspace as the launcher finds it: by its place on the drive, or on the host."""
+        return str(self.workspace) if self.drive is None else WORKSPACE_DIRECTORY
 
 
 def plan(spec: SandboxSpec, places: Places, *, uid: int, seccomp: bool) -> Plan:
@@ -76,7 +90,7 @@ def plan(spec: SandboxSpec, places: Places, *, uid: int, seccomp: bool) -> Plan:
     """
     sources: list[str] = []
 
-    def source(path: Path) -> str:
+    def source(path: Path | str) -> str:
         sources.append(str(path))
         return f"{STAGE}/{len(sources) - 1}"
 
@@ -101,7 +115,7 @@ def plan(spec: SandboxSpec, places: Places, *, uid: int, seccomp: bool) -> Plan:
     if places.python.host_prefix is not None:
         argv += ["--ro-bind", source(places.python.host_prefix), PYTHON_TARGET]
     argv += ["--ro-bind", f"{runtime}/lib", LIBRARY_TARGET]
-    argv += ["--bind", source(places.workspace), WORKSPACE]
+    argv += ["--bind", source(places.shown), WORKSPACE]
     for mount in spec.mounts:
         check_mount(mount)
         argv += ["--ro-bind" if mount.read_only else "--bind", source(mount.source), mount.target]

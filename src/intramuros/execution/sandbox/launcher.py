@@ -33,6 +33,7 @@ AGENT_ID = 1000
 STAGE = "/tmp"  # noqa: S108 - covered by a private tmpfs before anything is put there
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x20000, 0x10000000
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC, _MS_SLAVE = 1, 2, 4, 4096, 16384, 1 << 19
+_MS_NOATIME = 1024
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _SIGNALS = (signal.SIGCHLD, signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGXFSZ)
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -63,13 +64,23 @@ def _unshare(uid: int | None) -> None:
             file.write(text)
 
 
-def _stage(sources: list[str], scratch: list[str], overlays: Sequence[Sequence[int]] = ()) -> None:
+def _stage(
+    sources: list[str],
+    scratch: list[str],
+    overlays: Sequence[Sequence[int]] = (),
+    drive: str | None = None,
+) -> None:
     """Show each source as STAGE/<number>, after them fresh tmpfs with the given options, and then
-    overlays of sources, uppermost first, read-only.
+    overlays of sources, uppermost first, read-only. A source that is no absolute path is a
+    directory of the drive.
     """
     _mount("none", "/", None, _MS_REC | _MS_SLAVE, None)
     # Opened before STAGE is covered: a source may lie below it.
-    opened = [os.open(source, os.O_PATH | os.O_CLOEXEC) for source in sources]
+    found = {
+        source: os.open(source, os.O_PATH | os.O_CLOEXEC) for source in sources if source[:1] == "/"
+    }
+    found |= _open_drive(drive, [source for source in sources if source[:1] != "/"])
+    opened = [found[source] for source in sources]
     _mount("tmpfs", STAGE, "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=0755,size=1m")
     for number, fd in enumerate(opened):
         target = f"{STAGE}/{number}"
@@ -78,6 +89,7 @@ def _stage(sources: list[str], scratch: list[str], overlays: Sequence[Sequence[i
         else:
             os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
         _mount(f"/proc/self/fd/{fd}", target, None, _MS_BIND | _MS_REC, None)
+    for fd in found.values():
         os.close(fd)
     for number, options in enumerate(scratch, len(opened)):
         target = f"{STAGE}/{number}"
@@ -89,6 +101,15 @@ def _stage(sources: list[str], scratch: list[str], overlays: Sequence[Sequence[i
         lower = ":".join(f"{STAGE}/{layer}" for layer in layers)
         flags = _MS_RDONLY | _MS_NOSUID | _MS_NODEV
         _mount("overlay", target, "overlay", flags, f"lowerdir={lower}")
+
+
+def _open_drive(device: str | None, names: list[str]) -> dict[str, int]:
+    """Mount a device where STAGE will cover it, and open directories of it."""
+    if device is None:
+        return {}
+    _mount(device, STAGE, "ext4", _MS_NOSUID | _MS_NODEV | _MS_NOATIME, None)
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    return {name: os.open(f"{STAGE}/{name}", flags) for name in names}
 
 
 def _contain(request: dict[str, Any], turn: socket.socket) -> None:
@@ -118,7 +139,7 @@ def _show(request: dict[str, Any]) -> None:
     for point in request["hide"]:
         # In a user namespace what the host mounted can be covered, but not taken away.
         _mount("tmpfs", point, "tmpfs", _MS_RDONLY | _MS_NOSUID | _MS_NODEV, "size=4k,mode=0555")
-    _stage(request["stage"], request["scratch"], request["overlays"])
+    _stage(request["stage"], request["scratch"], request["overlays"], request["drive"])
 
 
 def _await_map(turn: socket.socket) -> None:
@@ -182,7 +203,7 @@ def _become(request: dict[str, Any], fds: list[int], parent: int, turn: socket.s
             _contain(request, turn)
         elif not request["bare"]:
             _unshare(request["uid"])
-            _stage(request["stage"], request["scratch"])
+            _stage(request["stage"], request["scratch"], (), request["drive"])
             if request["uid"] is not None:
                 _drop(request["uid"], request["gid"])
         # Changing identity clears it, so it comes after; the parent may have died meanwhile.

@@ -25,6 +25,7 @@ from intramuros.execution.sandbox.base import (
 )
 from intramuros.execution.sandbox.cgroups import Group
 from intramuros.execution.sandbox.channel import Channel
+from intramuros.execution.sandbox.drives import Drive
 from intramuros.execution.sandbox.keeping import Keeper
 from intramuros.execution.sandbox.quota import Quota
 from intramuros.execution.sandbox.rootfs import SCRATCH, TRUST, TRUSTING, Python
@@ -51,6 +52,8 @@ class Handles:
     pid: int
     group: Group | None
     workspace: Path
+    drive: Drive | None = None
+    """What holds the workspace to its quota; it is watched where there is none."""
     direct: bool = False
     """Whether the outermost process is process 1 itself, not the parent of it."""
     filter: bytes = b""
@@ -73,8 +76,11 @@ class LiveSandbox:
         self._ended = ended
         self._workdir = WORKSPACE
         self._scratch = tuple(SCRATCH)
-        owned = [mount.source for mount in spec.mounts if mount.owned and not mount.read_only]
-        self._quota = Quota(handles.workspace, spec.limits.disk_bytes, self._pids, owned)
+        watched = [mount.source for mount in spec.mounts if mount.owned and not mount.read_only]
+        if handles.drive is None:
+            watched.insert(0, handles.workspace)
+        limits = spec.limits
+        self._quota = Quota(watched, limits.disk_bytes, limits.disk_files, self._pids)
         self._shell = anyio.Lock(fast_acquire=True)
         self._paused = False
         self._destroyed = False

@@ -107,6 +107,7 @@ class ProcessProvider(BubblewrapProvider):
     """
 
     name = "process"
+    separate = False
 
     @property
     def capabilities(self) -> Capabilities:
@@ -118,7 +119,7 @@ class ProcessProvider(BubblewrapProvider):
 
     def probe(self) -> list[Finding]:
         """Examine the host; the first finding is what this provider is."""
-        return [Finding(Level.WARNING, WHAT, FIX), *bwrap.probe_ground()]
+        return [Finding(Level.WARNING, WHAT, FIX), *bwrap.probe_ground(), self._probe_disk()]
 
     def find_binary(self) -> Path:
         """Return the shell: no program makes namespaces here."""

@@ -1,4 +1,4 @@
-"""A workspace's disk quota, watched: neither tmpfs nor a project quota may hold it here.
+"""A disk quota that is watched: for workspaces without a drive, and for what the worker shares.
 
 A single file cannot grow past the quota at all (RLIMIT_FSIZE); a tree of files is measured while
 commands run, more often the closer it is, and a command still running past the limit is stopped.
@@ -31,16 +31,16 @@ class Quota:
 
     def __init__(
         self,
-        workspace: Path,
+        directories: Sequence[Path],
         limit_bytes: int,
+        limit_files: int = MAX_COUNTED,
         pids: Callable[[], Iterable[int]] = tuple,
-        more: Sequence[Path] = (),
     ) -> None:
-        """Take the workspace, what tells the host pids of its processes, and other directories."""
+        """Take what is measured, the limits of all together, and what tells its host pids."""
         self._pids = pids
-        self._workspace = workspace
-        self._more = more
+        self._directories = directories
         self._limit = limit_bytes
+        self._files = min(limit_files, MAX_COUNTED)
         self._used = 0
         self._measured_at = float("-inf")
         self._changed_at = float("-inf")
@@ -51,14 +51,18 @@ class Quota:
         self._changed_at = monotonic()
 
     async def is_over(self) -> bool:
-        """Return whether the workspace is over; measures when the last look is stale."""
+        """Return whether they are over; measures when the last look is stale."""
+        if not self._directories:
+            return False
         stale = monotonic() - self._measured_at > max(_FRESH_S, 20 * self._cost_s)
         if stale or self._measured_at <= self._changed_at:
             await self._measure()
         return self._used > self._limit
 
     async def wait_until_over(self, scope: anyio.CancelScope) -> None:
-        """Cancel ``scope`` once the workspace is over its limit."""
+        """Cancel ``scope`` once they are over their limit."""
+        if not self._directories:
+            return
         wait_s = _FIRST_LOOK_S
         while True:
             await anyio.sleep(wait_s)
@@ -77,11 +81,13 @@ class Quota:
         self._cost_s = monotonic() - began
 
     def _usage(self) -> int:
-        used = usage_bytes(self._workspace, self._pids())
-        return used + sum(usage_bytes(directory) for directory in self._more)
+        pids = tuple(self._pids())
+        return sum(usage_bytes(one, pids, self._files) for one in self._directories)
 
     async def grew_over(self) -> bool:
-        """Measure, and return whether the workspace is over and larger than at the last look."""
+        """Measure, and return whether they are over and larger than at the last look."""
+        if not self._directories:
+            return False
         before = self._used
         if monotonic() - self._measured_at > 20 * self._cost_s:
             await self._measure()
@@ -91,7 +97,7 @@ class Quota:
         """Return what the model reads when it is over."""
         if self._used >= UNCOUNTABLE:
             return (
-                f"{tool}: the workspace has more than {MAX_COUNTED} files or more than"
+                f"{tool}: the workspace has more than {self._files} files or more than"
                 f" {trees.MAX_DEPTH} nested directories, or a process hides the files it holds"
                 " open; remove some first, or end it"
             )
@@ -101,18 +107,19 @@ class Quota:
         )
 
 
-def usage_bytes(path: Path, pids: Iterable[int] = ()) -> int:
+def usage_bytes(path: Path, pids: Iterable[int] = (), most: int = MAX_COUNTED) -> int:
     """Return the disk space a tree takes, in bytes; links are not followed.
 
     Whatever cannot be counted counts as :data:`UNCOUNTABLE`.
 
     Args:
         pids: host pids of processes that may hold files of it open that have no name any more.
+        most: how many files and directories are counted.
     """
     pids = tuple(pids)
     for _ in range(_LOOKS):
         try:
-            return _count(path, pids)
+            return _count(path, pids, most)
         except FileNotFoundError:
             return 0
         except trees.TooDeep:
@@ -122,7 +129,7 @@ def usage_bytes(path: Path, pids: Iterable[int] = ()) -> int:
     return UNCOUNTABLE
 
 
-def _count(path: Path, pids: Iterable[int]) -> int:
+def _count(path: Path, pids: Iterable[int], most: int) -> int:
     """Measure once.
 
     Raises:
@@ -133,7 +140,7 @@ def _count(path: Path, pids: Iterable[int]) -> int:
     total = 0
     device = path.stat().st_dev
     for counted, info in enumerate(trees.walk(os.fspath(path)), 1):
-        if counted > MAX_COUNTED:
+        if counted > most:
             return UNCOUNTABLE
         total += _blocks(info, seen)
     return total + sum(

@@ -35,7 +35,8 @@ class Request:
     fds: dict[int, int]
     """Its descriptors: number inside → index among those sent along; 2 takes error messages."""
     stage: list[str]
-    """Host paths shown as ``launcher.STAGE/<index>``."""
+    """Host paths shown as ``launcher.STAGE/<index>``; those without a slash before are on the
+    drive."""
     scratch: list[str]
     """Mount options of fresh tmpfs, shown after those."""
     uid: int | None
@@ -51,6 +52,8 @@ class Request:
     """Mounts of the host that a contained program must not see."""
     processes: int | None = None
     """How many its namespace may have, where no control group says so (RLIMIT_NPROC)."""
+    drive: str | None = None
+    """A device whose file system is mounted for it."""
     bare: bool = False
     """Start it as the worker's user, where it sees all that the worker sees."""
     env: dict[str, str] = field(default_factory=dict)

@@ -29,12 +29,11 @@ def test_sparse_files_cost_what_they_take(tmp_path: Path) -> None:
 
 
 def test_a_tree_without_end_is_over_any_quota(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(quota, "MAX_COUNTED", 5)
     for number in range(6):
         (tmp_path / str(number)).touch()
-    assert usage_bytes(tmp_path) == 1 << 62
+    assert usage_bytes(tmp_path, (), 5) == 1 << 62
 
 
 def test_what_is_gone_or_closed_is_passed_over(tmp_path: Path) -> None:
@@ -45,7 +44,7 @@ async def test_the_watch_ends_what_grows_too_large(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quota, "_FIRST_LOOK_S", 0.01)
-    watched = Quota(tmp_path, 1 << 20)
+    watched = Quota([tmp_path], 1 << 20)
     assert not await watched.is_over()
     with anyio.fail_after(5), anyio.CancelScope() as scope:
         async with anyio.create_task_group() as tasks:
@@ -63,12 +62,30 @@ async def test_what_is_written_to_other_directories_counts_too(tmp_path: Path) -
     for directory in (workspace, other):
         directory.mkdir()
     (other / "f").write_bytes(b"x" * (2 << 20))
-    assert not await Quota(workspace, 1 << 20).is_over()
-    assert await Quota(workspace, 1 << 20, more=[other]).is_over()
+    assert not await Quota([workspace], 1 << 20).is_over()
+    assert await Quota([workspace, other], 1 << 20).is_over()
+
+
+async def test_files_are_counted_as_well_as_bytes(tmp_path: Path) -> None:
+    for number in range(6):
+        (tmp_path / str(number)).touch()
+    assert not await Quota([tmp_path], 1 << 20, 20).is_over()
+    few = Quota([tmp_path], 1 << 20, 5)
+    assert await few.is_over()
+    assert "more than 5 files" in few.message("bash")
+
+
+async def test_where_nothing_is_to_be_watched_nothing_is_over(tmp_path: Path) -> None:
+    none = Quota([], 0)
+    assert not await none.is_over()
+    assert not await none.grew_over()
+    with anyio.fail_after(1), anyio.CancelScope() as scope:
+        await none.wait_until_over(scope)
+    assert not scope.cancel_called
 
 
 async def test_what_was_measured_before_a_command_ended_is_stale(tmp_path: Path) -> None:
-    watched = Quota(tmp_path, 1 << 20)
+    watched = Quota([tmp_path], 1 << 20)
     assert not await watched.is_over()
     (tmp_path / "f").write_bytes(os.urandom(2 << 20))
     assert not await watched.is_over()

@@ -115,7 +115,7 @@ class _Stage:
     def __init__(self) -> None:
         self.sources: list[str] = []
 
-    def add(self, path: Path) -> str:
+    def add(self, path: Path | str) -> str:
         self.sources.append(str(path))
         return f"{STAGE}/{len(self.sources) - 1}"
 
@@ -197,7 +197,7 @@ def _own_mounts(places: Places, stage: _Stage) -> Iterator[dict[str, Any]]:
     if places.python.host_prefix is not None:
         yield bind(stage.add(places.python.host_prefix), PYTHON_TARGET)
     yield bind(stage.add(places.runtime / "lib"), LIBRARY_TARGET)
-    yield bind(stage.add(places.workspace), WORKSPACE, read_only=False)
+    yield bind(stage.add(places.shown), WORKSPACE, read_only=False)
 
 
 def _staged_scratch(first: int) -> list[dict[str, Any]]:

@@ -95,7 +95,7 @@ class ContainerProvider(BubblewrapProvider):
                 found.append(Finding(Level.OK, "this user has subordinate ids for containers"))
         except SandboxUnavailable as error:
             return [Finding(Level.FAILURE, error.problem, error.fix)]
-        return [*found, *bwrap.probe_ground()]
+        return [*found, *bwrap.probe_ground(), self._probe_disk()]
 
     def find_binary(self) -> Path:
         """Return the program that runs the containers."""
@@ -148,13 +148,14 @@ class ContainerProvider(BubblewrapProvider):
         errors = os.memfd_create("errors")
         opened = [theirs.fileno(), errors, os.open(os.devnull, os.O_RDWR)]
         request = self._request(container, spec, record.sandbox_id, ids, group)
+        request = replace(request, drive=places.device)
         channel = Channel(ours)
         try:
             _, started = await self._zygote.launch(request, opened)
             theirs.close()  # ours must see the end of the stream when the sandbox is gone
             pid, pidfd = await self._await_first(bundle, started, errors)
             room.records.save(replace(record, outer=identify(pid)))
-            handles = self._handles(channel, (pid, pidfd), group, places.workspace)
+            handles = self._handles(channel, (pid, pidfd), group, places)
             ended = self._ended if room is self._room else self._spare_ended
             sandbox = LiveSandbox(record.sandbox_id, spec, handles, ended)
             await self._await_ready(sandbox, places.python, group, errors)
@@ -168,11 +169,19 @@ class ContainerProvider(BubblewrapProvider):
         return sandbox
 
     def _handles(
-        self, channel: Channel, first: tuple[int, int], group: Group | None, workspace: Path
+        self, channel: Channel, first: tuple[int, int], group: Group | None, places: Places
     ) -> Handles:
         pid, pidfd = first
-        program = self._filter(os.uname().machine)
-        return Handles(channel, pidfd, pid, group, workspace, direct=True, filter=program)
+        return Handles(
+            channel,
+            pidfd,
+            pid,
+            group,
+            places.workspace,
+            places.drive,
+            direct=True,
+            filter=self._filter(os.uname().machine),
+        )
 
     def _filter(self, machine: str) -> bytes:
         return seccomp.assemble(machine)
@@ -367,11 +376,11 @@ class GvisorProvider(ContainerProvider):
         return super()._make_group(groups, sandbox_id, replace(spec, limits=limits))
 
     def _handles(
-        self, channel: Channel, first: tuple[int, int], group: Group | None, workspace: Path
+        self, channel: Channel, first: tuple[int, int], group: Group | None, places: Places
     ) -> Handles:
         # When the group's memory runs out, its kernel ends, and with it everything: one process
         # alone is to meet its own limit before.
-        return replace(super()._handles(channel, first, group, workspace), limits_data=True)
+        return replace(super()._handles(channel, first, group, places), limits_data=True)
 
     def _host_tasks(self, spec: SandboxSpec) -> int:
         return spec.limits.pids * HOST_TASKS_EACH + KERNEL_TASKS

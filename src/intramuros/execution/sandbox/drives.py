@@ -1,0 +1,315 @@
+"""Drives: a file system in a file for each session, which ends where its quota ends.
+
+What a sandbox writes to its workspace meets the kernel's own "no space left", in bytes and in
+number of files, and takes nothing from its neighbours. A drive is a sparse copy of a template, so
+making one costs the time of copying some hundred kilobytes; the host's disk gives what is used.
+
+A drive has no journal and does not wait for the disk, for the kernel writes it back whole however
+the worker ends. Only where the machine itself lost its power is one found that was not closed; it
+is checked before it is mounted again.
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+import struct
+import subprocess
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from secrets import token_hex
+from typing import Final
+
+import anyio
+from anyio import to_thread
+
+from intramuros.execution.sandbox import loops
+from intramuros.execution.sandbox.base import (
+    MIB,
+    Finding,
+    Level,
+    Limits,
+    SandboxBusy,
+    SandboxError,
+)
+from intramuros.kernel.telemetry import logger
+
+WORKSPACE: Final = "workspace"
+"""The directory of a drive that its sandbox sees."""
+KIND: Final = "ext4"
+OPTIONS: Final = ("noinit_itable", "nobarrier")
+SUFFIX: Final = ".img"
+_BLOCK, _INODE = 4096, 256
+_MIN_FILES: Final = 1024
+_GROUP_BYTES: Final = 128 * MIB
+_RESERVED_BYTES: Final = 16 * MIB
+"""What the kernel keeps back at most, so that it never lacks room for its own ends."""
+_TOOL_S: Final = 120.0
+_BUSY_S: Final = 5.0
+_SLACK_BYTES: Final = 64 * MIB
+_STATE_AT, _CLEAN = 1024 + 0x3A, 1
+_SEARCH: Final = "/usr/sbin:/sbin:/usr/bin:/bin"
+_REPAIRED: Final = 3
+"""The highest status with which e2fsck says that all is well now."""
+_SETTINGS: Final = "lazy_itable_init=1,nodiscard,num_backup_sb=0"
+_FEATURES: Final = "^has_journal,^resize_inode,sparse_super2"
+_log = logger("sandbox")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How large a drive is: what fits in it, in bytes and in number of files."""
+
+    data_bytes: int
+    files: int
+
+    @classmethod
+    def of(cls, limits: Limits) -> "Shape":
+        """Return the shape that holds a sandbox to its limits."""
+        most = max(limits.disk_bytes // _BLOCK, _MIN_FILES)
+        return cls(limits.disk_bytes, max(min(limits.disk_files, most), 16))
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file: what fits, and what the file system needs to keep it."""
+        groups = -(-self.data_bytes // _GROUP_BYTES) + 2
+        needed = self.data_bytes + self.files * _INODE + groups * 3 * _BLOCK + 64 * _BLOCK
+        needed += min(self.data_bytes // 49, _RESERVED_BYTES)
+        return -(-needed // _BLOCK) * _BLOCK
+
+
+@dataclass(frozen=True)
+class Drive:
+    """One that is mounted; it stays so while its descriptor is open."""
+
+    image: Path
+    device: str
+    root: int
+    """A descriptor of its root directory."""
+
+    @property
+    def workspace(self) -> Path:
+        """Where this process, and no other, finds the workspace."""
+        return Path(f"/proc/self/fd/{self.root}/{WORKSPACE}")
+
+    def trim(self) -> None:
+        """Give free space back to the host's disk, if there is enough of it."""
+        info = os.statvfs(self.root)
+        used = (info.f_blocks - info.f_bfree) * info.f_frsize
+        if self.image.stat().st_blocks * 512 - used > _SLACK_BYTES:
+            loops.trim(self.root)
+
+    def close(self) -> None:
+        """Let it go: it is written back and gone, once no sandbox has it."""
+        with suppress(OSError):
+            self.trim()
+        os.close(self.root)
+
+
+class Drives:
+    """Makes and mounts the drives of one provider.
+
+    Args:
+        directory: where templates lie; on the file system of the drives, so that copying is cheap.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._reason: str | None = None
+
+    @property
+    def lack(self) -> str:
+        """Why this host has no drives; empty when it has. Tried for real, once."""
+        if self._reason is None:
+            self._reason = _try()
+        return self._reason
+
+    async def make(self, image: Path, shape: Shape) -> None:
+        """Make an empty drive, whole or not at all.
+
+        Raises:
+            SandboxError: the host's disk refuses.
+        """
+        try:
+            await to_thread.run_sync(self._make, image, shape)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise SandboxError(f"cannot make the sandbox's disk ({_said(error)})") from error
+
+    async def open(self, image: Path, shape: Shape) -> Drive:
+        """Mount a drive; one that was made for other limits gets those of now.
+
+        Raises:
+            SandboxBusy: a sandbox has it.
+            SandboxError: it cannot be mounted.
+        """
+        with anyio.move_on_after(_BUSY_S):
+            while True:
+                try:
+                    return await to_thread.run_sync(_open, image, shape)
+                except BlockingIOError:
+                    # Whoever had it was killed, and it is being written back.
+                    await anyio.sleep(0.002)
+                except (OSError, subprocess.SubprocessError) as error:
+                    said = _said(error)
+                    raise SandboxError(f"cannot mount the sandbox's disk ({said})") from error
+        raise SandboxBusy(f"the disk of sandbox {image.stem} is in use")
+
+    def _make(self, image: Path, shape: Shape) -> None:
+        template = self._template(shape)
+        draft = self._directory / f"new-{token_hex(8)}"
+        try:
+            _copy(template, draft)
+            draft.rename(image)
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def _template(self, shape: Shape) -> Path:
+        path = self._directory / f"{shape.data_bytes}-{shape.files}{SUFFIX}"
+        if not path.exists():
+            draft = self._directory / f"new-{token_hex(8)}"
+            try:
+                _format(draft, shape)
+                draft.rename(path)
+            finally:
+                draft.unlink(missing_ok=True)
+        return path
+
+
+def disk_finding(lack: str, *, as_root: bool) -> Finding:
+    """Return what there is to say about disk quotas, given why there are no drives."""
+    scratch = "/tmp, the home directory and /dev/shm are limited by the kernel"  # noqa: S108 - inside
+    if not lack:
+        return Finding(
+            Level.OK,
+            "the workspace has a hard disk quota, in bytes and number of files: a file system of"
+            f" its own, in a file; {scratch}; directories that the worker shares are watched",
+        )
+    fix = "install e2fsprogs, and give the worker CAP_SYS_ADMIN and /dev/loop-control"
+    if not as_root:
+        fix = "run the worker as root, which gives each sandbox a file system of its own"
+    return Finding(
+        Level.WARNING,
+        f"no hard disk quota ({lack}): single files and {scratch}; the workspace as a whole is"
+        " watched, and what outgrows its quota is stopped a moment later",
+        fix,
+    )
+
+
+def _try() -> str:
+    """Return why a tiny drive cannot be made and mounted here, or nothing."""
+    if os.geteuid() != 0:
+        return "the worker is not root"
+    try:
+        with tempfile.TemporaryDirectory(prefix="intramuros-drive-") as folder:
+            image = Path(folder) / "trial"
+            shape = Shape(MIB, _MIN_FILES)
+            _format(image, shape)
+            os.close(_open(image, shape).root)
+    except (OSError, subprocess.SubprocessError) as error:
+        return _said(error)
+    return ""
+
+
+def _format(image: Path, shape: Shape) -> None:
+    with image.open("xb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.truncate(shape.size)
+    argv = ["-q", "-F", "-t", KIND, "-b", str(_BLOCK), "-I", str(_INODE), "-N", str(shape.files)]
+    _run("mke2fs", [*argv, "-m", "0", "-O", _FEATURES, "-E", _SETTINGS, str(image)])
+
+
+def _open(image: Path, shape: Shape) -> Drive:
+    fd = os.open(image, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        _prepare(fd, image, shape)
+        path, device = loops.attach(fd)
+        try:
+            root = loops.mount(path, KIND, OPTIONS)
+        finally:
+            os.close(device)
+    finally:
+        os.close(fd)
+    try:
+        with suppress(FileExistsError):
+            os.mkdir(WORKSPACE, 0o700, dir_fd=root)
+    except BaseException:
+        os.close(root)
+        raise
+    return Drive(image, path, root)
+
+
+def _prepare(fd: int, image: Path, shape: Shape) -> None:
+    """Lock a drive; check it if the machine died with it, and give it the size it should have."""
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    clean = struct.unpack("<H", os.pread(fd, 2, _STATE_AT))[0] & _CLEAN
+    size = os.fstat(fd).st_size
+    if clean and size == shape.size:
+        return
+    _log.warning("drive_checked", image=image.name, clean=bool(clean))
+    _run("e2fsck", ["-f", "-y", str(image)], _REPAIRED)
+    if size == shape.size:
+        return
+    if size < shape.size:
+        os.ftruncate(fd, shape.size)
+    with suppress(subprocess.SubprocessError):
+        # What is in use stays, where it is more than is allowed now.
+        _run("resize2fs", [str(image), f"{shape.size // 1024}K"])
+        os.ftruncate(fd, shape.size)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy what a sparse file holds; the holes stay holes."""
+    with source.open("rb") as old, target.open("xb") as new:
+        os.fchmod(new.fileno(), 0o600)
+        size = os.fstat(old.fileno()).st_size
+        new.truncate(size)
+        at = 0
+        while at < size:
+            try:
+                at = os.lseek(old.fileno(), at, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:
+                    return
+                raise
+            end = os.lseek(old.fileno(), at, os.SEEK_HOLE)
+            while at < end:
+                at += _move(old.fileno(), new.fileno(), at, end - at)
+
+
+def _move(old: int, new: int, at: int, count: int) -> int:
+    try:
+        moved = os.copy_file_range(old, new, count, at, at)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        moved = os.pwrite(new, os.pread(old, min(count, MIB), at), at)
+    if not moved:
+        raise OSError(errno.EIO, "a template became shorter")
+    return moved
+
+
+def _run(name: str, arguments: list[str], most: int = 0) -> None:
+    program = shutil.which(name, path=_SEARCH)
+    if program is None:
+        raise FileNotFoundError(errno.ENOENT, f"there is no {name}")
+    done = subprocess.run(  # noqa: S603 - a fixed command line
+        [program, *arguments],
+        env={"PATH": _SEARCH},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=_TOOL_S,
+        check=False,
+    )
+    if done.returncode > most:
+        raise subprocess.CalledProcessError(done.returncode, name, done.stdout, done.stderr)
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, subprocess.CalledProcessError):
+        lines = (error.stderr or b"").decode("utf-8", "replace").strip().splitlines()
+        return f"{error.cmd}: {(lines or ['no reason given'])[-1][:200]}"
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return str(error)

@@ -1,0 +1,175 @@
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from intramuros.execution.sandbox import drives as module
+from intramuros.execution.sandbox.base import MIB, Level, Limits, SandboxBusy, SandboxError
+from intramuros.execution.sandbox.drives import Drives, Shape, disk_finding
+
+pytestmark = pytest.mark.anyio
+SMALL = Shape.of(Limits(disk_bytes=4 * MIB))
+
+
+@pytest.fixture
+def drives(tmp_path: Path) -> Drives:
+    made = Drives(tmp_path)
+    if made.lack:
+        pytest.skip(f"no drives on this host: {made.lack}")
+    return made
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write through to the file that the drive is in."""
+    for place, flags in ((path, os.O_WRONLY | os.O_CREAT), (path.parent, os.O_RDONLY)):
+        fd = os.open(place, flags, 0o644)
+        if place is path:
+            os.write(fd, content)
+        os.fsync(fd)
+        os.close(fd)
+
+
+@pytest.mark.parametrize(("megabytes", "files"), [(4, 1024), (64, 16_384), (4096, 500_000)])
+def test_small_drives_have_fewer_files(megabytes: int, files: int) -> None:
+    shape = Shape.of(Limits(disk_bytes=megabytes * MIB))
+    assert (shape.data_bytes, shape.files) == (megabytes * MIB, files)
+    assert shape.size > shape.data_bytes + files * 256
+
+
+def test_a_limit_of_files_is_taken_as_it_is() -> None:
+    assert Shape.of(Limits(disk_files=3000)).files == 3000
+
+
+async def test_it_holds_what_it_should_and_costs_what_it_holds(
+    tmp_path: Path, drives: Drives
+) -> None:
+    shape = Shape.of(Limits(disk_bytes=1024 * MIB))
+    await drives.make(tmp_path / "a.img", shape)
+    drive = await drives.open(tmp_path / "a.img", shape)
+    info = os.statvfs(drive.root)
+    drive.close()
+    assert 1024 * MIB <= info.f_bavail * info.f_frsize <= 1.05 * 1024 * MIB
+    assert shape.files * 0.99 <= info.f_favail <= shape.files * 1.05
+    assert (tmp_path / "a.img").stat().st_blocks * 512 < MIB
+    assert (tmp_path / "a.img").stat().st_mode & 0o777 == 0o600
+
+
+async def test_nobody_mounts_one_twice(
+    tmp_path: Path, drives: Drives, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_BUSY_S", 0.05)
+    image = tmp_path / "a.img"
+    await drives.make(image, SMALL)
+    first = await drives.open(image, SMALL)
+    with pytest.raises(SandboxBusy, match="in use"):
+        await Drives(tmp_path).open(image, SMALL)
+    first.close()
+    monkeypatch.setattr(module, "_BUSY_S", 5.0)
+    (await drives.open(image, SMALL)).close()
+
+
+async def test_what_the_machine_died_with_is_checked(tmp_path: Path, drives: Drives) -> None:
+    image = tmp_path / "a.img"
+    await drives.make(image, SMALL)
+    drive = await drives.open(image, SMALL)
+    write(drive.workspace / "f", b"x")
+    torn = tmp_path / "torn.img"
+    torn.write_bytes(image.read_bytes())  # as the disk had it when the power went
+    drive.close()
+    state = torn.read_bytes()[1024 + 0x3A]
+    assert not state & 1, "the kernel has noted that it was not closed"
+    again = await drives.open(torn, SMALL)
+    assert (again.workspace / "f").read_text() == "x"
+    again.close()
+
+
+async def test_limits_that_changed_change_it(tmp_path: Path, drives: Drives) -> None:
+    image = tmp_path / "a.img"
+    await drives.make(image, SMALL)
+    drive = await drives.open(image, SMALL)
+    (drive.workspace / "f").write_text("x")
+    drive.close()
+    for megabytes in (64, 8):
+        drive = await drives.open(image, Shape.of(Limits(disk_bytes=megabytes * MIB)))
+        info = os.statvfs(drive.root)
+        assert (drive.workspace / "f").read_text() == "x"
+        drive.close()
+        assert info.f_blocks * info.f_frsize < 1.2 * megabytes * MIB
+        assert info.f_blocks * info.f_frsize > 0.8 * megabytes * MIB
+
+
+async def test_room_that_was_used_is_given_back(
+    tmp_path: Path, drives: Drives, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_SLACK_BYTES", MIB)
+    image = tmp_path / "a.img"
+    await drives.make(image, SMALL)
+    drive = await drives.open(image, SMALL)
+    write(drive.workspace / "f", os.urandom(3 * MIB))
+    full = image.stat().st_blocks
+    (drive.workspace / "f").unlink()
+    drive.trim()
+    assert image.stat().st_blocks * 512 < full * 512 - 2 * MIB
+    drive.close()
+
+
+async def test_what_is_no_drive_is_not_mounted(tmp_path: Path, drives: Drives) -> None:
+    image = tmp_path / "a.img"
+    image.write_bytes(bytes(SMALL.size))
+    with pytest.raises(SandboxError, match="cannot mount the sandbox's disk"):
+        await drives.open(image, SMALL)
+    image.unlink()
+    with pytest.raises(SandboxError, match="No such file"):
+        await drives.open(image, SMALL)
+
+
+async def test_a_full_disk_leaves_nothing_behind(
+    tmp_path: Path, drives: Drives, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    await drives.make(tmp_path / "first.img", SMALL)
+    before = names(tmp_path)
+    monkeypatch.setattr(os, "copy_file_range", refuse)
+    with pytest.raises(SandboxError, match="No space left"):
+        await drives.make(tmp_path / "a.img", SMALL)
+    assert names(tmp_path) == before
+
+
+async def test_disks_that_copy_nothing_themselves_are_read_and_written(
+    tmp_path: Path, drives: Drives, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "copy_file_range", refuse)
+    await drives.make(tmp_path / "a.img", SMALL)
+    (await drives.open(tmp_path / "a.img", SMALL)).close()
+
+
+def test_why_there_are_none_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert Drives(tmp_path).lack == "the worker is not root"
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(module, "_SEARCH", "/nowhere")
+    assert Drives(tmp_path).lack == "there is no mke2fs"
+
+    def fail(*_: object) -> None:
+        raise subprocess.CalledProcessError(1, "mke2fs", b"", b"first\nlast word\n")
+
+    monkeypatch.setattr(module, "_format", fail)
+    assert Drives(tmp_path).lack == "mke2fs: last word"
+
+
+def test_the_doctor_is_told_the_whole() -> None:
+    assert disk_finding("", as_root=True).level is Level.OK
+    lacking = disk_finding("there is no mke2fs", as_root=True)
+    assert (lacking.level, "e2fsprogs" in lacking.fix) == (Level.WARNING, True)
+    assert "there is no mke2fs" in lacking.what and "watched" in lacking.what
+    assert "run the worker as root" in disk_finding("the worker is not root", as_root=False).fix
