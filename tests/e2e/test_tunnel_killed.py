@@ -84,7 +84,7 @@ async def works(client: httpx2.AsyncClient) -> bool:
         return False
 
 
-async def test_a_killed_edge_fails_calls_soon_and_is_found_again(tmp_path: Path) -> None:
+async def test_t02_a_killed_edge_fails_calls_soon_and_is_found_again(tmp_path: Path) -> None:
     rig, upstream = Rig(tmp_path), Upstream()
     async with running_upstream(upstream.app) as upstream_port:
         with edge_process(rig, 0) as (edge, port):
@@ -104,7 +104,7 @@ async def test_a_killed_edge_fails_calls_soon_and_is_found_again(tmp_path: Path)
     assert kinds.count("mcp.request") == kinds.count("mcp.response")
 
 
-async def test_a_killed_gateway_is_known_at_once(tmp_path: Path) -> None:
+async def test_t03_a_killed_gateway_is_known_at_once(tmp_path: Path) -> None:
     rig, upstream = Rig(tmp_path), Upstream()
     async with running_upstream(upstream.app) as upstream_port:
         with edge_process(rig, 0) as (_, port):
@@ -125,7 +125,7 @@ async def test_a_killed_gateway_is_known_at_once(tmp_path: Path) -> None:
     rig.audit("gateway-audit.jsonl")
 
 
-async def test_a_frozen_gateway_is_given_up_within_20_s_and_comes_back(tmp_path: Path) -> None:
+async def test_t04_a_frozen_gateway_is_given_up_within_20_s_and_comes_back(tmp_path: Path) -> None:
     rig, upstream = Rig(tmp_path), Upstream()
     async with running_upstream(upstream.app) as upstream_port:
         with edge_process(rig, 0) as (_, port), gateway_process(rig, port, upstream_port) as frozen:

@@ -41,7 +41,8 @@ The receiver gives it back when its *consumer* took the bytes, never when they a
 consumer stops its own sender and nothing else. A consumer that keeps up is given a larger window.
 
 A frame that breaks these rules ends the link with GOAWAY and the code. Frames for a stream that has
-ended are ignored, because they may have crossed its RST.
+ended are ignored, because they may have crossed its RST; ``noise`` counts them and others that move
+nothing, so that whoever has a clock can end a link that sends little else.
 
 Versions: 1 (2026-11) first.
 
@@ -87,6 +88,10 @@ MAX_WINDOW: Final = 1024 * KIB
 GROWTH_BUDGET: Final = 32 * 1024 * KIB
 # Unsent PONG and RST that we hold for a peer that provokes them but does not read.
 MAX_PENDING_REPLIES: Final = 64 * KIB
+# Credit is returned by halves of a window; less than this at a time asks for work and gives none.
+SMALL_CREDIT: Final = 1024
+# A PING costs us an answer, so it weighs as much as this many frames that we only ignore.
+PING_WEIGHT: Final = 50
 
 
 class Side(Enum):
@@ -200,6 +205,8 @@ class Mux:
         self._going_away = False
         self._dead = False
         self._replies = 0
+        self.noise = 0
+        """Frames so far that moved nothing: pings, crumbs of credit, talk of streams that ended."""
         self._out: list[bytes | memoryview] = [encode_hello(self._hello)]
 
     # Bytes
@@ -347,6 +354,7 @@ class Mux:
             case Ping():
                 self._on_ping(body)
             case Pong():
+                self.noise += 1
                 events.append(Ponged(body.nonce))
             case GoAway():
                 self._going_away = True
@@ -383,6 +391,7 @@ class Mux:
             raise MuxViolation(Code.PROTOCOL, "DATA after FIN")
         if size > stream.allowed:
             raise MuxViolation(Code.FLOW_CONTROL, "DATA without credit")
+        self.noise += not size
         stream.allowed -= size
         stream.unread += size
         events.append(Received(stream_id, body.payload))
@@ -391,6 +400,7 @@ class Mux:
         stream = self._known(stream_id)
         if stream is None:
             return
+        self.noise += body.credit < SMALL_CREDIT
         stream.send_credit += body.credit
         if body.credit == 0 or stream.send_credit > MAX_CREDIT:
             raise MuxViolation(Code.FLOW_CONTROL, "WINDOW of zero, or too much credit")
@@ -413,6 +423,7 @@ class Mux:
             events.append(Reset(stream_id, body.code))
 
     def _on_ping(self, body: Ping) -> None:
+        self.noise += PING_WEIGHT
         self._reply(frame(FrameType.PONG, 0, body.nonce))
 
     def _reply(self, answer: bytes) -> None:
@@ -427,8 +438,10 @@ class Mux:
     def _known(self, stream_id: int) -> _Stream | None:
         """Return the stream, or None when it has ended; an id never opened breaks the link."""
         stream = self._streams.get(stream_id)
-        if stream is None and stream_id > self._last_id:
-            raise MuxViolation(Code.PROTOCOL, f"stream {stream_id} was never opened")
+        if stream is None:
+            if stream_id > self._last_id:
+                raise MuxViolation(Code.PROTOCOL, f"stream {stream_id} was never opened")
+            self.noise += 1
         return stream
 
     def _sendable(self, stream_id: int) -> _Stream:

@@ -1,81 +1,121 @@
 """What an MCP request body asks for, in words for the audit record.
 
 Pure and bounded. A body that two parsers could read differently is refused, because the record
-must say what the upstream will do.
+must say what the upstream will do: members given twice, or in another spelling that some parsers
+take for the same, several messages in one, and headers that say another thing than the body.
 """
 
+import base64
+import binascii
 import json
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
-from intramuros.tunnel.http_rules import BadRequest
+from intramuros.tunnel.http_rules import BadRequest, Headers
 
-MAX_BATCH: Final = 64
 _MAX_NAME_CHARS: Final = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One JSON-RPC message: its method, and the tool, prompt or resource it names."""
-
-    method: str
-    name: str | None = None
+# Which parameter says what a method is about; protocol 2026-07-28 mirrors it in Mcp-Name.
+_NAMED_BY: Final = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
+_MEMBERS: Final = frozenset({"jsonrpc", "id", "method", "params", "result", "error"})
+_PARAMETERS: Final = frozenset({"name", "uri", "arguments", "_meta"})
+_WRAPPED: Final = re.compile(r"=\?base64\?(.*)\?=\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a request body holds; no calls when it is no JSON-RPC."""
+    """What a request body holds: a JSON-RPC method, and the tool, prompt or resource it names."""
 
-    calls: tuple[Call, ...] = field(default=())
+    method: str | None = None
+    """None when the body is no JSON-RPC."""
+    name: str | None = None
+    texts: frozenset[str] = frozenset()
+    """Every parameter that is text; a header may mirror one that we do not know."""
 
     def fields(self) -> dict[str, object]:
         """Return members for an audit record."""
-        if len(self.calls) == 1:
-            call = self.calls[0]
-            named: dict[str, object] = {"name": call.name} if call.name else {}
-            return {"method": call.method} | named
-        if self.calls:
-            return {"batch": [[call.method, call.name] for call in self.calls]}
-        return {}
+        found = {"method": self.method, "name": self.name}
+        return {key: _plain(text) for key, text in found.items() if text}
 
 
 def summarise(body: bytes, content_type: bytes) -> Summary:
-    """Read the methods and names out of a JSON-RPC body.
+    """Read the method and what it names out of a JSON-RPC body.
 
     Args:
         body: the whole request body.
         content_type: the request's header, or empty.
 
     Raises:
-        BadRequest: JSON that is malformed, nested too deeply, or has a member twice.
+        BadRequest: JSON that is malformed, nested too deeply, or can be read in two ways.
     """
     says_json = b"json" in content_type.lower()
     # A server may parse JSON whatever the header says, so the first character counts too.
     if not body or not (says_json or body.lstrip()[:1] in (b"{", b"[")):
         return Summary()
     try:
-        data = json.loads(body, object_pairs_hook=_no_duplicates)
+        message = json.loads(body, object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
         raise BadRequest("malformed_body", f"the body is no plain JSON ({error})") from error
-    messages = data if isinstance(data, list) else [data]
-    if len(messages) > MAX_BATCH:
-        raise BadRequest("batch_too_long", f"at most {MAX_BATCH} messages in a batch")
-    return Summary(tuple(_call(message) for message in messages))
+    if isinstance(message, list):
+        raise BadRequest("batch_refused", "one JSON-RPC message in a request, no array of them")
+    return _read(message)
 
 
-def _call(message: object) -> Call:
+def check_mirrored(found: Summary, headers: Headers) -> None:
+    """Check that the headers which repeat parts of the body say the same.
+
+    A server that looks at ``Mcp-Method`` and ``Mcp-Name`` would otherwise do what the record does
+    not say.
+
+    Raises:
+        BadRequest: one differs, or is given twice.
+    """
+    for header, allowed in (
+        (b"mcp-method", {found.method}),
+        (b"mcp-name", {found.name} if found.method in _NAMED_BY else found.texts),
+    ):
+        values = [value for name, value in headers if name == header]
+        if values and (len(values) > 1 or _unwrapped(values[0]) not in allowed):
+            raise BadRequest("header_mismatch", f"{header.decode()} differs from the body")
+
+
+def _read(message: object) -> Summary:
     if not isinstance(message, dict):
         raise BadRequest("malformed_body", "a JSON-RPC message must be an object")
+    _check_spelling(message, _MEMBERS)
     method = message.get("method")
     if method is None:
-        return Call("response")
+        return Summary("response")
     if not isinstance(method, str):
         raise BadRequest("malformed_body", "the JSON-RPC method must be text")
     params = message.get("params")
-    name = None
-    if isinstance(params, dict):
-        name = params.get("name", params.get("uri"))
-    return Call(_plain(method), _plain(name) if isinstance(name, str) else None)
+    if not isinstance(params, dict):
+        return Summary(method)
+    _check_spelling(params, _PARAMETERS)
+    key = _NAMED_BY.get(method, "name" if "name" in params else "uri")
+    name = params.get(key)
+    texts = frozenset(value for value in params.values() if isinstance(value, str))
+    return Summary(method, name if isinstance(name, str) else None, texts)
+
+
+def _check_spelling(members: Mapping[str, object], known: Iterable[str]) -> None:
+    """Refuse ``Method`` beside or instead of ``method``: some parsers take it for the same."""
+    odd = [key for key in members if key not in known and key.casefold() in known]
+    if odd:
+        raise BadRequest("malformed_body", f"the member {_plain(odd[0])!r} is spelled otherwise")
+
+
+def _unwrapped(value: bytes) -> str | None:
+    """Return a header's text; what a header cannot carry comes in Base64 (protocol 2026-07-28)."""
+    text = value.decode("latin-1")
+    wrapped = _WRAPPED.match(text)
+    if wrapped is None:
+        return text
+    try:
+        return base64.b64decode(wrapped[1], validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError, ValueError):
+        return None
 
 
 def _plain(text: str) -> str:

@@ -40,6 +40,9 @@ log = logger("edge")
 PREAMBLE_S: Final = 10.0
 # What the gateway gets for the inner handshake.
 OPEN_DEADLINE_MS: Final = 10_000
+# Who finds no place is told so, this many at a time and for this long each.
+MAX_TURNED_AWAY: Final = 16
+TURN_AWAY_S: Final = 1.0
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Edge:
         self.table = table or LinkTable()
         self._links: set[Link] = set()
         self._connections = 0
+        self._turned_away = 0
         self._draining = False
 
     @property
@@ -72,8 +76,7 @@ class Edge:
     async def handle(self, wire: Wire) -> None:
         """Serve one connection until it ends; never raises for what the peer did."""
         if self._connections >= self._parts.max_connections or self._draining:
-            log.warning("connection_refused", peer=wire.peer, reason="full or draining")
-            wire.abort()
+            await self._turn_away(wire)
             return
         self._connections += 1
         try:
@@ -89,6 +92,23 @@ class Edge:
             log.exception("connection_failed", peer=wire.peer, reason=repr(error))
         finally:
             self._connections -= 1
+
+    async def _turn_away(self, wire: Wire) -> None:
+        """Say why nothing more is taken, to a bounded number of callers; cut the others."""
+        code = "draining" if self._draining else "too_many_connections"
+        log.warning("connection_refused", peer=wire.peer, reason=code)
+        if self._turned_away >= MAX_TURNED_AWAY or wire.alpn not in (LINK_ALPN, DIAL_ALPN):
+            wire.abort()
+            return
+        self._turned_away += 1
+        try:
+            with anyio.move_on_after(TURN_AWAY_S):
+                await wire.read_line(MAX_LINE_BYTES)
+                await wire.send(encode_reply(Refusal(code, "this edge takes no more")))
+        except (LineTooLong, anyio.EndOfStream, anyio.BrokenResourceError):
+            wire.abort()
+        finally:
+            self._turned_away -= 1
 
     async def drain(self) -> None:
         """Take nothing new, ask the gateways to go elsewhere, and return when all streams ended."""

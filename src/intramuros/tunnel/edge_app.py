@@ -1,5 +1,6 @@
 """Build an edge and serve it: the composition root of ``intramuros edge``."""
 
+import resource
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from intramuros.tunnel.recorder import Recorder
 log = logger("edge")
 
 _HEALTH_S: Final = 5.0
+# Open files besides connections: the record, sockets that listen, and who is turned away.
+SPARE_FILES: Final = 64
 
 
 @dataclass(frozen=True)
@@ -89,9 +92,8 @@ async def serve_edge(
     clock = clock or SystemClock()
     ledger = Ledger(settings.audit_file, clock)
     table = LinkTable(settings.max_links_per_tunnel, settings.max_streams_per_tunnel)
-    edge = Edge(
-        EdgeParts(key, ledger, clock, recorder, max_connections=settings.max_connections), table
-    )
+    most = _that_fit(settings.max_connections)
+    edge = Edge(EdgeParts(key, ledger, clock, recorder, max_connections=most), table)
     try:
         async with anyio.create_task_group() as group:
             group.start_soon(ledger.run)
@@ -118,6 +120,18 @@ async def serve_edge(
         raise
     finally:
         ledger.close()
+
+
+def _that_fit(wanted: int) -> int:
+    """Return how many connections the process may have, so that a refusal still has a file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    fitting = min(wanted, max(1, soft - SPARE_FILES)) if soft != resource.RLIM_INFINITY else wanted
+    if fitting < wanted:
+        log.warning("fewer_connections", wanted=wanted, fitting=fitting, open_files=soft)
+    return fitting
 
 
 def _first(error: Exception) -> Exception:

@@ -18,6 +18,7 @@ log = logger("gateway")
 
 # Looking at two files costs microseconds; once a second is soon enough for a renewal.
 RECHECK_S: Final = 1.0
+ALPN: Final = "http/1.1"
 
 
 class HandshakeFailed(Exception):
@@ -50,8 +51,8 @@ class ServerIdentity:
         """Do the server's half of the handshake for one host.
 
         Raises:
-            HandshakeFailed: no TLS 1.3, a client that distrusts us, another server name, or a
-                deadline missed.
+            HandshakeFailed: no TLS 1.3, a client that distrusts us, another server name or
+                protocol, or a deadline missed.
         """
         try:
             with anyio.fail_after(timeout_s):
@@ -69,6 +70,8 @@ class ServerIdentity:
             raise HandshakeFailed("the caller hung up") from error
         if self._names.get(tls.extra(TLSAttribute.ssl_object)) != host:  # noqa: S610  not Django's
             raise HandshakeFailed("the TLS server name differs from the requested host")
+        if tls.extra(TLSAttribute.alpn_protocol) != ALPN:  # noqa: S610  anyio's, not Django's
+            raise HandshakeFailed(f"the caller did not ask for {ALPN} (ALPN)")
         return tls
 
     def _current(self) -> ssl.SSLContext:
@@ -100,7 +103,7 @@ class ServerIdentity:
     def _load(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.set_alpn_protocols(["http/1.1"])
+        context.set_alpn_protocols([ALPN])
         context.num_tickets = 0
         context.sni_callback = self._on_name
         try:

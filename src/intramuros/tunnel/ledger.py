@@ -1,16 +1,18 @@
 """The audit file of an edge or a gateway: hash-chained, durable before ``append`` returns.
 
 Records that arrive while the disk is busy are written together with one sync, so that many calls
-at once cost hardly more than one.
+at once cost hardly more than one. A disk that does not answer refuses what waits for it in time.
 """
 
+import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import anyio
-import anyio.to_thread
 
 from intramuros.kernel.appendlog import AppendLog
 from intramuros.kernel.errors import OperatorError, Unavailable
@@ -24,10 +26,15 @@ log = logger("audit")
 RIDE_ALONG_S: Final = 0.05
 # Outcomes that wait at most; beyond it the disk is behind and the next intent waits for it anyway.
 MAX_WAITING: Final = 10_000
+# A disk that needs longer for one sync is as good as none: callers rather hear so than hang.
+LONGEST_S: Final = 2.0
 
 
 class AuditUnavailable(Unavailable):
     """The record could not be written, so the act must not happen: free the disk, then retry."""
+
+    late = False
+    """Whether the record may still be written, once the disk answers; the act has not happened."""
 
 
 @dataclass(eq=False)
@@ -37,6 +44,7 @@ class _Entry:
     """Nobody waits for it; if the disk refuses, it is tried again with the next batch."""
     done: bool = False
     error: Exception | None = None
+    settled: anyio.Event = field(default_factory=anyio.Event)
 
 
 class Ledger:
@@ -50,7 +58,9 @@ class Ledger:
         """
         self._log = AppendLog(path)
         self._clock = clock
-        self._lock = anyio.Lock()
+        # One thread keeps the disk off the event loop, and the chain in order.
+        self._disk = ThreadPoolExecutor(1, "audit")
+        self._writing = False
         self._pending: list[_Entry] = []
         self._noted = anyio.Event()
         try:
@@ -72,15 +82,26 @@ class Ledger:
         """Record what is about to happen and return once it is on disk.
 
         Raises:
-            AuditUnavailable: the disk refused it; nothing was recorded.
+            AuditUnavailable: the disk refused it, and nothing was recorded; or it does not answer,
+                and what is ``late`` may still be recorded.
         """
         entry = self._enqueue(kind, fields, noted=False)
-        await self._flush(entry)
-        if entry.error is not None:
-            raise AuditUnavailable(
-                "the audit record cannot be written, so nothing was done",
-                code="audit_unavailable",
-            ) from entry.error
+        if not self._writing:
+            self._start()
+        with anyio.move_on_after(LONGEST_S):
+            await entry.settled.wait()
+        settled = entry.settled.is_set()
+        if settled and entry.error is None:
+            return
+        refused = AuditUnavailable(
+            "the audit record cannot be written, so nothing was done", code="audit_unavailable"
+        )
+        if not settled:
+            log.error("audit_failed", kind=kind, reason=f"the disk took over {LONGEST_S:g} s")
+            refused.late = entry not in self._pending
+            if not refused.late:
+                self._pending.remove(entry)
+        raise refused from (entry.error if settled else TimeoutError())
 
     def note(self, kind: str, fields: Mapping[str, object]) -> None:
         """Record what has happened, without waiting; :meth:`run` or :meth:`close` writes it.
@@ -99,11 +120,12 @@ class Ledger:
             await self._noted.wait()
             self._noted = anyio.Event()
             await anyio.sleep(RIDE_ALONG_S)
-            if self._pending:
-                await self._flush(self._pending[-1])
+            if self._pending and not self._writing:
+                self._start()
 
     def close(self) -> None:
         """Write what is noted and release the file."""
+        self._disk.shutdown(wait=True)
         batch, self._pending = self._pending, []
         self._write(batch)
         self._log.close()
@@ -113,15 +135,26 @@ class Ledger:
         self._pending.append(entry)
         return entry
 
-    async def _flush(self, entry: _Entry) -> None:
-        """Write everything that waits, unless another task did so while we waited for it."""
-        async with self._lock:
-            if not entry.done:
-                batch, self._pending = self._pending, []
-                # The thread keeps the disk off the event loop; the lock keeps the chain's order.
-                await anyio.to_thread.run_sync(self._write, batch)
-                again = [late for late in batch if not late.done]
-                self._pending = again + self._pending
+    def _start(self) -> None:
+        """Hand everything that waits to the disk."""
+        batch, self._pending = self._pending, []
+        self._writing = True
+        loop = asyncio.get_running_loop()
+        writing = loop.run_in_executor(self._disk, self._write, batch)
+        writing.add_done_callback(partial(self._wrote, batch))
+
+    def _wrote(self, batch: list[_Entry], writing: "asyncio.Future[None]") -> None:
+        self._writing = False
+        # Only a defect of ours raises; it must not pass for a record.
+        defect = None if writing.cancelled() else writing.exception()
+        for entry in batch:
+            if isinstance(defect, Exception):
+                entry.done, entry.error = True, defect
+            if entry.done:
+                entry.settled.set()
+        self._pending = [entry for entry in batch if not entry.done] + self._pending
+        if any(not entry.noted for entry in self._pending):
+            self._start()
 
     def _write(self, batch: list[_Entry]) -> None:
         head, lines, sealed = self._head, [], []

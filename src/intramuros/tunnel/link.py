@@ -47,6 +47,8 @@ DEFAULT_KEEPALIVE: Final = Keepalive()
 # The first frame must come this soon after the OK.
 HELLO_S: Final = 10.0
 _NONCE: Final = b"intramur"
+# Frames a second that move nothing. Ten thousand streams that end at once leave some per stream.
+MAX_NOISE_PER_S: Final = 50_000
 
 
 class StreamReset(anyio.BrokenResourceError):
@@ -221,6 +223,7 @@ class Link:
         self._streams: dict[int, LinkStream] = {}
         self._flush_due = False
         self._heard_s = clock.monotonic()
+        self._noise_seen = (self._heard_s, 0)
         self._ready = anyio.Event()
         self._ended = anyio.Event()
         self._idle: anyio.Event | None = None
@@ -335,10 +338,21 @@ class Link:
             self._flush()
             self._end(f"protocol violation: {violation}")
             return
+        if self._is_flood():
+            self.go_away(Code.PROTOCOL)
+            self.abort("protocol violation: a flood of frames that move nothing")
+            return
         for event in events:
             self._handle(event)
         # Handling may have queued PONG or RST even when it returned no event.
         self._schedule_flush()
+
+    def _is_flood(self) -> bool:
+        since_s, before = self._noise_seen
+        seconds = self._heard_s - since_s
+        if seconds >= 1.0:
+            self._noise_seen = (self._heard_s, self._mux.noise)
+        return self._mux.noise - before > MAX_NOISE_PER_S * max(1.0, seconds)
 
     def _handle(self, event: Event) -> None:
         match event:

@@ -20,7 +20,7 @@ from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock
 from intramuros.protocol.tickets import VerifyingKey
 from intramuros.tunnel.callers import Caller, CallerCheck, CallerUnknown
-from intramuros.tunnel.calls import summarise
+from intramuros.tunnel.calls import check_mirrored, summarise
 from intramuros.tunnel.http_rules import (
     MAX_HEAD_BYTES,
     BadRequest,
@@ -230,7 +230,6 @@ class Relay:
             log.warning("no_route", host=caller.host)
             await _send_error(exchange, 404, "no_route", "no route for this host")
             return
-        content_type = dict(request.headers).get(b"content-type", b"")
         fields = {
             "host": caller.host,
             "session": caller.session,
@@ -239,11 +238,15 @@ class Relay:
             "http_method": request.method.decode("ascii"),
             "request_bytes": len(exchange.body),
             "request_sha256": hashlib.sha256(exchange.body).hexdigest(),
-        } | summarise(exchange.body, content_type).fields()
+        } | _asked(exchange)
         try:
             await self._ledger.append("mcp.request", fields)
         except AuditUnavailable as error:
             log.error("audit_unavailable", host=caller.host, reason=repr(error.__cause__))
+            if error.late:
+                # The intent may yet be written; then the record must also say what became of it.
+                not_sent = _Outcome(503, ended="not_sent")
+                self._record_outcome(fields, not_sent, self._clock.monotonic())
             await _send_error(exchange, 503, "audit_unavailable", error.message)
             return
         await self._forward(exchange, below, route, fields)
@@ -337,6 +340,14 @@ class Relay:
         }
         log.info("request_done", **done)
         self._ledger.note("mcp.response", done)
+
+
+def _asked(exchange: _Exchange) -> dict[str, object]:
+    """Return what the body asks for; raises BadRequest if that is not clear."""
+    headers = list(exchange.request.headers)
+    found = summarise(exchange.body, dict(headers).get(b"content-type", b""))
+    check_mirrored(found, headers)
+    return found.fields()
 
 
 async def _stream_back(

@@ -28,19 +28,29 @@ async def serving(handler: Handler) -> AsyncIterator[int]:
         group.cancel_scope.cancel()
 
 
-async def copy(one: ByteStream, other: ByteStream) -> None:
-    """Pass bytes both ways until one end is gone."""
+async def copy(one: ByteStream, other: ByteStream, idle_s: float = 60.0) -> None:
+    """Pass bytes both ways until one end is gone, or nothing came for a while."""
 
     async def towards(source: ByteStream, target: ByteStream) -> None:
+        nonlocal last_s
         try:
             while True:
                 await target.send(await source.receive())
+                last_s = anyio.current_time()
         except _GONE:
             group.cancel_scope.cancel()
+
+    async def watch() -> None:
+        while anyio.current_time() - last_s < idle_s:
+            await anyio.sleep(idle_s / 10)
+        group.cancel_scope.cancel()
+
+    last_s = anyio.current_time()
 
     async with anyio.create_task_group() as group:
         group.start_soon(towards, one, other)
         group.start_soon(towards, other, one)
+        group.start_soon(watch)
 
 
 async def head_of(stream: ByteStream) -> bytes:
@@ -57,6 +67,7 @@ class ConnectProxy:
 
     authorization: str | None = None
     refuses: int | None = None
+    idle_s: float = 60.0
     asked: list[str] = field(default_factory=list)
 
     async def handle(self, stream: SocketStream) -> None:
@@ -74,7 +85,7 @@ class ConnectProxy:
         host, _, port = line.split(" ")[1].rpartition(":")
         async with await anyio.connect_tcp(host.strip("[]"), int(port)) as there:
             await stream.send(b"HTTP/1.1 200 Connection established\r\nVia: 1.1 box\r\n\r\n")
-            await copy(stream, there)
+            await copy(stream, there, self.idle_s)
 
 
 @dataclass

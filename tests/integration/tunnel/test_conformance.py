@@ -76,7 +76,7 @@ async def score(port: int) -> dict[str, tuple[str, str]]:
     return {name: (passed, failed) for name, passed, failed in found}
 
 
-async def test_the_suite_finds_the_same_through_the_tunnel(tmp_path: Path) -> None:
+async def test_t38_the_suite_finds_the_same_through_the_tunnel(tmp_path: Path) -> None:
     async with running_upstream(conforming.make()) as port:
         directly = await score(port)
     assert {failed for _, failed in directly.values()} == {"0"}

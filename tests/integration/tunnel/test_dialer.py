@@ -61,7 +61,7 @@ async def check(client: httpx2.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("transport", [Transport.AUTO, Transport.WEBSOCKET])
-async def test_a_proxy_that_wants_credentials_is_passed(
+async def test_t39_a_proxy_that_wants_credentials_is_passed(
     tmp_path: Path, transport: Transport
 ) -> None:
     rig, upstream, proxy = Rig(tmp_path), Upstream(), ConnectProxy(BASIC)
@@ -78,7 +78,7 @@ async def test_a_proxy_that_wants_credentials_is_passed(
     assert proxy.asked[0].startswith("CONNECT 127.0.0.1:")
 
 
-async def test_the_environment_names_a_proxy_and_what_is_exempt(
+async def test_t39_the_environment_names_a_proxy_and_what_is_exempt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig, upstream, proxy = Rig(tmp_path), Upstream(), ConnectProxy(BASIC)
@@ -104,7 +104,7 @@ async def test_the_environment_names_a_proxy_and_what_is_exempt(
         (ConnectProxy(None, 403), "edge_proxy_refused"),
     ],
 )
-async def test_a_proxy_that_refuses_is_named(
+async def test_t39_a_proxy_that_refuses_is_named(
     tmp_path: Path, proxy: ConnectProxy, code: str
 ) -> None:
     rig = Rig(tmp_path)
@@ -133,7 +133,7 @@ async def inspected(rig: Rig, edge_port: int) -> AsyncIterator[tuple[InspectingB
         yield box, port
 
 
-async def test_a_box_that_opens_tls_is_passed_by_websocket_and_sees_no_payload(
+async def test_t29_t39_a_box_that_opens_tls_is_passed_by_websocket_and_sees_no_payload(
     tmp_path: Path,
 ) -> None:
     rig, upstream = Rig(tmp_path), Upstream()

@@ -62,6 +62,7 @@ class RogueEdge:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         # Whoever attacks does not care who answers.
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.set_alpn_protocols(["http/1.1"])
         tls = await TLSStream.wrap(
             stream, hostname=HOST, ssl_context=context, standard_compatible=False
         )
@@ -87,7 +88,7 @@ async def captured(rig: Rig, upstream: Upstream) -> AsyncIterator[RogueEdge]:
         group.cancel_scope.cancel()
 
 
-async def test_an_edge_cannot_call_a_private_server_by_itself(tmp_path: Path) -> None:
+async def test_t24_an_edge_cannot_call_a_private_server_by_itself(tmp_path: Path) -> None:
     rig, upstream = Rig(tmp_path), Upstream()
     now_s = rig.clock.now().timestamp()
 

@@ -47,7 +47,7 @@ async def test_health_is_alive_and_ready_once_a_gateway_is_there(tmp_path: Path)
         group.cancel_scope.cancel()
 
 
-async def test_a_stop_lets_open_calls_finish(tmp_path: Path) -> None:
+async def test_t01_a_stop_lets_open_calls_finish(tmp_path: Path) -> None:
     rig, upstream, stop = Rig(tmp_path), Upstream(), Stop()
     ready, found, done = anyio.Event(), list[Listening](), anyio.Event()
 

@@ -76,7 +76,7 @@ async def test_a_call_arrives_whole_and_is_on_record_on_both_sides(tmp_path: Pat
     assert edge_kinds[0] == "link.opened"
 
 
-async def test_the_edge_sees_ciphertext_only(tmp_path: Path) -> None:
+async def test_t29_the_edge_sees_ciphertext_only(tmp_path: Path) -> None:
     """Invariant 6: search what the edge relayed for what was said, in both directions."""
     rig, upstream = Rig(tmp_path), Upstream()
     marker = os.urandom(24).hex().encode()
@@ -122,7 +122,7 @@ async def test_large_bodies_both_ways(tmp_path: Path) -> None:
         assert received == 64 * MIB
 
 
-async def test_a_slow_reader_costs_bounded_memory_and_nobody_else_time(tmp_path: Path) -> None:
+async def test_t06_a_slow_reader_costs_bounded_memory_and_nobody_else_time(tmp_path: Path) -> None:
     rig, upstream = Rig(tmp_path), Upstream()
     async with running_tunnel(rig, upstream.app) as (client, _):
         await client.get(url("/echo"))
@@ -218,7 +218,7 @@ async def test_the_next_edge_is_tried(tmp_path: Path) -> None:
 
 
 @pytest.mark.rule("R306")
-async def test_a_rotated_token_gets_no_traffic_until_it_is_replaced(tmp_path: Path) -> None:
+async def test_t17_a_rotated_token_gets_no_traffic_until_it_is_replaced(tmp_path: Path) -> None:
     rig, upstream = Rig(tmp_path), Upstream()
 
     async def refused() -> bool:
@@ -281,7 +281,7 @@ async def test_wrong_tickets_are_refused_with_a_code(tmp_path: Path) -> None:
     assert upstream.requests == []
 
 
-async def test_a_ticket_for_one_host_opens_no_other(tmp_path: Path) -> None:
+async def test_t23_a_ticket_for_one_host_opens_no_other(tmp_path: Path) -> None:
     rig, upstream = Rig(tmp_path), Upstream()
     mint = rig.mint
 
@@ -332,7 +332,7 @@ async def test_a_gateway_that_the_tunnel_does_not_vouch_for_is_refused(
     assert len(opened) == (0 if wrong == "no ca" else 1)
 
 
-async def test_hosts_that_are_no_hosts_do_not_leave_the_control_plane(tmp_path: Path) -> None:
+async def test_t23_hosts_that_are_no_hosts_do_not_leave_the_control_plane(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     async with client_of(rig, 1) as client:
         for host in ("10.0.0.1", "[::1]", f"docs.{DOMAIN}.", "localhost"):
@@ -343,7 +343,7 @@ async def test_hosts_that_are_no_hosts_do_not_leave_the_control_plane(tmp_path: 
             await client.get(f"http://docs.{DOMAIN}/")
 
 
-async def test_no_record_no_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_t35_no_record_no_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Invariant 7: a disk that refuses the intent refuses the call."""
     rig, upstream = Rig(tmp_path), Upstream()
     append = AppendLog.append_all

@@ -59,7 +59,7 @@ async def run_against(edge: FakeEdge, seconds: float) -> list[dict[str, object]]
     return [dict(entry) for entry in logs]
 
 
-async def test_an_edge_that_hangs_up_is_not_dialled_in_a_hot_loop(tmp_path: Path) -> None:
+async def test_t02_an_edge_that_hangs_up_is_not_dialled_in_a_hot_loop(tmp_path: Path) -> None:
     edge = FakeEdge(Rig(tmp_path))
     edge.to_say = [b"\0" * 9]
     await run_against(edge, 2)

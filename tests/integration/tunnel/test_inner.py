@@ -36,6 +36,7 @@ def identity(home: Path, clock: ManualClock) -> ServerIdentity:
 def client_context() -> ssl.SSLContext:
     context = ssl.create_default_context(cadata=CA.cert_pem.decode())
     context.check_hostname = False
+    context.set_alpn_protocols(["http/1.1"])
     return context
 
 
@@ -90,7 +91,7 @@ async def test_other_names_and_no_name_are_refused(tmp_path: Path) -> None:
         assert isinstance(result, HandshakeFailed)
 
 
-async def test_older_tls_is_refused(tmp_path: Path) -> None:
+async def test_t30_older_tls_is_refused(tmp_path: Path) -> None:
     install(tmp_path, issue())
     context = client_context()
     context.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -111,7 +112,7 @@ async def test_a_silent_or_vanished_caller_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.rule("R315")
-async def test_new_files_serve_new_connections_and_half_written_ones_do_not(tmp_path: Path) -> None:
+async def test_t19_new_files_serve_new_connections_and_half_written_ones_do_not(tmp_path: Path) -> None:
     clock = ManualClock()
     install(tmp_path, issue())
     server = identity(tmp_path, clock)

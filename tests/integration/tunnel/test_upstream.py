@@ -48,12 +48,12 @@ class Resolver:
         "0177.0.0.2",
     ],
 )
-async def test_addresses_outside_the_rule_are_refused_however_they_are_spelled(host: str) -> None:
+async def test_t26_addresses_outside_the_rule_are_refused_however_they_are_spelled(host: str) -> None:
     with pytest.raises(UpstreamRefused):
         await PinnedBackend(LOOPBACK).connect_tcp(host, 80, 1)
 
 
-async def test_the_checked_address_is_dialled_without_a_second_look(
+async def test_t27_the_checked_address_is_dialled_without_a_second_look(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with running_upstream(Upstream().app) as port:
@@ -67,7 +67,7 @@ async def test_the_checked_address_is_dialled_without_a_second_look(
             await backend.connect_tcp("private.example", port, 5)
 
 
-async def test_one_bad_address_among_good_ones_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_t27_one_bad_address_among_good_ones_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(anyio, "getaddrinfo", Resolver(["127.0.0.1", "8.8.8.8"]))
     with pytest.raises(UpstreamRefused):
         await PinnedBackend(LOOPBACK).connect_tcp("private.example", 80, 1)
@@ -85,7 +85,7 @@ async def test_nothing_there_is_a_connect_error(monkeypatch: pytest.MonkeyPatch)
         await PinnedBackend(LOOPBACK).connect_tcp("private.example", 80, 1)
 
 
-async def test_the_pool_keeps_connections_and_follows_no_redirect() -> None:
+async def test_t26_the_pool_keeps_connections_and_follows_no_redirect() -> None:
     async with running_upstream(Upstream().app) as port:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         async with upstream_pool(LOOPBACK, context) as pool:

@@ -23,6 +23,7 @@ class Upstream:
                 Route("/echo", self.echo, methods=["GET", "POST", "DELETE"]),
                 Route("/events", self.events),
                 Route("/endless", self.endless),
+                Route("/resumable", self.resumable),
                 Route("/big/{size:int}", self.big),
                 Route("/redirect", self.redirect),
             ]
@@ -44,6 +45,16 @@ class Upstream:
                 self.step = anyio.Event()
 
         return StreamingResponse(steps(), media_type="text/event-stream")
+
+    async def resumable(self, request: Request) -> Response:
+        """Sixty numbered events; who says the last one that it has gets those after it."""
+
+        async def numbered() -> AsyncIterator[bytes]:
+            for number in range(int(request.headers.get("last-event-id", -1)) + 1, 60):
+                yield f"id: {number}\ndata: {number}\n\n".encode()
+                await anyio.sleep(0.02)
+
+        return StreamingResponse(numbered(), media_type="text/event-stream")
 
     async def endless(self, _request: Request) -> Response:
         async def bytes_for_ever() -> AsyncIterator[bytes]:

@@ -124,13 +124,13 @@ def test_data_is_handed_on_before_its_frame_is_complete() -> None:
         (frame(FrameType.OPEN, 1, b"\0\0\0\1\x03\xff.b\0\0"), Code.PROTOCOL),
     ],
 )
-def test_malformed_frames_break_the_link(data: bytes, code: Code) -> None:
+def test_t24_malformed_frames_break_the_link(data: bytes, code: Code) -> None:
     with pytest.raises(MuxViolation) as caught:
         list(FrameReader().feed(data))
     assert caught.value.code is code
 
 
-def test_an_address_cannot_be_opened() -> None:
+def test_t24_an_address_cannot_be_opened() -> None:
     with pytest.raises(BadHost):
         encode_open(1, Open("10.0.0.1", 1))
     with pytest.raises(ValueError, match="letters"):

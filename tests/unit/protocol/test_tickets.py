@@ -99,7 +99,7 @@ def test_a_floor_lets_older_links_serve() -> None:
     assert (read.version, read.serves_from) == (3, 2)
 
 
-def test_a_slow_clock_is_named() -> None:
+def test_t14_a_slow_clock_is_named() -> None:
     text = SIGNER.mint_dial_ticket(TICKET, NOW)
     VERIFIER.read_dial_ticket(text, NOW - LEEWAY_S)
     with pytest.raises(TicketError, match="clock is 300 s behind") as caught:
@@ -114,7 +114,7 @@ def test_fences() -> None:
         VERIFIER.read_fence(text, NOW + FENCE_TTL_S)
 
 
-def test_one_kind_is_not_taken_for_another() -> None:
+def test_t36_one_kind_is_not_taken_for_another() -> None:
     token = SIGNER.mint_tunnel_token(TOKEN)
     ticket = SIGNER.mint_dial_ticket(TICKET, NOW)
     for read, text in (
@@ -127,7 +127,7 @@ def test_one_kind_is_not_taken_for_another() -> None:
         VERIFIER.read_tunnel_token(ticket)
 
 
-def test_foreign_signatures_and_other_algorithms_are_refused() -> None:
+def test_t36_foreign_signatures_and_other_algorithms_are_refused() -> None:
     stranger = SigningKey(private_pem(ed25519.Ed25519PrivateKey.generate()))
     header = base64.urlsafe_b64encode(b'{"alg":"none"}').rstrip(b"=").decode()
     body = SIGNER.mint_dial_ticket(TICKET, NOW).split(".")[1]

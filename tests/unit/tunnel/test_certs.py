@@ -86,7 +86,7 @@ def test_the_server_certificate_follows_the_rules() -> None:
 
 
 @pytest.mark.rule("R313")
-def test_each_failing_check_has_its_name() -> None:
+def test_t20_each_failing_check_has_its_name() -> None:
     assert check_of(b"nonsense") == "parse"
     assert check_of(SERVER.cert_pem, at=NOW + timedelta(days=91)) == "expired"
     assert check_of(SERVER.cert_pem, at=NOW - timedelta(days=1)) == "not_yet_valid"
@@ -101,7 +101,7 @@ def test_each_failing_check_has_its_name() -> None:
 
 
 @pytest.mark.rule("R313")
-def test_only_direct_issue_counts() -> None:
+def test_t20_only_direct_issue_counts() -> None:
     stranger = make_ca("stranger", NOW)
     foreign = make_server_certificate(stranger, [f"*.{DOMAIN}"], NOW)
     for pem in (foreign.cert_pem, odd_certificate(), odd_certificate(x509.AuthorityKeyIdentifier)):

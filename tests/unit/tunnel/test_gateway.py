@@ -29,5 +29,5 @@ def test_delays_are_spread() -> None:
     assert len(delays) == 10
 
 
-def test_never_more_than_four_dials_a_second() -> None:
+def test_t02_never_more_than_four_dials_a_second() -> None:
     assert 1 / redial_delay_s(0, 0, 0.0) <= 4

@@ -30,7 +30,7 @@ def test_a_plain_head_passes() -> None:
         b"\r\nGET / HTTP/1.1\r\n\r\n",
     ],
 )
-def test_odd_heads_are_refused(head: bytes) -> None:
+def test_t28_odd_heads_are_refused(head: bytes) -> None:
     with pytest.raises(BadRequest) as caught:
         check_head(head)
     assert caught.value.status == 400
@@ -67,7 +67,7 @@ def test_too_many_headers() -> None:
         (b"GET", b"/", [*GOOD, (b"upgrade", b"websocket")], 400),
     ],
 )
-def test_ambiguous_requests_are_refused(
+def test_t23_t28_ambiguous_requests_are_refused(
     method: bytes, target: bytes, headers: list[tuple[bytes, bytes]], status: int
 ) -> None:
     with pytest.raises(BadRequest) as caught:

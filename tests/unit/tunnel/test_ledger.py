@@ -1,15 +1,18 @@
 import errno
 import json
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from intramuros.kernel.appendlog import AppendLog
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.timing import ManualClock
 from intramuros.protocol.audit import verify
+from intramuros.tunnel import ledger as module
 from intramuros.tunnel.ledger import AuditUnavailable, Ledger
 
 pytestmark = pytest.mark.anyio
@@ -29,7 +32,7 @@ async def test_records_are_chained_across_restarts_and_concurrent_writers(tmp_pa
     assert head.seq == 20
 
 
-async def test_a_refusing_disk_refuses_the_act_and_recovers(
+async def test_t35_a_refusing_disk_refuses_the_act_and_recovers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger = Ledger(tmp_path / "audit.jsonl", ManualClock())
@@ -48,6 +51,45 @@ async def test_a_refusing_disk_refuses_the_act_and_recovers(
     await ledger.append("test", {"kept": True})
     ledger.close()
     assert verify((tmp_path / "audit.jsonl").read_text().splitlines()).seq == 2
+
+
+async def test_t35_a_disk_that_does_not_answer_refuses_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "audit.jsonl"
+    ledger = Ledger(path, ManualClock())
+    stuck, goes_on = threading.Event(), threading.Event()
+    append_all = AppendLog.append_all
+
+    def slow(self: AppendLog, lines: Sequence[str]) -> None:
+        stuck.set()
+        goes_on.wait(10)
+        append_all(self, lines)
+
+    refused: dict[int, bool] = {}
+
+    async def act(number: int) -> None:
+        try:
+            await ledger.append("test", {"number": number})
+        except AuditUnavailable as error:
+            refused[number] = error.late
+
+    monkeypatch.setattr(AppendLog, "append_all", slow)
+    monkeypatch.setattr(module, "LONGEST_S", 0.2)
+    with anyio.fail_after(2):
+        async with anyio.create_task_group() as group:
+            group.start_soon(act, 0)
+            await anyio.to_thread.run_sync(stuck.wait)
+            group.start_soon(act, 1)
+            group.start_soon(act, 2)
+    # What the disk has may still be written, and is said to be; what only waited is gone.
+    assert refused == {0: True, 1: False, 2: False}
+    goes_on.set()
+    await act(3)
+    ledger.close()
+    lines = path.read_text().splitlines()
+    verify(lines)
+    assert [json.loads(line)["fields"]["number"] for line in lines] == [0, 3]
 
 
 async def test_what_is_noted_is_written_soon_in_order_and_survives_a_full_disk(

@@ -12,7 +12,7 @@ import trustme
 from intramuros.kernel.timing import SystemClock
 from intramuros.kernel.wire import Wire, connect_tls, serve_tls
 from intramuros.protocol.mux import LinkFull, Side
-from intramuros.protocol.mux_frames import Code, Open, encode_open
+from intramuros.protocol.mux_frames import Code, FrameType, Open, encode_open, encode_u32, frame
 from intramuros.tunnel.link import Keepalive, Link, LinkStream, StreamReset
 
 pytestmark = pytest.mark.anyio
@@ -97,7 +97,7 @@ async def read_all(stream: LinkStream) -> bytes:
         return held
 
 
-async def test_each_direction_ends_by_itself() -> None:
+async def test_t12_each_direction_ends_by_itself() -> None:
     async with linked() as ends:
         near, far = await ends.stream()
         await near.send(b"question")
@@ -133,7 +133,7 @@ async def test_large_transfers_in_both_directions_at_once() -> None:
             assert await read_all(near) == block * 8
 
 
-async def test_a_slow_reader_stops_its_sender_and_nobody_else() -> None:
+async def test_t06_a_slow_reader_stops_its_sender_and_nobody_else() -> None:
     async with linked() as ends:
         slow_near, slow_far = await ends.stream()
         near, far = await ends.stream()
@@ -265,7 +265,7 @@ async def test_a_gateway_that_opens_streams_is_cut_off() -> None:
         assert "may not open" in ends.edge.end_reason
 
 
-async def test_many_idle_streams_are_cheap_to_open() -> None:
+async def test_t08_many_idle_streams_are_cheap_to_open() -> None:
     async with linked() as ends:
         for _ in range(2000):
             ends.edge.open(REQUEST)
@@ -275,3 +275,31 @@ async def test_many_idle_streams_are_cheap_to_open() -> None:
         near, far = await ends.stream()
         await near.send(b"still quick")
         assert await far.receive() == b"still quick"
+
+
+@pytest.mark.parametrize("kind", ["ping", "crumbs", "ended", "resets"])
+async def test_t25_a_flood_of_frames_that_move_nothing_is_cut_off(kind: str) -> None:
+    async with linked() as ends:
+        near, far = await ends.stream()
+        gone, gone_far = await ends.stream()
+        await gone.aclose()
+        with anyio.fail_after(5):
+            while not gone_far.gone:
+                await anyio.lowlevel.checkpoint()
+        flood = {
+            "ping": frame(FrameType.PING, 0, b"12345678"),
+            "crumbs": encode_u32(FrameType.WINDOW, 1, 1),
+            "ended": frame(FrameType.DATA, 2, b"x"),
+            "resets": encode_u32(FrameType.RST, 2, 0),
+        }[kind]
+        # Honest traffic of the same kind is nothing to cut for.
+        ends.gateway_wire.write_now((flood * 100,))
+        await near.send(b"still here")
+        assert await far.receive() == b"still here"
+        with anyio.fail_after(5):
+            while not ends.edge.end_reason:
+                ends.gateway_wire.write_now((flood * 1000,))
+                await anyio.sleep(0.005)
+        assert "flood" in ends.edge.end_reason
+        with pytest.raises(StreamReset):
+            await near.receive()

@@ -1,3 +1,4 @@
+import gzip
 import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -133,7 +134,7 @@ async def test_byte_by_byte(bench: Bench) -> None:
     assert (fields["method"], fields["request_bytes"]) == ("tools/list", 23)
 
 
-async def test_chunked_requests_are_sent_on_with_a_length(bench: Bench) -> None:
+async def test_t12_chunked_requests_are_sent_on_with_a_length(bench: Bench) -> None:
     head = request("POST", "/", "Transfer-Encoding: chunked")
     said = await bench.talk(head + b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")
     assert statuses(said, 1) == [200]
@@ -168,12 +169,16 @@ async def test_expect_100_continue_is_answered_here(bench: Bench) -> None:
         (request("GET", "/", *[f"X{n}: a" for n in range(200)]), 431),
         (request("POST", "/", body=b"a" * 1001), 413),
         (request("POST", "/", body=b'{"method":"a","method":"b"}'), 400),
+        (request("POST", "/", body=b'[{"method":"a"}]'), 400),
+        (request("POST", "/", "Mcp-Method: tools/list", body=b'{"method":"tools/call"}'), 400),
+        (request("POST", "/", body=b"[" * 999), 400),
+        (request("POST", "/", "Content-Encoding: gzip", body=gzip.compress(b"0" * 100_000)), 415),
         (request("POST", "/", "Content-Length: 9") + b"short", 400),
         (b"\x16\x03\x01 this is TLS\r\n\r\n", 400),
         (b"GET / HTTP/1.0\r\n\r\n", 400),
     ],
 )
-async def test_what_could_be_misread_is_refused_before_anything_is_dialled(
+async def test_t28_what_could_be_misread_is_refused_before_anything_is_dialled(
     bench: Bench, said: bytes, status: int
 ) -> None:
     back = await bench.talk(said)
@@ -183,7 +188,7 @@ async def test_what_could_be_misread_is_refused_before_anything_is_dialled(
     assert bench.audit() == []
 
 
-async def test_slow_callers_are_timed_out(bench: Bench) -> None:
+async def test_t07_slow_callers_are_timed_out(bench: Bench) -> None:
     assert await bench.talk(b"GET / HT", close=False) != b""
     assert (await bench.talk(request("POST", "/", "Content-Length: 9"), close=False)).startswith(
         b"HTTP/1.1 408"

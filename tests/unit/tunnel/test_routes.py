@@ -119,7 +119,7 @@ def test_default_addresses_are_rfc_1918(address: str, allowed: bool) -> None:
 
 
 @pytest.mark.rule("R322")
-def test_a_list_replaces_the_default() -> None:
+def test_t26_a_list_replaces_the_default() -> None:
     rule = AddressRule((ipaddress.ip_network("127.0.0.1"), ipaddress.ip_network("fd00::/8")))
     assert rule.allows(ipaddress.ip_address("127.0.0.1"))
     assert rule.allows(ipaddress.ip_address("fd12::1"))

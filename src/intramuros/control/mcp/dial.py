@@ -14,6 +14,7 @@ from anyio.abc import ByteStream
 from anyio.streams.tls import TLSAttribute, TLSStream
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from intramuros.kernel.errors import DomainError, Overloaded, PermissionDenied, Unavailable
 from intramuros.kernel.telemetry import logger
@@ -42,6 +43,7 @@ RETRY_S: Final = 0.25
 HANDSHAKE_S: Final = 10.0
 # Hosts remembered as reached; forgetting them all only costs some their wait.
 MAX_REACHED: Final = 10_000
+MIN_DIGEST_BYTES: Final = 32
 
 Mint = Callable[[str], Awaitable[str]]
 """Host → a fresh ticket; raises DomainError when the host is no tunnel host of the caller."""
@@ -49,8 +51,21 @@ RegisteredCas = Callable[[str], Awaitable[Sequence[str]]]
 """Host → the PEMs of the active CAs of its tunnel."""
 
 # Refusals that another edge may not give.
-_TRY_NEXT: Final = frozenset({"no_link", "too_many_streams", "audit_unavailable"})
-_BUSY: Final = frozenset({"too_many_streams", "too_many_links"})
+_TRY_NEXT: Final = frozenset(
+    {"no_link", "too_many_streams", "too_many_connections", "draining", "audit_unavailable"}
+)
+_BUSY: Final = frozenset({"too_many_streams", "too_many_links", "too_many_connections"})
+# OpenSSL's verdicts (x509_vfy.h) by the rule that they are about; names as the gateway's own check.
+_CHECKS: Final = {
+    9: "not_yet_valid",
+    10: "expired",
+    26: "eku",
+    62: "san",
+    66: "key",
+    67: "key",
+    68: "signature",
+    85: "aki",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +80,17 @@ class Edge:
 
 class NoTrustedCa(PermissionDenied):
     """The tunnel has no active certificate, so it refuses traffic: register a CA (R302)."""
+
+
+class GatewayCertificateRefused(PermissionDenied):
+    """The gateway's certificate breaks a rule; ``check`` names it, as the gateway's log would."""
+
+    def __init__(self, check: str, reason: str) -> None:
+        super().__init__(
+            f"the gateway's certificate was refused ({check}): {reason}",
+            code="gateway_certificate",
+        )
+        self.check = check
 
 
 def outer_context(ca_pem: str | None = None) -> ssl.SSLContext:
@@ -185,10 +211,8 @@ class TunnelDialer:
                     stream, hostname=host, ssl_context=context, standard_compatible=False
                 )
         except ssl.SSLCertVerificationError as error:
-            raise PermissionDenied(
-                f"the gateway's certificate was refused: {error.verify_message}",
-                code="gateway_certificate",
-            ) from error
+            check = _CHECKS.get(error.verify_code, "issuer")
+            raise GatewayCertificateRefused(check, error.verify_message) from error
         except ssl.SSLError as error:
             raise Unavailable(
                 f"the inner TLS failed: {error.reason or error}", code="inner_tls_failed"
@@ -198,12 +222,19 @@ class TunnelDialer:
                 "the gateway did not complete the inner TLS handshake", code="inner_tls_failed"
             ) from error
         der = tls.extra(TLSAttribute.peer_certificate_binary)  # noqa: S610  anyio's, not Django's
-        if der is None or not _issued_by(der, pems):
-            raise PermissionDenied(
-                "the gateway's certificate is not signed directly by a registered CA",
-                code="gateway_certificate",
-            )
+        if der is None or not issued_by(der, pems):
+            reason = "it is not signed directly by a registered CA"
+            raise GatewayCertificateRefused("issuer", reason)
+        _check_strength(der)
         return tls
+
+    async def cas(self, host: str) -> Sequence[str]:
+        """Return the PEMs of the CAs that are registered for a host now.
+
+        Raises:
+            DomainError: the host is no tunnel host of the caller any more.
+        """
+        return await self._cas(host)
 
     async def fence(self, statement: str) -> list[str]:
         """Send a signed statement on token versions to every edge.
@@ -270,6 +301,8 @@ async def _call(edge: Edge, context: ssl.SSLContext, call: Dial | FenceCall) -> 
 def _refused(refusal: Refusal) -> DomainError:
     if refusal.code == "no_link":
         return Unavailable("the tunnel is not connected", code="tunnel_disconnected")
+    if refusal.code == "draining":
+        return Unavailable("the tunnel edge is stopping", code="edge_unreachable")
     if refusal.code in _BUSY:
         return Overloaded(refusal.text, code=refusal.code)
     if refusal.code == "audit_unavailable":
@@ -287,7 +320,7 @@ def _inner_context(pems: Sequence[str]) -> ssl.SSLContext:
     return context
 
 
-def _issued_by(der: bytes, pems: Sequence[str]) -> bool:
+def issued_by(der: bytes, pems: Sequence[str]) -> bool:
     """Whether one of the CAs signed the certificate itself, key identifiers matching (R313)."""
     certificate = x509.load_der_x509_certificate(der)
     for pem in pems:
@@ -301,3 +334,14 @@ def _issued_by(der: bytes, pems: Sequence[str]) -> bool:
         if aki.value.key_identifier == ski.value.digest:
             return True
     return False
+
+
+def _check_strength(der: bytes) -> None:
+    """Hold the certificate to the tunnel's own rules, which are stricter than OpenSSL's (R313)."""
+    certificate = x509.load_der_x509_certificate(der)
+    digest, key = certificate.signature_hash_algorithm, certificate.public_key()
+    if digest is None or digest.digest_size < MIN_DIGEST_BYTES:
+        raise GatewayCertificateRefused("signature", "it is signed with less than SHA-256")
+    least = 2048 if isinstance(key, rsa.RSAPublicKey) else 256
+    if not isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey) or key.key_size < least:
+        raise GatewayCertificateRefused("key", "its key is weaker than RSA 2048 or ECDSA P-256")

@@ -5,9 +5,10 @@ session's tickets, and the gateway's record names the session for everything on 
 """
 
 import ssl
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
 from typing import Final
+from weakref import WeakSet
 
 import anyio
 import httpcore2
@@ -15,7 +16,7 @@ import httpx2
 from anyio.abc import ByteStream
 from anyio.streams.tls import TLSAttribute, TLSStream
 
-from intramuros.control.mcp.dial import TunnelDialer
+from intramuros.control.mcp.dial import TunnelDialer, issued_by
 from intramuros.kernel.errors import DomainError
 from intramuros.kernel.wire import Wire
 from intramuros.protocol.tickets import CALL_HEADER, CALL_TTL_S
@@ -25,6 +26,8 @@ MAX_CONNECTIONS: Final = 100
 KEEPALIVE_S: Final = 120.0
 # A request's head is held until its body or the first read; a larger one is sent at once.
 MAX_HELD_BYTES: Final = 16 * 1024
+# How long a kept connection outlives the CA that vouched for its gateway.
+RECHECK_S: Final = 4.0
 
 _CORE_ERRORS: Final = (
     httpcore2.NetworkError,
@@ -43,8 +46,10 @@ class TunnelTransport(httpx2.AsyncBaseTransport):
     def __init__(self, dialer: TunnelDialer) -> None:
         self._dialer = dialer
         self._vouchers: dict[str, tuple[str, float]] = {}
+        self._rechecked: dict[str, float] = {}
+        self._backend = TunnelNetworkBackend(dialer)
         self._pool = httpcore2.AsyncConnectionPool(
-            network_backend=TunnelNetworkBackend(dialer),
+            network_backend=self._backend,
             # Unused: the backend makes its own context for each connection.
             ssl_context=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
             max_connections=MAX_CONNECTIONS,
@@ -61,6 +66,7 @@ class TunnelTransport(httpx2.AsyncBaseTransport):
         assert isinstance(content, httpx2.AsyncByteStream)
         # The edge chooses who is connected to the gateway; this tells it who asks.
         voucher = (CALL_HEADER.encode(), (await self._voucher(request)).encode())
+        await self._recheck(request)
         try:
             response = await self._pool.handle_async_request(
                 httpcore2.Request(
@@ -96,6 +102,17 @@ class TunnelTransport(httpx2.AsyncBaseTransport):
             self._vouchers[host] = text, now_s + CALL_TTL_S / 4
         return text
 
+    async def _recheck(self, request: httpx2.Request) -> None:
+        """Let no request out on a connection whose CA is registered no more."""
+        host, now_s = request.url.host.lower(), anyio.current_time()
+        if now_s < self._rechecked.get(host, 0.0):
+            return
+        try:
+            self._backend.keep_only(host, await self._dialer.cas(host))
+        except DomainError as error:
+            raise httpx2.ConnectError(error.message, request=request) from error
+        self._rechecked[host] = now_s + RECHECK_S
+
     async def aclose(self) -> None:
         """Close the pooled connections."""
         await self._pool.aclose()
@@ -106,6 +123,13 @@ class TunnelNetworkBackend(httpcore2.AsyncNetworkBackend):
 
     def __init__(self, dialer: TunnelDialer) -> None:
         self._dialer = dialer
+        self._opened: WeakSet[TunnelNetworkStream] = WeakSet()
+
+    def keep_only(self, host: str, pems: Sequence[str]) -> None:
+        """Revoke the host's connections whose certificate none of these CAs signed."""
+        for stream in self._opened:
+            if stream.host == host and not stream.vouched_for(pems):
+                stream.revoked = True
 
     async def connect_tcp(
         self,
@@ -123,7 +147,9 @@ class TunnelNetworkBackend(httpcore2.AsyncNetworkBackend):
             raise _TunnelRefused(error) from error
         except TimeoutError as error:
             raise httpcore2.ConnectTimeout("the tunnel did not answer in time") from error
-        return TunnelNetworkStream(host, wire, tls)
+        stream = TunnelNetworkStream(host, wire, tls)
+        self._opened.add(stream)
+        return stream
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""
@@ -134,7 +160,9 @@ class TunnelNetworkStream(httpcore2.AsyncNetworkStream):
     """A connection through the tunnel to a host, its inner TLS done."""
 
     def __init__(self, host: str, wire: Wire, stream: ByteStream) -> None:
-        self._host = host
+        self.host = host
+        self.revoked = False
+        """Whether it may serve no further request."""
         self._wire = wire
         self._stream = stream
         self._head = b""
@@ -178,6 +206,13 @@ class TunnelNetworkStream(httpcore2.AsyncNetworkStream):
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, ssl.SSLError) as error:
             raise httpcore2.WriteError("the tunnel connection broke") from error
 
+    def vouched_for(self, pems: Sequence[str]) -> bool:
+        """Tell whether one of these CAs signed the gateway's certificate."""
+        if not isinstance(self._stream, TLSStream):
+            return False
+        der = self._stream.extra(TLSAttribute.peer_certificate_binary, None)
+        return der is not None and issued_by(der, pems)
+
     async def aclose(self) -> None:
         """Close the connection."""
         await self._wire.aclose()
@@ -189,14 +224,14 @@ class TunnelNetworkStream(httpcore2.AsyncNetworkStream):
         timeout: float | None = None,  # noqa: ASYNC109  the signature is httpcore's
     ) -> httpcore2.AsyncNetworkStream:
         """Return this stream: the handshake with the tunnel's CAs belonged to connecting."""
-        if (server_hostname or "").lower() != self._host:
+        if (server_hostname or "").lower() != self.host:
             raise httpcore2.ConnectError("the certificate was checked for another host")
         return self
 
     def get_extra_info(self, info: str) -> object:
         """Answer what the pool asks: whether an idle connection was closed by the other end."""
         if info == "is_readable":
-            return self._wire.readable
+            return self.revoked or self._wire.readable
         if info == "ssl_object" and isinstance(self._stream, TLSStream):
             return self._stream.extra(TLSAttribute.ssl_object)  # noqa: S610  anyio's, not Django's
         return None
