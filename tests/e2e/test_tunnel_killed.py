@@ -2,21 +2,16 @@
 
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import anyio
 import httpx2
 import pytest
-import yaml
 
-from intramuros.kernel.config import clean_environment
 from intramuros.kernel.errors import DomainError
+from tests.e2e.tunnel_processes import edge_process, gateway_process
 from tests.integration.tunnel.rig import (
-    DOMAIN,
     Rig,
     client_of,
     eventually,
@@ -27,54 +22,6 @@ from tests.integration.tunnel.rig import (
 from tests.integration.tunnel.upstream_app import Upstream
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
-
-ROOT = Path(__file__).parents[2]
-
-
-@contextmanager
-def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run a command of ours; gives it and what it printed when it was ready."""
-    command = [sys.executable, "-m", "intramuros.cli.main", *arguments]
-    environment = {**clean_environment(), "PYTHONPATH": str(ROOT / "src")}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as running:
-        try:
-            assert running.stdout is not None
-            yield running, running.stdout.readline().removeprefix("ready ").strip()
-        finally:
-            running.kill()
-
-
-@contextmanager
-def edge_process(rig: Rig, port: int) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    files = {
-        "--cert-file": "edge.crt",
-        "--key-file": "edge.key",
-        "--control-key-file": "control.pub",
-        "--audit-file": "edge-audit.jsonl",
-    }
-    arguments = [text for flag, name in files.items() for text in (flag, str(rig.home / name))]
-    with process("edge", *arguments, "--port", str(port)) as (running, address):
-        yield running, int(address.rpartition(":")[2])
-
-
-@contextmanager
-def gateway_process(
-    rig: Rig, edge_port: int, upstream_port: int
-) -> Iterator[subprocess.Popen[str]]:
-    config = {
-        "tunnel_domain": DOMAIN,
-        "tls": {"cert_file": "tls.crt", "key_file": "tls.key"},
-        "routes": {"docs": f"http://127.0.0.1:{upstream_port}"},
-        "upstream": {"allowed_ips": ["127.0.0.1"]},
-        "edge": [f"127.0.0.1:{edge_port}"],
-        "edge_ca_file": "edge-ca.crt",
-        "token_file": "tunnel-token",
-        "control_key_file": "control.pub",
-        "audit_file": "gateway-audit.jsonl",
-    }
-    path = rig.write("gateway.yaml", yaml.safe_dump(config).encode())
-    with process("gateway", "--config", str(path)) as (running, _):
-        yield running
 
 
 async def works(client: httpx2.AsyncClient) -> bool:
@@ -87,19 +34,20 @@ async def works(client: httpx2.AsyncClient) -> bool:
 async def test_t02_a_killed_edge_fails_calls_soon_and_is_found_again(tmp_path: Path) -> None:
     rig, upstream = Rig(tmp_path), Upstream()
     async with running_upstream(upstream.app) as upstream_port:
-        with edge_process(rig, 0) as (edge, port):
+        with edge_process(rig, 0) as edge:
+            port = edge.port
             config = rig.config([port], upstream_port)
             async with running_gateway(config), client_of(rig, port) as client:
                 async with client.stream("GET", url("/events")) as answer:
                     chunks = answer.aiter_raw()
                     assert await anext(chunks) == b"data: 0\n\n"
-                    edge.kill()
+                    edge.running.kill()
                     with anyio.fail_after(1), pytest.raises(httpx2.TransportError):
                         await anext(chunks)
                 assert not await works(client)
-                edge.wait()
+                edge.running.wait()
                 with edge_process(rig, port):
-                    await eventually(lambda: works(client), 2.5)
+                    await eventually(lambda: works(client), 2)
     kinds = [record["kind"] for record in rig.audit("gateway-audit.jsonl")]
     assert kinds.count("mcp.request") == kinds.count("mcp.response")
 
@@ -107,7 +55,8 @@ async def test_t02_a_killed_edge_fails_calls_soon_and_is_found_again(tmp_path: P
 async def test_t03_a_killed_gateway_is_known_at_once(tmp_path: Path) -> None:
     rig, upstream = Rig(tmp_path), Upstream()
     async with running_upstream(upstream.app) as upstream_port:
-        with edge_process(rig, 0) as (_, port):
+        with edge_process(rig, 0) as edge:
+            port = edge.port
             async with client_of(rig, port) as client:
                 with gateway_process(rig, port, upstream_port) as gateway:
                     assert await works(client)
@@ -125,16 +74,38 @@ async def test_t03_a_killed_gateway_is_known_at_once(tmp_path: Path) -> None:
     rig.audit("gateway-audit.jsonl")
 
 
-async def test_t04_a_frozen_gateway_is_given_up_within_20_s_and_comes_back(tmp_path: Path) -> None:
+async def test_t04_a_frozen_gateway_is_given_up_within_20_s_and_comes_back_once(
+    tmp_path: Path,
+) -> None:
     rig, upstream = Rig(tmp_path), Upstream()
-    async with running_upstream(upstream.app) as upstream_port:
-        with edge_process(rig, 0) as (_, port), gateway_process(rig, port, upstream_port) as frozen:
-            async with client_of(rig, port) as client:
+    async with running_upstream(upstream.app) as upstream_port, httpx2.AsyncClient() as asking:
+        with (
+            edge_process(rig, 0, "--health-port", "0") as edge,
+            gateway_process(rig, edge.port, upstream_port) as frozen,
+        ):
+
+            async def links() -> int:
+                ready = await asking.get(f"http://127.0.0.1:{edge.health_port}/readyz")
+                return int(ready.json()["links"])
+
+            async def has(count: int) -> bool:
+                return await links() == count
+
+            async with client_of(rig, edge.port) as client:
                 assert await works(client)
                 os.kill(frozen.pid, signal.SIGSTOP)
                 try:
                     with anyio.fail_after(21), pytest.raises(httpx2.TransportError):
                         await client.get(url("/echo"), timeout=30)
+                    assert await links() == 0
+                    # Another gateway takes over while the first one sleeps.
+                    with gateway_process(rig, edge.port, upstream_port, "second.jsonl"):
+                        assert await works(client)
+                        os.kill(frozen.pid, signal.SIGCONT)
+                        await eventually(partial(has, 2), 5)
+                        # The link that was given up is no second registration of the first.
+                        await anyio.sleep(0.5)
+                        assert await links() == 2
+                        assert await works(client)
                 finally:
                     os.kill(frozen.pid, signal.SIGCONT)
-                await eventually(lambda: works(client), 5)

@@ -26,7 +26,7 @@ from intramuros.protocol.dial import (
 from intramuros.protocol.mux import Side
 from intramuros.protocol.mux_frames import Code, Open
 from intramuros.tunnel.dialer import CONNECT_S, EdgeAddress, EdgeDialer
-from intramuros.tunnel.inner import HandshakeFailed, ServerIdentity
+from intramuros.tunnel.inner import HandshakeFailed, ServerIdentity, say_goodbye
 from intramuros.tunnel.ledger import Ledger
 from intramuros.tunnel.link import DEFAULT_KEEPALIVE, Keepalive, Link, LinkStream
 from intramuros.tunnel.relay import IdleConnections, Relay
@@ -229,7 +229,8 @@ class Gateway:
         try:
             timeout_s = min(request.deadline_ms / 1000, MAX_HANDSHAKE_S)
             tls = await parts.identity.accept(stream, request.host, timeout_s)
-            await parts.relay.serve(tls, stream, request.host, idle)
+            if await parts.relay.serve(tls, stream, request.host, idle):
+                await say_goodbye(tls)
             # FIN before the close, so that what is on its way still arrives.
             await stream.send_eof()
         except HandshakeFailed as error:

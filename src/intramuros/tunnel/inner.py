@@ -2,6 +2,7 @@
 
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 from weakref import WeakKeyDictionary
@@ -19,6 +20,8 @@ log = logger("gateway")
 # Looking at two files costs microseconds; once a second is soon enough for a renewal.
 RECHECK_S: Final = 1.0
 ALPN: Final = "http/1.1"
+# How long a goodbye may wait for the caller's own, which nobody needs.
+GOODBYE_S: Final = 0.1
 
 
 class HandshakeFailed(Exception):
@@ -125,3 +128,16 @@ class ServerIdentity:
             return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
         self._names[connection] = name
         return None
+
+
+async def say_goodbye(stream: TLSStream) -> None:
+    """Announce the end of an inner connection (close_notify), without waiting for an answer.
+
+    To be called only where every request that was read has been answered: the caller takes it as
+    a promise that what it sent meanwhile was not read, and sends that again elsewhere.
+    """
+    with anyio.move_on_after(GOODBYE_S), suppress(ssl.SSLError, *_GONE):
+        await stream.unwrap()
+
+
+_GONE: Final = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError)

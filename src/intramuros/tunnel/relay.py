@@ -125,7 +125,7 @@ class Relay:
 
     async def serve(
         self, stream: ByteStream, below: LinkStream, host: str, idle: IdleConnections
-    ) -> None:
+    ) -> bool:
         """Serve requests until either side is done with the connection.
 
         Args:
@@ -133,6 +133,10 @@ class Relay:
             below: the stream of the link that carries it; tells when the caller is gone.
             host: the name that the inner TLS was opened for.
             idle: where to register while waiting for a request.
+
+        Returns:
+            Whether every request that was read was answered whole, so that the end may be
+            announced; what a caller sent meanwhile was not read.
         """
         held = b""
         check = CallerCheck(self._key, self._clock, host)
@@ -140,16 +144,18 @@ class Relay:
             try:
                 head, held = await self._read_head(stream, held, idle)
                 if not head:
-                    return
+                    return True
                 keep, held = await self._exchange(stream, below, check, head + held)
             except BadRequest as bad:
                 log.warning("request_refused", host=host, code=bad.code, reason=str(bad))
                 if isinstance(bad, CallerUnknown):
                     self._ledger.note("mcp.refused", {"host": host, "reason": str(bad)})
                 await stream.send(_plain_error(bad))
-                return
-            if not keep or idle.draining:
-                return
+                return True
+            if not keep:
+                return False
+            if idle.draining:
+                return True
 
     async def _read_head(
         self, stream: ByteStream, held: bytes, idle: IdleConnections

@@ -129,7 +129,10 @@ async def test_t18_the_ca_is_exchanged_under_load_without_a_lost_call(
                     client = await stack.enter_async_context(client_of(rig, port))
                 await anyio.sleep(0.01)
 
-    async with running_tunnel(rig, upstream.app) as (client, port), anyio.create_task_group() as group:
+    async with (
+        running_tunnel(rig, upstream.app) as (client, port),
+        anyio.create_task_group() as group,
+    ):
         for kept in (True, True, False):
             group.start_soon(lambda kept=kept: load(port, kept=kept))
         await anyio.sleep(0.3)

@@ -80,7 +80,9 @@ async def test_first_lines_that_are_not_ours_are_refused(tmp_path: Path) -> None
     assert [record["kind"] for record in refused] == ["link.refused"] * 3
 
 
-async def test_t25_a_gateway_that_breaks_the_rules_is_cut_off_and_others_stay(tmp_path: Path) -> None:
+async def test_t25_a_gateway_that_breaks_the_rules_is_cut_off_and_others_stay(
+    tmp_path: Path,
+) -> None:
     rig, upstream = Rig(tmp_path), Upstream()
     gateway_hello = b"".join(Mux(Side.GATEWAY).data_to_send())
     async with running_tunnel(rig, upstream.app) as (client, port):

@@ -381,4 +381,5 @@ async def test_a_gateway_drains_before_it_stops(tmp_path: Path) -> None:
             assert await anext(chunks) == f"data: {number}\n\n".encode()
         upstream.step.set()
         assert [chunk async for chunk in chunks] == []
-        await eventually(lambda: fails(client), 3)
+        async with client_of(rig, edge_port) as late:
+            await eventually(lambda: fails(late), 3)

@@ -112,7 +112,9 @@ async def test_a_silent_or_vanished_caller_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.rule("R315")
-async def test_t19_new_files_serve_new_connections_and_half_written_ones_do_not(tmp_path: Path) -> None:
+async def test_t19_new_files_serve_new_connections_and_half_written_ones_do_not(
+    tmp_path: Path,
+) -> None:
     clock = ManualClock()
     install(tmp_path, issue())
     server = identity(tmp_path, clock)

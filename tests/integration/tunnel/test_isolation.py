@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import anyio
-import httpx2
 import pytest
 from anyio.streams.tls import TLSStream
 

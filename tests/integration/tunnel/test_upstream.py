@@ -48,7 +48,9 @@ class Resolver:
         "0177.0.0.2",
     ],
 )
-async def test_t26_addresses_outside_the_rule_are_refused_however_they_are_spelled(host: str) -> None:
+async def test_t26_addresses_outside_the_rule_are_refused_however_they_are_spelled(
+    host: str,
+) -> None:
     with pytest.raises(UpstreamRefused):
         await PinnedBackend(LOOPBACK).connect_tcp(host, 80, 1)
 

@@ -65,7 +65,7 @@ def test_a_line_is_one_line_with_exactly_the_members_of_the_format() -> None:
         "deep",
     ],
 )
-def test_tampering_is_found_where_it_happened(spoil: object, at: int) -> None:
+def test_t35_tampering_is_found_where_it_happened(spoil: object, at: int) -> None:
     with pytest.raises(BrokenChain) as caught:
         verify(spoil(chain(3)))
     assert caught.value.seq == at

@@ -225,7 +225,9 @@ OPEN = encode_open(1, REQUEST)
         ),
     ],
 )
-def test_t24_t25_a_peer_that_breaks_the_rules_gets_goaway(side: Side, data: bytes, code: Code) -> None:
+def test_t24_t25_a_peer_that_breaks_the_rules_gets_goaway(
+    side: Side, data: bytes, code: Code
+) -> None:
     mux = Mux(side)
     with pytest.raises(MuxViolation) as caught:
         mux.receive(data)

@@ -29,12 +29,17 @@ def test_a_tool_call_names_its_tool() -> None:
         # What a server looks at is on record, not what stands beside it.
         ({"method": "resources/read", "params": {"name": "n", "uri": "a:b"}}, {"name": "a:b"}),
         ({"method": "tools/call", "params": {"name": "n", "uri": "a:b"}}, {"name": "n"}),
-        ({"method": "tools/call", "params": {"_meta": {"name": "other"}, "name": "n"}}, {"name": "n"}),
+        (
+            {"method": "tools/call", "params": {"_meta": {"name": "other"}, "name": "n"}},
+            {"name": "n"},
+        ),
         ({"method": "TOOLS/CALL", "params": {"name": "n"}}, {"method": "TOOLS/CALL"}),
         ({"method": "tools/call", "params": {"name": "f\u0456nd"}}, {"name": "f\u0456nd"}),
     ],
 )
-def test_t32_the_record_names_what_the_server_will_do(message: object, expected: dict[str, object]) -> None:
+def test_t32_the_record_names_what_the_server_will_do(
+    message: object, expected: dict[str, object]
+) -> None:
     fields = summarise(json.dumps(message).encode(), JSON).fields()
     assert expected.items() <= fields.items()
 

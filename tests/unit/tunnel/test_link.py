@@ -11,8 +11,16 @@ import trustme
 
 from intramuros.kernel.timing import SystemClock
 from intramuros.kernel.wire import Wire, connect_tls, serve_tls
-from intramuros.protocol.mux import LinkFull, Side
-from intramuros.protocol.mux_frames import Code, FrameType, Open, encode_open, encode_u32, frame
+from intramuros.protocol.mux import MAX_WINDOW, Event, LinkFull, Ponged, Side
+from intramuros.protocol.mux_frames import (
+    MAX_DATA_SHARED,
+    Code,
+    FrameType,
+    Open,
+    encode_open,
+    encode_u32,
+    frame,
+)
 from intramuros.tunnel.link import Keepalive, Link, LinkStream, StreamReset
 
 pytestmark = pytest.mark.anyio
@@ -303,3 +311,57 @@ async def test_t25_a_flood_of_frames_that_move_nothing_is_cut_off(kind: str) -> 
         assert "flood" in ends.edge.end_reason
         with pytest.raises(StreamReset):
             await near.receive()
+
+
+async def test_t09_small_talk_waits_for_a_window_of_bulk_at_most_and_pings_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with linked() as ends:
+        bulk_near, bulk_far = await ends.stream()
+        near, far = await ends.stream()
+        taken = 0
+        ponged = anyio.Event()
+        handle = ends.edge._handle
+
+        def heard(event: Event) -> None:
+            if isinstance(event, Ponged):
+                ponged.set()
+            handle(event)
+
+        monkeypatch.setattr(ends.edge, "_handle", heard)
+
+        async def drain() -> None:
+            nonlocal taken
+            while True:
+                taken += len(await bulk_far.receive())
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(pour_into, bulk_near)
+            group.start_soon(drain)
+            group.start_soon(echo, far)
+            with anyio.fail_after(10):
+                while taken < 8 * MIB:
+                    await anyio.lowlevel.checkpoint()
+            for _ in range(20):
+                before = taken
+                with anyio.fail_after(1):
+                    await near.send(b"x" * 1024)
+                    assert await near.receive() == b"x" * 1024
+                # What was under way when we spoke, and what came while we listened.
+                assert taken - before <= 2 * MAX_WINDOW
+            ends.edge._mux.ping(b"12345678")
+            ends.edge._schedule_flush()
+            with anyio.fail_after(1):
+                await ponged.wait()
+            assert max(map(len, bulk_far._chunks), default=0) <= MAX_DATA_SHARED
+            group.cancel_scope.cancel()
+
+
+async def pour_into(stream: LinkStream) -> None:
+    while True:
+        await stream.send(b"x" * 256 * 1024)
+
+
+async def echo(stream: LinkStream) -> None:
+    while True:
+        await stream.send(await stream.receive())

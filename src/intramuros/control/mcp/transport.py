@@ -28,6 +28,7 @@ KEEPALIVE_S: Final = 120.0
 MAX_HELD_BYTES: Final = 16 * 1024
 # How long a kept connection outlives the CA that vouched for its gateway.
 RECHECK_S: Final = 4.0
+MAX_TRIES: Final = 4
 
 _CORE_ERRORS: Final = (
     httpcore2.NetworkError,
@@ -67,21 +68,23 @@ class TunnelTransport(httpx2.AsyncBaseTransport):
         # The edge chooses who is connected to the gateway; this tells it who asks.
         voucher = (CALL_HEADER.encode(), (await self._voucher(request)).encode())
         await self._recheck(request)
+        below = httpcore2.Request(
+            method=request.method,
+            url=httpcore2.URL(
+                scheme=request.url.raw_scheme,
+                host=request.url.raw_host,
+                port=request.url.port,
+                target=request.url.raw_path,
+            ),
+            headers=[*request.headers.raw, voucher],
+            content=content,
+            extensions=request.extensions,
+        )
+        # What was made of bytes can be sent again; where several edges stop at once, so do several
+        # connections.
+        tries = MAX_TRIES if isinstance(content, httpx2.ByteStream) else 1
         try:
-            response = await self._pool.handle_async_request(
-                httpcore2.Request(
-                    method=request.method,
-                    url=httpcore2.URL(
-                        scheme=request.url.raw_scheme,
-                        host=request.url.raw_host,
-                        port=request.url.port,
-                        target=request.url.raw_path,
-                    ),
-                    headers=[*request.headers.raw, voucher],
-                    content=content,
-                    extensions=request.extensions,
-                )
-            )
+            response = await self._send(below, tries)
         except _CORE_ERRORS as error:
             raise _renamed(error, request) from _reason(error)
         return httpx2.Response(
@@ -90,6 +93,15 @@ class TunnelTransport(httpx2.AsyncBaseTransport):
             stream=_ResponseStream(response, request),
             extensions=response.extensions,
         )
+
+    async def _send(self, request: httpcore2.Request, tries: int) -> httpcore2.Response:
+        while True:
+            tries -= 1
+            try:
+                return await self._pool.handle_async_request(request)
+            except NotTaken:
+                if tries <= 0:
+                    raise
 
     async def _voucher(self, request: httpx2.Request) -> str:
         host, now_s = request.url.host.lower(), anyio.current_time()
@@ -166,6 +178,11 @@ class TunnelNetworkStream(httpcore2.AsyncNetworkStream):
         self._wire = wire
         self._stream = stream
         self._head = b""
+        self._certificate: bytes | None = None
+        if isinstance(stream, TLSStream):
+            # Asked for now: of a connection that broke OpenSSL tells nothing.
+            self._certificate = stream.extra(TLSAttribute.peer_certificate_binary, None)  # noqa: S610  anyio's
+        self._answered = True
 
     async def read(
         self,
@@ -177,13 +194,17 @@ class TunnelNetworkStream(httpcore2.AsyncNetworkStream):
             await self._send(b"", timeout)
         try:
             with anyio.fail_after(timeout):
-                return await self._stream.receive(max_bytes)
+                data = await self._stream.receive(max_bytes)
         except anyio.EndOfStream:
+            if not self._answered:
+                raise NotTaken("the gateway closed the connection before it read this") from None
             return b""
         except TimeoutError as error:
             raise httpcore2.ReadTimeout("the private server sent nothing") from error
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, ssl.SSLError) as error:
             raise httpcore2.ReadError("the tunnel connection broke") from error
+        self._answered = True
+        return data
 
     async def write(
         self,
@@ -198,6 +219,7 @@ class TunnelNetworkStream(httpcore2.AsyncNetworkStream):
 
     async def _send(self, buffer: bytes, timeout: float | None) -> None:  # noqa: ASYNC109  httpcore2 names it
         data, self._head = self._head + buffer, b""
+        self._answered = False
         try:
             with anyio.fail_after(timeout):
                 await self._stream.send(data)
@@ -208,10 +230,7 @@ class TunnelNetworkStream(httpcore2.AsyncNetworkStream):
 
     def vouched_for(self, pems: Sequence[str]) -> bool:
         """Tell whether one of these CAs signed the gateway's certificate."""
-        if not isinstance(self._stream, TLSStream):
-            return False
-        der = self._stream.extra(TLSAttribute.peer_certificate_binary, None)
-        return der is not None and issued_by(der, pems)
+        return self._certificate is not None and issued_by(self._certificate, pems)
 
     async def aclose(self) -> None:
         """Close the connection."""
@@ -235,6 +254,14 @@ class TunnelNetworkStream(httpcore2.AsyncNetworkStream):
         if info == "ssl_object" and isinstance(self._stream, TLSStream):
             return self._stream.extra(TLSAttribute.ssl_object)  # noqa: S610  anyio's, not Django's
         return None
+
+
+class NotTaken(httpcore2.ReadError):
+    """The gateway announced its end before it read the request, which may be sent again.
+
+    The announcement is TLS's own (close_notify), so nobody between can make one; a gateway that
+    fails in the middle of something does not make it.
+    """
 
 
 class _TunnelRefused(httpcore2.ConnectError):

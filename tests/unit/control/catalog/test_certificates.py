@@ -46,13 +46,13 @@ def test_good_authorities_pass() -> None:
     ],
 )
 @pytest.mark.rule("R309")
-def test_each_rule_is_enforced_by_name(wrong: dict[str, object], message: str) -> None:
+def test_t21_each_rule_is_enforced_by_name(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
         certificates.inspect(authority(**wrong), NOW)
 
 
 @pytest.mark.rule("R309")
-def test_weak_or_foreign_keys_are_refused() -> None:
+def test_t21_weak_or_foreign_keys_are_refused() -> None:
     weak = rsa.generate_private_key(65537, 1024)
     with pytest.raises(InvalidRequest, match="2048"):
         certificates.inspect(authority(key=weak), NOW)
@@ -81,7 +81,7 @@ def test_keys_of_other_kinds_are_refused() -> None:
     ],
 )
 @pytest.mark.rule("R308")
-def test_anything_but_one_certificate_is_refused(pem: str, message: str) -> None:
+def test_t21_anything_but_one_certificate_is_refused(pem: str, message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
         certificates.inspect(pem, NOW)
 
@@ -99,7 +99,7 @@ def test_damaged_certificates_never_fail_otherwise(at: int, text: str, cut: int)
 
 
 @pytest.mark.rule("R310", "R312")
-def test_a_tunnel_trusts_two_at_most_and_none_twice(tx: Tx, actor: Actor) -> None:
+def test_t18_a_tunnel_trusts_two_at_most_and_none_twice(tx: Tx, actor: Actor) -> None:
     tunnel = service.create(tx, actor, TUNNEL, {"domain": "x"})
     first = certificates.create(tx, actor, tunnel.id, GOOD)
     TunnelCertificate.model_validate(certificates.present(first))

@@ -91,7 +91,7 @@ async def test_a_host_of_an_own_tunnel_is_reached_through_it(house: House) -> No
 
 
 @pytest.mark.rule("R112")
-async def test_a_tunnel_of_another_workspace_looks_like_none_at_all(house: House) -> None:
+async def test_t23_a_tunnel_of_another_workspace_looks_like_none_at_all(house: House) -> None:
     tunnel = await house.tunnel(OTHER)
     errors = []
     for host in (f"ledger.{tunnel.body['domain']}", "ledger.nobody.tunnel.intramuros.internal"):

@@ -85,7 +85,7 @@ def test_archiving_takes_certificates_and_routes_along(
             act(tx, actor, issuer, tunnel.id)
 
 
-def test_only_hosts_below_the_domain_are_routed(tx: Tx, actor: Actor, issuer: Issuer) -> None:
+def test_t23_only_hosts_below_the_domain_are_routed(tx: Tx, actor: Actor, issuer: Issuer) -> None:
     domain = make(tx, actor, issuer).body["domain"]
     assert tunnels.route(tx, "wrkspc_test", f"A.{domain}.") is not None
     for host in (domain, f"x{domain}", "example.com", f"a.{domain}.evil.example"):

@@ -16,7 +16,7 @@ def test_names_and_reasons_are_optional_and_bounded() -> None:
 
 
 @pytest.mark.rule("R308")
-def test_certificates_are_at_most_8_kb() -> None:
+def test_t21_certificates_are_at_most_8_kb() -> None:
     CertificateCreate.model_validate({"ca_certificate_pem": "x" * 8192})
     for bad in ("", "x" * 8193, None):
         with pytest.raises(ValidationError):
