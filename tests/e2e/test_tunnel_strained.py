@@ -114,7 +114,7 @@ async def test_t06_paused_downloads_hold_their_windows_and_nothing_more(tmp_path
 
 
 async def test_t08_idle_streams_are_bounded_cheap_and_closed_at_once(tmp_path: Path) -> None:
-    rig, upstream, count = Rig(tmp_path), Upstream(), 300
+    rig, upstream, count = Rig(tmp_path), Upstream(), 150
     async with running_upstream(upstream.app) as upstream_port:
         limit = ("--max-streams-per-tunnel", str(count))
         with (
