@@ -21,8 +21,9 @@ from tests.torture.schedule import Schedule, Targets, draw
 from tests.torture.violations import Violation
 from tests.torture.world import Shape, World, running
 
-# What may still come after the last fault: leases run out, failed turns pause, requests retry.
-GRACE_S = 100.0
+# What may still come after the last fault: leases run out (of a worker that died before its first
+# heartbeat after 100 s), failed turns pause, requests are tried again.
+GRACE_S = 150.0
 REST_S = 40.0
 
 

@@ -28,6 +28,9 @@ SECOND_US: Final = 1_000_000
 DEFAULT_TTL_S: Final = 300
 MIN_TTL_S: Final = 10
 MAX_TTL_S: Final = 600
+# Until the first heartbeat: a worker whose beats all fail gives the item up after 90 s (contract
+# 9.29), so that whoever is silent for longer is dead, and its session need not wait any more.
+STARTING_TTL_S: Final = 100
 
 # Polling, in milliseconds (contract 9.9, 9.14).
 MAX_BLOCK_MS: Final = 999
@@ -111,7 +114,7 @@ def acknowledge(item: Item, now_us: int) -> Item:
         state=WorkState.STARTING,
         acknowledged_us=now_us,
         claimed_us=None,
-        expires_us=now_us + item.ttl_s * SECOND_US,
+        expires_us=now_us + min(item.ttl_s, STARTING_TTL_S) * SECOND_US,
     )
 
 
