@@ -2,9 +2,11 @@
 
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
+import psycopg
 
 from tests.torture import link as links
 from tests.torture import skewed
@@ -111,7 +113,8 @@ class Tormentor:
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
             )
-            await anyio.to_thread.run_sync(cluster.run, sql)
+            with suppress(psycopg.OperationalError):  # it is down already
+                await anyio.to_thread.run_sync(cluster.run, sql)
             return
         if cluster.process is None or cluster.process.poll() is not None:
             return

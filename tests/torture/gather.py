@@ -1,9 +1,11 @@
 """Reads what a world left: the database, the files, the processes, and the API while it lives."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx2
 from sqlalchemy import select
 
@@ -42,13 +44,23 @@ async def _pages(api: httpx2.AsyncClient, url: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     query: dict[str, Any] = {"limit": 100}
     while True:
-        answer = await api.get(url, params=query)
-        assert answer.status_code == 200, answer.text
-        page = answer.json()
+        page = await _page(api, url, query)
         found += page["data"]
         if not page.get("next_page"):
             return found
         query["page"] = page["next_page"]
+
+
+async def _page(api: httpx2.AsyncClient, url: str, query: dict[str, Any]) -> Any:
+    """Return a page; asks again for a while, since servers have just been hurt."""
+    with anyio.fail_after(60):
+        while True:
+            with suppress(httpx2.HTTPError):
+                answer = await api.get(url, params=query)
+                if answer.status_code < 500:
+                    assert answer.status_code == 200, answer.text
+                    return answer.json()
+            await anyio.sleep(0.5)
 
 
 async def gather(

@@ -161,4 +161,4 @@ def honest() -> Evidence:
 
 def _seen(row: Record) -> dict[str, Any]:
     digest = hashlib.sha256(jobs.dumped(row.public()).encode()).hexdigest()
-    return {"seq": row.seq, "id": row.id, "sha": digest}
+    return {"seq": row.seq, "id": row.id, "sha": digest, "at_us": row.at_us + 1000}

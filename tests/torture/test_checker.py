@@ -72,6 +72,13 @@ def missed(evidence: Evidence) -> Evidence:
     return replace(evidence, clients={"client-c0": entries})
 
 
+def late(evidence: Evidence) -> Evidence:
+    """It ran just after a client had seen its result."""
+    result = rows(evidence)[at(evidence, "user.tool_result")]
+    effect = Effect("worker.1", BASH, (result.at_us + 2000) * 1000)
+    return replace(evidence, effects=[*evidence.effects, effect])
+
+
 LIES: list[tuple[str, Lie]] = [
     ("gapless", lambda e: change(e, rows=rows(e)[:5] + rows(e)[6:])),
     ("gapless", lambda e: change(e, last_seq=99)),
@@ -85,8 +92,8 @@ LIES: list[tuple[str, Lie]] = [
     ("kept", lambda e: journal(e, kind="promised", op="message", about="t", ids=["sevt_lost"])),
     ("kept", lambda e: journal(e, kind="promised", op="create", about="", ids=["sesn_lost"])),
     ("consumed", lambda e: with_row(e, 3, id="sevt_other")),
-    ("seen", lambda e: journal(e, kind="saw", seq=2, id="sevt_2", sha="other")),
-    ("seen", lambda e: journal(e, kind="saw", seq=999, id="sevt_ghost", sha="")),
+    ("seen", lambda e: journal(e, kind="saw", seq=2, id="sevt_2", sha="other", at_us=1)),
+    ("seen", lambda e: journal(e, kind="saw", seq=999, id="sevt_ghost", sha="", at_us=1)),
     ("seen", seen_again),
     ("seen", missed),
     (
@@ -105,6 +112,7 @@ LIES: list[tuple[str, Lie]] = [
     ("once", lambda e: replace(e, effects=[*e.effects, *e.effects])),
     ("once", lambda e: replace(e, effects=[*e.effects, Effect("worker.1", "n9", 1)])),
     ("once", lambda e: replace(e, effects=[*e.effects, Effect("worker.1", BASH, 10**18)])),
+    ("once", lambda e: replace(late(e), skewed_us=3_600_000_000)),
     ("once", lambda e: replace(e, upstream=[*e.upstream, *e.upstream])),
     ("once", lambda e: replace(e, upstream=[*e.upstream, {"nonce": "n9"}])),
     ("real", lambda e: replace(e, effects=[])),
