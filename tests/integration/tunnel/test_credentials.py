@@ -135,17 +135,26 @@ async def test_t18_the_ca_is_exchanged_under_load_without_a_lost_call(
     ):
         for kept in (True, True, False):
             group.start_soon(lambda kept=kept: load(port, kept=kept))
-        await anyio.sleep(0.3)
+
+        async def settled() -> None:
+            """Wait for some calls on each connection, and on new ones."""
+            want = done + 20
+
+            async def some() -> bool:
+                return done >= want
+
+            await eventually(some, 10)
+
+        await settled()
         registered.append(new)
-        await anyio.sleep(0.3)
+        await settled()
         rig.use_certificate(make_server_certificate(new, [f"*.{DOMAIN}"], NOW))
-        await anyio.sleep(0.4)
+        await settled()
         registered.remove(old)
-        await anyio.sleep(0.6)
+        await settled()
         assert failed == []
-        assert done > 50
-        # The CA that is left goes too: kept connections serve no more, new ones do not come about.
         assert await works(client)
+        # The CA that is left goes too: kept connections serve no more, new ones do not come about.
         registered[:] = [old]
         await eventually(lambda: refused(client), 5)
         group.cancel_scope.cancel()
