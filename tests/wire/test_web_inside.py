@@ -298,8 +298,8 @@ class Door(AbstractContextManager["Door"]):
         return self.http.post(f"/{call['id']}", json=body)
 
     def wanted(self, call: Any) -> Any:
-        about = {"ticket": call["ticket"], "epoch": call["epoch"]}
-        return self.http.get(f"/{call['id']}", params=about).json()
+        claim = {"ticket": call["ticket"], "epoch": call["epoch"]}
+        return self.http.post(f"/{call['id']}/heartbeat", json=claim).json()
 
 
 def test_a_call_is_given_to_one_worker_and_answered_once(site: Site) -> None:

@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import random
 import socket
 import ssl
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ from intramuros.control.session.runner import Runner, RunnerSettings
 from intramuros.control.session.spills import Spills, hold
 from intramuros.control.session.turn import Limits
 from intramuros.control.session.view import View
+from intramuros.control.session.web_lapses import Lapses
 from intramuros.control.session.web_queue import Handover, WebQueue
 from intramuros.control.store.blobs import Blobs
 from intramuros.control.store.db import Database, Tx
@@ -107,7 +109,8 @@ def think(
     spills: Spills,
     web: Policy,
 ) -> Mapping[str, Task]:
-    """Return the tasks that run turns: the MCP pool, and the runner that borrows from it.
+    """Return the tasks that run turns: the MCP pool, the runner that borrows from it, and, where
+    workers make the web calls, who looks after those.
 
     Args:
         web: what the operator lets the web tools do.
@@ -137,7 +140,11 @@ def think(
         finally:
             await models.aclose()
 
-    return {"mcp": pool.run, "turns": turns}
+    tasks: dict[str, Task] = {"mcp": pool.run, "turns": turns}
+    if inside is not None:
+        lapses = Lapses(body.db, body.clock, body.journal, random.random)
+        tasks["web"] = lapses.run
+    return tasks
 
 
 async def _note_hop(body: Body, wanted: Fetch, target: Target) -> None:

@@ -5,11 +5,13 @@
     worker                                        server
       │ GET  /x/web_calls/poll                       │  held open for a while; null, or a call,
       │◄──────────────────────────────── call ───────│  which is given to nobody else from now on
-      │ GET  /x/web_calls/{id}?ticket&epoch          │  {"wanted": false} once nobody waits for it
+      │ POST /x/web_calls/{id}/heartbeat ───────────►│  every second: the worker lives
+      │◄────────────────── {"wanted": false} ────────│  once nobody waits for it
       │ POST /x/web_calls/{id}  answer ─────────────►│  taken once; 409 when it is too late
 
 With an environment key a worker makes the calls of that environment's sessions, with a pool key
-those of all cloud environments. No other program is given such calls.
+those of all cloud environments. No other program is given such calls. A worker that is not heard of
+for a while is taken for dead: its call is answered with an error, and what it brings is too late.
 """
 
 from collections.abc import Mapping
@@ -32,6 +34,9 @@ PATH: Final = "/x/web_calls"
 MAX_WAIT_MS: Final = 20_000
 # What workers that make web calls name, so that a call is not offered where there is none.
 TOOLS_HEADER: Final = "x-intramuros-web-tools"
+# How often a worker says that it lives, and the silence after which it is taken for dead, seconds.
+BEAT_S: Final = 1.0
+LEASE_S: Final = 6.0
 MAX_BLOCKS: Final = 20
 MAX_HOSTS: Final = 16
 
@@ -127,11 +132,16 @@ class WebSeen(Request):
     hits: int | None = Field(default=None, ge=0)
 
 
-class WebAnswer(Request):
-    """What came of a call."""
+class WebClaim(Request):
+    """Says under which claim a worker acts: the call's own ticket and epoch."""
 
     ticket: _Ticket
     epoch: int = Field(ge=1)
+
+
+class WebAnswer(WebClaim):
+    """What came of a call."""
+
     content: list[ResultBlock] = Field(min_length=1, max_length=MAX_BLOCKS)
     is_error: bool = False
     seen: WebSeen = Field(default_factory=WebSeen)

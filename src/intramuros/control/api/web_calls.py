@@ -17,7 +17,7 @@ from intramuros.control.identity.principal import CredentialKind, Principal
 from intramuros.control.session.web_queue import WebPoll
 from intramuros.kernel.errors import InvalidRequest
 from intramuros.protocol.envelope import WORKER_HEADER
-from intramuros.protocol.web_calls import MAX_WAIT_MS, PATH, TOOLS_HEADER, WebAnswer
+from intramuros.protocol.web_calls import MAX_WAIT_MS, PATH, TOOLS_HEADER, WebAnswer, WebClaim
 from intramuros.web.base import FETCH, SEARCH
 
 router = APIRouter(prefix=PATH, tags=["pool"])
@@ -32,6 +32,7 @@ Caller = Annotated[
         )
     ),
 ]
+ClaimBody = Annotated[WebClaim, Depends(Body(WebClaim))]
 AnswerBody = Annotated[WebAnswer, Depends(Body(WebAnswer, nul=True))]
 
 
@@ -55,16 +56,10 @@ async def poll(
     return reply(None if found is None else found.dump())
 
 
-@router.get("/{call_id}")
-async def look(
-    caller: Caller,
-    svc: ServicesDep,
-    call_id: str,
-    ticket: Annotated[str, Query(max_length=400)] = "",
-    epoch: Annotated[int, Query(ge=0)] = 0,
-) -> Response:
-    """Tell whether the answer to a call would still be taken."""
-    return reply({"wanted": await svc.web_queue.wanted(caller, call_id, ticket, epoch)})
+@router.post("/{call_id}/heartbeat")
+async def beat(caller: Caller, svc: ServicesDep, call_id: str, body: ClaimBody) -> Response:
+    """Take a worker's sign of life, and tell whether its answer would still be taken."""
+    return reply({"wanted": await svc.web_queue.beat(caller, call_id, body)})
 
 
 @router.post("/{call_id}")

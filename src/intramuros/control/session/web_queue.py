@@ -2,8 +2,9 @@
 
 A call that the loop hands over stands in the log with the time until which its answer is waited
 for; the session then costs nothing. The queue says only who has it. A call that was claimed is
-given to nobody else, whatever becomes of the worker: a search is paid for, and a page may count who
-reads it. When nobody answers in time, the loop does.
+given to nobody else, whatever becomes of the worker: a search is paid for, and a page may count its
+readers. A claim lasts as long as its worker says that it lives; ``web_lapses.py`` answers the calls
+of those that do not. A call that nobody takes, or not in time, the loop answers.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -23,20 +24,21 @@ from intramuros.control.session.view import View
 from intramuros.control.store import events, leases
 from intramuros.control.store import work as rows
 from intramuros.control.store.db import Database, Tx
-from intramuros.control.store.leases import LostLease
+from intramuros.control.store.leases import Lease, LostLease
 from intramuros.control.store.notify import Hub
-from intramuros.control.store.records import Record
+from intramuros.control.store.records import Draft, Record
 from intramuros.control.store.tables import sessions
 from intramuros.kernel.errors import Conflict, NotFound
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock, to_micros
-from intramuros.protocol.web_calls import WebAnswer, WebCall
+from intramuros.protocol.web_calls import LEASE_S, WebAnswer, WebCall, WebClaim
 from intramuros.web.base import FETCH, SEARCH, Answer, Code, Fetch, Search, refusal
 from intramuros.web.terms import Terms
 
 log = logger("web")
 
 MICROS: Final = 1_000_000
+LEASE_US: Final = round(LEASE_S * MICROS)
 # What a call may wait for a worker, and its answer for the way back, beside the call itself.
 TAKE_S: Final = 10.0
 # A worker that polled so lately is there; polls are noted at most this often.
@@ -126,9 +128,9 @@ class WebQueue:
                 if await poll.gone():
                     return None
 
-    async def wanted(self, caller: Principal, call_id: str, ticket: str, epoch: int) -> bool:
-        """Tell whether the answer to a claimed call would still be taken."""
-        return await self._db.read(lambda tx: self._open(tx, caller, call_id, ticket, epoch))
+    async def beat(self, caller: Principal, call_id: str, claim: WebClaim) -> bool:
+        """Take a worker's sign of life; tell whether its answer would still be taken."""
+        return await self._db.write(lambda tx: self._beat(tx, caller, call_id, claim))
 
     async def answer(self, caller: Principal, call_id: str, said: WebAnswer) -> None:
         """Take the answer to a claimed call.
@@ -157,10 +159,9 @@ class WebQueue:
     ) -> WebCall | None:
         now_us = self._now_us()
         for queue in queues:
-            _forget_lost(tx, queue, now_us)
             for _ in range(_MAX_STALE):
-                # Never claimable again: until then the row says who has it.
-                lease = leases.claim(tx, queue, holder, now_us, round(3600 * MICROS))
+                # Never claimable again: the row says who has it, and whether that worker lives.
+                lease = leases.claim(tx, queue, holder, now_us, LEASE_US)
                 if lease is None:
                     break
                 found = self._find(tx, queue, lease.key, lease.epoch, now_us)
@@ -198,18 +199,21 @@ class WebQueue:
         )
         return call, row.workspace_id
 
-    def _open(self, tx: Tx, caller: Principal, call_id: str, ticket: str, epoch: int) -> bool:
-        place = _place(caller, call_id, ticket)
+    def _beat(self, tx: Tx, caller: Principal, call_id: str, claim: WebClaim) -> bool:
+        place = _place(caller, call_id, claim.ticket)
         if place is None:
             return False
         queue, key = place
+        now_us = self._now_us()
+        state = tx.scalar(select(sessions.c.state).where(sessions.c.id == key.split("/")[0]))
+        if state is None or not _waits(load(state), call_id, now_us):
+            return False
+        until_us = now_us + LEASE_US
         try:
-            leases.check(tx, queue, key, epoch)
+            leases.beat(tx, Lease(queue, key, claim.epoch, until_us), until_us)
         except LostLease:
             return False
-        session_id = key.split("/")[0]
-        state = tx.scalar(select(sessions.c.state).where(sessions.c.id == session_id))
-        return state is not None and _waits(load(state), call_id, self._now_us())
+        return True
 
     def _answer(self, tx: Tx, caller: Principal, call_id: str, said: WebAnswer) -> None:
         late = Conflict(f"nobody waits for an answer to {call_id!r} from here")
@@ -238,10 +242,7 @@ class WebQueue:
         use = events.by_id(tx, held.row.id, call.id)
         searched = use is not None and use.body["name"] == SEARCH and not said.is_error
         answer = Answer(content, said.is_error, int(searched), seen)
-        draft = outcome.web_answered(call, answer)
-        if thread.thread_id != held.state.thread_id:
-            # Not shared: what this server has done for a child stays in the child's view.
-            draft = replace(draft, thread_id=thread.thread_id)
+        draft = routed(held, thread, outcome.web_answered(call, answer))
         written = self._journal.append(tx, held, [draft])
         self._count(tx, (held.row.workspace_id, str(held.row.agent["model"]["id"])), written)
         whose = (held.row.workspace_id, held.row.id)
@@ -321,6 +322,14 @@ class Handover:
         return outcome.Handed(ask, round((self._terms.timeout_s + TAKE_S) * MICROS))
 
 
+def routed(held: Held, thread: State, draft: Draft) -> Draft:
+    """Return the answer to a call as a row of the thread that made it."""
+    if thread.thread_id == held.state.thread_id:
+        return draft
+    # Not shared: what this server has done for a child stays in the child's view.
+    return replace(draft, thread_id=thread.thread_id)
+
+
 def _base(caller: Principal) -> str:
     return f"web/{caller.environment_id}" if caller.environment_id else _POOL
 
@@ -347,9 +356,3 @@ def _place(caller: Principal, call_id: str, ticket: str) -> tuple[str, str] | No
 def _waits(state: State, call_id: str, now_us: int) -> bool:
     found = state.locate(call_id)
     return found is not None and found[1].until_us is not None and now_us < found[1].until_us
-
-
-def _forget_lost(tx: Tx, queue: str, now_us: int) -> None:
-    """Drop the claims whose calls are long over."""
-    for key in leases.reap(tx, queue, now_us):
-        leases.drop(tx, queue, key)

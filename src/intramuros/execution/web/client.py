@@ -12,10 +12,19 @@ from intramuros.execution.client import Away, Raced
 from intramuros.execution.hosted_client import checked, mapped
 from intramuros.execution.server import Server
 from intramuros.protocol.envelope import WORKER_HEADER
-from intramuros.protocol.web_calls import MAX_WAIT_MS, PATH, TOOLS_HEADER, WebCall, read_call
+from intramuros.protocol.web_calls import (
+    BEAT_S,
+    MAX_WAIT_MS,
+    PATH,
+    TOOLS_HEADER,
+    WebCall,
+    read_call,
+)
 
 _TIMEOUT: Final = httpx2.Timeout(30.0, connect=10.0)
 _CONFLICT: Final = 409
+# A sign of life that hangs must not keep the next one from being given.
+_BEAT: Final = httpx2.Timeout(2 * BEAT_S)
 _POLL: Final = httpx2.Timeout(MAX_WAIT_MS / 1000 + 15.0, connect=10.0)
 
 
@@ -48,11 +57,11 @@ class WebCallClient:
             raw: Any = answer.json()
             return None if raw is None else read_call(raw)
 
-    async def wanted(self, call: WebCall) -> bool:
-        """Tell whether the answer would still be taken."""
-        about: dict[str, str | int] = {"ticket": call.ticket, "epoch": call.epoch}
+    async def beat(self, call: WebCall) -> bool:
+        """Say that the worker lives; returns whether the answer would still be taken."""
         with mapped():
-            answer = await self._http.get(f"/{call.id}", params=about)
+            path = f"/{call.id}/heartbeat"
+            answer = await self._http.post(path, json=_claim(call), timeout=_BEAT)
             checked(answer)
             said: Any = answer.json()
         if not isinstance(said, dict):
@@ -66,8 +75,7 @@ class WebCallClient:
             Raced: nobody waits for it any more.
         """
         with mapped():
-            about: dict[str, object] = {"ticket": call.ticket, "epoch": call.epoch}
-            answer = await self._http.post(f"/{call.id}", json={**about, **body})
+            answer = await self._http.post(f"/{call.id}", json={**_claim(call), **body})
         if answer.status_code == _CONFLICT:
             raise Raced("nobody waits for it any more")
         checked(answer)
@@ -75,3 +83,7 @@ class WebCallClient:
     async def aclose(self) -> None:
         """Close all connections."""
         await self._http.aclose()
+
+
+def _claim(call: WebCall) -> dict[str, object]:
+    return {"ticket": call.ticket, "epoch": call.epoch}

@@ -4,13 +4,14 @@
 
     claim → audit web.call → (audit egress.request → request) … → mask → audit web.result → answer
 
-A call is given to one worker and never again, so nothing of it is kept: what a dead worker had
-begun, the server answers after a while.
+From the claim to the answer the server is told every second that the worker lives. A call is given
+to one worker and never again, so nothing of it is kept: what a dead worker had begun, the server
+answers within a few seconds.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import anyio
@@ -25,7 +26,7 @@ from intramuros.execution.web.ways import Outside, WorkerWays
 from intramuros.kernel.service import Stop
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import backoff_s
-from intramuros.protocol.web_calls import WebCall
+from intramuros.protocol.web_calls import BEAT_S, WebCall
 from intramuros.web.base import FETCH, Answer, Code, Fetch, Search, refusal
 from intramuros.web.domains import Rules
 from intramuros.web.engines import Engine
@@ -39,13 +40,19 @@ log = logger("web")
 
 # Calls at once; more wait at the server. Each may hold as much of a page as one may have.
 CALLS: Final = 8
-# How often the server is asked whether anybody still waits for a call.
-WANTED_S: Final = 1.0
 _BACKOFF_BASE_S: Final = 0.5
 _BACKOFF_CAP_S: Final = 30.0
 # A way back that is broken for longer is of no use: the server has answered itself by then.
 _ANSWER_S: Final = 8.0
 _NOT_FOUND: Final = 404
+
+
+@dataclass(eq=False)
+class _Errand:
+    """A call under way; ``making`` is cut short once nobody waits for the answer."""
+
+    call: WebCall
+    making: anyio.CancelScope = field(default_factory=anyio.CancelScope)
 
 
 @dataclass(frozen=True)
@@ -134,15 +141,32 @@ class Errands:
             log.error("web_calls_refused", status=error.status)
 
     async def _serve(self, call: WebCall) -> None:
+        errand = _Errand(call)
         try:
             with anyio.move_on_after(call.timeout_s + _ANSWER_S):
-                await self._once(call)
+                async with anyio.create_task_group() as group:
+                    group.start_soon(self._beat, errand)
+                    await self._once(errand)
+                    group.cancel_scope.cancel()
         except Exception as error:  # noqa: BLE001  one call is nobody else's business
             log.error("web_call_failed", call_id=call.id, error=type(error).__name__)
         finally:
             self._room.release()
 
-    async def _once(self, call: WebCall) -> None:
+    async def _beat(self, errand: _Errand) -> None:
+        """Say again and again that the worker lives, as long as somebody waits."""
+        while True:
+            await anyio.sleep(BEAT_S)
+            try:
+                wanted = await self._client.beat(errand.call)
+            except ControlPlaneError:
+                continue  # the call has a deadline of its own
+            if not wanted:
+                errand.making.cancel()
+                return
+
+    async def _once(self, errand: _Errand) -> None:
+        call = errand.call
         weight = weigh(call.dump())
         about = {"session_id": call.session_id, "call_id": call.id, "tool": call.name}
         try:
@@ -153,7 +177,7 @@ class Errands:
             log.error("web_call_not_recorded", call_id=call.id, error=str(error))
             made: Answer | None = refusal(Code.UNAVAILABLE, "the worker cannot write its record")
         else:
-            made = await self._make(call)
+            made = await self._make(errand)
         if made is None:
             self._record.note("web.abandoned", **about)
             return
@@ -181,31 +205,16 @@ class Errands:
         body = {"content": filtered.content, "is_error": is_error, "seen": seen}
         await self._answer(call, body)
 
-    async def _make(self, call: WebCall) -> Answer | None:
+    async def _make(self, errand: _Errand) -> Answer | None:
         """Make a call; None when nobody waits for it any more."""
-        made: list[Answer] = []
-        async with anyio.create_task_group() as group:
-
-            async def watch() -> None:
-                while True:
-                    await anyio.sleep(WANTED_S)
-                    try:
-                        wanted = await self._client.wanted(call)
-                    except ControlPlaneError:
-                        continue  # the call has a deadline of its own
-                    if not wanted:
-                        group.cancel_scope.cancel()
-                        return
-
-            group.start_soon(watch)
+        with errand.making:
             try:
-                made.append(await self._ask(call))
+                return await self._ask(errand.call)
             except Exception as error:  # noqa: BLE001  a call has an answer, whatever happened
                 # Its text may hold what a page or an engine said.
-                log.error("web_call_failed", call_id=call.id, error=type(error).__name__)
-                made.append(refusal(Code.UNAVAILABLE, "the worker could not make the call"))
-            group.cancel_scope.cancel()
-        return made[0] if made else None
+                log.error("web_call_failed", call_id=errand.call.id, error=type(error).__name__)
+                return refusal(Code.UNAVAILABLE, "the worker could not make the call")
+        return None
 
     async def _ask(self, call: WebCall) -> Answer:
         rules = Rules(call.allowed, call.blocked)

@@ -38,12 +38,13 @@ async def test_what_is_asked_of_the_server(
 
     serve(client, monkeypatch, server)
     assert await client.poll() == CALL
-    assert await client.wanted(CALL)
+    assert await client.beat(CALL)
     await client.answer(CALL, {"content": [], "is_error": False})
-    poll, wanted, answered = asked
+    poll, beat, answered = asked
     assert poll.headers["authorization"] == "Bearer the-key"
     assert poll.headers["x-intramuros-web-tools"] == "web_fetch"
-    assert wanted.url.params["ticket"] == CALL.ticket
+    assert beat.url.path.endswith(f"/{CALL.id}/heartbeat")
+    assert json.loads(beat.content) == {"ticket": CALL.ticket, "epoch": 1}
     assert json.loads(answered.content) == {
         "ticket": CALL.ticket,
         "epoch": 1,
@@ -85,4 +86,4 @@ async def test_too_late_is_not_an_invitation_to_try_again(
         await client.answer(CALL, {})
     serve(client, monkeypatch, lambda _: httpx2.Response(200, json=[]))
     with pytest.raises(Away):
-        await client.wanted(CALL)
+        await client.beat(CALL)

@@ -22,6 +22,7 @@ from intramuros.web.base import Answer
 from intramuros.web.fetch import Fetcher
 from intramuros.web.terms import Terms
 from tests.unit.protocol.test_web_calls import CALL
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 SECRET = "the-environment-key"
@@ -35,6 +36,8 @@ class Server:
         self.answers: list[tuple[str, dict[str, Any]]] = []
         self.troubles: list[Exception] = []
         self.still_wanted = True
+        self.beats = 0
+        self.beat_troubles: list[Exception] = []
         self.over = anyio.Event()
 
     async def poll(self) -> WebCall | None:
@@ -46,7 +49,10 @@ class Server:
             raise found
         return found
 
-    async def wanted(self, call: WebCall) -> bool:
+    async def beat(self, call: WebCall) -> bool:
+        self.beats += 1
+        if self.beat_troubles:
+            raise self.beat_troubles.pop(0)
         return self.still_wanted
 
     async def answer(self, call: WebCall, body: dict[str, Any]) -> None:
@@ -168,7 +174,7 @@ async def test_a_failure_is_an_answer_and_tells_nothing(
 async def test_a_call_that_nobody_waits_for_is_dropped(
     audit: Audit, web: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "WANTED_S", 0.01)
+    monkeypatch.setattr(room, "BEAT_S", 0.01)
     hung_up = anyio.Event()
 
     async def hang(_: Any) -> Answer:
@@ -189,6 +195,27 @@ async def test_a_call_that_nobody_waits_for_is_dropped(
         stop.request()
     assert server.answers == []
     assert audit.kinds == ["web.call", "web.abandoned"]
+
+
+async def test_the_server_hears_of_the_worker_from_the_claim_to_the_answer(
+    audit: Audit, web: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sign of life that fails is no reason to stop giving them."""
+    monkeypatch.setattr(room, "BEAT_S", 0.01)
+    server = Server(CALL)
+    heard: list[int] = []
+
+    async def slow(_: Any) -> Answer:
+        server.beat_troubles = [Away("busy")]
+        await until(lambda: server.beats >= 3)
+        heard.append(server.beats)
+        return Answer([{"type": "text", "text": "late"}])
+
+    web[0] = slow
+    server.troubles = [Away("busy")]
+    await run(server, audit)
+    assert len(server.answers) == 1
+    assert server.beats > heard[0], "the way back counts too"
 
 
 async def test_an_answer_is_given_again_until_it_is_taken_or_late(audit: Audit) -> None:
