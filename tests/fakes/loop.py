@@ -111,7 +111,8 @@ def found(text: str, **more: Any) -> Answer:
 class Loop:
     """A session, driven step by step with scripted answers.
 
-    ``model`` and ``mcp`` are played in order; an exhausted script fails the test.
+    ``model`` and ``mcp`` are played in order; an exhausted script fails the test. With
+    ``patience_us`` web calls are handed to workers, whose answers are waited for so long.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class Loop:
         mcp: Sequence[McpResult | McpError] = (),
         web: Sequence[Answer] = (),
         served: frozenset[str] = frozenset(),
+        patience_us: int | None = None,
         self_hosted: bool = True,
         limits: Limits | None = None,
         grader: Sequence[ModelReply | ModelError] = (),
@@ -134,6 +136,7 @@ class Loop:
         self.model = deque(model)
         self.mcp = deque(mcp)
         self.web = deque(web)
+        self.patience_us = patience_us
         self.browsed: list[Fetch | Search] = []
         self.grader = deque(grader)
         self.judge = deque(judge)
@@ -199,8 +202,16 @@ class Loop:
     def answered(self, call: Call) -> Draft:
         self.performed.append(call.id)
         if call.kind is CallKind.WEB:
-            return outcome.web_answered(call, self.browse(call))
+            return self.browsed_or_handed(call)
         return outcome.mcp_answered(self.view, call, self.mcp.popleft(), 100_000)
+
+    def browsed_or_handed(self, call: Call) -> Draft:
+        wanted = web_calls.ask(self.view, call)
+        if self.patience_us is None or isinstance(wanted, Answer):
+            return outcome.web_answered(call, self.browse(call))
+        self.browsed.append(wanted)
+        handed = outcome.Handed({"name": "web"}, self.patience_us)
+        return outcome.web_handed(call, handed, self.context)
 
     def browse(self, call: Call) -> Answer:
         """Answer a web call: what may not be asked is refused, the rest is scripted."""

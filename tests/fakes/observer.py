@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from intramuros.control.store.records import Record
+from intramuros.protocol.events import SERVER_TOOLS
 
 # tool use → (the results it may have, the member of them that names it)
 _RESULTS: Final = {
@@ -24,12 +25,13 @@ class Use:
 
     type: str
     permission: str
+    name: str = ""
 
     def blocks(self, *, self_hosted: bool) -> bool:
         """Tell whether it needs a client or worker."""
         if self.type == "agent.custom_tool_use":
             return True
-        if self.type == "agent.tool_use" and self_hosted:
+        if self.type == "agent.tool_use" and self_hosted and self.name not in SERVER_TOOLS:
             return self.permission in ("ask", "allow")
         return self.permission == "ask"
 
@@ -71,7 +73,7 @@ class Observer:
         if type in _RESULTS:
             assert self.request, "a call is part of a reply"
             permission = body.get("evaluated_permission", "allow")
-            self.open[id] = Use(type, permission)
+            self.open[id] = Use(type, permission, str(body.get("name", "")))
         elif type in _NAMES:
             self._settle(str(body[_NAMES[type]]), type)
         elif type.startswith("user.") or type == "system.message":

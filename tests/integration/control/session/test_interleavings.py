@@ -17,18 +17,32 @@ from hypothesis import strategies as st
 
 from intramuros.control.mcp.base import McpResult
 from intramuros.control.model.base import ModelReply, Usage
-from intramuros.control.session import legality
-from intramuros.control.session.calls import USES
+from intramuros.control.session import legality, outcome
+from intramuros.control.session.calls import Call
+from intramuros.control.session.drafts import error_result
 from intramuros.control.session.fold import fold
 from intramuros.control.session.legality import Past
 from intramuros.control.session.phase import Status
 from intramuros.control.session.state import initial, load
 from intramuros.control.session.turn import CallModel, Effect, Limits, MakeCalls, Wait, plan
 from intramuros.control.session.view import View
+from intramuros.control.session.web_lapses import WEB_DEAD
 from intramuros.control.store.records import Draft, Record
 from intramuros.kernel.errors import InvalidRequest
 from intramuros.protocol.events import INBOUND
-from tests.fakes.loop import ALLOW, ASK, CUSTOM, Loop, agent, away, mcp_toolset, toolset, use
+from tests.fakes.loop import (
+    ALLOW,
+    ASK,
+    CUSTOM,
+    WEB,
+    Loop,
+    agent,
+    away,
+    found,
+    mcp_toolset,
+    toolset,
+    use,
+)
 from tests.fakes.messages_rules import check_messages
 from tests.fakes.observer import Observer
 
@@ -38,13 +52,18 @@ CHOICES: Final = 24
 READ = {"enabled": True, "permission_policy": ASK}
 DECLARED = agent(toolset(ALLOW, read=READ), CUSTOM, mcp_toolset())
 ASKED, SHELL, MCP, OWN = "read", "bash", "mcp__db__insert", "weather"
+PAGE, SEARCH = "web_fetch", "web_search"
+PATIENCE_US: Final = 1_000
 # What a model may answer: these calls at once, or an end of the turn.
 REPLIES: Final[list[tuple[str, ...] | str]] = [
     (SHELL,), (ASKED,), (OWN,), (MCP,), ("mcp__db__query",), ("nonsense",),
     (SHELL, ASKED), (ASKED, OWN), (ASKED, MCP), (SHELL, MCP), (OWN, "nonsense"), (MCP, MCP),
     (ASKED, SHELL, OWN), (ASKED, ASKED, MCP),
+    (SEARCH,), (PAGE,), (PAGE, SEARCH), (SEARCH, ASKED), (MCP, SEARCH, OWN),
     "end_turn", "end_turn", "refusal", "max_tokens",
 ]  # fmt: skip
+# Calls that are made once: what they do, they may have done.
+ONCE: Final = {"insert", "web_fetch", "web_search"}
 LIMITS = Limits(failures=2, rounds=4)
 DONE = ModelReply([{"type": "text", "text": "done"}], "end_turn", Usage(1, 1))
 
@@ -62,6 +81,7 @@ class History:
 
     choices: bytes
     self_hosted: bool
+    inside: bool = True
     loop: Loop = field(init=False)
     observer: Observer = field(init=False)
     decided: tuple[list[Draft], Effect, int] | None = None
@@ -74,7 +94,13 @@ class History:
     tools: int = 0
 
     def __post_init__(self) -> None:
-        self.loop = Loop(DECLARED, self_hosted=self.self_hosted, limits=LIMITS)
+        self.loop = Loop(
+            DECLARED,
+            self_hosted=self.self_hosted,
+            limits=LIMITS,
+            served=WEB,
+            patience_us=PATIENCE_US if self.inside else None,
+        )
         self.observer = Observer(self.self_hosted)
         self.left = deque(self.choices)
 
@@ -84,7 +110,7 @@ class History:
         return self.left.popleft() % count
 
     def play(self) -> None:
-        self.say("begin")
+        self.say("begin with https://x.test/")
         for move in (self.decide, self.write, self.bring, self.decide, self.write):
             move()  # through the listing of tools, to the first request
         try:
@@ -112,6 +138,8 @@ class History:
             steps.append(self.again)
         if state.retry_at_us is not None:
             steps.append(self.wait)
+        if any(call.until_us is not None for call in state.calls):
+            steps += [self.worker, self.worker, self.lose, self.late]
         if self.effect and any(item.type == "user.interrupt" for item in state.queued):
             steps.append(self.cut)
         return [*steps, self.message, self.interrupt, self.crash]
@@ -143,9 +171,9 @@ class History:
     def begin(self, effect: MakeCalls) -> None:
         """A call that may have had an effect is not made again."""
         uses = self.loop.view.find([call.id for call in effect.calls])
-        inserts = {record.id for record in uses if record.body["name"] == "insert"}
-        assert not inserts & self.begun
-        self.begun |= inserts
+        once = {record.id for record in uses if record.body["name"] in ONCE}
+        assert not once & self.begun
+        self.begun |= once
 
     def land(self) -> None:
         assert self.effect is not None
@@ -163,7 +191,10 @@ class History:
         effect, self.effect = self.effect, None
         if isinstance(effect, MakeCalls):
             self.loop.mcp.extend(McpResult([]) for _ in effect.calls)
+            self.loop.web.extend(found("a page") for _ in effect.calls)
         self.loop.perform(effect)
+        self.loop.mcp.clear()
+        self.loop.web.clear()
 
     def cut(self) -> None:
         """An interrupt makes the performer drop what it does."""
@@ -186,8 +217,34 @@ class History:
         blocks = []
         for name in said:
             self.tools += 1
-            blocks.append(use(name, f"toolu_{self.tools}"))
+            given = {"query": "q"} if name == SEARCH else {"url": "https://x.test/"}
+            blocks.append(use(name, f"toolu_{self.tools}", **given))
         return ModelReply(blocks, "tool_use", Usage(1, 1))
+
+    # What workers do with web calls, as the queue lets them (test_web_queue.py).
+
+    def handed(self) -> Call:
+        calls = [call for call in self.loop.log.state.calls if call.until_us is not None]
+        return calls[self.choose(len(calls))]
+
+    def worker(self) -> None:
+        """Answer a call that was handed over."""
+        self.store(outcome.web_answered(self.handed(), found("from inside")))
+
+    def lose(self) -> None:
+        """Die with a call: whoever looks after the queue answers it."""
+        self.store(error_result(self.handed(), WEB_DEAD, self_hosted=self.self_hosted))
+
+    def late(self) -> None:
+        """Take longer than anybody waits."""
+        until_us = self.handed().until_us
+        assert until_us is not None
+        self.loop.log.now_us = max(self.loop.log.now_us, until_us)
+        self.parked = False
+
+    def store(self, answer: Draft) -> None:
+        self.loop.log.append(answer)
+        self.parked = self.parked and not self.loop.log.state.due
 
     # What others do.
 
@@ -199,16 +256,16 @@ class History:
         past = {use_id: self.past(use_id) for use_id in wanted}
         hosted = event["type"] == "user.tool_result" and not self.self_hosted
         try:
-            (outcome,) = legality.check(log.state, past, inbound, log.now_us, hosted=hosted)
+            (heard,) = legality.check(log.state, past, inbound, log.now_us, hosted=hosted)
         except InvalidRequest:
             return None
-        if isinstance(outcome, Draft):
+        if isinstance(heard, Draft):
             self.said.append(event)
-            stored = log.append(outcome)[0]
+            stored = log.append(heard)[0]
             self.parked = self.parked and not log.state.due
             return stored
-        assert isinstance(outcome, Record), "a repeated answer gives the stored one"
-        return outcome
+        assert isinstance(heard, Record), "a repeated answer gives the stored one"
+        return heard
 
     def past(self, use_id: str) -> Past:
         """What the journal reads of a call that is not open."""
@@ -260,7 +317,8 @@ class History:
             event = {"type": "user.custom_tool_result", "custom_tool_use_id": use_id}
         else:
             allowed = permission == "allow" or self.verdicts.get(use_id) == "allow"
-            allowed = allowed and use.type == "agent.tool_use"
+            # Those of the web are nobody else's to answer.
+            allowed = allowed and use.type == "agent.tool_use" and use.body["name"] not in WEB
             event = {"type": "user.tool_result", "tool_use_id": use_id}
         open_yet = self.loop.log.state.call(use_id) is not None
         taken = self.send(event)
@@ -282,8 +340,7 @@ class History:
             self.observer.see(record)
         state = self.loop.log.state
         assert state.status is Status(self.observer.status.replace("rescheduled", "rescheduling"))
-        uses = {call.id for call in state.calls if call.kind in USES.values()}
-        assert uses == self.observer.open.keys()
+        assert {call.id for call in state.calls} == self.observer.open.keys()
 
     def settle(self) -> None:
         """Everybody behaves from here on; the session must come to rest."""
@@ -304,14 +361,20 @@ class History:
                 self.wait()
             elif state.calls:
                 for call in state.calls:
-                    self.confirm(call.id, "allow")
-                    self.settle_call(call.id)
+                    self.end(call)
             elif self.parked:
                 break
         else:
             raise AssertionError("the session never comes to rest")
         self.observer.rests()
         assert self.observer.heard == self.messages, "each message is heard once, in order"
+
+    def end(self, call: Call) -> None:
+        if call.until_us is not None:
+            self.store(outcome.web_answered(call, found("from inside")))
+            return
+        self.confirm(call.id, "allow")
+        self.settle_call(call.id)
 
     def check_replay(self, cut: int) -> None:
         """Whoever reads the log behind any record sees the same, and decides the same."""
@@ -333,16 +396,22 @@ class History:
         assert plans[0] == plans[1]
 
 
-@given(st.lists(st.binary(max_size=CHOICES), min_size=EACH, max_size=EACH), st.booleans())
+@given(
+    st.lists(st.binary(max_size=CHOICES), min_size=EACH, max_size=EACH),
+    st.booleans(),
+    st.booleans(),
+)
 @settings(
     max_examples=EXAMPLES,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @pytest.mark.timeout(240)
-def test_every_interleaving_keeps_the_contract(drawn: list[bytes], self_hosted: bool) -> None:
+def test_every_interleaving_keeps_the_contract(
+    drawn: list[bytes], self_hosted: bool, inside: bool
+) -> None:
     for number, choices in enumerate(drawn):
-        history = History(choices, self_hosted)
+        history = History(choices, self_hosted, inside)
         history.play()
         if number % 10 == 0:
             history.check_replay(sum(choices))
