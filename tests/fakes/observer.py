@@ -27,11 +27,16 @@ class Use:
     permission: str
     name: str = ""
 
+    @property
+    def sandboxed(self) -> bool:
+        """Tell whether a worker makes it, in the sandbox."""
+        return self.type == "agent.tool_use" and self.name not in SERVER_TOOLS
+
     def blocks(self, *, self_hosted: bool) -> bool:
         """Tell whether it needs a client or worker."""
         if self.type == "agent.custom_tool_use":
             return True
-        if self.type == "agent.tool_use" and self_hosted and self.name not in SERVER_TOOLS:
+        if self.sandboxed and self_hosted:
             return self.permission in ("ask", "allow")
         return self.permission == "ask"
 
@@ -52,6 +57,9 @@ class Observer:
     unasked: list[str] = field(default_factory=list)
     arrivals: dict[str, int] = field(default_factory=dict)
     last: str = ""
+    asked: list[str] = field(default_factory=list)
+    fresh: bool = True
+    early: bool = False
 
     def see(self, record: Record) -> None:
         """Take note of a record; fails if the contract does not let it follow."""
@@ -99,6 +107,7 @@ class Observer:
         if type == "user.message":
             self.heard.append(id)
             self.unasked.append(id)
+            self.early = self.early or not self.fresh
         if type == "user.interrupt":
             # What was said before it needs no answer; what was said behind it does.
             at = self.arrivals[id]
@@ -110,7 +119,7 @@ class Observer:
             return  # an interrupt closed it first
         assert use.permission == "ask"
         use.permission = body["result"]
-        if body["result"] == "deny" and use.type == "agent.tool_use" and self.self_hosted:
+        if body["result"] == "deny" and use.sandboxed and self.self_hosted:
             self._settle(body["tool_use_id"], "user.tool_result")
 
     def _span(self, type: str, id: str, body: Mapping[str, Any]) -> None:
@@ -118,7 +127,9 @@ class Observer:
             assert self.status == "running"
             assert self.request is None
             assert not self.open, "a model is asked when every call has its result"
+            assert not self.early, "what is said while the agent works is the next turn's"
             self.request = id
+            self.fresh = False
             self.unasked.clear()
         else:
             assert body["model_request_start_id"] == self.request
@@ -129,12 +140,10 @@ class Observer:
         assert self.request is None
         if self.status == "idle":
             assert self.last == "session.usage"
-            asks = [
-                use_id
-                for use_id, use in self.open.items()
-                if use.blocks(self_hosted=self.self_hosted)
-            ]
+            asks = self.asks()
             stop = body["stop_reason"]
+            self.fresh, self.early = stop["type"] != "requires_action", False
+            self.asked = asks
             if stop["type"] == "retries_exhausted":
                 assert not self.waiting, "a turn that is given up hears what waited"
                 self.unasked.clear()
@@ -143,6 +152,14 @@ class Observer:
             assert stop.get("event_ids", []) == asks
         else:
             assert self.status != before, f"{type} is said once"
+
+    def asks(self) -> list[str]:
+        """The calls that need a client or worker."""
+        return [i for i, use in self.open.items() if use.blocks(self_hosted=self.self_hosted)]
+
+    def waits(self) -> None:
+        """Check what must hold when the session has been given back."""
+        assert self.status != "idle" or self.asked == self.asks(), "what is needed is said"
 
     def rests(self) -> None:
         """Check what must hold once everybody has done what was asked of them."""
