@@ -55,6 +55,7 @@ from intramuros.control.session.judging import Bench
 from intramuros.control.session.releases import Releases
 from intramuros.control.session.sessions import Sessions, Stock
 from intramuros.control.session.spills import Spills
+from intramuros.control.session.visits import Visits
 from intramuros.control.session.web_queue import WebQueue
 from intramuros.control.session.work import WorkQueue
 from intramuros.control.settings import ServerSettings
@@ -92,13 +93,14 @@ async def build_services(opened: Installation, settings: ServerSettings) -> Serv
     db, clock, ids = opened.db, opened.clock, opened.ids
     now_us = to_micros(clock.now())
 
-    def own_keys(tx: Tx) -> tuple[bytes, bytes]:
+    def own_keys(tx: Tx) -> tuple[bytes, bytes, bytes]:
         return (
             ensure_secret(tx, opened.sealer, "ticket-signing", _new_signing_key, now_us),
             ensure_secret(tx, opened.sealer, "cursors", lambda: ids.random(32), now_us),
+            ensure_secret(tx, opened.sealer, "ssh-authority", _new_ssh_authority, now_us),
         )
 
-    signing_pem, cursor_key = await db.write(own_keys)
+    signing_pem, cursor_key, ssh_authority = await db.write(own_keys)
     signing_key = SigningKey(signing_pem)
     _publish(settings.data_dir / TICKET_KEY_FILE, signing_key.public_pem())
     hub = Hub()
@@ -142,6 +144,7 @@ async def build_services(opened: Installation, settings: ServerSettings) -> Serv
         egress=Egress(clock, sessions, credentials),
         checkouts=Checkouts(clock, journal, sessions),
         releases=Releases(clock, sessions),
+        visits=Visits(clock, ids, sessions, ssh_authority),
         deployments=Deployments(tokens, known),
         runs=Runs(clock, ids, sessions, journal, Shelf(db, blobs, clock).resolve),
         cursors=Cursors(cursor_key, clock),
@@ -308,6 +311,11 @@ def _publish(path: Path, pem: bytes) -> None:
         raise OperatorError(
             f"cannot write {path} ({error.strerror})", "check the data directory and free space"
         ) from error
+
+
+def _new_ssh_authority() -> bytes:
+    key = Ed25519PrivateKey.generate()
+    return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
 
 
 def _new_signing_key() -> bytes:

@@ -41,6 +41,7 @@ from intramuros.control.api import (
     sessions,
     skills,
     spills,
+    ssh,
     telemetry,
     threads,
     tunnels,
@@ -111,6 +112,7 @@ def create_app(services: Services) -> FastAPI:
         spills.router,
         releases.router,
         checkouts.router,
+        ssh.router,
     )
     app.router = Families(routers, app.router.routes)
     app.add_api_route("/healthz", _healthz, include_in_schema=False)

@@ -188,6 +188,9 @@ class WorkerSettings:
     """Load of each processor above which nothing is claimed; 0 claims at any load."""
     ssh_listen: str | None = None
     """Let people in by SSH: ``unix``, a socket of this user's alone, or a local ``HOST:PORT``."""
+    ssh_trust: Path | None = None
+    """File of SSH authorities, a public key on each line, whose certificates let people in too: the
+    control plane's (``GET /x/ssh_authority``); the worker's own alone when not set."""
     ssh_idle_s: float = 900.0
     """Seconds without a byte until a person's connection is ended."""
     ssh_max_s: float = 14_400.0
@@ -247,6 +250,18 @@ class WorkerSettings:
         ):
             if getattr(self, name) <= 0:
                 raise OperatorError(f"setting {name!r} is not positive", "use a number above 0")
+        if self.image is not None and self.rootfs is not None:
+            raise OperatorError("image and rootfs are both set", "give sandboxes one of the two")
+        if self.ssh_trust is not None and self.ssh_listen is None:
+            raise OperatorError("ssh_trust is set, but nobody is let in", "set ssh_listen, too")
+        self._check_sizes()
+        self.server()
+        self.spec()
+        self.egress()
+        self.web()
+        return self
+
+    def _check_sizes(self) -> None:
         if self.memory_sync_s != 0 and not self.memory_sync_s >= MIN_MEMORY_SYNC_S:
             raise OperatorError(
                 f"memory_sync_s {self.memory_sync_s:g} would hammer the control plane",
@@ -261,13 +276,6 @@ class WorkerSettings:
             )
         if self.snapshot_expire_s < 0:
             raise OperatorError("snapshot_expire_s is negative", "use 0 or more")
-        if self.image is not None and self.rootfs is not None:
-            raise OperatorError("image and rootfs are both set", "give sandboxes one of the two")
-        self.server()
-        self.spec()
-        self.egress()
-        self.web()
-        return self
 
     def server(self) -> Server:
         """Return the control plane and the way to it.

@@ -54,6 +54,7 @@ def test_the_key_is_not_sent_in_the_clear_unless_asked_for(
         ({"metrics_listen": "10.0.0.1:9090"}, "metrics_listen"),
         ({"metrics_listen": "unix"}, "metrics_listen"),
         ({"memory_sync_s": 4.9}, "memory_sync_s"),
+        ({"ssh_trust": Path("/x")}, "nobody is let in"),
         ({"memory_sync_s": float("nan")}, "memory_sync_s"),
         ({"lease_ttl_s": 0}, "lease_ttl_s"),
         ({"mounts": ("nonsense",)}, "malformed"),

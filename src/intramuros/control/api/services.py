@@ -26,6 +26,7 @@ from intramuros.control.session.intake import Intake
 from intramuros.control.session.journal import Journal
 from intramuros.control.session.releases import Releases
 from intramuros.control.session.sessions import Sessions
+from intramuros.control.session.visits import Visits
 from intramuros.control.session.web_queue import WebQueue
 from intramuros.control.session.work import WorkQueue
 from intramuros.control.store.blobs import Blobs
@@ -68,6 +69,8 @@ class Services:
     """Tells workers what to clone and is told what became of it."""
     releases: Releases
     """Keeps what workers ask before something leaves them, and what people answer."""
+    visits: Visits
+    """Lets people into the sandboxes of sessions."""
     deployments: Deployments
     runs: Runs
     """Starts sessions of deployments."""

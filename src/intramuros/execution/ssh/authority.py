@@ -7,7 +7,6 @@ certified by the same authority, so nobody trusts a key at first sight.
 
 import os
 import secrets
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
@@ -17,31 +16,15 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
-    PublicFormat,
-    SSHCertificateBuilder,
     SSHCertificateType,
     load_ssh_private_key,
 )
 
 from intramuros.kernel.errors import OperatorError
+from intramuros.protocol.ssh import HOST_NAME, Permit, begun, certify, public_line
 
-HOST_NAME: Final = "intramuros-worker"
-"""What every worker's host certificate is for; clients look it up under this name."""
-MAX_LIFETIME_S: Final = 3600
-"""Certificates that are good for longer are not accepted, whoever signed them."""
-# Clocks of two machines differ.
-SKEW_S: Final = 60
 _KEY_FILE: Final = "ca"
-
-
-@dataclass(frozen=True)
-class Permit:
-    """What a certificate says of its holder."""
-
-    session_id: str
-    key_id: str
-    """Who asked for it and when; it is written into the record."""
-    lifetime_s: int
+_PUBLIC_FILE: Final = "ca.pub"
 
 
 class Authority:
@@ -67,11 +50,14 @@ class Authority:
                     file.write(private_pem(Ed25519PrivateKey.generate()))
                     os.fsync(fd)
                 draft.rename(path)
+            made = cls.loaded(directory)
+            # For clients that others than this user start: by it they know this worker.
+            directory.joinpath(_PUBLIC_FILE).write_text(f"{made.public_line}\n", encoding="utf-8")
         except OSError as error:
             raise OperatorError(
                 f"cannot use {path} ({error.strerror})", "let this user write the state directory"
             ) from error
-        return cls.loaded(directory)
+        return made
 
     @classmethod
     def loaded(cls, directory: Path) -> Self:
@@ -111,32 +97,14 @@ class Authority:
         Raises:
             ValueError: it would be good for no time, or too long.
         """
-        if not 0 < permit.lifetime_s <= MAX_LIFETIME_S:
-            raise ValueError(f"a certificate is good for 1 to {MAX_LIFETIME_S} seconds")
-        builder = self._begun(key, SSHCertificateType.USER, permit.session_id, permit.key_id)
-        builder = builder.valid_after(int(now_s) - SKEW_S)
-        builder = builder.valid_before(int(now_s) + permit.lifetime_s)
-        for extension in (b"permit-port-forwarding", b"permit-pty"):
-            builder = builder.add_extension(extension, b"")
-        return builder.sign(self._key).public_bytes()
+        return certify(self._key, key, permit, secrets.randbits(63), now_s)
 
     def certify_host(self, key: Ed25519PublicKey) -> bytes:
         """Return a certificate for a worker's host key, which lives as long as the worker."""
-        builder = self._begun(key, SSHCertificateType.HOST, HOST_NAME, HOST_NAME)
+        serial = secrets.randbits(63)
+        builder = begun(key, SSHCertificateType.HOST, HOST_NAME, HOST_NAME, serial)
         builder = builder.valid_after(0).valid_before(2**64 - 1)
         return builder.sign(self._key).public_bytes()
-
-    def _begun(
-        self, key: Ed25519PublicKey, kind: SSHCertificateType, principal: str, key_id: str
-    ) -> SSHCertificateBuilder:
-        builder = SSHCertificateBuilder().public_key(key).type(kind)
-        builder = builder.serial(secrets.randbits(63)).key_id(key_id.encode())
-        return builder.valid_principals([principal.encode()])
-
-
-def public_line(key: Ed25519PublicKey) -> str:
-    """Return a public key in OpenSSH's one-line form."""
-    return key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
 
 
 def private_pem(key: Ed25519PrivateKey) -> bytes:

@@ -21,11 +21,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from intramuros.execution.guests import Guest, Guests
 from intramuros.execution.record import INWARD, RecordFailed
-from intramuros.execution.ssh.authority import MAX_LIFETIME_S, SKEW_S, Authority, private_pem
+from intramuros.execution.ssh.authority import Authority, private_pem
 from intramuros.execution.ssh.visits import LOOPBACK, Rooms, Visit
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.service import Stop
 from intramuros.kernel.telemetry import logger
+from intramuros.protocol.ssh import MAX_LIFETIME_S, SKEW_S
 
 log = logger("ssh")
 

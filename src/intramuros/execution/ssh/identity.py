@@ -2,8 +2,9 @@
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from intramuros.execution.ssh.authority import Authority, Permit, private_pem
+from intramuros.execution.ssh.authority import Authority, private_pem
 from intramuros.kernel.timing import Clock
+from intramuros.protocol.ssh import Permit
 
 
 def make(

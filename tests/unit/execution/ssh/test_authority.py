@@ -13,14 +13,9 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_public_identity,
 )
 
-from intramuros.execution.ssh.authority import (
-    HOST_NAME,
-    MAX_LIFETIME_S,
-    Authority,
-    Permit,
-    public_line,
-)
+from intramuros.execution.ssh.authority import Authority
 from intramuros.kernel.errors import OperatorError
+from intramuros.protocol.ssh import HOST_NAME, MAX_LIFETIME_S, Permit, public_line
 
 KEY = Ed25519PrivateKey.generate()
 
@@ -37,7 +32,8 @@ def test_it_is_made_once_and_only_its_user_reads_it(tmp_path: Path) -> None:
     assert Authority.opened(tmp_path / "ssh").public_line == first.public_line
     assert (tmp_path / "ssh/ca").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "ssh").stat().st_mode & 0o777 == 0o700
-    assert [path.name for path in (tmp_path / "ssh").iterdir()] == ["ca"]
+    assert sorted(path.name for path in (tmp_path / "ssh").iterdir()) == ["ca", "ca.pub"]
+    assert (tmp_path / "ssh/ca.pub").read_text() == f"{first.public_line}\n"
 
 
 def test_a_certificate_is_for_one_session_and_minutes(tmp_path: Path) -> None:
