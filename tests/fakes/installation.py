@@ -13,11 +13,23 @@ import httpx2
 from anthropic import Anthropic
 from sqlalchemy import Boolean, LargeBinary, Table
 
+from intramuros.control.catalog import vaults
 from intramuros.control.identity.installation import Installation, open_installation
 from intramuros.control.store import holdings
 from intramuros.control.store.blobs import Blobs, new_key
+from intramuros.control.store.db import Tx
 from intramuros.control.store.migrate import SCHEMA
+from intramuros.control.store.repository_tokens import Tokens
 from intramuros.control.store.secrets import ensure_secret
+from intramuros.control.store.strongbox import Strongbox
+from intramuros.control.tracing import destinations
+from intramuros.control.webhooks.addresses import Policy
+from intramuros.control.webhooks.endpoints import Endpoints
+from intramuros.kernel.timing import ManualClock
+from intramuros.protocol.resources.telemetry import DestinationCreate
+from intramuros.protocol.resources.vaults import CredentialCreate, VaultCreate
+from intramuros.protocol.resources.webhooks import WorkspaceEndpointCreate
+from tests.fakes.world import World
 from tests.wire.host import Server, running
 from tests.wire.matrix import BETAS, Callers, world
 
@@ -39,6 +51,49 @@ def invented(data_dir: Path) -> Path:
                     _invent(connection, table, number)
         _make_strange(connection, "sessions", "state")
     return data_dir
+
+
+def sound(data_dir: Path) -> Path:
+    """Make an installation without a server in which everything fits: a log, a file, secrets."""
+    anyio.run(_found, data_dir)
+    anyio.run(_use, data_dir)
+    return data_dir
+
+
+async def _use(data_dir: Path) -> None:
+    opened = await open_installation(data_dir)
+
+    def work(tx: Tx) -> None:
+        actor = opened.operator("test")
+        made = World(tx, ManualClock(), opened.ids, opened.workspace_id, opened.db)
+        for _ in range(2):
+            session_id = made.create()
+            made.say(session_id)
+            made.say(session_id)
+        vault = vaults.create(tx, actor, VaultCreate(display_name="V"))
+        auth = {"type": "static_bearer", "token": "t", "mcp_server_url": "https://m.example"}
+        box = vaults.Credentials(Strongbox(opened.sealer, opened.ids.random))
+        box.create(tx, actor, vault.id, CredentialCreate.model_validate({"auth": auth}))
+        hook = {"url": "https://h.example/x", "name": "H", "enabled_events": ["vault.created"]}
+        endpoints = Endpoints(opened.sealer, os.urandom, Policy())
+        endpoints.create(
+            tx, actor, opened.workspace_id, WorkspaceEndpointCreate.model_validate(hook)
+        )
+        to = {
+            "endpoint_url": "https://collector.example",
+            "workspaces": {"type": "all"},
+            "headers": {"x-key": "secret"},
+        }
+        destinations.create(
+            tx, actor, destinations.Rules(opened.sealer), DestinationCreate.model_validate(to)
+        )
+        tokens = Tokens(opened.sealer, os.urandom)
+        tokens.put(tx, "sesrsc_1", "secret", session_id=session_id)
+
+    try:
+        await opened.db.write(work)
+    finally:
+        opened.close()
 
 
 async def _found(data_dir: Path) -> None:

@@ -24,6 +24,15 @@ FilesArgument = Annotated[
 DirectoryOption = Annotated[
     Path | None, typer.Option("--data-dir", help="Data directory whose records are meant.")
 ]
+DatabaseOption = Annotated[
+    str | None,
+    typer.Option(
+        "--database-url",
+        envvar="INTRAMUROS_DATABASE_URL",
+        help="The server's database, if it is not the file in the data directory; better in the"
+        " environment, since others see flags.",
+    ),
+]
 
 
 class ChainBroken(DomainError):
@@ -34,6 +43,7 @@ class ChainBroken(DomainError):
 def verify(
     files: FilesArgument = None,
     data_dir: DirectoryOption = None,
+    database_url: DatabaseOption = None,
     contains: Annotated[
         list[str] | None,
         typer.Option(help="A hash that was printed before: it must still be in a chain."),
@@ -47,7 +57,7 @@ def verify(
     Example: intramuros audit verify worker/audit.jsonl
     """
     missing = set(contains or ())
-    for name, lines in _logs(files, data_dir):
+    for name, lines in _logs(files, data_dir, database_url):
         records, head = _checked(name, lines)
         missing -= {str(record["hash"]) for record in records}
         say(f"{name}\t{head.seq} records\t{head.hash}")
@@ -56,12 +66,16 @@ def verify(
 
 
 @app.command("export")
-def export(files: FilesArgument = None, data_dir: DirectoryOption = None) -> None:
+def export(
+    files: FilesArgument = None,
+    data_dir: DirectoryOption = None,
+    database_url: DatabaseOption = None,
+) -> None:
     """Print verified records as JSON lines, each with the name of its log.
 
     Example: intramuros audit export --data-dir ./data > records.jsonl
     """
-    for name, lines in _logs(files, data_dir):
+    for name, lines in _logs(files, data_dir, database_url):
         records, _ = _checked(name, lines)
         for record in records:
             say(json.dumps({"log": name, **record}, ensure_ascii=False))
@@ -99,16 +113,20 @@ def report(
     table(columns, [total.__dict__ for total in totals(found)])
 
 
-def _logs(files: list[Path] | None, data_dir: Path | None) -> Iterator[tuple[str, list[str]]]:
-    """Yield each log's name and lines; a data directory has the control plane's, too."""
+def _logs(
+    files: list[Path] | None, data_dir: Path | None, database_url: str | None
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield each log's name and lines; a data directory or a database has the control plane's."""
     if files:
         yield from ((str(file), _lines(file)) for file in files)
         return
-    if data_dir is None:
+    if data_dir is None and database_url is None:
         raise OperatorError("no audit file", "name files, or pass --data-dir")
-    control = control_audit(data_dir)
+    control = control_audit(data_dir, database_url)
     if control is not None:
         yield "control", control
+    if data_dir is None:
+        return
     yield from ((name, _lines(file)) for name, file in Layout(data_dir).audit_files().items())
 
 

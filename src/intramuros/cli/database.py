@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import anyio
 import typer
@@ -11,14 +11,25 @@ import typer
 from intramuros.cli.layout import Layout
 from intramuros.cli.options import imported
 from intramuros.cli.output import say
-from intramuros.cli.upkeep import DataDir, Url, backup, move, restore, verify
+from intramuros.cli.upkeep import (
+    BlobUrl,
+    DataDir,
+    Progress,
+    Url,
+    backup,
+    move,
+    place_of,
+    replace_lost_key,
+    restore,
+    verify,
+)
 from intramuros.kernel.errors import DomainError, OperatorError
-from intramuros.protocol import audit
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from intramuros.control.store.db import Database
+    from intramuros.control.upkeep.check import Finding
 
 app = typer.Typer(help="The control plane's database.", no_args_is_help=True)
 
@@ -33,25 +44,28 @@ class DatabaseDamaged(DomainError):
 def check(
     data_dir: DataDir = Path("intramuros-data"),
     database_url: Url = None,
+    blob_url: BlobUrl = None,
+    deep: Annotated[
+        bool,
+        typer.Option("--deep", help="Also read every file's bytes and fold every session's log."),
+    ] = False,
 ) -> None:
-    """Check the database, its schema and the audit chain in it; status 1 if one is wrong.
+    """Say what is wrong with an installation, where, and what to do; status 1 if anything is.
+
+    Looks at the database and its schema, the audit chain, every log, the master key and what it
+    sealed, files, and the certificates that tunnels trust; changes nothing.
 
     Example: intramuros db check --data-dir ./data
     """
-    head = imported(f"{STORE}.migrate", "server", "scripts")().get_current_head()
-    with _opened(data_dir, database_url) as db:
-        found = anyio.run(db.read, lambda tx: _integrity(tx.connection))
-        revision = anyio.run(db.read, lambda tx: _revision(tx.connection))
-        lines = _audit_lines(db)
-    if found != "ok":
-        raise DatabaseDamaged(f"the database is damaged: {found}")
-    try:
-        records = audit.verify(lines).seq
-    except audit.BrokenChain as error:
-        raise DatabaseDamaged(f"the audit chain is not what was written: {error}") from error
-    say(f"database ok\tschema {revision}\taudit {records} records")
-    if revision != head:
-        raise OperatorError(f"the schema is {revision}, not {head}", "run `intramuros db upgrade`")
+    examine = imported("intramuros.control.upkeep.check", "server", "examine")
+    place = place_of(data_dir, database_url, blob_url)
+    found: list[Finding] = list(examine(place, Progress().tell, deep=deep))
+    wrong = [one for one in found if one.fix]
+    for one in wrong:
+        say(f"✗ {one.what}\n    {one.fix}")
+    if wrong:
+        raise DatabaseDamaged(f"{len(wrong)} thing(s) are wrong: see the lines marked ✗")
+    say("\t".join(["database ok", *(one.what for one in found[1:])]))
 
 
 @app.command("upgrade")
@@ -74,6 +88,7 @@ app.command("backup")(backup)
 app.command("verify")(verify)
 app.command("restore")(restore)
 app.command("move")(move)
+app.command("replace-lost-key")(replace_lost_key)
 
 
 @app.command("rotate-key")
@@ -90,11 +105,12 @@ def rotate_key(data_dir: DataDir = Path("intramuros-data"), database_url: Url = 
         say(f"{done.resealed} values sealed by a new master key")
 
 
-def control_audit(data_dir: Path) -> list[str] | None:
+def control_audit(data_dir: Path | None, database_url: str | None = None) -> list[str] | None:
     """Return the lines of the control plane's audit chain, or None if there is no database."""
-    if not Layout(data_dir).database.exists():
+    directory = data_dir or Path()
+    if database_url is None and not Layout(directory).database.exists():
         return None
-    with _opened(data_dir) as db:
+    with _opened(directory, database_url) as db:
         return _audit_lines(db)
 
 
@@ -115,13 +131,6 @@ def _audit_lines(db: "Database") -> list[str]:
     read_lines = imported("intramuros.control.identity.audit", "server", "read_lines")
     lines: list[str] = anyio.run(db.read, lambda tx: list(read_lines(tx)))
     return lines
-
-
-def _integrity(connection: "Connection") -> str:
-    """Return what the engine finds wrong with its file, or "ok"."""
-    if connection.dialect.name != "sqlite":
-        return "ok"  # its server keeps checksums
-    return str(connection.exec_driver_sql("PRAGMA integrity_check").scalar())
 
 
 def _revision(connection: "Connection") -> str | None:

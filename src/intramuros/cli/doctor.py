@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -18,6 +19,7 @@ from rich.text import Text
 from intramuros.cli.options import imported
 from intramuros.kernel.config import environment
 from intramuros.kernel.errors import DomainError, OperatorError
+from intramuros.kernel.timing import SystemClock
 
 if TYPE_CHECKING:
     from intramuros.execution.doctor import Report
@@ -27,6 +29,8 @@ OK: Final = "ok"
 WARNING: Final = "warning"
 FAILURE: Final = "failure"
 LEAST_FREE_BYTES: Final = 1024**3
+# A working week and two weekends to act.
+EXPIRES_SOON: Final = timedelta(days=9)
 _MARKS: Final = {OK: ("✓", "green"), WARNING: ("!", "yellow"), FAILURE: ("✗", "red")}
 _EXTRAS: Final = {
     "server": ("fastapi", "sqlalchemy", "uvicorn", "mcp"),
@@ -54,21 +58,26 @@ def doctor(
     ] = Path("intramuros-data"),
     port: Annotated[int, typer.Option(help="Port that the server would use.")] = 7700,
     edge_port: Annotated[int, typer.Option(help="Port that the edge would use.")] = 7844,
+    gateway_dir: Annotated[
+        Path | None,
+        typer.Option(help="A gateway's directory, if it is not in the data directory."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
 ) -> None:
-    """Examine this host without changing it; status 1 if something needed is missing.
+    """Examine this host without changing it; status 1 if something needed is missing or expired.
 
     Every sandbox provider is tried with a tiny sandbox; those that do not work here are told with
     what they lack, and only the default one is needed.
 
     Example: intramuros doctor
     """
+    certificates = list(pems(data_dir.absolute(), gateway_dir))
     if as_json:
-        _tell_json(data_dir.absolute(), (port, edge_port))
+        _tell_json(data_dir.absolute(), (port, edge_port), certificates)
         return
     console = Console(highlight=False)
     failures = 0
-    for finding in examine(data_dir.absolute(), (port, edge_port)):
+    for finding in (*certificates, *examine(data_dir.absolute(), (port, edge_port))):
         mark, style = _MARKS[finding.level]
         line = Text(f"{mark} ", style=style)
         line.append(finding.what, style="default")
@@ -80,8 +89,8 @@ def doctor(
         raise NotFit(f"{failures} thing(s) are missing: see the lines marked ✗")
 
 
-def _tell_json(data_dir: Path, ports: tuple[int, ...]) -> None:
-    found = list(ground(data_dir, ports))
+def _tell_json(data_dir: Path, ports: tuple[int, ...], certificates: list[Finding]) -> None:
+    found = [*certificates, *ground(data_dir, ports)]
     reports = list(_reports())
     fit = all(one.level != FAILURE for one in found) and _default_works(reports)
     sys.stdout.write(
@@ -129,6 +138,44 @@ def ground(data_dir: Path, ports: tuple[int, ...]) -> Iterator[Finding]:
     for port in ports:
         yield _port(port)
     yield _model()
+
+
+def pems(data_dir: Path, gateway_dir: Path | None) -> Iterator[Finding]:
+    """Yield how long the certificates that lie here are good; none of them is needed."""
+    edge, gateway = data_dir / "edge", gateway_dir or data_dir / "gateway"
+    anew = (
+        f"stop it, remove ca.pem, cert.pem and key.pem in {edge}, start it again, and give the new"
+        " ca.pem to gateways elsewhere"
+    )
+    authority = (
+        f"move ca.*, tls.* in {gateway} away and run `intramuros gateway init` again; then archive"
+        " the old certificate of the tunnel"
+    )
+    fixes = {
+        edge / "ca.pem": anew,
+        edge / "cert.pem": anew,
+        gateway / "ca.crt": authority,
+        gateway / "tls.crt": f"run `intramuros gateway renew --dir {gateway}`",
+    }
+    for path, fix in fixes.items():
+        if path.exists():
+            yield _pem(path, fix)
+
+
+def _pem(path: Path, fix: str) -> Finding:
+    try:
+        ends = imported("intramuros.tunnel.certs", "tunnel", "expires_at")(path.read_bytes())
+    except OperatorError as error:
+        return Finding(WARNING, f"{path} was not looked at: {error.problem}", error.fix)
+    except (OSError, ValueError):
+        return Finding(FAILURE, f"{path} is no certificate that can be read", fix)
+    left = ends - SystemClock().now()
+    until = f"until {ends:%Y-%m-%d %H:%M} UTC"
+    if left <= timedelta(0):
+        return Finding(FAILURE, f"the certificate {path} was good {until}, and has expired", fix)
+    if left < EXPIRES_SOON:
+        return Finding(WARNING, f"the certificate {path} is good {until}", fix)
+    return Finding(OK, f"the certificate {path} is good {until}")
 
 
 def _disk(data_dir: Path) -> Finding:

@@ -72,7 +72,7 @@ def backup(
     """
     attach = imported(f"{ROOM}.attached", "server", "attach")
     run = imported(f"{ROOM}.backup", "server", "back_up")
-    source = attach(_place(data_dir, database_url, blob_url))
+    source = attach(place_of(data_dir, database_url, blob_url))
     try:
         made: Manifest = run(source, destination, Progress().tell, with_blobs=blobs)
         if verify:
@@ -110,16 +110,23 @@ def restore(
     data_dir: DataDir = DEFAULT,
     database_url: Url = None,
     blob_url: BlobUrl = None,
+    files_only: Annotated[
+        bool,
+        typer.Option("--files-only", help="Only put back bytes of files that their store lost."),
+    ] = False,
 ) -> None:
     """Restore a backup into an empty installation, on SQLite or PostgreSQL.
 
     Put the master key into the data directory first (mode 0600). What was broken off is run again;
-    until it is done no server starts there.
+    until it is done no server starts there. With --files-only into one that is in use.
 
     Example: intramuros db restore /backups/2026-11-21 --data-dir ./data
     """
+    if files_only:
+        _restore_files(directory, place_of(data_dir, database_url, blob_url))
+        return
     run = imported(f"{ROOM}.restore", "server", "restore")
-    done = run(directory, _place(data_dir, database_url, blob_url), Progress().tell)
+    done = run(directory, place_of(data_dir, database_url, blob_url), Progress().tell)
     say(f"restored\t{_summary(done.manifest)}\tmade {done.manifest.made_at}")
     if done.lost:
         raise FilesLost(
@@ -148,7 +155,7 @@ def move(
 
     Example: INTRAMUROS_MOVE_TO=postgresql://intramuros@db/intramuros intramuros db move
     """
-    place = _place(data_dir, None, None)
+    place = place_of(data_dir, None, None)
     if undo:
         imported(f"{ROOM}.move", "server", "undo")(place)
         say(f"{data_dir} is used again as it was when it was moved")
@@ -175,9 +182,52 @@ class Progress:
             note(line)
 
 
-def _place(data_dir: Path, database_url: str | None, blob_url: str | None) -> "Place":
+def place_of(data_dir: Path, database_url: str | None, blob_url: str | None) -> "Place":
+    """Return where an installation lies."""
     made: Place = imported(f"{ROOM}.attached", "server", "Place")(data_dir, database_url, blob_url)
     return made
+
+
+def _restore_files(directory: Path, place: "Place") -> None:
+    attach = imported(f"{ROOM}.attached", "server", "attach")
+    run = imported(f"{ROOM}.restore", "server", "restore_files")
+    opened = attach(place)
+    try:
+        done = run(directory, opened, Progress().tell)
+    finally:
+        opened.close()
+    say(f"put back {len(done.put_back)} files")
+    if done.lost:
+        raise FilesLost(f"{len(done.lost)} files are not in this backup, {done.lost[0]} for one")
+
+
+def replace_lost_key(
+    data_dir: DataDir = DEFAULT,
+    database_url: Url = None,
+    lost: Annotated[
+        bool, typer.Option("--give-up-secrets", help="Yes: what the lost key sealed is given up.")
+    ] = False,
+) -> None:
+    """Go on without a master key that is lost: give up what it sealed, keep everything else.
+
+    Vault credentials are archived, webhook endpoints and trace destinations disabled, repositories'
+    tokens removed; the server makes itself new keys. Stop the server first.
+
+    Example: intramuros db replace-lost-key --give-up-secrets --data-dir ./data
+    """
+    if not lost:
+        raise OperatorError(
+            "every secret that the lost key sealed would be given up",
+            "look for a copy first; if there is none, pass --give-up-secrets",
+        )
+    run = imported(f"{ROOM}.lost_key", "server", "replace_lost_key")
+    done = run(place_of(data_dir, database_url, None))
+    say(
+        f"master key {done.master_key}\t{done.vault_credentials} vault credentials archived"
+        f"\t{done.webhook_endpoints} webhook endpoints disabled"
+        f"\t{done.trace_destinations} trace destinations disabled"
+        f"\t{done.repository_tokens} repository tokens removed\t{done.own_keys} own keys removed"
+    )
 
 
 def _verified(directory: Path, sealer: object) -> "Manifest":

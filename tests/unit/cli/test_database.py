@@ -20,6 +20,18 @@ def test_nothing_is_created_where_nothing_is(run: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "absent").exists()
 
 
+def test_what_is_wrong_is_told_with_its_cure(run: Run, tmp_path: Path) -> None:
+    anyio.run(make, tmp_path)
+    (tmp_path / "master-key").unlink()
+    ran = run("db", "check", "--data-dir", tmp_path, "--deep")
+    assert ran.status == 1
+    first, second = ran.out.splitlines()
+    assert first == f"✗ there is no master key {tmp_path / 'master-key'}"
+    assert second.startswith("    put it back")
+    assert ran.err == "error: 1 thing(s) are wrong: see the lines marked ✗\n"
+    assert not (tmp_path / "master-key").exists()
+
+
 def test_a_file_that_is_no_database(run: Run, tmp_path: Path) -> None:
     (tmp_path / "intramuros.db").write_text("no database" * 100)
     ran = run("db", "check", "--data-dir", tmp_path)

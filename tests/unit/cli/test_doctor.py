@@ -1,6 +1,7 @@
 import json
 import socket
 from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from intramuros.cli import doctor
 from intramuros.cli.doctor import FAILURE, OK, WARNING, NotFit, examine
 from intramuros.execution.doctor import Report
 from intramuros.execution.sandbox.base import Finding, Level
+from intramuros.kernel.timing import SystemClock
+from intramuros.tunnel.certs import make_ca, make_server_certificate
 from tests.unit.cli.conftest import Run
 
 
@@ -79,3 +82,48 @@ def test_the_command_says_whether_the_host_is_fit(run_process: Run) -> None:
     assert ran.status == (1 if failed else 0)
     assert FAILURE not in ran.out
     assert "Python 3" in ran.out
+
+
+def pem(path: Path, days: float) -> None:
+    """A certificate that is good for so many days from now on."""
+    then = SystemClock().now() - timedelta(days=30)
+    good = timedelta(days=30 + days)
+    made = make_server_certificate(make_ca("CA", then), ["*.x.test"], then, good)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(made.cert_pem)
+
+
+def test_certificates_are_told_before_they_expire(tmp_path: Path) -> None:
+    assert list(doctor.pems(tmp_path, None)) == []
+    pem(tmp_path / "edge" / "cert.pem", 400)
+    pem(tmp_path / "gateway" / "tls.crt", -1)
+    pem(tmp_path / "gateway" / "ca.crt", 5)
+    (tmp_path / "edge" / "ca.pem").write_text("no certificate")
+    levels = [(f.level, f.fix) for f in doctor.pems(tmp_path, None)]
+    assert [level for level, _ in levels] == [FAILURE, OK, WARNING, FAILURE]
+    assert f"gateway renew --dir {tmp_path / 'gateway'}" in levels[3][1]
+    assert "gateway init" in levels[2][1]
+    assert "remove ca.pem" in levels[0][1]
+    assert len(list(doctor.pems(tmp_path, tmp_path / "elsewhere"))) == 2
+
+
+def test_an_expired_certificate_fails_and_renewing_cures_it(run: Run, tmp_path: Path) -> None:
+    place = tmp_path / "gateway"
+    now = SystemClock().now()
+    ca = make_ca("CA", now)
+    then = now - timedelta(days=90)
+    old = make_server_certificate(ca, ["*.x.test"], then, timedelta(days=89))
+    place.mkdir()
+    for name, data in {
+        "ca.crt": ca.cert_pem,
+        "ca.key": ca.key_pem,
+        "tls.crt": old.cert_pem,
+        "tls.key": old.key_pem,
+        "tunnel-domain": b"x.test",
+    }.items():
+        (place / name).write_bytes(data)
+        (place / name).chmod(0o600)
+    assert [f.level for f in doctor.pems(tmp_path, None)] == [OK, FAILURE]
+    renewed = run("gateway", "renew", "--dir", place)
+    assert renewed.status == 0, renewed.err
+    assert [f.level for f in doctor.pems(tmp_path, None)] == [OK, OK]

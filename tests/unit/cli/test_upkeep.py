@@ -1,4 +1,6 @@
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import anyio
@@ -63,6 +65,36 @@ def test_a_move_wants_to_know_where_to(run: Run, tmp_path: Path) -> None:
     assert (other.status, "to PostgreSQL only" in other.err) == (2, True)
     undone = run("db", "move", "--data-dir", tmp_path / "data", "--undo")
     assert (undone.status, "was not moved" in undone.err) == (2, True)
+
+
+def test_files_come_back_from_a_backup(run: Run, tmp_path: Path) -> None:
+    data = ("--data-dir", tmp_path / "data")
+    anyio.run(make, tmp_path / "data")
+    assert run("db", "backup", tmp_path / "b", *data).status == 0
+    done = run("db", "restore", tmp_path / "b", *data, "--files-only")
+    assert (done.status, done.out) == (0, "put back 0 files\n"), done.err
+    lost = "INSERT INTO blobs SELECT 'gone', id, 'file_1', 1, '00', NULL, 0, 1 FROM workspaces"
+    with closing(sqlite3.connect(tmp_path / "data" / "intramuros.db")) as rows, rows:
+        rows.execute(lost)
+    done = run("db", "restore", tmp_path / "b", *data, "--files-only")
+    assert (done.status, "1 files are not in this backup, gone for one" in done.err) == (1, True)
+    again = run("db", "backup", tmp_path / "c", *data)
+    assert (again.status, "whole but for 1 files" in again.err) == (1, True)
+    new = tmp_path / "new"
+    new.mkdir()
+    shutil.copy(tmp_path / "data" / "master-key", new)
+    restored = run("db", "restore", tmp_path / "c", "--data-dir", new)
+    assert (restored.status, "but for 1 files, gone" in restored.err) == (1, True)
+
+
+def test_a_lost_key_is_replaced_only_when_that_is_meant(run: Run, tmp_path: Path) -> None:
+    anyio.run(make, tmp_path / "data")
+    asked = run("db", "replace-lost-key", "--data-dir", tmp_path / "data")
+    assert (asked.status, "--give-up-secrets" in asked.err) == (2, True)
+    (tmp_path / "data" / "master-key").unlink()
+    done = run("db", "replace-lost-key", "--give-up-secrets", "--data-dir", tmp_path / "data")
+    assert done.status == 0, done.err
+    assert done.out.startswith("master key ")
 
 
 def test_progress_is_told_now_and_then(

@@ -166,7 +166,7 @@ def in_force(tx: Tx, current: Sealer, successor: Sealer | None) -> Sealer:
         row = tx.execute(select(sealed.id, sealed.value).limit(1)).first()
         if row is not None:
             name = sealed.name(row[0])
-            if _opens(successor, name, row[1]):
+            if opens(successor, name, row[1]):
                 return successor
             current.open(name, row[1])
             return current
@@ -191,7 +191,8 @@ def reseal(tx: Tx, old: Sealer, new: Sealer) -> int:
     return count
 
 
-def _opens(sealer: Sealer, name: str, value: bytes) -> bool:
+def opens(sealer: Sealer, name: str, value: bytes) -> bool:
+    """Tell whether a key opens a sealed value."""
     try:
         sealer.open(name, value)
     except OperatorError:

@@ -80,7 +80,8 @@ class Sqlite:
         except (DBAPIError, sqlite3.Error) as error:
             raise OperatorError(
                 f"cannot open the database {path} ({getattr(error, 'orig', error)})",
-                "check the directory, its owner and free space",
+                "check the directory, its owner and free space; if the file is damaged:"
+                " docs/how-to/disaster.md",
             ) from error
         if gone and not moved:
             raise OperatorError(

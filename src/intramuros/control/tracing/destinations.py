@@ -229,6 +229,19 @@ def headers_of(rules: Rules, row: Row[Any]) -> dict[str, str]:
     return opened
 
 
+def forget_headers(tx: Tx, actor: Actor, rules: Rules, row: Row[Any]) -> None:
+    """Disable a destination whose headers no key opens any more, and forget them."""
+    had = sorted(row.config.get("header_names", []))
+    _audit(tx, actor, "telemetry_destination.update", row.id, fields=["headers"], names=had)
+    values: Shown = {
+        "config": {**row.config, "header_names": []},
+        "sealed": _seal(rules, row.id, {}),
+        "disabled": row.disabled or CALLER,
+        "updated_us": max(to_micros(actor.clock.now()), row.updated_us + 1),
+    }
+    _write(tx, row, values)
+
+
 def shown(row: Row[Any]) -> Shown:
     """Return a destination as the API shows it: never a header's value."""
     state: Shown = {"type": "enabled"}

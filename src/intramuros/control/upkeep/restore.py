@@ -29,7 +29,7 @@ from intramuros.control.store.secrets import Sealer
 from intramuros.control.store.sqlite import PREFIX, Sqlite
 from intramuros.control.store.whole import Tell
 from intramuros.control.upkeep import backup, blob_copies, manifest
-from intramuros.control.upkeep.attached import Place, hold_key
+from intramuros.control.upkeep.attached import Attached, Place, hold_key
 from intramuros.control.upkeep.manifest import BadBackup, Manifest
 from intramuros.kernel.errors import OperatorError, Unavailable
 from intramuros.kernel.timing import SystemClock
@@ -88,6 +88,40 @@ def restore(directory: Path, target: Place, tell: Tell) -> Restored:
     finally:
         files.release()
     return Restored(found, tuple(lost))
+
+
+@dataclass(frozen=True)
+class PutBack:
+    """Keys of blobs that are there again, and of those that no backup at hand has."""
+
+    put_back: tuple[str, ...]
+    lost: tuple[str, ...]
+
+
+def restore_files(directory: Path, target: Attached, tell: Tell) -> PutBack:
+    """Put back the bytes of files that a store in use has lost, as far as a backup has them.
+
+    What is put back is compared with the rows in use, so that the backup may be of an older key.
+
+    Raises:
+        OperatorError: there is no backup.
+        BadBackup: it is not what was written.
+        Unavailable: the blob store refused.
+    """
+    found = manifest.read(directory, None)
+    manifest.check_content(directory / manifest.BLOBS, found.blob_list)
+    store = Blobs.open(target.place.blob_url, target.place.data_dir)
+    wanted = list(anyio.run(target.db.read, blob_copies.held).values())
+    wrong = blob_copies.damaged(store, wanted, tell)
+    has = {blob.key: blob for blob in blob_copies.load(directory / manifest.BLOBS)}
+    able = [blob for blob in wrong if found.with_blobs and has.get(blob.key) == blob]
+    target.record("installation.restore_files", by=BY, keys=len(able), made_at=found.made_at)
+    kept = Blobs.open(f"file://{directory.absolute() / manifest.BLOB_DIR}", directory)
+    missing = {blob.key for blob in blob_copies.copy(kept, store, able, tell)}
+    done = {blob.key for blob in able} - missing
+    return PutBack(
+        tuple(sorted(done)), tuple(sorted(blob.key for blob in wrong if blob.key not in done))
+    )
 
 
 def check_empty(target: Place) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from intramuros.control.upkeep.attached import Place
 from tests import postgres
-from tests.fakes.installation import invented
+from tests.fakes.installation import invented, sound
 
 Fresh = Callable[[str], Path]
 
@@ -23,6 +23,18 @@ def place(template: Path, tmp_path: Path) -> Place:
     """An installation of this test's own, which no server uses."""
     shutil.copytree(template, tmp_path / "data")
     return Place(tmp_path / "data")
+
+
+@pytest.fixture(scope="session")
+def sound_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return sound(tmp_path_factory.mktemp("upkeep") / "sound")
+
+
+@pytest.fixture
+def good(sound_template: Path, tmp_path: Path) -> Place:
+    """An installation in which everything fits."""
+    shutil.copytree(sound_template, tmp_path / "good")
+    return Place(tmp_path / "good")
 
 
 @pytest.fixture

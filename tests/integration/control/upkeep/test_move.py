@@ -13,6 +13,7 @@ import pytest
 from anthropic import Anthropic
 from sqlalchemy import Connection, select
 
+from intramuros.cli import audit as audit_cli
 from intramuros.control.identity.installation import open_installation
 from intramuros.control.session.fold import fold
 from intramuros.control.session.state import initial, load
@@ -205,3 +206,24 @@ def check_folds(connection: Connection) -> int:
         assert state.dump() == stored.dump()
         count += 1
     return count
+
+
+@pytest.mark.timeout(60)
+def test_audit_is_verified_and_exported_on_postgresql(
+    moved: tuple[Server, dict[str, object], Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, there = moved
+    said: list[str] = []
+    monkeypatch.setattr(audit_cli, "say", said.append)
+    audit_cli.verify(None, None, there.url, None)
+    (line,) = said
+    name, count, head = line.split("\t")
+    assert name == "control"
+    assert int(count.split()[0]) > 50
+    said.clear()
+    audit_cli.verify(None, None, there.url, [head])
+    said.clear()
+    audit_cli.export(None, None, there.url)
+    assert json.loads(said[0])["seq"] == 1
+    with pytest.raises(audit_cli.ChainBroken, match="its end was cut off"):
+        audit_cli.verify(None, None, there.url, ["0" * 64])
