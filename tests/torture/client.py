@@ -54,6 +54,8 @@ class Client:
     done: set[str] = field(default_factory=set)
     idle: bool = False
     failed: bool = False
+    running: bool = False
+    stopped: bool = False
     _news: anyio.Event = field(default_factory=anyio.Event)
     _answered: set[str] = field(default_factory=set)
 
@@ -96,8 +98,10 @@ class Client:
         if self._dice.random() < INTERRUPTED:
             await anyio.sleep(self._dice.random())
             self.journal.write("interrupting", session=self.session_id, token=token)
+            self.stopped = False
             await self._send("interrupt", {"type": "user.interrupt"}, token)
-            await self._until(lambda: self.idle)
+            # One that comes before the turn began ends nothing, and no idle follows it.
+            await self._until(lambda: self.stopped and not self.running)
             return
         while not (token in self.done and self.idle):
             with anyio.move_on_after(NUDGE_S):
@@ -183,6 +187,12 @@ class Client:
         if kind == "agent.message":
             for block in event["content"]:
                 self.done.update(jobs.said_done(block["text"]))
+        elif kind == "session.status_running":
+            self.running = True
+        elif kind == "session.status_idle":
+            self.running = event["stop_reason"]["type"] == "requires_action"
+        elif kind == "user.interrupt":
+            self.stopped = True
         elif kind == "session.error":
             self.failed = True
         elif kind == "agent.custom_tool_use":

@@ -217,6 +217,8 @@ class _Builder:
             user = world.cluster.user
             env["INTRAMUROS_DATABASE_URL"] = f"postgresql://{user}@{LOOPBACK}:{through}/{database}"
         arguments = ["server", "--data-dir", str(world.home / name), "--port", str(port)]
+        # Sessions that were made twice, and never used, let go of their workers after this.
+        arguments += ["--dormancy-s", "8"]
         if self.shape.tunnel:
             dial = self._link(f"{name}-edge", (LOOPBACK, edge_port))
             ca = world.home / "certificates" / "edge-ca.pem"

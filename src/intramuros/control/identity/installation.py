@@ -16,6 +16,7 @@ from intramuros.control.store.rekey import KeyFiles
 from intramuros.control.store.secrets import Sealer, read_secret_file, write_secret_file
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.ids import IdFactory
+from intramuros.kernel.steady import SteadyClock
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock, SystemClock
 
@@ -82,7 +83,8 @@ async def open_installation(
         OperatorError: the directory, the database or a key in it is unusable.
     """
     _make_directory(data_dir)
-    clock, ids = SystemClock(), IdFactory(SystemClock(), os.urandom)
+    clock = SteadyClock(SystemClock())
+    ids = IdFactory(clock, os.urandom)
     store = await open_store(data_dir, database_url)
     db = store.db
     try:

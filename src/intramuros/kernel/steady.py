@@ -1,0 +1,52 @@
+"""A wall clock that does not jump with the machine's until the jump has lasted.
+
+Leases, retries and what waits for its time are kept as points of wall-clock time, because several
+processes read them. A machine whose clock is wrong for a second, by an hour, would give leases that
+outlive their holders by that hour, and end everybody else's; a step back would hold up all that is
+due. So small differences are followed at once, as they come from the machine's own corrections; a
+large one is believed when it was there for a minute, as it is after a suspended machine wakes.
+"""
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from intramuros.kernel.timing import Clock
+
+# What clocks are corrected by in passing, and what is nothing to leases of ten seconds.
+SMALL_S: Final = 0.5
+# Longer than a mistake lasts that is noticed and undone, short beside what an operator waits.
+BELIEVED_AFTER_S: Final = 60.0
+
+
+class SteadyClock:
+    """A clock over another one; any thread may ask it.
+
+    Args:
+        source: its monotonic time carries the clock on while its wall time is not believed.
+    """
+
+    def __init__(self, source: Clock) -> None:
+        self._source = source
+        self._anchor = source.now(), source.monotonic()
+        self._doubted_since: float | None = None
+
+    def now(self) -> datetime:
+        """Return the wall clock as an aware UTC datetime, without jumps that do not last."""
+        told, monotonic = self._source.now(), self._source.monotonic()
+        at, since = self._anchor
+        expected = at + timedelta(seconds=monotonic - since)
+        if abs((told - expected).total_seconds()) <= SMALL_S:
+            self._doubted_since = None
+        elif self._doubted_since is None:
+            self._doubted_since = monotonic
+            return expected
+        elif monotonic - self._doubted_since < BELIEVED_AFTER_S:
+            return expected
+        # Threads that come here together write the same, but for a moment.
+        self._anchor = told, monotonic
+        self._doubted_since = None
+        return told
+
+    def monotonic(self) -> float:
+        """Return seconds that never go back."""
+        return self._source.monotonic()
