@@ -22,6 +22,15 @@ class Machine:
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
+def settled() -> tuple[Machine, SteadyClock]:
+    """A clock that was right for a minute."""
+    machine = Machine()
+    clock = SteadyClock(machine)
+    machine.passed_s = BELIEVED_AFTER_S
+    assert seconds(clock) == BELIEVED_AFTER_S
+    return machine, clock
+
+
 def seconds(clock: SteadyClock) -> float:
     return (clock.now() - START).total_seconds()
 
@@ -46,27 +55,45 @@ def test_small_corrections_are_followed_at_once_however_many() -> None:
 
 def test_a_jump_that_is_undone_never_was() -> None:
     for jump_s in (3600.0, -3600.0):
-        machine = Machine()
-        clock = SteadyClock(machine)
+        machine, clock = settled()
         machine.wrong_s = jump_s
-        for passed_s in (0.0, 10.0, BELIEVED_AFTER_S - 1):
+        for passed_s in (60.0, 70.0, 119.0):
             machine.passed_s = passed_s
             assert seconds(clock) == passed_s
         machine.wrong_s = 0.0
-        machine.passed_s = BELIEVED_AFTER_S
-        assert seconds(clock) == BELIEVED_AFTER_S
+        machine.passed_s = 120.0
+        assert seconds(clock) == 120.0
         # The next one begins to count anew.
         machine.wrong_s = jump_s
-        machine.passed_s = BELIEVED_AFTER_S + 10
-        assert seconds(clock) == machine.passed_s
+        machine.passed_s = 130.0
+        assert seconds(clock) == 130.0
 
 
 def test_a_jump_that_lasts_is_believed() -> None:
-    machine = Machine()
-    clock = SteadyClock(machine)
+    machine, clock = settled()
     machine.wrong_s = -3600.0
-    assert seconds(clock) == 0.0
-    machine.passed_s = BELIEVED_AFTER_S
-    assert seconds(clock) == BELIEVED_AFTER_S - 3600.0
-    machine.passed_s += 1
-    assert seconds(clock) == BELIEVED_AFTER_S + 1 - 3600.0
+    assert seconds(clock) == 60.0
+    machine.passed_s = 120.0
+    assert seconds(clock) == 120.0 - 3600.0
+    machine.passed_s = 121.0
+    assert seconds(clock) == 121.0 - 3600.0
+
+
+def test_what_began_wrong_is_put_right_as_soon_as_it_was_wrong_for_short() -> None:
+    machine = Machine()
+    machine.wrong_s = 3600.0
+    clock = SteadyClock(machine)
+    machine.passed_s = 3.0
+    assert seconds(clock) == 3603.0
+    machine.wrong_s = 0.0
+    assert seconds(clock) == 3603.0
+    machine.passed_s = 6.0
+    assert seconds(clock) == 6.0
+    # And from here on it is trusted anew, from nothing.
+    machine.passed_s = 16.0
+    machine.wrong_s = 3600.0
+    assert seconds(clock) == 16.0
+    machine.passed_s = 25.0
+    assert seconds(clock) == 25.0
+    machine.passed_s = 26.0
+    assert seconds(clock) == 3626.0
