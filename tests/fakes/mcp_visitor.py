@@ -20,6 +20,7 @@ CALLER: Final = Caller("wrkspc_1", "sesn_1")
 LOOPBACK: Final = [ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128")]
 
 Call = Callable[..., Awaitable[McpResult]]
+Way = Callable[[], httpx2.AsyncBaseTransport]
 
 
 class Visit:
@@ -39,11 +40,13 @@ class Visit:
 
 
 @asynccontextmanager
-async def visit(url: str, limits: Limits | None = None) -> AsyncIterator[Visit]:
-    """Lend a pool that reaches a server on loopback."""
+async def visit(
+    url: str, limits: Limits | None = None, way: Way | None = None
+) -> AsyncIterator[Visit]:
+    """Lend a pool that reaches a server, on loopback unless ``way`` opens another."""
 
     async def transport_for(caller: Caller, server: McpServer) -> httpx2.AsyncBaseTransport:
-        return GuardedTransport(LOOPBACK)
+        return GuardedTransport(LOOPBACK) if way is None else way()
 
     pool, stop = McpPool(transport_for, limits), Stop()
     async with anyio.create_task_group() as group:

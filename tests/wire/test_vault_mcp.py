@@ -65,7 +65,7 @@ def oauth(mcp: Guarded, *, expires_s: float | None = None, **refresh: Any) -> An
     }
 
 
-def agent(site: Site, url: str) -> str:
+def agent(site: Site, url: str, script: str = "ledger") -> str:
     tools: Any = [
         {
             "type": "mcp_toolset",
@@ -75,14 +75,14 @@ def agent(site: Site, url: str) -> str:
     ]
     servers: Any = [{"type": "url", "name": "ledger", "url": url}]
     made = site.api.beta.agents.create(
-        name="A", model="scripted/ledger", tools=tools, mcp_servers=servers
+        name="A", model=f"scripted/{script}", tools=tools, mcp_servers=servers
     )
     return made.id
 
 
-def talk(site: Site, url: str, vault_ids: list[str]) -> str:
+def talk(site: Site, url: str, vault_ids: list[str], script: str = "ledger") -> str:
     session = site.api.beta.sessions.create(
-        agent=agent(site, url), environment_id=site.environment_id, vault_ids=vault_ids
+        agent=agent(site, url, script), environment_id=site.environment_id, vault_ids=vault_ids
     )
     return say(site, session.id)
 

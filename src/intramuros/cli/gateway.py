@@ -8,6 +8,7 @@ import anyio
 import typer
 import yaml
 
+from intramuros.cli import policy
 from intramuros.cli.api import DataDirOption, KeyFileOption, UrlOption, asking, client_of
 from intramuros.cli.options import imported
 from intramuros.cli.output import note
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from intramuros.tunnel.setup import InitOptions, Prepared
 
 app = typer.Typer(help="Run a gateway inside the perimeter, or set one up.")
+app.add_typer(policy.app, name="policy")
 
 CERTS = "intramuros.tunnel.certs"
 OUTPUT = "intramuros.tunnel.output"

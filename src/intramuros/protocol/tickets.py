@@ -23,7 +23,7 @@ Pure: time is an argument, keys are arguments.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from joserfc import jwt
@@ -31,10 +31,14 @@ from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
 
 from intramuros.protocol.hostname import BadHost, check_host, is_under
+from intramuros.protocol.who import MAX_PEOPLE, NOBODY_KNOWN, BadWho, Who, read_people
 
 ALGORITHM: Final = "Ed25519"
 # A dial line is at most 4 KiB; ours are about 700 bytes.
 MAX_TOKEN_CHARS: Final = 3 * 1024
+# A call ticket names people and their groups; it is one of the headers of a request, whose head
+# may have 32 KiB.
+MAX_CALL_CHARS: Final = 12 * 1024
 DIAL_TTL_S: Final = 30
 FENCE_TTL_S: Final = 60
 CALL_TTL_S: Final = 60
@@ -87,12 +91,16 @@ class DialTicket:
 
 @dataclass(frozen=True, slots=True)
 class CallTicket:
-    """What control shows a gateway with each request: whose it is."""
+    """What control shows a gateway with each request: whose it is, and who answers for it."""
 
     tunnel: str
     host: str
     session: str = ""
     trace: str = ""
+    workspace: str = ""
+    agent: str = ""
+    agent_version: int = 0
+    who: tuple[Who, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +158,18 @@ class SigningKey:
         )
 
     def mint_call_ticket(self, ticket: CallTicket, now_s: float) -> str:
-        """Return a ticket good for ``CALL_TTL_S`` seconds from ``now_s`` (epoch seconds)."""
+        """Return a ticket good for ``CALL_TTL_S`` seconds from ``now_s`` (epoch seconds).
+
+        More people or groups than a ticket holds become one whom nobody knows.
+        """
+        if len(ticket.who) > MAX_PEOPLE:
+            ticket = replace(ticket, who=(NOBODY_KNOWN,))
+        text = self._call(ticket, now_s)
+        if len(text) > MAX_CALL_CHARS:
+            text = self._call(replace(ticket, who=(NOBODY_KNOWN,)), now_s)
+        return text
+
+    def _call(self, ticket: CallTicket, now_s: float) -> str:
         return self._sign(
             {
                 "typ": "call",
@@ -158,6 +177,10 @@ class SigningKey:
                 "host": ticket.host,
                 "sid": ticket.session,
                 "tid": ticket.trace,
+                "ws": ticket.workspace,
+                "agent": ticket.agent,
+                "agv": ticket.agent_version,
+                "who": [who.claim() for who in ticket.who],
                 "iat": int(now_s),
                 "exp": int(now_s) + CALL_TTL_S,
             }
@@ -232,13 +255,23 @@ class VerifyingKey:
         Raises:
             TicketError: not signed by control, malformed or expired.
         """
-        claims = self._claims(text, "call")
+        claims = self._claims(text, "call", MAX_CALL_CHARS)
         _check_time(claims, now_s)
+        # The later claims came later: a control plane of an older version does not send them.
+        told = {"ws": "", "agent": "", "agv": 0, "who": None, **claims}
+        try:
+            people = read_people(told["who"])
+        except BadWho as error:
+            raise TicketError("bad_ticket", str(error)) from error
         return CallTicket(
             tunnel=_text(claims, "tunnel"),
             host=_host(claims, "host"),
             session=_text(claims, "sid", empty=True),
             trace=_text(claims, "tid", empty=True),
+            workspace=_text(told, "ws", empty=True),
+            agent=_text(told, "agent", empty=True),
+            agent_version=_version(told, "agv"),
+            who=people,
         )
 
     def read_fence(self, text: str, now_s: float) -> Fence:
@@ -254,8 +287,10 @@ class VerifyingKey:
             raise TicketError("bad_ticket", "claim 'sever' is no boolean")
         return Fence(_text(claims, "tunnel"), _version(claims, "ver"), sever)
 
-    def _claims(self, text: str, typ: str) -> Mapping[str, object]:
-        if len(text) > MAX_TOKEN_CHARS or not text.isascii():
+    def _claims(
+        self, text: str, typ: str, most_chars: int = MAX_TOKEN_CHARS
+    ) -> Mapping[str, object]:
+        if len(text) > most_chars or not text.isascii():
             raise TicketError("bad_ticket", "no token, or too long")
         try:
             token = jwt.decode(text, self._key, algorithms=[ALGORITHM])

@@ -13,6 +13,7 @@ from typing import Final
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.timing import Clock
 from intramuros.protocol.tickets import CALL_HEADER, TicketError, VerifyingKey
+from intramuros.protocol.who import Who
 from intramuros.tunnel.http_rules import BadRequest
 
 _HEADER: Final = CALL_HEADER.encode()
@@ -27,6 +28,10 @@ class Caller:
     host: str
     session: str
     trace: str
+    workspace: str = ""
+    agent: str = ""
+    agent_version: int = 0
+    who: tuple[Who, ...] = ()
 
 
 class CallerUnknown(BadRequest):
@@ -69,7 +74,15 @@ class CallerCheck:
             raise CallerUnknown(f"the call ticket is refused ({error.code}): {error}") from error
         if ticket.host != self.host:
             raise CallerUnknown("the call ticket is for another host")
-        caller = Caller(self.host, ticket.session, ticket.trace)
+        caller = Caller(
+            self.host,
+            ticket.session,
+            ticket.trace,
+            ticket.workspace,
+            ticket.agent,
+            ticket.agent_version,
+            ticket.who,
+        )
         self._last = shown[0], caller, now_s + _RECHECK_S
         return caller
 

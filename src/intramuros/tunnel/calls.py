@@ -10,7 +10,7 @@ import binascii
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from intramuros.tunnel.http_rules import BadRequest, Headers
@@ -32,6 +32,9 @@ class Summary:
     name: str | None = None
     texts: frozenset[str] = frozenset()
     """Every parameter that is text; a header may mirror one that we do not know."""
+    arguments: Mapping[str, object] = field(default_factory=dict, repr=False)
+    id: str | int | None = None
+    """What an answer must name; None when none is wanted."""
 
     def fields(self) -> dict[str, object]:
         """Return members for an audit record."""
@@ -84,19 +87,30 @@ def _read(message: object) -> Summary:
     if not isinstance(message, dict):
         raise BadRequest("malformed_body", "a JSON-RPC message must be an object")
     _check_spelling(message, _MEMBERS)
-    method = message.get("method")
+    method, id = message.get("method"), message.get("id")
+    if not isinstance(id, (str, int)) or isinstance(id, bool):
+        id = None
     if method is None:
-        return Summary("response")
+        # Other JSON is no message at all, such as what a client tells an authorization server.
+        answers = "result" in message or "error" in message
+        return Summary("response" if answers else None)
     if not isinstance(method, str):
         raise BadRequest("malformed_body", "the JSON-RPC method must be text")
     params = message.get("params")
     if not isinstance(params, dict):
-        return Summary(method)
+        return Summary(method, id=id)
     _check_spelling(params, _PARAMETERS)
     key = _NAMED_BY.get(method, "name" if "name" in params else "uri")
     name = params.get(key)
     texts = frozenset(value for value in params.values() if isinstance(value, str))
-    return Summary(method, name if isinstance(name, str) else None, texts)
+    given = params.get("arguments")
+    return Summary(
+        method,
+        name if isinstance(name, str) else None,
+        texts,
+        given if isinstance(given, dict) else {},
+        id,
+    )
 
 
 def _check_spelling(members: Mapping[str, object], known: Iterable[str]) -> None:

@@ -7,7 +7,8 @@ Keys of the product (contract 17): ``listen_addr``, ``log_level``, ``shutdown_ti
 Ours: ``edge`` (list of ``host:port``), ``edge_ca_file``, ``token_file``, ``control_key_file`` (the
 control plane's public key: who calls must show what it signed), ``audit_file``; on the way to the
 edge ``edge_transport`` (``auto``, ``direct`` or ``websocket``), ``edge_proxy`` (``http://host:port``,
-or ``none`` to ignore the environment's) and ``edge_proxy_credentials_file``.
+or ``none`` to ignore the environment's) and ``edge_proxy_credentials_file``; and ``policy_file``
+(Cedar: who may call what).
 
 ``listen_addr`` is accepted and not used: this gateway dials out and listens on nothing. Relative
 paths count from the file's directory.
@@ -69,6 +70,8 @@ class GatewayConfig:
     edge_proxy: str | None = None
     """A URL, "none", or None for what the environment says."""
     edge_proxy_credentials: Path | None = None
+    policy_file: Path | None = None
+    """Cedar: who may call what. Whatever has a route may be called without it."""
 
 
 def load_config(path: Path) -> GatewayConfig:
@@ -124,6 +127,7 @@ def parse_config(text: bytes, directory: Path) -> GatewayConfig:
         edge_transport=_transport(top),
         edge_proxy=top.text("edge_proxy"),
         edge_proxy_credentials=top.path("edge_proxy_credentials_file"),
+        policy_file=top.path("policy_file"),
     )
     top.take("listen_addr")
     for section in (top, tls, upstream, upstream_tls):

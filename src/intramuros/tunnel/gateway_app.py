@@ -24,6 +24,7 @@ from intramuros.tunnel.certs import BadCertificate, check_server_certificate
 from intramuros.tunnel.config import GatewayConfig, UpstreamTls, load_config
 from intramuros.tunnel.dialer import EdgeDialer, Trust
 from intramuros.tunnel.gateway import Gateway, GatewayParts
+from intramuros.tunnel.guard import Guard
 from intramuros.tunnel.inner import ServerIdentity
 from intramuros.tunnel.ledger import Ledger
 from intramuros.tunnel.relay import Relay
@@ -65,9 +66,12 @@ async def serve_gateway(
     )
     dialer = EdgeDialer(_trusts(config), config.edge_transport, _proxies(config))
     control_key = load_control_key(config.control_key_file)
+    guard = None if config.policy_file is None else Guard(config.policy_file)
     ledger = Ledger(config.audit_file, clock)
     try:
         async with upstream_pool(config.addresses, _upstream_context(config.upstream_tls)) as pool:
+            relay = Relay(config.routes, pool, ledger, control_key, clock)
+            relay.guard = guard
             parts = GatewayParts(
                 edges=config.edges,
                 dialer=dialer,
@@ -75,7 +79,7 @@ async def serve_gateway(
                 name=_name(),
                 identity=identity,
                 routes=config.routes,
-                relay=Relay(config.routes, pool, ledger, control_key, clock),
+                relay=relay,
                 ledger=ledger,
                 clock=clock,
                 rand=random.SystemRandom().random,

@@ -19,8 +19,10 @@ from anyio.abc import ByteStream
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock
 from intramuros.protocol.tickets import VerifyingKey
+from intramuros.tunnel.acts import Act, Action, act_of
 from intramuros.tunnel.callers import Caller, CallerCheck, CallerUnknown
-from intramuros.tunnel.calls import check_mirrored, summarise
+from intramuros.tunnel.calls import Summary, check_mirrored, summarise
+from intramuros.tunnel.guard import Guard, asked_by
 from intramuros.tunnel.http_rules import (
     MAX_HEAD_BYTES,
     BadRequest,
@@ -31,6 +33,7 @@ from intramuros.tunnel.http_rules import (
 )
 from intramuros.tunnel.ledger import AuditUnavailable, Ledger
 from intramuros.tunnel.link import LinkStream
+from intramuros.tunnel.listings import ListFilter
 from intramuros.tunnel.routes import Route, RouteTable
 from intramuros.tunnel.upstream import UpstreamRefused
 
@@ -38,6 +41,9 @@ log = logger("gateway")
 
 MIB: Final = 1024 * 1024
 CHUNK_BYTES: Final = 64 * 1024
+# A JSON-RPC error of the range that servers may define.
+DENIED_CODE: Final = -32003
+DENIED: Final = "the private network's policy does not permit this"
 _UPSTREAM_ERRORS: Final = (
     httpcore2.NetworkError,
     httpcore2.TimeoutException,
@@ -101,6 +107,7 @@ class _Exchange:
     request: h11.Request
     caller: Caller
     body: bytes = b""
+    filter: ListFilter | None = None
 
 
 class Relay:
@@ -116,6 +123,8 @@ class Relay:
         limits: RelayLimits | None = None,
     ) -> None:
         """Take the parts; ``key`` is the control plane's, which signs for each caller."""
+        self.guard: Guard | None = None
+        """Judges each call; without one, whatever has a route may be called."""
         self._key = key
         self._routes = routes
         self._pool = pool
@@ -244,9 +253,18 @@ class Relay:
             "http_method": request.method.decode("ascii"),
             "request_bytes": len(exchange.body),
             "request_sha256": hashlib.sha256(exchange.body).hexdigest(),
-        } | _asked(exchange)
+        }
+        found = _read(exchange)
+        asked = asked_by(caller, _act(exchange, route, found))
+        fields |= found.fields() | asked.fields()
+        verdict = None if self.guard is None else self.guard.judge(asked)
+        denied = False
+        if verdict is not None:
+            denied = not verdict.ruling.allowed
+            exchange.filter = verdict.filter
+            fields |= verdict.fields()
         try:
-            await self._ledger.append("mcp.request", fields)
+            await self._ledger.append("mcp.denied" if denied else "mcp.request", fields)
         except AuditUnavailable as error:
             log.error("audit_unavailable", host=caller.host, reason=repr(error.__cause__))
             if error.late:
@@ -254,6 +272,10 @@ class Relay:
                 not_sent = _Outcome(503, ended="not_sent")
                 self._record_outcome(fields, not_sent, self._clock.monotonic())
             await _send_error(exchange, 503, "audit_unavailable", error.message)
+            return
+        if denied:
+            log.warning("call_denied", host=caller.host, action=asked.act.action.value)
+            await _send_denial(exchange, asked.act, found.id)
             return
         await self._forward(exchange, below, route, fields)
 
@@ -271,7 +293,8 @@ class Relay:
                 outcome.ended = "caller_gone"
         finally:
             below.when_gone(None)
-            self._record_outcome(fields, outcome, started_s)
+            hidden = exchange.filter.hidden if exchange.filter is not None else 0
+            self._record_outcome(fields, outcome, started_s, hidden)
 
     async def _pass_on(self, exchange: _Exchange, route: Route, outcome: _Outcome) -> None:
         try:
@@ -294,8 +317,9 @@ class Relay:
             text = f"route {route.key!r} does not answer; check that its server runs"
             await _send_error(exchange, 502, "upstream_unreachable", text)
             return
+        passed = response if exchange.filter is None else exchange.filter.wrap(response)
         try:
-            await _stream_back(exchange, response, outcome)
+            await _stream_back(exchange, passed, outcome)
         finally:
             with anyio.CancelScope(shield=True):
                 await response.aclose()
@@ -314,7 +338,12 @@ class Relay:
                 target=request.target,
             ),
             headers=upstream_headers(
-                list(request.headers),
+                # What is to be filtered must come unpacked.
+                [
+                    (name, value)
+                    for name, value in request.headers
+                    if exchange.filter is None or name != b"accept-encoding"
+                ],
                 authority=upstream.authority,
                 host=exchange.caller.host,
                 body_size=len(exchange.body) if has_body else None,
@@ -331,7 +360,7 @@ class Relay:
         )
 
     def _record_outcome(
-        self, fields: dict[str, object], outcome: _Outcome, started_s: float
+        self, fields: dict[str, object], outcome: _Outcome, started_s: float, hidden: int = 0
     ) -> None:
         done = {
             name: fields[name]
@@ -344,16 +373,24 @@ class Relay:
             "ms": round((self._clock.monotonic() - started_s) * 1000),
             "ended": outcome.ended,
         }
+        if hidden:
+            done["hidden"] = hidden
         log.info("request_done", **done)
         self._ledger.note("mcp.response", done)
 
 
-def _asked(exchange: _Exchange) -> dict[str, object]:
+def _read(exchange: _Exchange) -> Summary:
     """Return what the body asks for; raises BadRequest if that is not clear."""
     headers = list(exchange.request.headers)
     found = summarise(exchange.body, dict(headers).get(b"content-type", b""))
     check_mirrored(found, headers)
-    return found.fields()
+    return found
+
+
+def _act(exchange: _Exchange, route: Route, found: Summary) -> Act:
+    request = exchange.request
+    method, target = (part.decode("latin-1") for part in (request.method, request.target))
+    return act_of(route.key, method, target, list(request.headers), found)
 
 
 async def _stream_back(
@@ -387,8 +424,21 @@ async def _stream_back(
         http.send_failed()
 
 
+async def _send_denial(exchange: _Exchange, act: Act, id: str | int | None) -> None:
+    """Say that a call is refused, and nothing of why: that is in the gateway's own record."""
+    if id is None or act.action is Action.CONNECT:
+        await _send_error(exchange, 403, "not_permitted", DENIED)
+        return
+    error = {"code": DENIED_CODE, "message": DENIED}
+    answer = json.dumps({"jsonrpc": "2.0", "id": id, "error": error})
+    await _send_json(exchange, 200, answer.encode())
+
+
 async def _send_error(exchange: _Exchange, status: int, code: str, message: str) -> None:
-    body = _error_body(code, message)
+    await _send_json(exchange, status, _error_body(code, message))
+
+
+async def _send_json(exchange: _Exchange, status: int, body: bytes) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     http = exchange.http
     data = http.send(h11.Response(status_code=status, headers=headers)) or b""

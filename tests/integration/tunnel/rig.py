@@ -5,7 +5,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import anyio
@@ -22,6 +22,7 @@ from intramuros.kernel.service import Stop
 from intramuros.kernel.timing import SystemClock
 from intramuros.protocol.audit import verify
 from intramuros.protocol.tickets import CallTicket, DialTicket, SigningKey, TunnelToken
+from intramuros.protocol.who import Who
 from intramuros.tunnel.certs import KeyPair, make_ca, make_self_signed_edge, make_server_certificate
 from intramuros.tunnel.config import GatewayConfig, parse_config
 from intramuros.tunnel.edge_app import EdgeSettings, Listening, serve_edge
@@ -49,6 +50,10 @@ class Rig:
     key: SigningKey = field(default_factory=signing_key)
     version: int = 1
     clock: SystemClock = field(default_factory=SystemClock)
+    who: tuple[Who, ...] = ()
+    """Who stands behind the calls."""
+    policy: str | None = None
+    """The gateway's, in Cedar; without one whatever has a route may be called."""
 
     def __post_init__(self) -> None:
         now = self.clock.now()
@@ -101,14 +106,17 @@ class Rig:
             control_key_file: control.pub
             audit_file: gateway-audit.jsonl
         """
-        return parse_config(text.encode(), self.home)
+        config = parse_config(text.encode(), self.home)
+        if self.policy is None:
+            return config
+        return replace(config, policy_file=self.write("policy.cedar", self.policy.encode()))
 
     async def mint(self, host: str) -> str:
         ticket = DialTicket(TUNNEL, DOMAIN, host, self.version, session="sesn_1", trace="t-1")
         return self.key.mint_dial_ticket(ticket, self.clock.now().timestamp())
 
     async def vouch(self, host: str) -> str:
-        ticket = CallTicket(TUNNEL, host, session="sesn_1", trace="t-1")
+        ticket = CallTicket(TUNNEL, host, "sesn_1", "t-1", "wrkspc_1", "agent_1", 1, self.who)
         return self.key.mint_call_ticket(ticket, self.clock.now().timestamp())
 
     async def cas(self, _host: str) -> list[str]:

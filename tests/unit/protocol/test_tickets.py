@@ -24,8 +24,10 @@ from intramuros.protocol.tickets import (
     TunnelToken,
     VerifyingKey,
 )
+from intramuros.protocol.who import MAX_GROUPS, MAX_PEOPLE, NOBODY_KNOWN, Group, Kind, Who
 
 NOW = 1_800_000_000.0
+HOST = "docs.t.example"
 TOKEN = TunnelToken("tnl_1", "k3v9.tunnel.example", 3)
 TICKET = DialTicket("tnl_1", "k3v9.tunnel.example", "docs.k3v9.tunnel.example", 3, "sesn_1", "t-1")
 
@@ -197,3 +199,38 @@ def test_keys_are_checked() -> None:
             SigningKey(pem)
     with pytest.raises(TicketError, match="private key"):
         VerifyingKey(PEM)
+
+
+ANN = Who(Kind.USER, "user_1", "ann@example.com", (Group("rbac_group_1", "Ops \u2603"),))
+
+
+def test_a_call_ticket_says_who_answers_for_a_call() -> None:
+    ticket = CallTicket("tnl_1", HOST, "sesn_1", "t", "wrkspc_1", "agent_1", 7, (ANN,))
+    assert VERIFIER.read_call_ticket(SIGNER.mint_call_ticket(ticket, NOW), NOW) == ticket
+
+
+def test_a_control_plane_that_does_not_say_who_is_still_heard() -> None:
+    claims = {"typ": "call", "tunnel": "tnl_1", "host": HOST, "sid": "", "tid": ""}
+    text = SIGNER._sign({**claims, "iat": int(NOW), "exp": int(NOW) + 60})
+    assert VERIFIER.read_call_ticket(text, NOW) == CallTicket("tnl_1", HOST)
+
+
+def test_more_people_or_groups_than_a_ticket_holds_are_nobody() -> None:
+    crowd = tuple(Who(Kind.API_KEY, f"apikey_{n}") for n in range(MAX_PEOPLE + 1))
+    wide = Who(Kind.USER, "u", "", tuple(Group(f"g{n}" * 20, "n" * 500) for n in range(MAX_GROUPS)))
+    for who in (crowd, (wide,)):
+        text = SIGNER.mint_call_ticket(CallTicket("tnl_1", HOST, who=who), NOW)
+        assert VERIFIER.read_call_ticket(text, NOW).who == (NOBODY_KNOWN,)
+    # As many as fit do fit.
+    some = tuple(Who(Kind.USER, f"user_{n}", f"{n}@example.com") for n in range(MAX_PEOPLE))
+    full = CallTicket("tnl_1", HOST, who=(*some[:-1], ANN))
+    assert VERIFIER.read_call_ticket(SIGNER.mint_call_ticket(full, NOW), NOW) == full
+
+
+@pytest.mark.parametrize("change", [{"who": "ann"}, {"who": [7]}, {"agv": "1"}, {"ws": "a b"}])
+def test_a_call_ticket_that_is_malformed_is_refused(change: dict[str, object]) -> None:
+    claims = {"typ": "call", "tunnel": "tnl_1", "host": HOST, "sid": "", "tid": "", **change}
+    text = SIGNER._sign({**claims, "iat": int(NOW), "exp": int(NOW) + 60})
+    with pytest.raises(TicketError) as caught:
+        VERIFIER.read_call_ticket(text, NOW)
+    assert caught.value.code == "bad_ticket"

@@ -10,11 +10,12 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from typing import Final, cast
 
 import httpx2
 
 from intramuros.control.catalog import tunnels
+from intramuros.control.catalog.behind import behind, steering
 from intramuros.control.catalog.tunnels import Issuer, Route
 from intramuros.control.mcp.base import Caller, McpError, McpFailure, McpServer
 from intramuros.control.mcp.dial import Edge, TunnelDialer
@@ -139,15 +140,32 @@ class Reach:
 
         async def vouch(host: str) -> str:
             route = await self._need(caller, host)
-            session_id = caller.session_id if caller else ""
-            ticket = CallTicket(route.tunnel_id, host, session_id, os.urandom(16).hex())
+            # A route was found, so there is a caller.
+            ticket = await self._call_ticket(cast("Caller", caller), route, host)
             return self._issuer.key.mint_call_ticket(ticket, self._clock.now().timestamp())
 
         async def cas(host: str) -> Sequence[str]:
             return (await self._need(caller, host)).ca_pems
 
-        return TunnelDialer(
+        dialer = TunnelDialer(
             self._edges.addresses, self._edges.context, mint, vouch, cas, self._reached
+        )
+        if caller is not None:
+            # Somebody else's event may have come since the last call; the ticket must say so.
+            dialer.answering = lambda: self._db.read(lambda tx: steering(tx, caller.session_id))
+        return dialer
+
+    async def _call_ticket(self, caller: Caller, route: Route, host: str) -> CallTicket:
+        found = await self._db.read(lambda tx: behind(tx, caller))
+        return CallTicket(
+            tunnel=route.tunnel_id,
+            host=host,
+            session=caller.session_id,
+            trace=os.urandom(16).hex(),
+            workspace=found.workspace_id,
+            agent=found.agent_id,
+            agent_version=found.agent_version,
+            who=found.who,
         )
 
     async def _need(self, caller: Caller | None, host: str) -> Route:

@@ -21,7 +21,7 @@ from intramuros.control.deployment.deployments import QUEUE, Deployment
 from intramuros.control.deployment.runs import Runs, Texts
 from intramuros.control.deployment.timetable import Fire, Plan
 from intramuros.control.identity.actor import Actor
-from intramuros.control.identity.principal import CredentialKind, Principal
+from intramuros.control.identity.principal import SCHEDULE, CredentialKind, Principal
 from intramuros.control.store import leases
 from intramuros.control.store.db import Database, Tx
 from intramuros.control.store.leases import Lease, LostLease
@@ -39,8 +39,6 @@ POLL_S: Final = 2.0
 LEASE_S: Final = 60.0
 # Claimed at once: transactions that share one commit (store/db.py), while others wait for it.
 BATCH: Final = 8
-# What the audit chain names as the one who starts sessions, pauses and archives.
-BY: Final = "schedule"
 
 
 class Scheduler:
@@ -145,14 +143,14 @@ class Scheduler:
         self, tx: Tx, found: Deployment, fire: Fire, texts: Texts, error: RunError | None
     ) -> None:
         resource = found.resource
-        itself = Principal(CredentialKind.API_KEY, BY, resource.workspace_id)
+        itself = Principal(CredentialKind.API_KEY, SCHEDULE, resource.workspace_id)
         if error is None:
             self._runs.start(tx, itself, found, fire.nominal_us, texts)
         else:
             self._runs.fail(tx, itself, found, fire.nominal_us, error)
 
     def _actor(self, found: Deployment) -> Actor:
-        return Actor(self._runs.clock, self._runs.ids, found.resource.workspace_id, BY)
+        return Actor(self._runs.clock, self._runs.ids, found.resource.workspace_id, SCHEDULE)
 
     def _now_us(self) -> int:
         return to_micros(self._runs.clock.now())

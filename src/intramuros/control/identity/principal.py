@@ -42,6 +42,8 @@ _NAMES: Final = {
 # work: what its holder then does for a session, it does with that item's token.
 OF_WORKSPACES: Final = tuple(kind for kind in CredentialKind if kind is not CredentialKind.POOL_KEY)
 # Federated tokens do whatever API keys do, within their scopes (contract-2 R357, R362).
+# What stands for a credential when a deployment's schedule acts.
+SCHEDULE: Final = "schedule"
 SCOPED: Final = frozenset({CredentialKind.API_KEY, CredentialKind.FEDERATED_TOKEN})
 
 
@@ -65,6 +67,11 @@ class Principal:
     service_account_id: str | None = None
     user_id: str | None = None
     restricted: bool = False
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether nobody calls, but a deployment's schedule has come."""
+        return self.credential_id == SCHEDULE
 
     @property
     def scoped(self) -> bool:

@@ -47,6 +47,7 @@ MIN_DIGEST_BYTES: Final = 32
 
 Mint = Callable[[str], Awaitable[str]]
 """Host → a fresh ticket; raises DomainError when the host is no tunnel host of the caller."""
+Answering = Callable[[], Awaitable[object]]
 RegisteredCas = Callable[[str], Awaitable[Sequence[str]]]
 """Host → the PEMs of the active CAs of its tunnel."""
 
@@ -128,6 +129,8 @@ class TunnelDialer:
         self.vouch = vouch
         self._cas = cas
         self._reached = set() if reached is None else reached
+        self.answering: Answering | None = None
+        """Who answers for calls now; a call ticket holds no longer than this stays the same."""
 
     async def connect(self, host: str) -> Wire:
         """Return a connection that ends at the host's gateway, before the inner TLS.

@@ -46,7 +46,7 @@ class TunnelTransport(httpx2.AsyncBaseTransport):
 
     def __init__(self, dialer: TunnelDialer) -> None:
         self._dialer = dialer
-        self._vouchers: dict[str, tuple[str, float]] = {}
+        self._vouchers: dict[str, tuple[str, float, object]] = {}
         self._rechecked: dict[str, float] = {}
         self._backend = TunnelNetworkBackend(dialer)
         self._pool = httpcore2.AsyncConnectionPool(
@@ -105,13 +105,16 @@ class TunnelTransport(httpx2.AsyncBaseTransport):
 
     async def _voucher(self, request: httpx2.Request) -> str:
         host, now_s = request.url.host.lower(), anyio.current_time()
-        text, fresh_until_s = self._vouchers.get(host, ("", 0.0))
-        if now_s >= fresh_until_s:
+        answering = self._dialer.answering
+        # Looked up before the ticket is made, so that a change in between makes another one.
+        by = None if answering is None else await answering()
+        text, fresh_until_s, then = self._vouchers.get(host, ("", 0.0, None))
+        if now_s >= fresh_until_s or by != then:
             try:
                 text = await self._dialer.vouch(host)
             except DomainError as error:
                 raise httpx2.ConnectError(error.message, request=request) from error
-            self._vouchers[host] = text, now_s + CALL_TTL_S / 4
+            self._vouchers[host] = text, now_s + CALL_TTL_S / 4, by
         return text
 
     async def _recheck(self, request: httpx2.Request) -> None:

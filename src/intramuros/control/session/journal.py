@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 from sqlalchemy import Row, bindparam, select, update
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 
+from intramuros.control.catalog import behind
 from intramuros.control.identity import audit
 from intramuros.control.identity.principal import CredentialKind, Principal
 from intramuros.control.model.catalogue import Catalogue, shipped_catalogue
@@ -69,6 +70,12 @@ _PROJECT: Final = Prepared(
         last_seq=bindparam("end_seq"),
         updated_us=bindparam("end_us"),
     )
+)
+
+_STEER: Final = Prepared(
+    update(sessions)
+    .where(sessions.c.id == bindparam("of_id"))
+    .values(steered_by=bindparam("marks"))
 )
 
 
@@ -200,6 +207,9 @@ class Journal:
             if isinstance(verdict, Draft)
         ]
         outcomes.check_room(held.outcomes, drafts)
+        steered = behind.steered(held.row.steered_by, principal)
+        if steered:
+            tx.run(_STEER, {"of_id": session_id, "marks": steered["steered_by"]})
         written, after = self._append(tx, held, drafts)
         if written:
             fields: dict[str, object] = {

@@ -12,6 +12,7 @@ from sqlalchemy import Row, bindparam, delete, insert, select, update
 from intramuros.control.catalog import (
     agents,
     allowances,
+    behind,
     files,
     geography,
     rosters,
@@ -148,6 +149,7 @@ class Sessions:
             "resources": mounted,
             "vault_ids": vault_ids,
             "deployment_id": deployment_id,
+            "steered_by": behind.first_marks(principal, deployment_id),
             "status": state.status.value,
             "state": state.dump(),
             "last_seq": 0,
@@ -254,10 +256,10 @@ class Sessions:
         if not changes and not told:
             return held.row
         if changes:
-            tx.execute(update(sessions).where(sessions.c.id == session_id).values(**changes))
+            behind.change(tx, held.row, principal, changes)
         self._journal.append(tx, held, [Draft("session.updated", told)])
-        fields = sorted({*changes, *told})
-        self._audit(tx, "session.update", principal, session_id, {"fields": fields})
+        fields: dict[str, object] = {"fields": sorted({*changes, *told})}
+        self._audit(tx, "session.update", principal, session_id, fields)
         return self.get(tx, principal, session_id)
 
     def _new_budget(self, held: Held, wanted: BudgetLimit | None) -> dict[str, Any]:

@@ -233,6 +233,8 @@ sessions = Table(
     Column("archived_us", BigInteger),
     Column("deployment_id", String),  # whose run created it
     Column("outcomes", JSON, nullable=False, server_default="[]"),  # as the API shows them
+    # Everybody who made it or sent it events, each once: kind and id (catalog/behind.py).
+    Column("steered_by", JSON, nullable=False, server_default="[]"),
     Index("ix_sessions_list", "workspace_id", "created_us", "id"),
     Index("ix_sessions_environment", "environment_id"),
     Index("ix_sessions_agent", "agent_id", "created_us", "id"),
