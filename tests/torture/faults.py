@@ -24,6 +24,7 @@ class Tormentor:
     def __init__(self, world: World, journal: Journal) -> None:
         self._world = world
         self._journal = journal
+        self._crashing = False
 
     async def play(self, schedule: Schedule) -> None:
         """Begin each fault at its time; returns when all are over, and the world is whole."""
@@ -116,13 +117,17 @@ class Tormentor:
             with suppress(psycopg.OperationalError):  # it is down already
                 await anyio.to_thread.run_sync(cluster.run, sql)
             return
-        if cluster.process is None or cluster.process.poll() is not None:
+        if self._crashing:
             return
+        self._crashing = True
         # As if the power went: it recovers from its log when it is started again.
+        assert cluster.process is not None
         cluster.process.send_signal(signal.SIGQUIT)
         await anyio.to_thread.run_sync(cluster.process.wait)
         await anyio.sleep(min(fault.for_s, 5.0))
-        await anyio.to_thread.run_sync(self._revive)
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self._revive)
+        self._crashing = False
 
     async def _other(self, fault: Fault) -> None:
         world = self._world
