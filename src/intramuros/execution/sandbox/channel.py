@@ -6,7 +6,7 @@ answers meant for others to them. Everything that arrives is foreign.
 
 import socket
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import anyio
@@ -29,7 +29,9 @@ class Channel:
         self._sock = sock
         self._reader = frames.Reader()
         self._sending = anyio.Lock(fast_acquire=True)
-        self._receiving = anyio.Lock(fast_acquire=True)
+        self._reading = False
+        self._sleepers: dict[anyio.Event, bytes] = {}
+        """Who waits while another one reads, and for what."""
         self._answers: dict[bytes, dict[str, bytes] | None] = {}
         self._wires: dict[bytes, Wire] = {}
         self._last_id = 0
@@ -77,10 +79,12 @@ class Channel:
         await self._send(frames.encode(told))
 
     async def await_wire(self, wire: "Wire") -> None:
-        """Wait until a wire may have something; whoever waits reads for everybody."""
-        async with self._receiving:
-            if not wire.arrived:
-                await self._receive()
+        """Wait until a wire has something.
+
+        Raises:
+            SandboxGone: there will be nothing.
+        """
+        await self._until(wire.number, lambda: bool(wire.arrived))
 
     async def _exchange(self, number: bytes, fields: dict[str, bytes]) -> dict[str, bytes]:
         data = frames.encode(fields)
@@ -128,13 +132,32 @@ class Channel:
             raise SandboxGone("the sandbox is gone") from error
 
     async def _wait(self, number: bytes) -> dict[str, bytes]:
-        while True:
-            async with self._receiving:
-                if self._answers[number] is None:
+        await self._until(number, lambda: self._answers[number] is not None)
+        return self._answers[number] or {}
+
+    async def _until(self, number: bytes, arrived: Callable[[], bool]) -> None:
+        """Wait until something has arrived: one who waits reads for all and wakes whose it is.
+
+        Whose answer came before he began to wait must not wait for who reads: that one may be
+        waiting for something slow, and nothing more might come until then.
+        """
+        while not arrived():
+            if self._reading:
+                woken = anyio.Event()
+                self._sleepers[woken] = number
+                try:
+                    await woken.wait()
+                finally:
+                    del self._sleepers[woken]
+                continue
+            self._reading = True
+            try:
+                while not arrived():
                     await self._receive()
-                answer = self._answers[number]
-            if answer is not None:
-                return answer
+            finally:
+                self._reading = False
+                for sleeper in self._sleepers:
+                    sleeper.set()  # one of them reads from now on
 
     async def _receive(self) -> None:
         """Wait, read once and deliver what came to whoever waits for it."""
@@ -156,11 +179,17 @@ class Channel:
             self.close()
             raise SandboxGone("the sandbox is gone")
         for fields in arrived:
-            number = fields.get("id", b"")
-            if number in self._answers:
-                self._answers[number] = fields
-            elif number in self._wires:
-                self._wires[number].feed(fields)
+            self._deliver(fields)
+
+    def _deliver(self, fields: dict[str, bytes]) -> None:
+        number = fields.get("id", b"")
+        if number in self._answers:
+            self._answers[number] = fields
+        elif number in self._wires:
+            self._wires[number].feed(fields)
+        for sleeper, wanted in self._sleepers.items():
+            if wanted == number:
+                sleeper.set()
 
     def close(self) -> None:
         """Close the socket, which ends process 1. Idempotent."""
@@ -175,7 +204,7 @@ class Wire:
 
     def __init__(self, channel: Channel, number: bytes) -> None:
         self._channel = channel
-        self._number = number
+        self.number = number
         self._ahead = 0
         self._passed_on = anyio.Event()
         self.arrived: deque[dict[str, bytes]] = deque()
@@ -208,8 +237,8 @@ class Wire:
             self._passed_on = anyio.Event()
             await self._passed_on.wait()
         self._ahead += len(data)
-        await self._channel.tell("input", self._number, data=data)
+        await self._channel.tell("input", self.number, data=data)
 
     async def tell(self, op: str, /, **fields: bytes) -> None:
         """Send ``input`` with ``eof``, ``more``, ``resize`` or ``signal``."""
-        await self._channel.tell(op, self._number, **fields)
+        await self._channel.tell(op, self.number, **fields)

@@ -8,6 +8,7 @@ from intramuros.execution.sandbox import channel as module
 from intramuros.execution.sandbox.base import SandboxGone
 from intramuros.execution.sandbox.channel import Channel
 from intramuros.execution.sandbox.inside.frames import MAX_FRAME, Reader, encode
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -53,6 +54,52 @@ async def test_answers_find_their_callers_in_any_order(pair: tuple[Channel, Insi
         for sent in reversed(calls):
             inside.answer(sent["id"], echo=sent["name"])
     assert got == {"a": b"a", "b": b"b", "c": b"c"}
+
+
+async def test_an_answer_waits_for_no_other(pair: tuple[Channel, Inside]) -> None:
+    channel, inside = pair
+    got: list[bytes] = []
+
+    async def call(name: bytes) -> None:
+        await channel.request("tool", {"name": name})
+        got.append(name)
+
+    async with anyio.create_task_group() as tasks:
+        sent = {}
+        for name in (b"slow", b"slower", b"quick", b"last"):
+            tasks.start_soon(call, name)
+            sent[name] = (await inside.next())["id"]
+        for name in (b"last", b"quick", b"slower", b"slow"):
+            inside.answer(sent[name])
+            await until(lambda name=name: got[-1:] == [name])
+
+
+async def test_an_answer_that_comes_before_it_is_waited_for_is_not_missed(
+    pair: tuple[Channel, Inside], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel, inside = pair
+    done = anyio.Event()
+    send = channel._send
+
+    async def slow_send(data: bytes) -> None:
+        await send(data)
+        if b"quick" in data:
+            inside.answer((await inside.next())["id"])
+            await until(lambda: b"2" in channel._answers and channel._answers[b"2"] is not None)
+
+    monkeypatch.setattr(channel, "_send", slow_send)
+    async with anyio.create_task_group() as tasks:
+
+        async def slow() -> None:
+            await channel.request("bash", {"name": b"slow"})
+            done.set()
+
+        tasks.start_soon(slow)
+        first = await inside.next()
+        with anyio.fail_after(5):
+            await channel.request("tool", {"name": b"quick"})
+        assert not done.is_set()
+        inside.answer(first["id"])
 
 
 async def test_the_reader_being_cancelled_does_not_strand_the_others(
