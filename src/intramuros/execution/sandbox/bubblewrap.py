@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 from anyio import to_thread
 
 from intramuros.execution.sandbox import bwrap, runtime, seccomp
@@ -23,9 +24,10 @@ from intramuros.execution.sandbox.base import (
     SandboxSpec,
     SandboxUnavailable,
 )
-from intramuros.execution.sandbox.cgroups import Group, Groups, find_groups, make_group
+from intramuros.execution.sandbox.cgroups import Group, Groups, find_groups, hurry, make_group
 from intramuros.execution.sandbox.channel import Channel
 from intramuros.execution.sandbox.drives import Drives, disk_finding
+from intramuros.execution.sandbox.etc import Etc
 from intramuros.execution.sandbox.launch import (
     CHANNEL_FD,
     SECCOMP_FD,
@@ -45,7 +47,7 @@ from intramuros.execution.sandbox.records import (
 )
 from intramuros.execution.sandbox.rootfs import Python, find_python
 from intramuros.execution.sandbox.spares import Spare
-from intramuros.execution.sandbox.workspaces import Workspaces
+from intramuros.execution.sandbox.workspaces import Workspace, Workspaces
 from intramuros.execution.sandbox.zygote import Request, Zygote
 from intramuros.kernel.telemetry import logger
 
@@ -91,6 +93,7 @@ class BubblewrapProvider:
         self._drives = Drives(state_dir / "drives") if self.separate else None
         self._workspaces = Workspaces(state_dir / "workspaces", self._drives)
         self._room = Room(self._records, self._workspaces)
+        self._etc = Etc(state_dir / "runtime")
         self._zygote = Zygote()
         self._host: Host | None = None
         self._live: dict[str, LiveSandbox] = {}
@@ -240,7 +243,7 @@ class BubblewrapProvider:
     async def _make(
         self, host: Host, spec: SandboxSpec, sandbox_id: str, room: Room
     ) -> LiveSandbox:
-        workspace = await room.workspaces.open(sandbox_id, spec.limits)
+        workspace = await self._open(host.groups, room, sandbox_id, spec)
         uid = self._choose_uid(sandbox_id, workspace.owner)
         await room.workspaces.give(workspace.path, uid)
         for mount in spec.mounts:
@@ -262,6 +265,24 @@ class BubblewrapProvider:
             workspace.drive,
         )
         return await self._start(spec, record, places, group, room)
+
+    async def _open(
+        self, groups: Groups, room: Room, sandbox_id: str, spec: SandboxSpec
+    ) -> Workspace:
+        """Open the workspace while the kernel gets ready for the groups."""
+        failure: SandboxError | None = None
+        workspace = None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(to_thread.run_sync, hurry, groups, abandon_on_cancel=True))
+            await anyio.lowlevel.checkpoint()
+            try:
+                workspace = await room.workspaces.open(sandbox_id, spec.limits)
+            except SandboxError as error:
+                failure = error  # raised below: a task group would wrap it
+            tasks.cancel_scope.cancel()
+        if workspace is None:
+            raise failure or SandboxError("the workspace cannot be opened")
+        return workspace
 
     def _choose_uid(self, sandbox_id: str, owner: int | None) -> int | None:
         if not self._root:
@@ -306,6 +327,10 @@ class BubblewrapProvider:
         machine = os.uname().machine
         filtered = seccomp.supported(machine)
         uid = os.geteuid() if record.uid is None else record.uid
+        if spec.rootfs is None:
+            # A look at some times of files, and seldom the copying of some.
+            wanted = {"resolving": spec.egress == "names", "trusting": spec.trust is not None}
+            places = replace(places, etc=self._etc.prepare(**wanted))
         shape = plan(spec, places, uid=uid, seccomp=filtered)
         ours, theirs = socket.socketpair()
         errors = os.memfd_create("errors")
@@ -381,10 +406,18 @@ class BubblewrapProvider:
                     await self._clear(record, room)
                     cleaned.append(record.sandbox_id)
         await self._spares.tidy()
+        if self._drives is not None:
+            self._drives.tidy()
         return cleaned
 
     async def watch(self) -> None:
-        """Hold live sandboxes to their disk quota, until cancelled."""
+        """Hold live sandboxes to their disk quota, and have a drive ready, until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            if self._drives is not None:
+                tasks.start_soon(self._drives.keep)
+            await self._watch_quotas()
+
+    async def _watch_quotas(self) -> None:
         while True:
             await anyio.sleep(_WATCH_S)
             for sandbox in list(self._live.values()):

@@ -41,6 +41,7 @@ WORKSPACE: Final = "workspace"
 KIND: Final = "ext4"
 OPTIONS: Final = ("noinit_itable", "nobarrier")
 SUFFIX: Final = ".img"
+_READY, _NEW = "ready-", "new-"
 _BLOCK, _INODE = 4096, 256
 _MIN_FILES: Final = 1024
 _GROUP_BYTES: Final = 128 * MIB
@@ -118,6 +119,9 @@ class Drives:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._reason: str | None = None
+        self._ready: dict[Shape, Drive] = {}
+        self._wanted: Shape | None = None
+        self._taken = anyio.Event()
 
     @property
     def lack(self) -> str:
@@ -125,6 +129,60 @@ class Drives:
         if self._reason is None:
             self._reason = _try()
         return self._reason
+
+    async def new(self, image: Path, shape: Shape) -> Drive:
+        """Return a new drive, mounted: the one that is ready, or one made now.
+
+        Raises:
+            SandboxError: the host's disk refuses, or it cannot be mounted.
+        """
+        self._wanted = shape
+        self._taken.set()
+        ready = self._ready.pop(shape, None)
+        if ready is not None:
+            try:
+                ready.image.rename(image)
+                return Drive(image, ready.device, ready.root)
+            except OSError:
+                await to_thread.run_sync(_discard, ready)
+        await self.make(image, shape)
+        return await self.open(image, shape)
+
+    async def keep(self) -> None:
+        """Have one ready, of the shape that was wanted last, until cancelled."""
+        try:
+            while True:
+                self._taken = anyio.Event()
+                shape = self._wanted
+                if shape is not None and shape not in self._ready:
+                    await self._prepare(shape)
+                await self._taken.wait()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._let_go()
+
+    async def _prepare(self, shape: Shape) -> None:
+        await self._let_go()
+        image = self._directory / f"{_READY}{token_hex(8)}{SUFFIX}"
+        try:
+            await self.make(image, shape)
+            self._ready[shape] = await self.open(image, shape)
+        except SandboxError as error:
+            # Who wants one makes his own, and says what is wrong.
+            _log.warning("drive_not_prepared", error=str(error))
+            image.unlink(missing_ok=True)
+
+    async def _let_go(self) -> None:
+        while self._ready:
+            _, drive = self._ready.popitem()
+            await to_thread.run_sync(_discard, drive)
+
+    def tidy(self) -> None:
+        """Remove what a worker that was killed had ready."""
+        kept = {drive.image for drive in self._ready.values()}
+        for image in self._directory.glob(f"{_READY}*"):
+            if image not in kept:
+                image.unlink(missing_ok=True)
 
     async def make(self, image: Path, shape: Shape) -> None:
         """Make an empty drive, whole or not at all.
@@ -158,7 +216,7 @@ class Drives:
 
     def _make(self, image: Path, shape: Shape) -> None:
         template = self._template(shape)
-        draft = self._directory / f"new-{token_hex(8)}"
+        draft = self._directory / f"{_NEW}{token_hex(8)}"
         try:
             _copy(template, draft)
             draft.rename(image)
@@ -168,7 +226,7 @@ class Drives:
     def _template(self, shape: Shape) -> Path:
         path = self._directory / f"{shape.data_bytes}-{shape.files}{SUFFIX}"
         if not path.exists():
-            draft = self._directory / f"new-{token_hex(8)}"
+            draft = self._directory / f"{_NEW}{token_hex(8)}"
             try:
                 _format(draft, shape)
                 draft.rename(path)
@@ -210,6 +268,11 @@ def _try() -> str:
     except (OSError, subprocess.SubprocessError) as error:
         return _said(error)
     return ""
+
+
+def _discard(drive: Drive) -> None:
+    os.close(drive.root)
+    drive.image.unlink(missing_ok=True)
 
 
 def _format(image: Path, shape: Shape) -> None:

@@ -66,6 +66,8 @@ class Places:
     python: Python
     drive: Drive | None = None
     """What the workspace is on, if it is on one of its own."""
+    etc: Path | None = None
+    """What holds an ``etc`` prepared for this spec, which then has no image."""
 
     @property
     def device(self) -> str | None:
@@ -103,13 +105,14 @@ def plan(spec: SandboxSpec, places: Places, *, uid: int, seccomp: bool) -> Plan:
     if places.binary.is_relative_to(places.runtime):
         program = f"{runtime}/{places.binary.relative_to(places.runtime)}"
     if spec.rootfs is None:
-        argv += base_arguments(runtime)
+        etc = None if places.etc is None else f"{source(places.etc)}/etc"
+        argv += base_arguments(runtime, etc)
     else:
         argv += image_arguments(spec.rootfs, source(spec.rootfs), runtime)
-    if spec.egress == "names":
+    if spec.egress == "names" and places.etc is None:
         argv += egress_arguments(runtime)
     if spec.trust is not None:
-        argv += trust_arguments(source(spec.trust), spec.rootfs or Path("/"))
+        argv += trust_arguments(source(spec.trust), spec.rootfs or places.etc or Path("/"))
     argv += kernel_arguments()
     argv += [word for at in spec.devices for word in ("--dev-bind", source(at), str(at))]
     if places.python.host_prefix is not None:

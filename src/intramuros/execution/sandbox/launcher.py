@@ -174,6 +174,12 @@ def _drop(uid: int, gid: int) -> None:
         raise OSError(0, "still root after giving it up")
 
 
+def _enter(cgroups: list[str]) -> None:
+    for procs in cgroups:
+        with open(procs, "w") as file:
+            file.write("0")
+
+
 def _arrange(fds: dict[int, int]) -> None:
     """Give each descriptor the number the new program expects, and close all others."""
     top = max([*fds, *fds.values(), 2]) + 1
@@ -196,14 +202,15 @@ def _become(request: dict[str, Any], fds: list[int], parent: int, turn: socket.s
         signal.set_wakeup_fd(-1)
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
-        for procs in request["cgroups"]:
-            with open(procs, "w") as file:
-                file.write("0")
         if request["contain"] is not None:
+            _enter(request["cgroups"])
             _contain(request, turn)
-        elif not request["bare"]:
-            _unshare(request["uid"])
-            _stage(request["stage"], request["scratch"], (), request["drive"])
+        else:
+            if not request["bare"]:
+                _unshare(request["uid"])
+                _stage(request["stage"], request["scratch"], (), request["drive"])
+            # Late: the kernel gets ready for it meanwhile.
+            _enter(request["cgroups"])
             if request["uid"] is not None:
                 _drop(request["uid"], request["gid"])
         # Changing identity clears it, so it comes after; the parent may have died meanwhile.

@@ -6,6 +6,7 @@ Without a root file system of its own a sandbox gets the host's ``/usr`` and the
 
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,11 +133,12 @@ def find_python(usr: Path = Path("/usr"), prefix: Path | None = None) -> Python:
     return Python(f"{PYTHON_TARGET}/bin/{name}", base)
 
 
-def base_arguments(runtime: str) -> list[str]:
+def base_arguments(runtime: str, etc: str | None = None) -> list[str]:
     """Return bwrap's arguments for the host-usr root.
 
     Args:
         runtime: where bwrap finds the runtime directory (made-up /etc and our library).
+        etc: where it finds an ``/etc`` that is prepared, if there is one.
     """
     arguments = ["--ro-bind", "/usr", "/usr"]
     for name in _ROOT_DIRECTORIES:
@@ -145,15 +147,23 @@ def base_arguments(runtime: str) -> list[str]:
             arguments += ["--symlink", str(host.readlink()).lstrip("/"), f"/{name}"]
         elif host.is_dir():
             arguments += ["--ro-bind", f"/{name}", f"/{name}"]
-    more = sorted(found.name for like in _ETC_LIKE for found in Path("/etc").glob(like))
+    if etc is not None:
+        return [*arguments, "--ro-bind", etc, "/etc"]
+    for name, host in etc_parts():
+        arguments += ["--ro-bind", str(host), f"/etc/{name}"]
+    return [*arguments, *_made_up(runtime)]
+
+
+def etc_parts(etc: Path = Path("/etc")) -> Iterator[tuple[str, Path]]:
+    """Yield the parts of the host's ``/etc`` that sandboxes see, by name and where they are."""
+    more = sorted(found.name for like in _ETC_LIKE for found in etc.glob(like))
     for name in (*_ETC, *more):
-        host = Path("/etc") / name
+        host = etc / name
         if host.is_symlink() and not host.is_dir():
             # The link's target is in /usr, or it is a file whose content is wanted.
             host = host.resolve()
         if host.exists():
-            arguments += ["--ro-bind", str(host), f"/etc/{name}"]
-    return [*arguments, *_made_up(runtime)]
+            yield name, host
 
 
 def egress_arguments(runtime: str) -> list[str]:

@@ -72,9 +72,8 @@ class Workspaces:
         drives = drives or Drives(self._directory)
         drive = self._open.get(sandbox_id)
         if drive is None:
-            if not image.exists():
-                await drives.make(image, shape)
-            drive = self._open[sandbox_id] = await drives.open(image, shape)
+            get = drives.open if image.exists() else drives.new
+            drive = self._open[sandbox_id] = await get(image, shape)
         return Workspace(drive.workspace, drive)
 
     async def give(self, path: Path, uid: int | None) -> None:

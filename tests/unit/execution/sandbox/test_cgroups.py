@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from intramuros.execution.sandbox.base import MIB, Limits
-from intramuros.execution.sandbox.cgroups import Group, Groups, find_groups, make_group
+from intramuros.execution.sandbox.cgroups import Group, Groups, find_groups, hurry, make_group
 
 LIMITS = Limits(cpus=0.5, memory_bytes=64 * MIB, pids=9)
 
@@ -162,3 +162,11 @@ def test_a_limit_that_cannot_be_set_leaves_nothing(
     with pytest.raises(OSError, match="invalid"):
         make_group(groups, "s1", LIMITS)
     assert list(tmp_path.rglob("intramuros-*")) == []
+
+
+def test_hurrying_moves_this_process_to_where_it_is(tmp_path: Path) -> None:
+    (tmp_path / "cgroup.procs").touch()
+    hurry(Groups(1, {"pids": tmp_path, "memory": tmp_path / "not-there"}))
+    assert (tmp_path / "cgroup.procs").read_text() == "0"
+    hurry(Groups(1, {"memory": tmp_path / "not-there"}))
+    hurry(Groups(2))

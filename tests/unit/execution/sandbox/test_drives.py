@@ -2,11 +2,13 @@ import os
 import subprocess
 from pathlib import Path
 
+import anyio
 import pytest
 
 from intramuros.execution.sandbox import drives as module
 from intramuros.execution.sandbox.base import MIB, Level, Limits, SandboxBusy, SandboxError
 from intramuros.execution.sandbox.drives import Drives, Shape, disk_finding
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 SMALL = Shape.of(Limits(disk_bytes=4 * MIB))
@@ -151,6 +153,51 @@ async def test_disks_that_copy_nothing_themselves_are_read_and_written(
     monkeypatch.setattr(os, "copy_file_range", refuse)
     await drives.make(tmp_path / "a.img", SMALL)
     (await drives.open(tmp_path / "a.img", SMALL)).close()
+
+
+async def test_one_is_ready_before_it_is_wanted(tmp_path: Path, drives: Drives) -> None:
+    def ready() -> list[str]:
+        return sorted(path.name for path in tmp_path.glob("ready-*"))
+
+    first = await drives.new(tmp_path / "a.img", SMALL)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(drives.keep)
+        await until(ready)
+        await until(lambda: drives._ready)
+        drives.tidy()
+        waiting = ready()
+        second = await drives.new(tmp_path / "b.img", SMALL)
+        assert waiting[0] not in ready(), "it is the one that was ready"
+        (second.workspace / "f").write_text("x")
+        await until(lambda: drives._ready)
+        other = Shape.of(Limits(disk_bytes=8 * MIB))
+        third = await drives.new(tmp_path / "c.img", other)
+        await until(lambda: other in drives._ready)
+        assert len(ready()) == 1, "of what is wanted now, and no other"
+        tasks.cancel_scope.cancel()
+    assert ready() == []
+    for drive in (first, second, third):
+        drive.close()
+    again = await drives.open(tmp_path / "b.img", SMALL)
+    assert (again.workspace / "f").read_text() == "x"
+    again.close()
+
+
+async def test_what_a_killed_worker_had_ready_goes(tmp_path: Path, drives: Drives) -> None:
+    (tmp_path / "ready-0.img").touch()
+    drives.tidy()
+    assert not (tmp_path / "ready-0.img").exists()
+
+
+async def test_where_none_can_be_made_ready_each_makes_his_own(
+    tmp_path: Path, drives: Drives, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (await drives.new(tmp_path / "a.img", SMALL)).close()
+    with monkeypatch.context() as patch:
+        patch.setattr(Drives, "_make", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+        with anyio.move_on_after(0.05):
+            await drives.keep()
+    (await drives.new(tmp_path / "b.img", SMALL)).close()
 
 
 def test_why_there_are_none_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
