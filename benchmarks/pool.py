@@ -27,6 +27,8 @@ from intramuros.kernel.telemetry import configure
 COLD_MS: Final = 30.0
 WARM_MS: Final = 5.0
 DESTROY_MS: Final = 10.0
+PAUSE_S: Final = 0.05
+"""Between two sessions; the first move into a control group of a while is dear."""
 CALLS: Final[Mapping[str, tuple[str, dict[str, str]]]] = {
     "bash": ("bash", {"command": "true"}),
     "read": ("read", {"file_path": "/usr/bin/env-does-not-matter"}),
@@ -43,28 +45,38 @@ async def measure(rounds: int, folder: Path) -> dict[str, list[int]]:
         mounts=(Mount(outputs, "/mnt/session/outputs", read_only=False, owned=True),)
     )
     taken: dict[str, list[int]] = {}
-    try:
-        for number in range(rounds):
-            for name, (tool, arguments) in CALLS.items():
-                for label, spec in (("", SandboxSpec()), (" with a mount", mounted)):
-                    session = f"sesn_{number}_{name}_{len(label)}"
-                    began = time.perf_counter_ns()
-                    cold: Sandbox = await provider.create(spec, f"{session}_c")
-                    await cold.call(tool, arguments)
-                    _add(taken, f"cold to {name}{label}", began)
-                    await _destroy(cold, taken)
-                    spare = await provider.prepare(SandboxSpec())
-                    await anyio.sleep(0.02)
-                    began = time.perf_counter_ns()
-                    warm = await provider.adopt(spare, spec, f"{session}_w")
-                    if warm is None:
-                        raise RuntimeError("the spare did not fit")
-                    await warm.call(tool, arguments)
-                    _add(taken, f"warm to {name}{label}", began)
-                    await _destroy(warm, taken)
-    finally:
-        await provider.aclose()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(provider.watch)  # as a worker does
+        try:
+            await _rounds(provider, rounds, mounted, taken)
+        finally:
+            tasks.cancel_scope.cancel()
+    await provider.aclose()
     return taken
+
+
+async def _rounds(
+    provider: BubblewrapProvider, rounds: int, mounted: SandboxSpec, taken: dict[str, list[int]]
+) -> None:
+    for number in range(rounds):
+        for name, (tool, arguments) in CALLS.items():
+            for label, spec in (("", SandboxSpec()), (" with a mount", mounted)):
+                session = f"sesn_{number}_{name}_{len(label)}"
+                await anyio.sleep(PAUSE_S)
+                began = time.perf_counter_ns()
+                cold: Sandbox = await provider.create(spec, f"{session}_c")
+                await cold.call(tool, arguments)
+                _add(taken, f"cold to {name}{label}", began)
+                await _destroy(cold, taken)
+                spare = await provider.prepare(SandboxSpec())
+                await anyio.sleep(PAUSE_S)
+                began = time.perf_counter_ns()
+                warm = await provider.adopt(spare, spec, f"{session}_w")
+                if warm is None:
+                    raise RuntimeError("the spare did not fit")
+                await warm.call(tool, arguments)
+                _add(taken, f"warm to {name}{label}", began)
+                await _destroy(warm, taken)
 
 
 async def _destroy(sandbox: Sandbox, taken: dict[str, list[int]]) -> None:
