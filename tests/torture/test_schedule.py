@@ -1,5 +1,7 @@
 """Schedules: the same for the same seed, in order, and played again from their text."""
 
+from pathlib import Path
+
 from tests.torture.schedule import Schedule, Targets, draw
 
 EVERYTHING = Targets(
@@ -38,3 +40,12 @@ def test_every_fault_is_drawn_in_the_end_and_only_where_it_can_be_done() -> None
 def test_a_printed_schedule_is_the_schedule() -> None:
     schedule = draw(3, 20, EVERYTHING)
     assert Schedule.load(schedule.dump()) == schedule
+
+
+def test_what_once_found_something_can_be_played_again() -> None:
+    kept = sorted((Path(__file__).parent / "schedules").glob("*.json"))
+    assert len(kept) > 3
+    for file in kept:
+        schedule = Schedule.load(file.read_text())
+        assert schedule.faults
+        assert all(0 < fault.at_s < schedule.seconds for fault in schedule.faults)
