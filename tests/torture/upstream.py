@@ -1,5 +1,7 @@
 """The private MCP server of the campaign: one tool, which notes each call before it answers."""
 
+import logging
+
 from mcp.server.mcpserver import MCPServer
 
 from tests.torture.journal import Journal
@@ -7,7 +9,10 @@ from tests.torture.journal import Journal
 
 def upstream(journal: Journal) -> object:
     """Return the ASGI application."""
-    server = MCPServer("docs", log_level="ERROR")
+    root = logging.getLogger()
+    before = list(root.handlers)
+    server = MCPServer("docs")
+    root.handlers[:] = before  # it would speak for the whole process
 
     @server.tool()
     def touch(nonce: str) -> str:

@@ -1,6 +1,5 @@
 """All programs of one installation, with a wire of its own between every two of them."""
 
-import logging
 import secrets
 import shutil
 import socket
@@ -137,7 +136,6 @@ async def _end(world: World) -> None:
 def _served(app: Any) -> Iterator[int]:
     """Serve an application on loopback, on a thread of its own; gives its port."""
     listener = socket.create_server((LOOPBACK, 0))
-    logging.getLogger().handlers.clear()
     config = uvicorn.Config(
         app, http="httptools", log_config=None, access_log=False, timeout_graceful_shutdown=1
     )
