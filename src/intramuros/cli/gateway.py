@@ -1,5 +1,8 @@
 """``intramuros gateway``: run one, and make what it needs."""
 
+import json
+import sys
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -7,9 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import anyio
 import typer
 import yaml
+from rich.console import Console
+from rich.text import Text
 
 from intramuros.cli import policy
 from intramuros.cli.api import DataDirOption, KeyFileOption, UrlOption, asking, client_of
+from intramuros.cli.doctor import MARKS
 from intramuros.cli.options import imported
 from intramuros.cli.output import note
 from intramuros.cli.planes import run_gateway
@@ -20,7 +26,7 @@ from intramuros.cli.workload import (
     WorkspaceOption,
     credentials_of,
 )
-from intramuros.kernel.errors import OperatorError
+from intramuros.kernel.errors import DomainError, OperatorError
 from intramuros.kernel.timing import SystemClock
 
 if TYPE_CHECKING:
@@ -28,6 +34,7 @@ if TYPE_CHECKING:
 
     from anthropic import Anthropic, AsyncAnthropic
 
+    from intramuros.tunnel.doctor import Finding
     from intramuros.tunnel.setup import InitOptions, Prepared
 
 app = typer.Typer(help="Run a gateway inside the perimeter, or set one up.")
@@ -144,6 +151,50 @@ def init(
         note(f"wrote {where.shown}: mount it and run the gateway with its gateway.yaml")
     else:
         note(f"now run: intramuros gateway --config {where.directory / 'gateway.yaml'}")
+
+
+@app.command("doctor")
+def doctor(
+    config: Annotated[Path, typer.Option(help="The gateway's YAML file.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
+) -> None:
+    """Look at each hop between here, the edges and the private servers, and name what is broken.
+
+    Status 0 when all work, 1 when a hop is broken, 2 when the configuration cannot be read.
+
+    Example: intramuros gateway doctor --config gateway/gateway.yaml
+    """
+    load = imported("intramuros.tunnel.config", "tunnel", "load_config")
+    look = imported("intramuros.tunnel.doctor", "tunnel", "examine")
+
+    async def work() -> list["Finding"]:
+        found = []
+        async for finding in look(load(config), config.absolute().parent, SystemClock()):
+            found.append(finding)
+            if not as_json:
+                _tell(finding)
+        return found
+
+    found = anyio.run(work)
+    broken = [finding for finding in found if finding.level == "failure"]
+    if as_json:
+        hops = [asdict(finding) for finding in found]
+        sys.stdout.write(json.dumps({"works": not broken, "hops": hops}, indent=2) + "\n")
+    if broken:
+        raise HopBroken(f"broken: {', '.join(finding.hop for finding in broken)}")
+
+
+class HopBroken(DomainError):
+    """A hop of the gateway's way does not work: do what the findings say."""
+
+
+def _tell(finding: "Finding") -> None:
+    mark, style = MARKS[finding.level]
+    line = Text(f"{mark} ", style=style)
+    line.append(f"{finding.hop}: {finding.what}", style="default")
+    if finding.fix:
+        line.append(f"\n    {finding.fix}", style="dim")
+    Console(highlight=False).print(line, soft_wrap=True)
 
 
 @app.command("renew")

@@ -202,7 +202,9 @@ async def _reach(proxy: ForwardProxy, context: ssl.SSLContext, timeout_s: float)
         with explained(proxy.host, proxy.port, timeout_s):
             return await connect_tcp(proxy.host, proxy.port)
     except ConnectFailed as error:
-        raise ConnectFailed(f"proxy_{error.reason}", f"the proxy {proxy}: {error}") from error
+        # "proxy_refused" is a proxy that answers, and says no.
+        reason = "away" if error.reason == "refused" else error.reason
+        raise ConnectFailed(f"proxy_{reason}", f"the proxy {proxy}: {error}") from error
 
 
 async def ask_tunnel(stream: ByteStream, proxy: ForwardProxy, host: str, port: int) -> bytes:

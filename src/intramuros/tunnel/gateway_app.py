@@ -62,21 +62,21 @@ async def serve_gateway(
     config = settings if isinstance(settings, GatewayConfig) else load_config(settings.config_file)
     clock = clock or SystemClock()
     identity = ServerIdentity(
-        config.cert_file, config.key_file, clock, lambda pem: _check_certificate(pem, config, clock)
+        config.cert_file, config.key_file, clock, lambda pem: check_certificate(pem, config, clock)
     )
-    dialer = EdgeDialer(_trusts(config), config.edge_transport, _proxies(config))
+    dialer = EdgeDialer(trusts(config), config.edge_transport, proxies(config))
     control_key = load_control_key(config.control_key_file)
     guard = None if config.policy_file is None else Guard(config.policy_file)
     ledger = Ledger(config.audit_file, clock)
     try:
-        async with upstream_pool(config.addresses, _upstream_context(config.upstream_tls)) as pool:
+        async with upstream_pool(config.addresses, upstream_context(config.upstream_tls)) as pool:
             relay = Relay(config.routes, pool, ledger, control_key, clock)
             relay.guard = guard
             parts = GatewayParts(
                 edges=config.edges,
                 dialer=dialer,
                 token_file=config.token_file,
-                name=_name(),
+                name=own_name(),
                 identity=identity,
                 routes=config.routes,
                 relay=relay,
@@ -93,7 +93,12 @@ async def serve_gateway(
         ledger.close()
 
 
-def _check_certificate(pem: bytes, config: GatewayConfig, clock: Clock) -> None:
+def check_certificate(pem: bytes, config: GatewayConfig, clock: Clock) -> None:
+    """Check that a certificate can serve every route.
+
+    Raises:
+        OperatorError: names the check that fails.
+    """
     hosts = [key for key in config.routes.routes if "." in key]
     if len(hosts) < len(config.routes.routes):
         hosts.append(f"*.{config.routes.tunnel_domain}")
@@ -106,7 +111,12 @@ def _check_certificate(pem: bytes, config: GatewayConfig, clock: Clock) -> None:
         ) from error
 
 
-def _trusts(config: GatewayConfig) -> Trust:
+def trusts(config: GatewayConfig) -> Trust:
+    """Return whom to believe to be an edge or a proxy.
+
+    Raises:
+        OperatorError: the edge's CA does not load.
+    """
     direct, wrapped, proxy = (
         _trust(config.edge_ca_file, "edge_ca_file", include_system=config.edge_ca_file is None)
         for _ in range(3)
@@ -119,7 +129,7 @@ def _trusts(config: GatewayConfig) -> Trust:
     return Trust(direct, wrapped, proxy)
 
 
-def _proxies(config: GatewayConfig) -> Callable[[str], ForwardProxy | None]:
+def proxies(config: GatewayConfig) -> Callable[[str], ForwardProxy | None]:
     """Return which proxy is on the way to a host: the configured one, or the environment's."""
     if config.edge_proxy == "none":
         return lambda _host: None
@@ -131,7 +141,12 @@ def _proxies(config: GatewayConfig) -> Callable[[str], ForwardProxy | None]:
     return environments_proxy(environment())
 
 
-def _upstream_context(trust: UpstreamTls) -> ssl.SSLContext:
+def upstream_context(trust: UpstreamTls) -> ssl.SSLContext:
+    """Return whom to believe to be a private server.
+
+    Raises:
+        OperatorError: the CA does not load.
+    """
     return _trust(trust.ca_file, "upstream.tls.ca_file", include_system=trust.include_system_cas)
 
 
@@ -151,7 +166,7 @@ def _trust(ca_file: Path | None, key: str, *, include_system: bool) -> ssl.SSLCo
     return context
 
 
-def _name() -> str:
+def own_name() -> str:
     """Return the host's name with only the characters that the preamble allows."""
     return "".join(c if (c.isalnum() and c.isascii()) or c in "._-" else "-" for c in _host())[:128]
 

@@ -138,7 +138,7 @@ async def test_a_proxy_that_is_not_there_or_silent_is_said() -> None:
         await anyio.sleep_forever()
 
     async with serving(wait) as port:
-        for where, reason, within_s in ((1, "proxy_refused", 5), (port, "timeout", 0.2)):
+        for where, reason, within_s in ((1, "proxy_away", 5), (port, "timeout", 0.2)):
             with pytest.raises(ConnectFailed) as failed:
                 await connect_through(
                     ForwardProxy("127.0.0.1", where),
