@@ -1,8 +1,9 @@
 """Look at each hop of a gateway's way, one after the other, and say which is broken and what to do.
 
-The hops: configuration, token, record, policy, certificate; for each edge name, proxy, TCP, TLS, WebSocket,
-clock and token's acceptance; for each route address, TCP and TLS. A link that is opened for this is
-closed again before it could carry a stream, so a gateway that runs meanwhile is not disturbed.
+The hops: configuration, token, record, policy, certificate; for each edge name, proxy, TCP, TLS,
+WebSocket, clock and the token's acceptance; for each route address, TCP and TLS. A link that is
+opened for this is closed again before it could carry a stream, so a gateway that runs meanwhile is
+not disturbed.
 """
 
 import os

@@ -16,6 +16,7 @@ import yaml
 
 from intramuros.cli.failures import guarded
 from intramuros.cli.main import app
+from intramuros.kernel import telemetry
 from intramuros.kernel.timing import SystemClock
 from intramuros.kernel.wire import Wire
 from intramuros.protocol.dial import BadLine
@@ -70,7 +71,16 @@ async def test_where_all_works_nothing_is_broken_and_nobody_is_disturbed(tmp_pat
         found = await look(rig, config)
     assert {each.level for each in found} == {Level.OK}, found
     hops = " | ".join(each.hop for each in found)
-    for hop in ("configuration", "token", "certificate", "record", "policy", "TCP", "WebSocket", "clock"):
+    for hop in (
+        "configuration",
+        "token",
+        "certificate",
+        "record",
+        "policy",
+        "TCP",
+        "WebSocket",
+        "clock",
+    ):
         assert hop in hops
     assert found[-1].hop == "route docs"
     # The doctor's link carried nothing: the edge took it and saw it go.
@@ -281,9 +291,11 @@ async def test_a_certificate_that_ends_soon_is_a_warning(tmp_path: Path) -> None
 
 
 async def test_the_command_has_a_status_for_each_kind_of_end(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig = Rig(tmp_path)
+    # Loggers keep the standard error they were set up with, and this one ends with the test.
+    monkeypatch.setattr(telemetry, "configure", lambda **_: None)
 
     async def status(*arguments: str) -> int:
         command = partial(app, ["gateway", "doctor", *arguments], standalone_mode=False)
