@@ -90,7 +90,7 @@ def records(rig: Rig, kind: str) -> list[Any]:
     return [r["fields"] for r in rig.audit("gateway-audit.jsonl") if r["kind"] == kind]
 
 
-async def test_each_sees_and_calls_what_is_theirs(tmp_path: Path, old: bool) -> None:
+async def test_t31_t33_each_sees_and_calls_what_is_theirs(tmp_path: Path, old: bool) -> None:
     shelf, rig = Shelf(), Rig(tmp_path, who=(ANN,), policy=POLICY)
     async with visiting(rig, shelf, old=old) as visited:
         assert set(await visited.tools()) == {"read", "write"}
@@ -127,7 +127,7 @@ async def test_what_is_refused_is_an_answer_and_the_session_goes_on(tmp_path: Pa
     ]
 
 
-async def test_a_changed_policy_counts_from_the_next_call(tmp_path: Path) -> None:
+async def test_t33_a_changed_policy_counts_from_the_next_call(tmp_path: Path) -> None:
     shelf, rig = Shelf(), Rig(tmp_path, who=(ANN,), policy=POLICY)
     file = tmp_path / "policy.cedar"
     async with visiting(rig, shelf, old=False) as visited:

@@ -51,7 +51,7 @@ async def passed(*chunks: bytes, kind: bytes = b"application/json", **more: byte
         ({"tools": [{"name": "rm"}], "prompts": [{"name": "rm"}]}, {"tools": [], "prompts": []}),
     ],
 )
-async def test_hidden_items_are_gone_in_json_and_in_events(result: Any, left: Any) -> None:
+async def test_t33_hidden_items_are_gone_in_json_and_in_events(result: Any, left: Any) -> None:
     assert json.loads(await passed(message(result)))["result"] == left
     event = b"event: message\r\nid: 7\r\ndata: " + message(result) + b"\r\n\r\n"
     got = await passed(event, kind=b"text/event-stream; charset=utf-8")

@@ -77,7 +77,7 @@ def test_an_empty_policy_allows_nothing() -> None:
         assert Policy(text).judge(ask(ANN)) == Ruling(False, "not_permitted")
 
 
-def test_people_are_known_by_group_workspace_and_address() -> None:
+def test_t31_people_are_known_by_group_workspace_and_address() -> None:
     policy = Policy(
         b"""permit(principal is User in Workspace::"wrkspc_1", action, resource)
         when { principal.email like "*@example.com" && principal.groups.contains("Ops") };"""
@@ -119,7 +119,7 @@ def test_arguments_are_looked_at_only_by_policies_that_do() -> None:
     assert POLICY.judge(asked).reason == "unjudgeable"
 
 
-def test_arguments_cannot_pose_as_entities() -> None:
+def test_t32_arguments_cannot_pose_as_entities() -> None:
     policy = Policy(
         b"""permit(principal, action, resource)
         when { context.arguments has owner && context.arguments.owner == principal };"""
