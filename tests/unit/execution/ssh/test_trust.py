@@ -30,6 +30,7 @@ def test_authorities_are_read_and_nothing_beside_them(tmp_path: Path) -> None:
         "ü",
         "#" * 70_000,
     ],
+    ids=["empty", "a comment", "no key", "an option", "principals", "many", "no ASCII", "long"],
 )
 def test_what_is_no_list_of_keys_is_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "trust"
