@@ -11,7 +11,7 @@ behind a lock sees all that its earlier holders wrote. Reads have one snapshot e
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final
 
@@ -43,10 +43,6 @@ LOCK_TIMEOUT_MS: Final = 10_000
 _SPACE: Final = 0x1A7A
 _GATE: Final = f"({_SPACE}, 1)"
 _TURN: Final = f"SELECT pg_advisory_xact_lock({_SPACE}, 2)"
-_ALONE: Final = f"BEGIN; SELECT pg_advisory_xact_lock{_GATE}"
-_SHARED: Final = f"BEGIN; SELECT pg_advisory_xact_lock_shared{_GATE}"
-_SNAPSHOT: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-
 # What another transaction was in the way of: serialization, deadlock, lock not available.
 _MET: Final = frozenset({"40001", "40P01", "55P03"})
 # Classes of failures of the server rather than of a statement: connection, resources, operator
@@ -119,7 +115,7 @@ class Postgres:
         Raises:
             OperatorError: it cannot be reached, or is too old.
         """
-        made = cls(_engine(url, _ALONE), _engine(url, _SNAPSHOT), _plain_url(url))
+        made = cls(_engine(url, _alone), _engine(url, _snapshot), _plain_url(url))
         try:
             with made.readers.connect() as probe:
                 version = raw(probe).info.server_version
@@ -141,7 +137,7 @@ class Postgres:
         Args:
             keys: in the order of :func:`number_of`; None to be alone.
         """
-        connection.info["begin"] = _ALONE if keys is None else _begin(keys)
+        connection.info["begin"] = _alone() if keys is None else _begin(keys)
         transaction = connection.begin()
         try:
             yield
@@ -240,13 +236,36 @@ def number_of(key: str) -> int:
     return int.from_bytes(digest[:8], signed=True)
 
 
+def _alone() -> str:
+    return f"BEGIN; SELECT {_limits()}, pg_advisory_xact_lock{_GATE}"
+
+
 def _begin(keys: Keys) -> str:
     # Everybody locks in the order of the numbers.
     numbers = sorted({number_of(key) for key in keys})
-    return "".join([_SHARED, *(f"; SELECT pg_advisory_xact_lock({n})" for n in numbers)])
+    shared = f"BEGIN; SELECT {_limits()}, pg_advisory_xact_lock_shared{_GATE}"
+    return "".join([shared, *(f"; SELECT pg_advisory_xact_lock({n})" for n in numbers)])
 
 
-def _engine(url: str, begin: str) -> Engine:
+def _snapshot() -> str:
+    return f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT {_limits()}"
+
+
+def _limits() -> str:
+    """Return what sets the limits of a transaction.
+
+    Not of the session: behind a pooler that is everybody's, so that what was set for it would be
+    gone in the next transaction and in force in somebody else's.
+    """
+    wanted = {
+        "lock_timeout": LOCK_TIMEOUT_MS,
+        "statement_timeout": STATEMENT_TIMEOUT_MS,
+        "idle_in_transaction_session_timeout": IDLE_TIMEOUT_MS,
+    }
+    return ", ".join(f"set_config('{name}', '{ms}', true)" for name, ms in wanted.items())
+
+
+def _engine(url: str, begin: Callable[[], str]) -> Engine:
     options: dict[str, Any] = {
         "connect_timeout": CONNECT_TIMEOUT_S,
         "application_name": "intramuros",
@@ -274,20 +293,14 @@ def _engine(url: str, begin: str) -> Engine:
     @event.listens_for(engine, "connect")
     def _connect(connection: "psycopg.Connection[Any]", _record: object) -> None:
         connection.adapters.register_loader("numeric", _Whole)
-        if begin == _SNAPSHOT:
+        if begin is _snapshot:
             connection.adapters.register_dumper(str, _Sought)
-        connection.execute(
-            f"SET statement_timeout = {STATEMENT_TIMEOUT_MS};"
-            f"SET lock_timeout = {LOCK_TIMEOUT_MS};"
-            f"SET idle_in_transaction_session_timeout = {IDLE_TIMEOUT_MS};"
-            "SET client_min_messages = warning"
-        )
 
     @event.listens_for(engine, "begin")
     def _begun(connection: Connection) -> None:
         here = raw(connection)
         try:
-            here.execute(connection.info.pop("begin", begin))
+            here.execute(connection.info.pop("begin", None) or begin())
         except psycopg.Error:
             # SQLAlchemy knows of no transaction yet that it could roll back.
             if not here.closed:

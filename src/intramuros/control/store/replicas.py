@@ -27,7 +27,8 @@ PAYLOAD_BYTES: Final = 7_000
 TOPICS_LIMIT: Final = 10_000
 AGAIN_S: Final = 1.0
 CONNECT_TIMEOUT_S: Final = 5
-_SETTINGS: Final = "SET synchronous_commit = off; SET statement_timeout = 5000"
+# For this transaction alone: the session may be a pooler's, and the next who has it a writer.
+_SPEAK: Final = "SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, %s)"
 _EVERYTHING: Final = "*"
 
 
@@ -70,14 +71,22 @@ class Relay:
                     autocommit=True,
                     connect_timeout=CONNECT_TIMEOUT_S,
                     application_name=f"intramuros {what}",
+                    # A pooler may have no use for prepared statements.
+                    prepare_threshold=None,
                 )
                 try:
-                    await work(connection)
+                    pooled = await _pooled(connection)
+                    if not pooled:
+                        await work(connection)
                 finally:
                     with anyio.CancelScope(shield=True):
                         await connection.close()
             except psycopg.Error as error:
                 log.warning("replicas_unreachable", what=what, error=type(error).__name__)
+                pooled = False
+            if pooled:
+                log.info("replicas_behind_pooler", what=what)
+                await anyio.sleep_forever()
             await anyio.sleep(AGAIN_S)
 
     async def _listen(self, connection: "psycopg.AsyncConnection[Any]") -> None:
@@ -103,14 +112,13 @@ class Relay:
                 self._hub.hear(str(topic))
 
     async def _speak(self, connection: "psycopg.AsyncConnection[Any]") -> None:
-        await connection.execute(_SETTINGS)
         while True:
             await self._wanted.wait()
             self._wanted = anyio.Event()
             topics, self._changed = list(self._changed), {}
             try:
                 for payload in self._payloads(topics):
-                    await connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, payload))
+                    await connection.execute(_SPEAK, (CHANNEL, payload))
             except psycopg.Error:
                 for topic in topics:
                     self._tell(topic)
@@ -127,6 +135,16 @@ class Relay:
                 batch, size = [self._me], len(_json(topic)) + 1
             batch.append(topic)
         return [*made, _json(batch)]
+
+
+async def _pooled(connection: "psycopg.AsyncConnection[Any]") -> bool:
+    """Tell whether a pooler is between, which has told another process number than the server's.
+
+    It would hand on what is told to whoever has the connection next, or to nobody.
+    """
+    cursor = await connection.execute("SELECT pg_backend_pid()")
+    row = await cursor.fetchone()
+    return row is None or row[0] != connection.info.backend_pid
 
 
 def _json(value: object) -> str:
