@@ -104,7 +104,7 @@ class Drive:
 
     def close(self) -> None:
         """Let it go: it is written back and gone, once no sandbox has it."""
-        with suppress(OSError):
+        with suppress(OSError):  # it may have been removed
             self.trim()
         os.close(self.root)
 
@@ -121,7 +121,9 @@ class Drives:
         self._reason: str | None = None
         self._ready: dict[Shape, Drive] = {}
         self._wanted: Shape | None = None
-        self._taken = anyio.Event()
+        self._leaving: list[Drive] = []
+        self._keeping = False
+        self._woken = anyio.Event()
 
     @property
     def lack(self) -> str:
@@ -137,7 +139,7 @@ class Drives:
             SandboxError: the host's disk refuses, or it cannot be mounted.
         """
         self._wanted = shape
-        self._taken.set()
+        self._woken.set()
         ready = self._ready.pop(shape, None)
         if ready is not None:
             try:
@@ -149,17 +151,37 @@ class Drives:
         return await self.open(image, shape)
 
     async def keep(self) -> None:
-        """Have one ready, of the shape that was wanted last, until cancelled."""
+        """Close what is left and have one ready, of the shape wanted last, until cancelled."""
+        self._keeping = True
         try:
             while True:
-                self._taken = anyio.Event()
+                self._woken = anyio.Event()
+                await self._close_left()
                 shape = self._wanted
                 if shape is not None and shape not in self._ready:
-                    await self._prepare(shape)
-                await self._taken.wait()
+                    with anyio.CancelScope(shield=True):  # what is half made would stay mounted
+                        await self._prepare(shape)
+                await self._woken.wait()
         finally:
-            with anyio.CancelScope(shield=True):
-                await self._let_go()
+            self._keeping = False
+            await self._close_left()
+            await self._let_go()
+
+    async def leave(self, drive: Drive) -> None:
+        """Let a drive go: soon where somebody keeps them, or else now. It has no sandbox any more.
+
+        Until then whoever opens it waits.
+        """
+        self._leaving.append(drive)
+        if self._keeping:
+            self._woken.set()
+        else:
+            await self._close_left()
+
+    async def _close_left(self) -> None:
+        with anyio.CancelScope(shield=True):  # one that is on no list would stay mounted
+            while self._leaving:
+                await to_thread.run_sync(self._leaving.pop(0).close)
 
     async def _prepare(self, shape: Shape) -> None:
         await self._let_go()
@@ -173,9 +195,10 @@ class Drives:
             image.unlink(missing_ok=True)
 
     async def _let_go(self) -> None:
-        while self._ready:
-            _, drive = self._ready.popitem()
-            await to_thread.run_sync(_discard, drive)
+        with anyio.CancelScope(shield=True):
+            while self._ready:
+                _, drive = self._ready.popitem()
+                await to_thread.run_sync(_discard, drive)
 
     def tidy(self) -> None:
         """Remove what a worker that was killed had ready."""
@@ -224,7 +247,7 @@ class Drives:
             draft.unlink(missing_ok=True)
 
     def _template(self, shape: Shape) -> Path:
-        path = self._directory / f"{shape.data_bytes}-{shape.files}{SUFFIX}"
+        path = self._directory / f"{shape.size}-{shape.files}{SUFFIX}"
         if not path.exists():
             draft = self._directory / f"{_NEW}{token_hex(8)}"
             try:

@@ -85,7 +85,7 @@ class Workspaces:
         """The sandbox is gone: let its drive go. Idempotent."""
         drive = self._open.pop(sandbox_id, None)
         if drive is not None:
-            await to_thread.run_sync(drive.close)
+            await (self._drives or Drives(self._directory)).leave(drive)
 
     async def trim(self) -> None:
         """Give what open drives do not use any more back to the host's disk."""
@@ -95,10 +95,10 @@ class Workspaces:
 
     async def remove(self, sandbox_id: str) -> None:
         """Remove a workspace and all in it; harmless when there is none."""
-        await self.close(sandbox_id)
         path, image = self._directory / sandbox_id, self._image(sandbox_id)
         if image.exists():
-            await to_thread.run_sync(image.unlink)
+            await to_thread.run_sync(image.unlink)  # what it holds goes when it is closed
+        await self.close(sandbox_id)
         if path.exists():
             await to_thread.run_sync(trees.remove, os.fspath(path))
 

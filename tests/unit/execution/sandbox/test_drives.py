@@ -3,6 +3,7 @@ import subprocess
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from intramuros.execution.sandbox import drives as module
@@ -181,6 +182,25 @@ async def test_one_is_ready_before_it_is_wanted(tmp_path: Path, drives: Drives) 
     again = await drives.open(tmp_path / "b.img", SMALL)
     assert (again.workspace / "f").read_text() == "x"
     again.close()
+
+
+async def test_what_is_left_is_closed_soon_and_waited_for(tmp_path: Path, drives: Drives) -> None:
+    image = tmp_path / "a.img"
+    first = await drives.new(image, SMALL)
+    (first.workspace / "f").write_text("x")
+    await drives.leave(first)
+    with pytest.raises(OSError, match="Bad file"):
+        os.fstat(first.root)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(drives.keep)
+        await anyio.lowlevel.checkpoint()
+        second = await drives.open(image, SMALL)
+        await drives.leave(second)
+        third = await drives.open(image, SMALL)
+        assert (third.workspace / "f").read_text() == "x"
+        await drives.leave(third)
+        tasks.cancel_scope.cancel()
+    (await drives.open(image, SMALL)).close()
 
 
 async def test_what_a_killed_worker_had_ready_goes(tmp_path: Path, drives: Drives) -> None:
