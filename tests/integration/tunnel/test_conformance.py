@@ -20,6 +20,7 @@ from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
 from intramuros.kernel.config import environment
+from intramuros.protocol.who import Kind, Who
 from tests.fakes import conforming
 from tests.integration.tunnel.rig import Rig, running_tunnel, running_upstream, url
 
@@ -29,6 +30,7 @@ LINE: Final = re.compile(r"^[✓✗] (\S+): (\d+) passed, (\d+) failed$", re.MUL
 # The host that a caller names is the tunnel's, never the server's own: the gateway sees to that.
 NOT_PASSED_ON: Final = frozenset({"host", "content-length", "transfer-encoding", "connection"})
 OF_HOSTS: Final = "dns-rebinding-protection"
+EVERYTHING: Final = "permit(principal, action, resource);"
 
 pytestmark = [
     pytest.mark.anyio,
@@ -81,8 +83,10 @@ async def test_t38_the_suite_finds_the_same_through_the_tunnel(tmp_path: Path) -
         directly = await score(port)
     assert {failed for _, failed in directly.values()} == {"0"}
     assert sum(int(passed) for passed, _ in directly.values()) >= 40
+    # With a policy, which reads what is asked and filters what is listed.
+    rig = Rig(tmp_path, who=(Who(Kind.USER, "user_1"),), policy=EVERYTHING)
     async with (
-        running_tunnel(Rig(tmp_path), conforming.make()) as (client, _),
+        running_tunnel(rig, conforming.make()) as (client, _),
         running_upstream(relay(client)) as port,
     ):
         through = await score(port)
