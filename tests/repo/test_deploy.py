@@ -49,6 +49,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "quote": lambda value: json.dumps(text(value)),
     "default": lambda other, value: value or other,
     "printf": lambda form, *values: form % values,
+    "not": lambda value: not value,
     "required": required,
     "toJson": lambda value: json.dumps(value, sort_keys=True, separators=(",", ":")),
     "sha256sum": lambda value: hashlib.sha256(value.encode()).hexdigest(),
@@ -230,7 +231,7 @@ def test_R327_the_chart_sets_a_secret_up_and_gateways_read_it() -> None:
         "--audit-file=/var/lib/intramuros/gateway.jsonl",
         *("--edge=edge.example:443", "--edge=edge2.example:443"),
         *("--route=bank=http://10.0.0.6:8080", "--route=docs=http://10.0.0.5:8080"),
-        *("--allow-ip=10.0.0.0/8", "tnl_1"),
+        *("--allow-ip=10.0.0.0/8", "--policy-file=", "tnl_1"),
     ]
     (gateway,) = pods(named(documents, "Deployment", "mcp-tunnel-gateway"))
     (files,) = [volume["secret"] for volume in gateway["volumes"] if volume["name"] == "files"]
@@ -242,6 +243,21 @@ def test_R327_the_chart_sets_a_secret_up_and_gateways_read_it() -> None:
         (None, ["create"]),
         (["mcp-tunnel"], ["get", "patch"]),
     ]
+
+
+def test_a_policy_is_where_the_gateway_looks_for_it() -> None:
+    policy = 'permit(principal, action, resource); // "quoted"\n'
+    assert not [d for d in rendered(GIVEN) if d["kind"] == "ConfigMap"]
+    documents = rendered({**GIVEN, "policy": policy})
+    kept = named(documents, "ConfigMap", "mcp-tunnel-policy")
+    assert kept["data"] == {"policy.cedar": policy}
+    (setup,) = pods(named(documents, "Job", "mcp-tunnel-setup"))
+    (given,) = [a for a in setup["containers"][0]["args"] if a.startswith("--policy-file=")]
+    (gateway,) = pods(named(documents, "Deployment", "mcp-tunnel-gateway"))
+    (mount,) = [m for m in gateway["containers"][0]["volumeMounts"] if m["name"] == "policy"]
+    assert given == f"--policy-file={mount['mountPath']}/policy.cedar"
+    (volume,) = [v for v in gateway["volumes"] if v["name"] == "policy"]
+    assert volume["configMap"]["name"] == kept["metadata"]["name"]
 
 
 def commands() -> Iterator[list[str]]:

@@ -96,6 +96,13 @@ def init(
     audit_file: Annotated[
         Path, typer.Option(help="Where the gateway's record goes; relative to its file.")
     ] = Path("audit.jsonl"),
+    policy_file: Annotated[
+        str | None,
+        typer.Option(
+            help="Who may call what, in Cedar, as the gateway finds it; empty for none any more. "
+            "Else what the gateway's file named before stays."
+        ),
+    ] = None,
     url: UrlOption = None,
     api_key_file: KeyFileOption = None,
     data_dir: DataDirOption = None,
@@ -134,7 +141,10 @@ def init(
         async with open_target(where) as (place, save):
 
             async def finish(made: "Prepared") -> None:
+                kept = _policy_of(place / "gateway.yaml") if policy_file is None else policy_file
                 whole = {"tunnel_domain": made.domain, **config}
+                if kept:
+                    whole["policy_file"] = kept
                 text = yaml.safe_dump(whole, sort_keys=False)
                 _write(place / "gateway.yaml", text.encode())
                 await save()
@@ -241,6 +251,20 @@ def _route(text: str) -> tuple[str, str]:
     if not equals or not label or not upstream:
         raise OperatorError(f"route {text!r} is malformed", "write LABEL=http://HOST:PORT")
     return label, upstream
+
+
+def _policy_of(file: Path) -> str | None:
+    """Return the policy that a gateway's file names: setting up again must not drop it."""
+    try:
+        found = yaml.safe_load(file.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, yaml.YAMLError) as error:
+        raise OperatorError(
+            f"cannot read {file}, which may name a policy", "mend it, or pass --policy-file"
+        ) from error
+    named = found.get("policy_file") if isinstance(found, dict) else None
+    return str(named) if named else None
 
 
 def _write(file: Path, data: bytes) -> None:

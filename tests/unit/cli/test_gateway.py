@@ -117,3 +117,26 @@ def test_R326_the_tunnel_is_named_or_found_or_made(
     for made in (new, tunnel_id):  # an organization has only ten
         assert run("tunnel", "archive", made, *served.options).status == 0
     assert new not in run("tunnel", "list", *served.options).out
+
+
+def test_a_policy_stays_until_it_is_taken_away(
+    run: Run, served: Served, tunnel_id: str, tmp_path: Path
+) -> None:
+    config = tmp_path / "gw" / "gateway.yaml"
+
+    def named() -> Path | None:
+        return load_config(config).policy_file
+
+    assert init(run, served, tunnel_id).status == 0
+    assert named() is None
+    assert init(run, served, tunnel_id, "--policy-file", "p.cedar").status == 0
+    assert named() == tmp_path / "gw" / "p.cedar"
+    assert init(run, served, tunnel_id).status == 0
+    assert named() == tmp_path / "gw" / "p.cedar"
+    # What may have named one is not written over unread.
+    config.write_text("{broken")
+    broken = init(run, served, tunnel_id)
+    assert broken.status != 0
+    assert "may name a policy" in broken.err
+    assert init(run, served, tunnel_id, "--policy-file", "").status == 0
+    assert named() is None
