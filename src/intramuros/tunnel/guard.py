@@ -7,6 +7,7 @@ not allow is refused; a file that is gone or cannot be read allows nothing.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Final
 
 from intramuros.kernel.errors import OperatorError
@@ -57,6 +58,7 @@ class Guard:
             OperatorError: it cannot be read, or is no policy; a gateway must not start so.
         """
         self._file = file
+        self._lock = Lock()
         self._stamp = _stamp(file)
         self._policy: Policy | None = load_policy(file)
         log.info("policy_loaded", policy=self._policy.digest, policies=self._policy.size)
@@ -66,7 +68,12 @@ class Guard:
         policy = self._current()
         if policy is None:
             return Verdict(Ruling(False, "no_policy"), "", None)
-        return Verdict(policy.judge(asked), policy.digest, self._filter_for(asked))
+        try:
+            ruling = policy.judge(asked)
+        except Exception as error:  # noqa: BLE001  whatever went wrong is no permit
+            log.error("policy_failed", policy=policy.digest, reason=repr(error))
+            ruling = Ruling(False, "policy_error", errors=(type(error).__name__,))
+        return Verdict(ruling, policy.digest, self._filter_for(asked))
 
     def _filter_for(self, asked: Asked) -> ListFilter | None:
         """Return what filters the answer to a call, or None if it holds no lists."""
@@ -83,6 +90,11 @@ class Guard:
 
     def _current(self) -> Policy | None:
         """Return the policy as the file has it now; asking costs one look at the file."""
+        # Long lists are judged on threads, and none may use the old one while another reads.
+        with self._lock:
+            return self._read_again()
+
+    def _read_again(self) -> Policy | None:
         stamp = _stamp(self._file)
         if stamp != self._stamp:
             self._stamp = stamp

@@ -20,7 +20,7 @@ from typing import Any, Final
 import cedarpy
 
 from intramuros.protocol.who import Kind, Who
-from intramuros.tunnel.acts import LISTS, Act, Action, Target
+from intramuros.tunnel.acts import LISTS, TARGETS, Act, Action, Target
 from intramuros.tunnel.cedar_values import Unjudgeable, cedar_record
 
 MAX_POLICY_BYTES: Final = 1024 * 1024
@@ -74,8 +74,8 @@ class Ruling:
     """What a policy says of one question.
 
     ``reason`` is ``permitted``, ``forbidden``, ``not_permitted``, ``policy_error``,
-    ``unjudgeable`` (the arguments), ``nobody`` (no one answers for the call) or
-    ``no_policy`` (there is none that can be read).
+    ``unjudgeable`` (the arguments), ``nobody`` (no one answers for the call),
+    ``nameless`` (it does not say which tool) or ``no_policy`` (there is none that can be read).
     """
 
     allowed: bool
@@ -109,11 +109,16 @@ class Policy:
             written = text.decode()
             parsed: Json = json.loads(cedarpy.policies_to_json_str(written))
             self._policies = cedarpy.PolicySet.from_str(written)
+            self._look_into(parsed)
+        except BadPolicy:
+            raise
         except (ValueError, RecursionError) as error:
             raise BadPolicy(f"this is no Cedar policy: {error}") from error
-        _check_names(parsed)
         self.size = len(parsed["staticPolicies"])
         self.digest = hashlib.sha256(text).hexdigest()[:16]
+
+    def _look_into(self, parsed: Json) -> None:
+        _check_names(parsed)
         self.servers = {id for type, id in _spoken(parsed) if type == "Server" and id}
         """The servers that it speaks of by name."""
         self.looks_at_arguments = _mentions(parsed, _ARGUMENTS)
@@ -123,6 +128,8 @@ class Policy:
         """Say whether everybody who answers for a call may make it."""
         if not asked.who or any(who.kind not in _TYPES for who in asked.who):
             return Ruling(False, "nobody")
+        if asked.act.action in TARGETS and not asked.act.name:
+            return Ruling(False, "nameless")
         try:
             questions = [self._question(asked, who, asked.act) for who in asked.who]
         except Unjudgeable as error:

@@ -8,7 +8,7 @@ from intramuros.protocol.who import Kind, Who
 from intramuros.tunnel.acts import Act, Action
 from intramuros.tunnel.callers import Caller
 from intramuros.tunnel.guard import Guard, asked_by, load_policy
-from intramuros.tunnel.policy import Asked
+from intramuros.tunnel.policy import Asked, Policy, Ruling
 
 ANN = Who(Kind.USER, "user_ann")
 OPEN, SHUT = b"permit(principal, action, resource);", b""
@@ -95,3 +95,18 @@ def test_a_callers_question_says_all_that_its_ticket_said() -> None:
     caller = Caller("docs.t", "sesn_1", "t-1", "wrkspc_1", "agent_1", 4, (ANN,))
     act = Act(Action.CALL_TOOL, "docs", "read")
     assert asked_by(caller, act) == Asked((ANN,), act, "docs.t", "sesn_1", "wrkspc_1", "agent_1", 4)
+
+
+def test_a_policy_that_fails_permits_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "p.cedar"
+    file.write_bytes(OPEN)
+    guard = Guard(file)
+
+    def broken(_policy: Policy, _asked: Asked) -> Ruling:
+        raise RuntimeError("the engine broke")
+
+    monkeypatch.setattr(Policy, "judge", broken)
+    verdict = guard.judge(ask())
+    assert (verdict.ruling.allowed, verdict.ruling.reason) == (False, "policy_error")

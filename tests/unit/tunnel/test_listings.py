@@ -77,6 +77,13 @@ async def test_what_holds_no_list_passes_byte_for_byte() -> None:
     assert await passed(message(TOOLS), kind=b"text/plain") == message(TOOLS)
 
 
+async def test_long_lists_are_filtered_too() -> None:
+    many = {"tools": [{"name": f"{n}-{kind}"} for n in range(1000) for kind in ("read", "rm")]}
+    for kind in (b"application/json; charset=utf-8", b"application/json-rpc"):
+        left = json.loads(await passed(message(many), kind=kind))["result"]["tools"]
+        assert [item["name"] for item in left] == [f"{n}-read" for n in range(1000)]
+
+
 async def test_what_cannot_be_read_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     for body, kind in ((b"{no", b"application/json"), (b"data: {no\n\n", b"text/event-stream")):
         with pytest.raises(httpcore2.RemoteProtocolError):

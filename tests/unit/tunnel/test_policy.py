@@ -63,6 +63,8 @@ def ask(*who: Who, tool: str = "read", server: str = "docs", **arguments: object
         (ask(), "nobody", ()),
         (ask(ANN, NOBODY_KNOWN), "nobody", ()),
         (ask(ANN, x="\ud800"), "unjudgeable", ()),
+        # Else "in the server" would permit what "this tool" forbids.
+        (ask(ANN, tool=""), "nameless", ()),
     ],
 )
 def test_who_may_do_what(asked: Asked, reason: str, policies: tuple[str, ...]) -> None:
@@ -100,6 +102,8 @@ def test_t31_people_are_known_by_group_workspace_and_address() -> None:
         (b'forbid(principal, action == Action::"call", resource);', "no action 'call'"),
         (b'forbid(principal, action in [Action::"call_tol"], resource);', "no action"),
         (b" " * (MAX_POLICY_BYTES + 1), "larger"),
+        (b"permit(principal, action, resource) when { " + b"!" * 5000 + b"true };", "no Cedar"),
+        (b"permit(principal, action, resource) when { " + b"(" * 5000 + b"};", "no Cedar"),
     ],
 )
 def test_a_policy_that_could_not_mean_what_it_says_is_refused(text: bytes, why: str) -> None:
