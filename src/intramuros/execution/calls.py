@@ -25,6 +25,7 @@ from intramuros.execution.outflow.results import NOTHING, Filtered, Found, withh
 from intramuros.execution.record import INWARD, OUTWARD, Record, RecordFailed, weigh
 from intramuros.execution.sandbox.base import SandboxError, SandboxGone, ToolOutcome
 from intramuros.execution.skills import Skills
+from intramuros.execution.wrapped.tools import InSandbox
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock, backoff_s
@@ -65,7 +66,7 @@ class Bench:
     hands: Hands
     journal: Journal
     record: Record
-    custom: Mapping[str, CustomTool]
+    custom: Mapping[str, CustomTool | InSandbox]
     call_timeout_s: float
     clock: Clock
     rand: Callable[[], float]
@@ -260,9 +261,12 @@ class Calls:
 
     async def _perform(self, call: ToolUse) -> ToolOutcome:
         try:
-            if call.name in self._bench.custom:
-                return await self._bench.custom[call.name](call.arguments)
+            custom = self._bench.custom.get(call.name)
+            if custom is not None and not isinstance(custom, InSandbox):
+                return await custom(call.arguments)
             sandbox = await self._bench.hands.take(self._session_id)
+            if custom is not None:
+                return await custom.call(sandbox, call.arguments)
             return await sandbox.call(call.name, call.arguments)
         except SandboxGone as error:
             log.warning("sandbox_gone", session_id=self._session_id, error=str(error))

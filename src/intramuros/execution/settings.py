@@ -209,6 +209,8 @@ class WorkerSettings:
     """Take over items that another worker claimed but did not acknowledge; None: the server's."""
     custom_tools: tuple[str, ...] = ()
     """Names of installed plug-in tools (entry points ``intramuros.tools``) to serve."""
+    mcp_servers: Path | None = None
+    """YAML with MCP servers inside the perimeter whose tools are served as custom tools."""
     allow_plaintext: bool = False
     """Send the environment key over http to another machine."""
     once: bool = False

@@ -57,6 +57,8 @@ from intramuros.execution.vitals import Sources, Tally, Vitals
 from intramuros.execution.web.client import WebCallClient
 from intramuros.execution.web.errands import Errands
 from intramuros.execution.web.ways import Outside
+from intramuros.execution.wrapped.config import read_servers
+from intramuros.execution.wrapped.tools import InSandbox, Wrapping
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.service import Stop, Task, run_service, settle
 from intramuros.kernel.telemetry import logger
@@ -94,7 +96,7 @@ async def serve_worker(
     settings.checked()
     clock = clock or SystemClock()
     key = settings.environment_key()
-    custom = load_tools(settings.custom_tools, entry_points(group=TOOL_ENTRY_POINTS))
+    custom, wrapping = _tools(settings, clock)
     worker_id = f"{socket.gethostname()}-{secrets.token_hex(6)}"
     async with AsyncExitStack() as stack:
         try:
@@ -106,7 +108,8 @@ async def serve_worker(
             ) from error
         gate = _gate(settings)
         server = settings.server()
-        gate.learn("worker", [key, *(server.proxy.secrets() if server.proxy else ())])
+        known = [key, *(server.proxy.secrets() if server.proxy else ()), *wrapping.secrets]
+        gate.learn("worker", known)
         record = Record(settings.audit_path(), clock)
         stack.callback(record.close)
         await _start_provider(provider, stack)
@@ -164,7 +167,17 @@ async def serve_worker(
         desk = Desk(settings.state_dir / SOCKET, acts, record, SILENT)
         asking = partial(WebCallClient, server, key, worker_id)
         errands = _errands(settings, bench, asking, resolver, stack)
-        await _run(settings, _Parts(control, bench, terms, desk, errands), ready, stop)
+        await _run(settings, _Parts(control, bench, terms, desk, errands, wrapping), ready, stop)
+
+
+def _tools(
+    settings: WorkerSettings, clock: Clock
+) -> tuple[Mapping[str, CustomTool | InSandbox], Wrapping]:
+    """Return the tools that agents declare, and what keeps those of MCP servers."""
+    plugged = load_tools(settings.custom_tools, entry_points(group=TOOL_ENTRY_POINTS))
+    taken = [*SANDBOX_TOOLS, *SERVER_TOOLS, *plugged]
+    wrapping = Wrapping(read_servers(settings.mcp_servers, taken), clock)
+    return {**plugged, **wrapping.tools}, wrapping
 
 
 def _pool(
@@ -205,6 +218,7 @@ class _Parts:
     terms: Terms
     desk: Desk
     errands: Errands | None
+    wrapping: Wrapping
 
 
 async def _run(
@@ -263,6 +277,8 @@ def _beside(settings: WorkerSettings, parts: _Parts, board: Board) -> dict[str, 
     """Return what runs beside polling."""
     bench = parts.bench
     tasks: dict[str, Task] = {"limits": bench.hands.watch, "desk": parts.desk.serve}
+    if parts.wrapping.needs_running:
+        tasks["mcp"] = parts.wrapping.run
     if (errands := parts.errands) is not None:
         tasks["web"] = errands.loop
         board.put("web", lambda: errands.doing)

@@ -4,25 +4,14 @@ The contract knows text, image, document and search results (R107); MCP also has
 resources and links, which become documents or a line of text that says what was left out.
 """
 
-import base64
-import binascii
 import json
 from collections.abc import Collection, Mapping
 from typing import Any, Final, TypeVar, cast
 
-from mcp_types import (
-    AudioContent,
-    CallToolResult,
-    ContentBlock,
-    EmbeddedResource,
-    ImageContent,
-    ResourceLink,
-    TextContent,
-    TextResourceContents,
-    Tool,
-)
+from mcp_types import CallToolResult, Tool
 
 from intramuros.control.mcp.base import McpResult, McpTool
+from intramuros.protocol.mcp_blocks import blocks
 
 T = TypeVar("T")
 
@@ -32,17 +21,11 @@ MAX_NAME: Final = 128
 MAX_DESCRIPTION: Final = 8_192
 # A shorter value would mask ordinary words.
 _MIN_SECRET: Final = 8
-IMAGE_TYPES: Final = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
-
-Block = Mapping[str, object]
 
 
 def to_result(result: CallToolResult) -> McpResult:
     """Return a call's outcome as content blocks; structured output stands in for absent content."""
-    blocks = [_block(part) for part in result.content]
-    if not blocks and result.structured_content is not None:
-        blocks = [_text(json.dumps(result.structured_content, ensure_ascii=False))]
-    return McpResult(blocks, is_error=bool(result.is_error))
+    return McpResult(blocks(result), is_error=bool(result.is_error))
 
 
 def to_tool(tool: Tool) -> McpTool | None:
@@ -57,48 +40,6 @@ def to_tool(tool: Tool) -> McpTool | None:
         read_only=bool(hints and hints.read_only_hint),
         idempotent=bool(hints and (hints.idempotent_hint or hints.read_only_hint)),
     )
-
-
-def _block(part: ContentBlock) -> Block:
-    match part:
-        case TextContent():
-            return _text(part.text)
-        case ImageContent() if part.mime_type in IMAGE_TYPES and _is_base64(part.data):
-            return _base64("image", part.mime_type, part.data)
-        case ImageContent() | AudioContent():
-            return _text(f"[{part.type} of type {part.mime_type} left out: not supported]")
-        case EmbeddedResource():
-            return _resource(part)
-        case ResourceLink():
-            return _text(f"[resource {part.name}: {part.uri}]")
-
-
-def _resource(part: EmbeddedResource) -> Block:
-    resource = part.resource
-    if isinstance(resource, TextResourceContents):
-        return _text(resource.text)
-    kind = resource.mime_type or "application/octet-stream"
-    if kind in IMAGE_TYPES and _is_base64(resource.blob):
-        return _base64("image", kind, resource.blob)
-    if kind == "application/pdf" and _is_base64(resource.blob):
-        return _base64("document", kind, resource.blob)
-    return _text(f"[resource {resource.uri} of type {kind} left out: not supported]")
-
-
-def _text(text: str) -> Block:
-    return {"type": "text", "text": text}
-
-
-def _base64(kind: str, media_type: str, data: str) -> Block:
-    return {"type": kind, "source": {"type": "base64", "media_type": media_type, "data": data}}
-
-
-def _is_base64(data: str) -> bool:
-    try:
-        base64.b64decode(data, validate=True)
-    except binascii.Error:
-        return False
-    return True
 
 
 def mask(value: T, secrets: Collection[str]) -> T:
