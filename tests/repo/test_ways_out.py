@@ -35,8 +35,9 @@ CONNECTING: Final = {"AsyncAnthropic", "AsyncClient", "Client", "Anthropic"}
 MADE: Final = {"server.client", "server.sdk_client"}
 SAYING: Final = {"send", "post", "put", "patch", "delete", "request", "create", "update", "upload"}
 # What hosts are told by sandboxes leaves through the egress proxy, by rules of its own; providers
-# that are somebody else's machines would be named here.
-ELSEWHERE: Final = ("egress/", "sandbox/", "snapshots/", "conformance/")
+# that are somebody else's machines would be named here. Wrapped MCP servers are the operator's own,
+# inside the perimeter: they are asked what the agent asks, and what they answer passes the gate.
+ELSEWHERE: Final = ("egress/", "sandbox/", "snapshots/", "conformance/", "wrapped/")
 
 
 def files() -> Iterator[tuple[str, ast.Module]]:

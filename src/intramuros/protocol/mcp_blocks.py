@@ -1,4 +1,4 @@
-"""MCP results in the contract's content blocks.
+"""MCP results, as JSON, in the contract's content blocks.
 
 The contract knows text, image, document and search results (R107); MCP also has audio, embedded
 resources and links, which become documents or a line of text that says what was left out.
@@ -10,56 +10,52 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping
-from typing import Final
-
-from mcp_types import (
-    AudioContent,
-    CallToolResult,
-    ContentBlock,
-    EmbeddedResource,
-    ImageContent,
-    ResourceLink,
-    TextContent,
-    TextResourceContents,
-)
+from typing import Any, Final
 
 IMAGE_TYPES: Final = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
 
 Block = Mapping[str, object]
+Json = Mapping[str, Any]
 
 
-def blocks(result: CallToolResult) -> list[Block]:
-    """Return a call's outcome; structured output stands in for absent content."""
-    found = [_block(part) for part in result.content]
-    if not found and result.structured_content is not None:
-        return [_text(json.dumps(result.structured_content, ensure_ascii=False))]
+def blocks(result: Json) -> list[Block]:
+    """Return the outcome of a call; structured output stands in for absent content.
+
+    Args:
+        result: of ``tools/call``, as it was on the wire.
+    """
+    found = [block for part in result.get("content") or () if (block := _block(part)) is not None]
+    structured = result.get("structuredContent")
+    if not found and structured is not None:
+        return [_text(json.dumps(structured, ensure_ascii=False))]
     return found
 
 
-def _block(part: ContentBlock) -> Block:
-    match part:
-        case TextContent():
-            return _text(part.text)
-        case ImageContent() if part.mime_type in IMAGE_TYPES and _is_base64(part.data):
-            return _base64("image", part.mime_type, part.data)
-        case ImageContent() | AudioContent():
-            return _text(f"[{part.type} of type {part.mime_type} left out: not supported]")
-        case EmbeddedResource():
-            return _resource(part)
-        case ResourceLink():
-            return _text(f"[resource {part.name}: {part.uri}]")
+def _block(part: Json) -> Block | None:
+    kind = part.get("type")
+    if kind == "text":
+        return _text(str(part.get("text", "")))
+    if kind in ("image", "audio"):
+        media, data = part.get("mimeType"), part.get("data")
+        if kind == "image" and media in IMAGE_TYPES and _is_base64(data):
+            return _base64("image", str(media), str(data))
+        return _text(f"[{kind} of type {media} left out: not supported]")
+    if kind == "resource":
+        return _resource(part.get("resource") or {})
+    if kind == "resource_link":
+        return _text(f"[resource {part.get('name')}: {part.get('uri')}]")
+    return None
 
 
-def _resource(part: EmbeddedResource) -> Block:
-    resource = part.resource
-    if isinstance(resource, TextResourceContents):
-        return _text(resource.text)
-    kind = resource.mime_type or "application/octet-stream"
-    if kind in IMAGE_TYPES and _is_base64(resource.blob):
-        return _base64("image", kind, resource.blob)
-    if kind == "application/pdf" and _is_base64(resource.blob):
-        return _base64("document", kind, resource.blob)
-    return _text(f"[resource {resource.uri} of type {kind} left out: not supported]")
+def _resource(resource: Json) -> Block:
+    if isinstance(resource.get("text"), str):
+        return _text(resource["text"])
+    kind, blob = resource.get("mimeType") or "application/octet-stream", resource.get("blob")
+    if kind in IMAGE_TYPES and _is_base64(blob):
+        return _base64("image", kind, str(blob))
+    if kind == "application/pdf" and _is_base64(blob):
+        return _base64("document", kind, str(blob))
+    return _text(f"[resource {resource.get('uri')} of type {kind} left out: not supported]")
 
 
 def _text(text: str) -> Block:
@@ -70,9 +66,9 @@ def _base64(kind: str, media_type: str, data: str) -> Block:
     return {"type": kind, "source": {"type": "base64", "media_type": media_type, "data": data}}
 
 
-def _is_base64(data: str) -> bool:
+def _is_base64(data: object) -> bool:
     try:
-        base64.b64decode(data, validate=True)
-    except binascii.Error:
+        base64.b64decode(data if isinstance(data, str) else "%", validate=True)
+    except (binascii.Error, ValueError):
         return False
     return True

@@ -2,15 +2,14 @@ import base64
 from typing import Any
 
 import pytest
-from mcp_types import CallToolResult
 
 from intramuros.protocol.mcp_blocks import blocks
 
 PNG = base64.b64encode(b"png").decode()
 
 
-def result(*content: dict[str, Any], **more: Any) -> CallToolResult:
-    return CallToolResult.model_validate({"content": list(content), **more})
+def result(*content: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"content": list(content), **more}
 
 
 @pytest.mark.parametrize(
@@ -29,6 +28,17 @@ def result(*content: dict[str, Any], **more: Any) -> CallToolResult:
             {"type": "text", "text": "[image of type image/png left out: not supported]"},
         ),
         (
+            {"type": "image", "mimeType": "image/png"},
+            {
+                "type": "text",
+                "text": "[image of type image/png left out: not supported]",
+            },
+        ),
+        (
+            {"type": "resource", "resource": {"uri": "u", "text": "t"}},
+            {"type": "text", "text": "t"},
+        ),
+        (
             {"type": "resource_link", "name": "r", "uri": "file:///r"},
             {"type": "text", "text": "[resource r: file:///r]"},
         ),
@@ -41,3 +51,4 @@ def test_each_part_becomes_a_block(part: dict[str, Any], block: dict[str, Any]) 
 def test_structured_output_stands_in_for_absent_content() -> None:
     assert blocks(result(structuredContent={"a": "ü"})) == [{"type": "text", "text": '{"a": "ü"}'}]
     assert blocks(result()) == []
+    assert blocks(result({"type": "hologram"})) == []

@@ -25,7 +25,8 @@ _MIN_SECRET: Final = 8
 
 def to_result(result: CallToolResult) -> McpResult:
     """Return a call's outcome as content blocks; structured output stands in for absent content."""
-    return McpResult(blocks(result), is_error=bool(result.is_error))
+    said = result.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return McpResult(blocks(said), is_error=bool(result.is_error))
 
 
 def to_tool(tool: Tool) -> McpTool | None:

@@ -195,7 +195,8 @@ async def _called(
         raise _Broken("the connection broke") from error
     except (ValueError, RuntimeError) as error:
         raise _Broken(f"its answer cannot be read ({type(error).__name__})") from error
-    found = [dict(block) for block in blocks(result)]
+    said = result.model_dump(mode="json", by_alias=True, exclude_none=True)
+    found = [dict(block) for block in blocks(said)]
     size = sum(len(str(block)) for block in found)
     if size > server.max_bytes:
         return _fault(f"The result is longer than {server.max_bytes} bytes.")
