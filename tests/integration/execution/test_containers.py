@@ -248,8 +248,8 @@ def fresh() -> str:
 
 
 def _groups(name: str) -> list[Path]:
-    groups = (parent / f"intramuros-{name}" for parent in find_groups().parents.values())
-    return [group for group in groups if group.exists()]
+    parents = find_groups().parents.values()
+    return [group for parent in parents for group in parent.glob(f"intramuros-*-{name}")]
 
 
 @pytest.fixture(scope="module")

@@ -302,7 +302,8 @@ class BubblewrapProvider:
         if not groups.parents:
             return None
         try:
-            return make_group(groups, sandbox_id, spec.limits)
+            # Two workers may have a session each that is called the same; the record knows which.
+            return make_group(groups, f"{os.getpid()}-{sandbox_id}", spec.limits)
         except OSError as error:
             raise SandboxError(f"cannot set the sandbox's limits ({error})") from error
 

@@ -206,14 +206,17 @@ class Group:
         return True
 
 
-def make_group(groups: Groups, sandbox_id: str, limits: Limits) -> Group:
+def make_group(groups: Groups, name: str, limits: Limits) -> Group:
     """Make a sandbox's groups with its limits set.
+
+    Args:
+        name: no other living sandbox of this host may have it.
 
     Raises:
         OSError: a limit could not be set; nothing is left behind.
     """
-    name = f"intramuros-{sandbox_id}"
-    group = Group(groups.version, {key: path / name for key, path in groups.parents.items()})
+    paths = {key: path / f"intramuros-{name}" for key, path in groups.parents.items()}
+    group = Group(groups.version, paths)
     try:
         for path in set(group.paths.values()):
             path.mkdir(exist_ok=True)
