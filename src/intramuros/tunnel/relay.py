@@ -426,7 +426,9 @@ async def _stream_back(
 
 async def _send_denial(exchange: _Exchange, act: Act, id: str | int | None) -> None:
     """Say that a call is refused, and nothing of why: that is in the gateway's own record."""
-    if id is None or act.action is Action.CONNECT:
+    accepted = dict(exchange.request.headers).get(b"accept", b"")
+    # On the transport before streamable HTTP nobody would read the answer to a POST.
+    if id is None or act.action is Action.CONNECT or b"application/json" not in accepted:
         await _send_error(exchange, 403, "not_permitted", DENIED)
         return
     error = {"code": DENIED_CODE, "message": DENIED}

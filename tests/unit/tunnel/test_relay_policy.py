@@ -31,7 +31,7 @@ def judged(bench: Bench, policy: str) -> Bench:
     return bench
 
 
-def call(message: object, proof: str = "") -> bytes:
+def call(message: object, proof: str = "", accept: str = "application/json") -> bytes:
     body = json.dumps(message).encode()
     ticket = SIGNER.mint_call_ticket(
         CallTicket("tnl_1", HOST, "sesn_1", "t", "wrkspc_1", "agent_1", 2, (ANN,)),
@@ -40,6 +40,7 @@ def call(message: object, proof: str = "") -> bytes:
     head = (
         f"POST /mcp HTTP/1.1\r\nHost: {HOST}\r\n{proof or f'{CALL_HEADER}: {ticket}'}\r\n"
         f"content-type: application/json\r\naccept-encoding: gzip\r\n"
+        f"accept: {accept}\r\n"
         f"content-length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
@@ -80,6 +81,13 @@ async def test_refused_connections_and_notifications_are_answered_with_403(bench
     ):
         answer = await bench.talk(call(message))
         assert answer.startswith(b"HTTP/1.1 403 "), message
+    assert bench.pool.requests == []
+
+
+async def test_old_transports_are_refused_with_403(bench: Bench) -> None:
+    judged(bench, "")
+    answer = await bench.talk(call(ASK, accept="*/*"))
+    assert answer.startswith(b"HTTP/1.1 403 ")
     assert bench.pool.requests == []
 
 

@@ -70,6 +70,8 @@ class _Link:
         self.client: Client | None = None
         self.witness: Witness | None = None
         self.error: McpError | None = None
+        self.old = False
+        """Whether answers come over another request (the transport before streamable HTTP)."""
         self.users = 0
         self.uses = 0
 
@@ -164,8 +166,15 @@ class McpPool:
             raise link.error or link.failed("the session has ended", None)
         before = witness.failures
         try:
-            with anyio.fail_after(deadline_s):
-                return await work(client)
+            with anyio.fail_after(deadline_s), anyio.CancelScope() as hopeless:
+                if link.old:
+                    witness.waiting.add(hopeless)
+                try:
+                    return await work(client)
+                finally:
+                    witness.waiting.discard(hopeless)
+            link.closing.set()
+            raise link.failed(witness.error or "the request was refused", witness.status)
         except TimeoutError as error:
             link.closing.set()
             raise link.failed(f"no answer within {math.ceil(deadline_s)} s", None) from error
@@ -230,7 +239,7 @@ class McpPool:
 
     async def _open_sse(self, caller: Caller, link: _Link) -> None:
         witness = Witness(await self._transport_for(caller, link.server))
-        link.witness = witness
+        link.witness, link.old = witness, True
 
         def factory(
             headers: dict[str, str] | None = None,

@@ -5,11 +5,14 @@ older transport, the credential was refused, the server is away) depends on the 
 """
 
 from collections.abc import AsyncIterator, Collection
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import httpx2
 
 from intramuros.control.mcp.bearer import BearerTransport, CredentialRefused
+
+if TYPE_CHECKING:
+    import anyio
 
 # A tool result of this size is a mistake of the server; larger outputs belong into files.
 MAX_REPLY_BYTES: Final = 32 * 1024 * 1024
@@ -24,6 +27,8 @@ class Witness(httpx2.AsyncBaseTransport):
         self.failures = 0
         self.status: int | None = None
         self.error: str | None = None
+        self.waiting: set[anyio.CancelScope] = set()
+        """Calls whose answer comes over another request, and not at all if theirs fails."""
 
     @property
     def secrets(self) -> Collection[str]:
@@ -54,6 +59,8 @@ class Witness(httpx2.AsyncBaseTransport):
         self.failures += 1
         self.status = status
         self.error = error
+        for scope in self.waiting:
+            scope.cancel()
 
 
 class _Bounded(httpx2.AsyncByteStream):
