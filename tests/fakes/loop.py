@@ -145,6 +145,7 @@ class Loop:
         self.tools = tools
         self.limits = limits or Limits()
         self.epoch = 1
+        self.rand = 0.5
         self.requests: list[ModelRequest] = []
         self.listings = 0
         self.performed: list[str] = []
@@ -156,7 +157,7 @@ class Loop:
 
     @property
     def context(self) -> Context:
-        return Context(self.log.now_us, self.epoch, self.log.new_id, lambda: 0.5, self.limits)
+        return Context(self.log.now_us, self.epoch, self.log.new_id, lambda: self.rand, self.limits)
 
     def next(self) -> Effect:
         """Append what can be appended and return the effect that follows."""

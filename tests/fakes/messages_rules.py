@@ -1,5 +1,6 @@
 """What the Messages API demands of a request, as a checker."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,12 @@ def check_messages(messages: Sequence[Any]) -> None:
     assert messages, "no messages"
     assert messages[0]["role"] == "user"
     assert messages[-1]["role"] in ("user", "system")
+    calls = [b for m in messages for b in m["content"] if b["type"] == "tool_use"]
+    assert len({block["id"] for block in calls}) == len(calls), "tool_use ids must be unique"
+    for block in calls:
+        assert re.fullmatch("[a-zA-Z0-9_-]+", block["id"])
+        assert re.fullmatch("[a-zA-Z0-9_-]{1,128}", block["name"])
+        assert isinstance(block["input"], dict)
     previous: Any = None
     for message in messages:
         role, content = message["role"], message["content"]

@@ -105,7 +105,8 @@ def _split(block: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]
             {"type": "signature_delta", "signature": block["signature"]},
         ]
     if block["type"] == "tool_use":
-        text = json.dumps(block["input"])
+        given = block["input"]  # text is sent as it is, so that it can be half of something
+        text = given if isinstance(given, str) else json.dumps(given)
         half = len(text) // 2
         pieces = ["", text[:half], text[half:]]
         return {**block, "input": {}}, [

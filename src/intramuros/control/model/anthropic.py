@@ -126,7 +126,7 @@ class AnthropicModel:
         Raises:
             ModelError: the provider refused, failed or broke off.
         """
-        assembler = Assembler()
+        assembler = Assembler(strict=False)
         async with self._events(_parameters(request)) as stream:
             async for event in stream:
                 delta = assembler.feed(_members(event))

@@ -6,7 +6,7 @@ its block is complete, so that a long input costs linear time.
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, Final, TypeGuard, cast
 
 from intramuros.control.model.base import Delta, ModelReply, TextDelta, ThinkingStarted, Usage
 from intramuros.protocol.resources.base import check_json
@@ -23,6 +23,11 @@ _TEXTS: Final = {
     "thinking_delta": ("thinking", "thinking"),
     "signature_delta": ("signature", "signature"),
 }
+# What a block must say to be shown, stored and answered.
+_MEMBERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "text": ("text",),
+    "tool_use": ("id", "name"),
+}
 _COUNTERS: Final = (
     "input_tokens",
     "output_tokens",
@@ -36,9 +41,16 @@ class BadStream(ValueError):
 
 
 class Assembler:
-    """Collects one reply. Feed every event; ask for :attr:`reply` at the end."""
+    """Collects one reply. Feed every event; ask for :attr:`reply` at the end.
 
-    def __init__(self) -> None:
+    Args:
+        strict: whether a tool input that is no JSON object breaks the stream. Otherwise it is
+            carried as the text it came as, so that its model can be told: one that ran into the
+            limit of its output, or slipped, would do the same again.
+    """
+
+    def __init__(self, *, strict: bool = True) -> None:
+        self._strict = strict
         self._blocks: list[dict[str, object]] = []
         self._parts: list[dict[str, list[str]]] = []
         self._open: int | None = None
@@ -137,12 +149,19 @@ class Assembler:
         for member, pieces in parts.items():
             whole = "".join(pieces)
             if member == "input":
-                block["input"] = _input(whole) if whole else block.get("input", {})
+                block["input"] = self._input(whole) if whole else block.get("input", {})
             else:
                 block[member] = str(block.get(member) or "") + whole
         check_block(block)
+        check_shape(block)
         self._parts[index] = {}
         self._open = None
+
+    def _input(self, text: str) -> Mapping[str, object] | str:
+        given = read_arguments(text)
+        if self._strict and isinstance(given, str):
+            raise BadStream("a tool's input is no JSON object")
+        return given
 
     def _count(self, usage: Mapping[str, object]) -> None:
         for name in _COUNTERS:
@@ -176,11 +195,29 @@ def check_block(block: Mapping[str, object]) -> None:
         raise BadStream("a content block that is no JSON, such as an input with NaN") from error
 
 
-def _input(text: str) -> Mapping[str, object]:
+def check_shape(block: Mapping[str, object]) -> None:
+    """Refuse a block without what everybody who reads it relies on.
+
+    Raises:
+        BadStream: its type is unknown, or a member is missing.
+    """
+    kind = block.get("type")
+    if not isinstance(kind, str):
+        raise BadStream("a content block without a type")
+    for member in _MEMBERS.get(kind, ()):
+        if not isinstance(block.get(member), str):
+            raise BadStream(f"a content block of type {kind!r} without {member!r}")
+
+
+def read_arguments(text: str) -> Mapping[str, object] | str:
+    """Return a call's input; as the text it came as where that is no JSON object."""
+    if not text.strip():
+        return {}
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise BadStream("a tool's input is no JSON") from error
-    if not isinstance(value, dict):
-        raise BadStream("a tool's input is no JSON object")
-    return value
+        value: Any = json.loads(text)
+        if isinstance(value, dict):
+            check_block(value)
+            return value
+    except (ValueError, RecursionError):
+        pass
+    return text

@@ -11,7 +11,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from intramuros.control.model.assemble import MAX_REPLY_BYTES, BadStream, check_block
+from intramuros.control.model.assemble import (
+    MAX_REPLY_BYTES,
+    BadStream,
+    check_block,
+    read_arguments,
+)
 from intramuros.control.model.base import (
     Delta,
     ModelReply,
@@ -219,20 +224,6 @@ def read_usage(usage: Mapping[str, object]) -> Usage:
         cache_creation_input_tokens=written,
         cache_read_input_tokens=cached,
     )
-
-
-def read_arguments(text: str) -> Mapping[str, object] | str:
-    """Return a call's input; as the text it came as where that is no JSON object."""
-    if not text.strip():
-        return {}
-    try:
-        value: Any = json.loads(text)
-        if isinstance(value, dict):
-            check_block(value)
-            return value
-    except (ValueError, RecursionError):
-        pass
-    return text
 
 
 def _spoken(kind: str, text: str) -> dict[str, object]:

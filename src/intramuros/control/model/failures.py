@@ -1,6 +1,7 @@
 """What adapters share: how an error answer asks for patience, what a session may read of it."""
 
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from typing import Final
 
 from intramuros.kernel.telemetry import mask_text
@@ -12,7 +13,10 @@ MESSAGE_LIMIT: Final = 500
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Return the provider's wish in seconds, or None where it has none that makes sense."""
+    """Return the provider's wish in seconds, or None where it has none that makes sense.
+
+    It may name a time instead; how far away that is, its own clock says (RFC 9110, 10.2.3).
+    """
     for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         try:
             wish = float(headers.get(name, "")) * unit_s
@@ -20,7 +24,15 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
             continue
         if 0 <= wish < float("inf"):
             return wish
-    return None
+    return _until(headers.get("retry-after", ""), headers.get("date", ""))
+
+
+def _until(wish: str, now: str) -> float | None:
+    try:
+        apart_s = (parsedate_to_datetime(wish) - parsedate_to_datetime(now)).total_seconds()
+    except (ValueError, TypeError, OverflowError):  # no times, or only one with a zone
+        return None
+    return apart_s if apart_s >= 0 else None
 
 
 def clean(text: str, key: str | None) -> str:

@@ -36,6 +36,10 @@ LAST: Final = (
     "That was the last evaluation; no further one follows. Say in a few words what was reached and "
     "what was not, then end your turn."
 )
+CUT_OFF: Final = (
+    "Your last reply came to the limit of its length and was cut off there. Go on from where it "
+    "stopped, without repeating it."
+)
 # Stands in for a message without text, which the Messages API refuses.
 _SILENCE: Final = {"type": "text", "text": "(no text)"}
 _THOUGHTS: Final = frozenset({"thinking", "redacted_thinking"})
@@ -136,16 +140,15 @@ def _told(record: Record) -> list[Block]:
 
 def _replied(conversation: Conversation, record: Record) -> Conversation:
     private = cast("Mapping[str, Any]", record.private or {})
-    reply = _reply(private)
-    if not reply:
-        return conversation
-    message = {"role": "assistant", "content": reply}
-    return Conversation(
-        settled=(*conversation.settled, *_gap(conversation), message),
-        calls=tuple((model_id, use_id) for model_id, use_id in private.get("calls", ())),
-        aims=conversation.aims,
-        aim=conversation.aim,
-    )
+    if reply := _reply(private):
+        message = {"role": "assistant", "content": reply}
+        conversation = Conversation(
+            settled=(*conversation.settled, *_gap(conversation), message),
+            calls=tuple((model_id, use_id) for model_id, use_id in private.get("calls", ())),
+            aims=conversation.aims,
+            aim=conversation.aim,
+        )
+    return _say(conversation, CUT_OFF) if private.get("cut_off") else conversation
 
 
 def _aimed(conversation: Conversation, record: Record) -> Conversation:

@@ -17,7 +17,7 @@ from intramuros.control.session.roster import Crew, crew_of
 from intramuros.control.session.runs import MAX_THREADS
 from intramuros.control.session.turn import Context
 from intramuros.control.session.view import View
-from intramuros.control.store.records import Draft
+from intramuros.control.store.records import Draft, Record
 from intramuros.protocol.resources.multiagent import (
     ADVISOR_NAME,
     CONSULT_TOOL,
@@ -227,15 +227,26 @@ def report(view: View, thread_id: str, name: str, content: Sequence[Block]) -> l
 
 
 def last_words(child: View) -> list[Block]:
-    """Return what a child said last in this turn: its report; nothing if it said nothing."""
+    """Return what a child said last in this turn: its report; nothing if it said nothing.
+
+    Words that were cut off and gone on with are one report.
+    """
+    said: list[Block] = []
     for record in reversed(child.records):
         if not child.own(record):
             continue
         if record.type == "agent.message":
-            return list(cast("list[Block]", record.body["content"]))
-        if record.type in OPENERS and not record.queued:
+            said = [*cast("list[Block]", record.body["content"]), *said]
+        elif (record.type in OPENERS and not record.queued) or (said and _ends_words(record)):
             break
-    return []
+    return said
+
+
+def _ends_words(record: Record) -> bool:
+    """Tell whether what is said behind a record does not go on with what was said before it."""
+    private = record.private or {}
+    whole = record.type == "span.model_request_end" and not record.body["is_error"]
+    return whole and not private.get("cut_off") and not private.get("compaction")
 
 
 def transcript(system: str | None, conversation: Conversation) -> str:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from intramuros.control.mcp.base import McpError, McpFailure, McpResult, McpTool
 from intramuros.control.model.base import ModelError, ModelReply
-from intramuros.control.session import compaction, evaluation, judging
+from intramuros.control.session import compaction, evaluation, judging, replies
 from intramuros.control.session.calls import Call, CallKind, Permission
 from intramuros.control.session.drafts import (
     error_result,
@@ -40,8 +40,6 @@ _USE_EVENTS: Final = {
     CallKind.CUSTOM: "agent.custom_tool_use",
     CallKind.CREW: "internal.crew_use",
 }
-# Stop reasons whose reply was cut off, so that its last tool call may be half an input.
-_CUT: Final = frozenset({"max_tokens", "model_context_window_exceeded"})
 
 
 @dataclass(frozen=True)
@@ -78,8 +76,9 @@ def replied(
     texts = [_text(block) for block in reply.content if block["type"] == "text" and block["text"]]
     if texts:
         drafts.append(Draft("agent.message", {"content": texts}, id=command.message_id))
-    uses = [] if refusal else [b for b in reply.content if b["type"] == "tool_use"]
-    cut = uses[-1] if uses and reply.stop_reason in _CUT else None
+    content = replies.sound(reply.content, replies.call_ids(command.request), context.new_id)
+    uses = [] if refusal else [b for b in content if b["type"] == "tool_use"]
+    cut = uses[-1] if uses and reply.stop_reason in replies.CUT else None
     tools = view.tools() if uses else {}
     calls: list[list[str]] = []
     rows: list[Draft] = []
@@ -87,17 +86,19 @@ def replied(
         use_id = context.new_id()
         calls.append([str(block["id"]), use_id])
         rows.append(_use(view, block, use_id, tools, cut=block is cut))
-    ending = None if uses else "refusal" if refusal else "end_turn"
+    cut_off = replies.unfinished(view, reply)
+    ending = None if uses or cut_off else "refusal" if refusal else "end_turn"
     body = {
         "model_request_start_id": command.opened.start_id,
         "model_usage": reply.usage.counters,
         "is_error": False,
     }
     private = {
-        "content": [_storable(block) for block in reply.content],
+        "content": [replies.storable(block) for block in content],
         "calls": calls,
         "ending": ending,
         "stop_reason": reply.stop_reason,
+        **({"cut_off": True} if cut_off else {}),
         **priced(reply),
         **answered_by(command.request, reply),
     }
@@ -281,13 +282,6 @@ def _unjudged(tool: Tool | None, name: str, given: object, use_id: str, why: str
     elif tool is not None and tool.kind is CallKind.CREW:
         type = _USE_EVENTS[CallKind.CREW]
     return Draft(type, body, id=use_id, private={"refusal": why})
-
-
-def _storable(block: Json) -> dict[str, Any]:
-    """Return a block that the Messages API takes back: a tool input must be an object."""
-    if block["type"] == "tool_use" and not isinstance(block["input"], Mapping):
-        return {**block, "input": {}}
-    return dict(block)
 
 
 def _text(block: Json) -> dict[str, object]:

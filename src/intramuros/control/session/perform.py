@@ -40,6 +40,10 @@ JUDGES: Final = 8
 JUDGE_TRIES: Final = 3
 JUDGE_PAUSE_S: Final = 0.5
 
+# A reply that is not whole by then never will be: silence is the adapters' business, but a provider
+# may send signs of life for ever. A small model on a slow machine takes half of this.
+REPLY_S: Final = 3600.0
+
 Outcome = Callable[[View, Context], list[Draft]]
 # Records an outcome that must not wait for the rest of its effect.
 Early = Callable[[Outcome], Awaitable[None]]
@@ -108,6 +112,7 @@ class Performer:
         spills: keeps results that are too long for the model; without it they are cut.
         web: makes the calls of web tools.
         inside: has workers make them instead.
+        reply_s: seconds in which a model's reply must be whole.
     """
 
     model: Model
@@ -118,6 +123,7 @@ class Performer:
     spills: Keeper | None = None
     web: Web | None = None
     inside: Inside | None = None
+    reply_s: float = REPLY_S
 
     async def call_model(self, view: View, command: CallModel, context: Context) -> Outcome:
         """Send the request, whispering its deltas."""
@@ -151,16 +157,22 @@ class Performer:
         request = replace(request, inference_geo=geo)
         request = await self._filled(subject.workspace_id, request)
         if self.gate is None:
-            return await self.model.run(request, on_delta)
+            return await self._run(request, on_delta)
         admitted = await self.gate.admit(subject.workspace_id, subject.session_id, request)
         try:
             may = replace(request, allowed=admitted.allowed)
-            reply = await self.model.run(may, on_delta)
+            reply = await self._run(may, on_delta)
         except ModelError:
             admitted.settle(None)
             raise
         admitted.settle(reply.usage)
         return reply
+
+    async def _run(self, request: ModelRequest, on_delta: Callable[[Delta], None]) -> ModelReply:
+        with anyio.move_on_after(self.reply_s):
+            return await self.model.run(request, on_delta)
+        message = f"the model's reply was not whole within {self.reply_s:g} s"
+        raise ModelError(Failure.REQUEST_FAILED, message, retryable=True)
 
     async def _filled(self, workspace_id: str, request: ModelRequest) -> ModelRequest:
         if self.files is None:

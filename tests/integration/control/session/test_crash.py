@@ -53,6 +53,25 @@ async def test_killed_in_a_model_request(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(40)
+async def test_killed_between_two_attempts(tmp_path: Path) -> None:
+    """The retry is the log's: another process makes it at its time, and counts on."""
+    rig = Rig(tmp_path / "log.db", settings=QUICK)
+    async with killed_at(rig, tmp_path / "log.db", "backoff") as session:
+        retry_at_us = (await rig.state(session)).retry_at_us
+        rig.model.answers.append(text("back again"))
+        async with rig.running():
+            await rig.idle(session)
+        log = await rig.log(session)
+    starts = [record for record in log if record.type == "span.model_request_start"]
+    assert len(starts) == 2
+    assert retry_at_us is not None
+    assert starts[1].at_us >= retry_at_us
+    assert [request.failures for request in rig.model.requests] == [1]
+    assert types(log).count("session.error") == 1
+    rig.db.close()
+
+
+@pytest.mark.timeout(40)
 async def test_killed_in_an_mcp_call(tmp_path: Path) -> None:
     rig = Rig(tmp_path / "log.db", settings=QUICK)
     async with killed_at(rig, tmp_path / "log.db", "mcp") as session:

@@ -1,7 +1,7 @@
 """A server process to be killed: it reaches the middle of a turn and stays there.
 
-``python -m tests.integration.control.session.victim DATABASE model|mcp|web|judge`` prints
-``reached``.
+``python -m tests.integration.control.session.victim DATABASE model|mcp|web|judge|backoff``
+prints ``reached``.
 """
 
 import sys
@@ -10,8 +10,9 @@ import anyio
 
 from intramuros.control.mcp.base import McpResult
 from intramuros.control.model.base import ModelReply, ModelRequest
+from intramuros.control.session.phase import Phase
 from intramuros.web.base import Answer, Fetch, Search
-from tests.fakes.loop import use, uses
+from tests.fakes.loop import away, use, uses
 from tests.integration.control.session.rig import Rig
 from tests.integration.control.session.test_runner import QUICK
 
@@ -43,6 +44,8 @@ async def main(file: str, where: str) -> None:
     rig.web.handler = browsed
     if where == "model":
         rig.model.answers.append(asked)
+    elif where == "backoff":
+        rig.model.answers.append(away(retry_after_s=2.0))
     elif where == "web":
         rig.model.answers.append(uses(use("web_search", query="q")))
     else:
@@ -50,6 +53,9 @@ async def main(file: str, where: str) -> None:
     if where == "judge":
         rig.model.answers.append(asked)
     async with rig.running():
+        if where == "backoff":
+            await rig.until("sesn_1", lambda state: state.phase is Phase.RESCHEDULING)
+            await stay()
         await anyio.sleep_forever()
 
 

@@ -213,6 +213,14 @@ async def test_a_stream_that_breaks_anywhere_may_be_asked_again(kind: str) -> No
             assert list((await model.run(request(), lambda _: None)).content) == CONTENT
 
 
+@pytest.mark.parametrize("given", ['{"command": "l', "ls", '{"a": NaN}', "[1]"])
+async def test_a_calls_input_that_is_no_object_is_no_broken_stream(given: str) -> None:
+    """The same request would bring the same again; its model can be told, and do better."""
+    call = {"type": "tool_use", "id": "toolu_1", "name": "bash", "input": given}
+    reply = await run(FakeMessages.saying([call]))
+    assert list(reply.content) == [call]
+
+
 async def test_an_error_may_come_at_any_place() -> None:
     fake = FakeMessages.saying(CONTENT)
     async with connected(fake) as model:

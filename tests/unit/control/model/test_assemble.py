@@ -80,6 +80,35 @@ def test_tool_input_must_be_an_object(text: str) -> None:
         assembler.feed({"type": "content_block_stop", "index": 0})
 
 
+@pytest.mark.parametrize("text", ["{", "[1]", "7", '{"a":}', "[" * 100_000, *UNSENDABLE])
+def test_tool_input_that_is_none_may_be_carried_as_it_came(text: str) -> None:
+    assembler = Assembler(strict=False)
+    block = {"type": "tool_use", "id": "t", "name": "n", "input": text}
+    for event in events([block]):
+        assembler.feed(event)
+    assert list(assembler.reply.content) == [block]
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {},
+        {"type": 7},
+        {"type": "text"},
+        {"type": "text", "text": None},
+        {"type": "tool_use", "name": "n", "input": {}},
+        {"type": "tool_use", "id": None, "name": "n", "input": {}},
+        {"type": "tool_use", "id": "t", "name": ["n"], "input": {}},
+    ],
+)
+def test_a_block_that_nobody_could_read_breaks_the_stream(block: dict[str, Any]) -> None:
+    assembler = Assembler(strict=False)
+    assembler.feed({"type": "message_start", "message": {}})
+    assembler.feed({"type": "content_block_start", "index": 0, "content_block": block})
+    with pytest.raises(BadStream, match="content block"):
+        assembler.feed({"type": "content_block_stop", "index": 0})
+
+
 def test_a_reply_without_end_is_bounded() -> None:
     assembler = Assembler()
     assembler.feed({"type": "message_start", "message": {}})

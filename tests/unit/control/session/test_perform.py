@@ -71,6 +71,24 @@ async def test_a_failed_request_is_an_outcome_too() -> None:
     assert types[-1] == "session.status_rescheduled"
 
 
+async def test_a_reply_that_is_never_whole_is_given_up_and_tried_again() -> None:
+    """A provider may give signs of life for ever, and never come to an end."""
+    loop = Loop(agent())
+    effect = until(loop, CallModel)
+    assert isinstance(effect, CallModel)
+    makes = replace(performer(), reply_s=0.05)
+
+    async def never(request: object) -> ModelReply:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    makes.model.answers.append(never)
+    outcome = await makes.call_model(loop.view, effect, loop.context)
+    drafts = outcome(loop.view, loop.context)
+    assert drafts[-1].type == "session.status_rescheduled"
+    assert "not whole within 0.05 s" in str(drafts[1].body)
+
+
 @pytest.mark.parametrize(("allowed", "ending"), [(0, "idle"), (1, "rescheduled")])
 async def test_the_request_before_the_turn_is_given_up_says_so(allowed: int, ending: str) -> None:
     loop = Loop(agent(), limits=Limits(failures=allowed))

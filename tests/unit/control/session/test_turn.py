@@ -284,13 +284,6 @@ def test_a_call_cut_off_by_the_output_limit_never_runs() -> None:
     assert last(loop, "agent.tool_use")["evaluated_permission"] == "deny"
 
 
-def test_a_reply_cut_off_in_its_text_ends_the_turn() -> None:
-    loop = Loop(agent(), model=[text("half a", "max_tokens")])
-    loop.log.say()
-    loop.run()
-    assert stop_reason(loop) == {"type": "end_turn"}
-
-
 @pytest.mark.rule("c14_4", "c14_5", "c15_22")
 def test_a_refusal_ends_the_turn_and_leaves_the_conversation() -> None:
     loop = Loop(agent(), model=[text("I can", "refusal"), text("sure")])

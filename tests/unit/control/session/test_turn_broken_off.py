@@ -130,6 +130,45 @@ def test_a_passing_failure_is_tried_again_after_a_while() -> None:
     assert loop.log.state.turn == 1
 
 
+def test_retries_wait_longer_and_longer_and_never_all_at_once() -> None:
+    """Full jitter: between a tenth of a ceiling that doubles up to a minute, and the ceiling."""
+    for rand in (0.0, 0.5, 0.999):
+        loop = Loop(agent(), model=[away()] * 9)
+        loop.rand = rand
+        loop.log.say()
+        delays_s = []
+        while (until_us := loop.run().until_us) is not None:
+            at_us = loop.log.records[-1].at_us
+            delays_s.append((until_us - at_us) / 1_000_000)
+            loop.log.now_us = until_us
+        ceilings = [1, 2, 4, 8, 16, 32, 60, 60]
+        assert delays_s == pytest.approx([c * (0.1 + 0.9 * rand) for c in ceilings], abs=0.001)
+        assert stop_reason(loop) == {"type": "retries_exhausted"}
+        assert len(loop.requests) == 9
+
+
+def test_a_retry_whose_process_died_comes_at_its_time_and_counts_on() -> None:
+    """Nothing of a backoff is anybody's memory: who takes over waits, and gives up in time."""
+    limits = Limits(failures=2)
+    loop = Loop(agent(), model=[away(), away(), away(), text("back")], limits=limits)
+    loop.log.say()
+    for _ in range(2):
+        wait = loop.run()
+        loop.crash()
+        assert loop.next() == wait, "not a moment earlier"
+        assert wait.until_us is not None
+        loop.log.now_us = wait.until_us
+        loop.crash()
+    loop.run()
+    assert stop_reason(loop) == {"type": "retries_exhausted"}
+    errors = [r.body["error"] for r in loop.log.shown if r.type == "session.error"]
+    assert [e["retry_status"]["type"] for e in errors] == ["retrying", "retrying", "exhausted"]
+    loop.log.say("is it back?")
+    loop.run()
+    assert stop_reason(loop) == {"type": "end_turn"}
+    assert loop.log.state.failures == 0
+
+
 def test_the_providers_own_wish_is_kept() -> None:
     loop = Loop(agent(), model=[away(retry_after_s=40)])
     loop.log.say()
