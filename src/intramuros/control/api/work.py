@@ -175,7 +175,8 @@ async def heartbeat(
             desired_ttl_s=desired_ttl_seconds,
         )
 
-    item, extended = await svc.db.write(write)
+    # No key: a beat changes its own row alone, and holds that.
+    item, extended = await svc.db.write(write, ())
     return reply(present.heartbeat(item, extended=extended))
 
 

@@ -47,6 +47,8 @@ _OF_SESSION: Final = Prepared(
         leases.c.state != WorkState.STOPPED.value,
     )
     .order_by(leases.c.created_us, leases.c.id)
+    # Claims and heartbeats change items without the session's key.
+    .with_for_update()
 )
 
 
@@ -89,7 +91,7 @@ def get(tx: Tx, environment_id: str, work_id: str, *, hold: bool = False) -> Ite
 
 
 def of_session(tx: Tx, environment_id: str, session_id: str) -> list[Item]:
-    """Return a session's items that are not stopped, oldest first."""
+    """Return a session's items that are not stopped, oldest first, held to be changed."""
     named = {"of_queue": work_topic(environment_id), "of_key": session_id}
     return [_item(row) for row in tx.run(_OF_SESSION, named)]
 
