@@ -56,6 +56,8 @@ class Poller:
         self._failures = 0
         self.crowded: Callable[[], str | None] = _never
         """Says why this host can hold no other sandbox now; nothing is claimed meanwhile."""
+        self.asleep: Callable[[Stop], Awaitable[None]] | None = None
+        """Awaited while there is no work; None asks again at once."""
         self.doing = "starting"
         """What this loop does now, for the status."""
 
@@ -105,6 +107,9 @@ class Poller:
                     items.start_soon(self._run, work)
                 elif once and answered and work is None:
                     break
+                elif answered and self.asleep is not None:
+                    self.doing = "waiting to be woken"
+                    await self.asleep(stop)
             self.doing = "finishing"
         self.doing = "stopped"
         if refused is not None:

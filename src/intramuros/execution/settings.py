@@ -209,6 +209,13 @@ class WorkerSettings:
     """Take over items that another worker claimed but did not acknowledge; None: the server's."""
     custom_tools: tuple[str, ...] = ()
     """Names of installed plug-in tools (entry points ``intramuros.tools``) to serve."""
+    wake_listen: str | None = None
+    """Local ``HOST:PORT`` that takes the control plane's webhooks, passed on by your proxy: work
+    is asked for when one comes, instead of all the time."""
+    wake_secret_file: Path | None = None
+    """File that holds those webhooks' signing secret, and nothing else."""
+    wake_poll_s: float = 300.0
+    """Seconds after which work is asked for without a webhook, too."""
     mcp_servers: Path | None = None
     """YAML with MCP servers inside the perimeter whose tools are served as custom tools."""
     allow_plaintext: bool = False
@@ -235,6 +242,7 @@ class WorkerSettings:
             )
         doorstep(self.ssh_listen, self.state_dir)
         local_port(self.metrics_listen, "metrics_listen")
+        local_port(self.wake_listen, "wake_listen")
         for name in (
             "max_idle_s",
             "ssh_idle_s",
@@ -249,6 +257,7 @@ class WorkerSettings:
             "freeze_after_s",
             "hibernate_after_s",
             "snapshot_max_bytes",
+            "wake_poll_s",
         ):
             if getattr(self, name) <= 0:
                 raise OperatorError(f"setting {name!r} is not positive", "use a number above 0")
@@ -264,6 +273,10 @@ class WorkerSettings:
         return self
 
     def _check_sizes(self) -> None:
+        if (self.wake_listen is None) != (self.wake_secret_file is None):
+            raise OperatorError(
+                "wake_listen and wake_secret_file belong together", "give both, or neither"
+            )
         if self.memory_sync_s != 0 and not self.memory_sync_s >= MIN_MEMORY_SYNC_S:
             raise OperatorError(
                 f"memory_sync_s {self.memory_sync_s:g} would hammer the control plane",

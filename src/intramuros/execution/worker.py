@@ -54,6 +54,7 @@ from intramuros.execution.snapshots.sleeper import Terms as SleepTerms
 from intramuros.execution.status import Board
 from intramuros.execution.terms import Terms
 from intramuros.execution.vitals import Sources, Tally, Vitals
+from intramuros.execution.wake import Bell, Doorbell, read_secret
 from intramuros.execution.web.client import WebCallClient
 from intramuros.execution.web.errands import Errands
 from intramuros.execution.web.ways import Outside
@@ -245,6 +246,7 @@ async def _run(
     queue = terms.figures.queue(control)
     poller = Poller(queue, serve, settings.concurrency, bench.clock, random.random)
     poller.crowded = _room(settings).lack
+    doorbell = _doorbell(settings, poller, bench.clock)
     about = {"provider": settings.provider, "isolation": bench.hands.isolation}
     sources = Sources(tally, bench.hands, poller.crowded, finished, terms.figures, about)
     board.put("poll", lambda: poller.doing)
@@ -263,7 +265,7 @@ async def _run(
         )
         stop.request()
 
-    tasks = {"poll": poll, **_beside(settings, parts, board)}
+    tasks = {"poll": poll, **doorbell, **_beside(settings, parts, board)}
     settle()
     async with AsyncExitStack() as stack:
         at = local_port(settings.metrics_listen, "metrics_listen")
@@ -271,6 +273,16 @@ async def _run(
             # Around everything: it answers while the worker drains, too.
             await stack.enter_async_context(Vitals(at, sources).opened())
         await run_service(tasks, drain_s=settings.drain_s, stop=finished)
+
+
+def _doorbell(settings: WorkerSettings, poller: Poller, clock: Clock) -> dict[str, Task]:
+    """Return what wakes the poll loop, if it is to sleep at all."""
+    at = local_port(settings.wake_listen, "wake_listen")
+    if at is None or settings.wake_secret_file is None:
+        return {}
+    bell = Bell(clock, settings.wake_poll_s)
+    poller.asleep = bell.sleep
+    return {"wake": Doorbell(at, read_secret(settings.wake_secret_file), bell, clock).serve}
 
 
 def _beside(settings: WorkerSettings, parts: _Parts, board: Board) -> dict[str, Task]:
