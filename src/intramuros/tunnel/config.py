@@ -8,7 +8,7 @@ Ours: ``edge`` (list of ``host:port``), ``edge_ca_file``, ``token_file``, ``cont
 control plane's public key: who calls must show what it signed), ``audit_file``; on the way to the
 edge ``edge_transport`` (``auto``, ``direct`` or ``websocket``), ``edge_proxy`` (``http://host:port``,
 or ``none`` to ignore the environment's) and ``edge_proxy_credentials_file``; and ``policy_file``
-(Cedar: who may call what).
+(Cedar: who may call what) and ``health_port`` (on loopback: /healthz, /readyz, /metrics).
 
 ``listen_addr`` is accepted and not used: this gateway dials out and listens on nothing. Relative
 paths count from the file's directory.
@@ -71,6 +71,8 @@ class GatewayConfig:
     """A URL, "none", or None for what the environment says."""
     edge_proxy_credentials: Path | None = None
     policy_file: Path | None = None
+    health_port: int | None = None
+    """Loopback port for /healthz, /readyz and /metrics; 0 takes any."""
     """Cedar: who may call what. Whatever has a route may be called without it."""
 
 
@@ -128,6 +130,7 @@ def parse_config(text: bytes, directory: Path) -> GatewayConfig:
         edge_proxy=top.text("edge_proxy"),
         edge_proxy_credentials=top.path("edge_proxy_credentials_file"),
         policy_file=top.path("policy_file"),
+        health_port=top.port("health_port"),
     )
     top.take("listen_addr")
     for section in (top, tls, upstream, upstream_tls):
@@ -175,6 +178,12 @@ class _Section:
             return False
         if not isinstance(value, bool):
             raise OperatorError(f"key {self.key(name)!r} must be a boolean", "write true or false")
+        return value
+
+    def port(self, name: str) -> int | None:
+        value = self.take(name)
+        if value is not None and (type(value) is not int or not 0 <= value < 65536):
+            raise OperatorError(f"key {self.key(name)!r} is {value!r}", "write a TCP port")
         return value
 
     def path(self, name: str) -> Path | None:

@@ -30,9 +30,16 @@ from intramuros.protocol.tickets import DialTicket, TicketError, VerifyingKey
 from intramuros.tunnel import websocket
 from intramuros.tunnel.ledger import AuditUnavailable, Ledger
 from intramuros.tunnel.link import DEFAULT_KEEPALIVE, Keepalive, Link, LinkStream
-from intramuros.tunnel.linktable import Entry, LinkTable, Refused
+from intramuros.tunnel.linktable import (
+    MAX_STREAMS_PER_TUNNEL,
+    Entry,
+    LinkTable,
+    Refused,
+)
+from intramuros.tunnel.pace import Account, Pace
 from intramuros.tunnel.recorder import Recorder
 from intramuros.tunnel.splice import splice
+from intramuros.tunnel.vitals import edge_figures
 
 log = logger("edge")
 
@@ -55,6 +62,8 @@ class EdgeParts:
     recorder: Recorder | None = None
     keepalive: Keepalive = DEFAULT_KEEPALIVE
     max_connections: int = 20_000
+    pace: Pace | None = None
+    """Limits of each tunnel; by default only the number of its dials."""
 
 
 class Edge:
@@ -66,12 +75,19 @@ class Edge:
         self._links: set[Link] = set()
         self._connections = 0
         self._turned_away = 0
+        self._pace = parts.pace or Pace(parts.clock, MAX_STREAMS_PER_TUNNEL)
+        self.figures = edge_figures()
         self._draining = False
 
     @property
     def connections(self) -> int:
         """How many connections are open, links and dials."""
         return self._connections
+
+    @property
+    def dials(self) -> int:
+        """How many dials are under way."""
+        return self._pace.dials
 
     async def handle(self, wire: Wire) -> None:
         """Serve one connection until it ends; never raises for what the peer did."""
@@ -97,6 +113,7 @@ class Edge:
         """Say why nothing more is taken, to a bounded number of callers; cut the others."""
         code = "draining" if self._draining else "too_many_connections"
         log.warning("connection_refused", peer=wire.peer, reason=code)
+        self.figures.count("turned_away", code)
         if self._turned_away >= MAX_TURNED_AWAY or wire.alpn not in (LINK_ALPN, DIAL_ALPN):
             wire.abort()
             return
@@ -109,6 +126,10 @@ class Edge:
             wire.abort()
         finally:
             self._turned_away -= 1
+
+    async def keep_pace(self, account: Account, size: int) -> None:
+        """Wait while a tunnel is over its rate."""
+        await self._pace.passed(account, size)
 
     async def drain(self) -> None:
         """Take nothing new, ask the gateways to go elsewhere, and return when all streams ended."""
@@ -136,6 +157,7 @@ class Edge:
 
         def ready() -> None:
             self.table.add(entry)
+            self.figures.count("links", "opened")
             log.info("link_opened", **fields)
 
         self._links.add(link)
@@ -189,12 +211,12 @@ class Edge:
                 return
             ticket = self._parts.key.read_dial_ticket(call.ticket, now_s)
             entry = self.table.pick(ticket)
-            await wire.send(encode_reply(None))
-            first = await _client_hello(wire, ticket.host)
+            with self._pace.dial(ticket.tunnel) as account:
+                await wire.send(encode_reply(None))
+                first = await _client_hello(wire, ticket.host)
+                await self._relay(wire, ticket, entry, _Meter(self, account), first)
         except (BadLine, TicketError, Refused, BadClientHello) as error:
             await self._refuse(wire, "dial", error, ticket)
-            return
-        await self._relay(wire, ticket, entry, first)
 
     async def _fence(self, wire: Wire, call: FenceCall, now_s: float) -> None:
         fence = self._parts.key.read_fence(call.statement, now_s)
@@ -205,7 +227,9 @@ class Edge:
         log.info("tunnel_fenced", links_cut=cut, **fields)
         await wire.send(encode_reply(None))
 
-    async def _relay(self, wire: Wire, ticket: DialTicket, entry: Entry, first: bytes) -> None:
+    async def _relay(
+        self, wire: Wire, ticket: DialTicket, entry: Entry, meter: "_Meter", first: bytes
+    ) -> None:
         fields = _who(ticket) | {"gateway": entry.gateway, "peer": wire.peer}
         started_s = self._parts.clock.monotonic()
         try:
@@ -213,11 +237,13 @@ class Edge:
             stream = self._open(ticket, entry)
         except (AuditUnavailable, LinkFull) as error:
             log.warning("dial_failed", reason=str(error), **fields)
+            self.figures.count("dials", "failed")
             return
+        self.figures.count("dials", "opened")
         recorder = self._parts.recorder
         recording = recorder.start(ticket.tunnel) if recorder else None
         try:
-            tally = await splice(wire, stream, first, recording)
+            tally = await splice(wire, stream, first, recording, meter.passed)
             wire_fields = {
                 "up_bytes": tally.up_bytes,
                 "down_bytes": tally.down_bytes,
@@ -246,10 +272,23 @@ class Edge:
         if ticket is not None:
             fields |= _who(ticket)
         log.warning("refused", what=what, **fields)
+        self.figures.count(f"{what}s", code)
         self._parts.ledger.note(f"{what}.refused", fields)
         # After OK the caller expects TLS; a line of text would only confuse it.
         if not isinstance(error, BadClientHello):
             await wire.send(encode_reply(Refusal(code, str(error))))
+
+
+@dataclass(frozen=True, slots=True)
+class _Meter:
+    """Counts what one dial moves, and holds it to its tunnel's pace."""
+
+    edge: Edge
+    account: Account
+
+    async def passed(self, direction: str, size: int) -> None:
+        self.edge.figures.count("relayed_bytes", direction, size)
+        await self.edge.keep_pace(self.account, size)
 
 
 async def _first_line(wire: Wire) -> bytes:

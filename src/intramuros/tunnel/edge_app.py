@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final
 
 import anyio
-from anyio.abc import SocketStream
 
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.service import Stop, settle
@@ -20,11 +19,12 @@ from intramuros.tunnel.callers import load_control_key
 from intramuros.tunnel.edge import Edge, EdgeParts
 from intramuros.tunnel.ledger import Ledger
 from intramuros.tunnel.linktable import MAX_LINKS_PER_TUNNEL, MAX_STREAMS_PER_TUNNEL, LinkTable
+from intramuros.tunnel.pace import Pace
 from intramuros.tunnel.recorder import Recorder
+from intramuros.tunnel.vitals import Answer, answering, serve_vitals
 
 log = logger("edge")
 
-_HEALTH_S: Final = 5.0
 # Open files besides connections: the record, sockets that listen, and who is turned away.
 SPARE_FILES: Final = 64
 
@@ -46,7 +46,7 @@ class EdgeSettings:
     port: int = 7844
     """TCP port; 0 takes any free one."""
     health_port: int | None = None
-    """Loopback port for /healthz and /readyz; none when absent."""
+    """Loopback port for /healthz, /readyz and /metrics; none when absent."""
     record_dir: Path | None = None
     """For verification: write every relayed byte to files here."""
     drain_s: float = 30.0
@@ -57,6 +57,8 @@ class EdgeSettings:
     """Links that the gateways of one tunnel may keep; further ones are refused."""
     max_streams_per_tunnel: int = MAX_STREAMS_PER_TUNNEL
     """Dials of one tunnel under way at once; further ones are refused."""
+    max_bytes_per_s_per_tunnel: int = 0
+    """Bytes a second that one tunnel may move, both directions together; 0 for no limit."""
 
 
 @dataclass(frozen=True)
@@ -93,14 +95,16 @@ async def serve_edge(
     ledger = Ledger(settings.audit_file, clock)
     table = LinkTable(settings.max_links_per_tunnel, settings.max_streams_per_tunnel)
     most = _that_fit(settings.max_connections)
-    edge = Edge(EdgeParts(key, ledger, clock, recorder, max_connections=most), table)
+    pace = Pace(clock, settings.max_streams_per_tunnel, settings.max_bytes_per_s_per_tunnel)
+    parts = EdgeParts(key, ledger, clock, recorder, max_connections=most, pace=pace)
+    edge = Edge(parts, table)
     try:
         async with anyio.create_task_group() as group:
             group.start_soon(ledger.run)
             port: int = await group.start(_serve, edge, settings, context)
             health_port = None
             if settings.health_port is not None:
-                health_port = await group.start(_serve_health, edge, settings.health_port)
+                health_port = await group.start(serve_vitals, _vitals(edge), settings.health_port)
             log.info("edge_ready", host=settings.host, port=port, recording=recorder is not None)
             settle()
             if on_ready is not None:
@@ -172,49 +176,14 @@ def _server_context(settings: EdgeSettings) -> ssl.SSLContext:
     return context
 
 
-async def _serve_health(
-    edge: Edge,
-    port: int,
-    *,
-    task_status: anyio.abc.TaskStatus[int] = anyio.TASK_STATUS_IGNORED,
-) -> None:
-    """Answer /healthz, and /readyz with 200 once a gateway is connected, on loopback only."""
-
-    async def answer(stream: SocketStream) -> None:
-        async with stream:
-            head = b""
-            with anyio.move_on_after(_HEALTH_S):
-                try:
-                    while b"\r\n\r\n" not in head and len(head) < 4096:
-                        head += await stream.receive(4096)
-                    await stream.send(_health(edge, head))
-                except (anyio.EndOfStream, anyio.BrokenResourceError):
-                    return
-
-    try:
-        listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=port)
-    except OSError as error:
-        raise OperatorError(
-            f"cannot listen on 127.0.0.1:{port} ({error.strerror or error})",
-            "choose another health port",
-        ) from error
-    async with listener:
-        local = anyio.abc.SocketAttribute.local_port
-        task_status.started(listener.extra(local))  # noqa: S610  anyio's extra, not Django's
-        await listener.serve(answer)
-
-
-def _health(edge: Edge, head: bytes) -> bytes:
-    path = head.split(b" ", 2)[1:2]
-    links = edge.table.link_count
-    body = f'{{"links":{links},"connections":{edge.connections}}}\n'
-    status = "404 Not Found"
-    if path == [b"/healthz"] or (path == [b"/readyz"] and links):
-        status = "200 OK"
-    elif path == [b"/readyz"]:
-        status = "503 Service Unavailable"
-    head_text = (
-        f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\n"
-        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+def _vitals(edge: Edge) -> Answer:
+    edge.figures.gauges |= {
+        "links_now": ("Links of gateways now", lambda: edge.table.link_count),
+        "connections_now": ("Connections now", lambda: edge.connections),
+        "dials_now": ("Dials under way", lambda: edge.dials),
+    }
+    return answering(
+        edge.figures,
+        lambda: edge.table.link_count > 0,
+        lambda: f'{{"links":{edge.table.link_count},"connections":{edge.connections}}}',
     )
-    return (head_text + body).encode()

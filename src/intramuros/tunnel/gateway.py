@@ -1,6 +1,6 @@
 """The gateway: keep one link to every edge, end the inner TLS of each stream, hand it to the relay.
 
-It listens on nothing. What it may reach is in its own routes file; an edge can only name a host.
+It listens on nothing, but for questions about its health on loopback if told to. What it may reach is in its own routes file; an edge can only name a host.
 """
 
 import ssl
@@ -31,6 +31,7 @@ from intramuros.tunnel.ledger import Ledger
 from intramuros.tunnel.link import DEFAULT_KEEPALIVE, Keepalive, Link, LinkStream
 from intramuros.tunnel.relay import IdleConnections, Relay
 from intramuros.tunnel.routes import RouteTable
+from intramuros.tunnel.vitals import Answer, answering, serve_vitals
 
 log = logger("gateway")
 
@@ -71,6 +72,8 @@ class GatewayParts:
     rand: Callable[[], float]
     """A number in [0, 1), for jitter."""
     keepalive: Keepalive = DEFAULT_KEEPALIVE
+    health_port: int | None = None
+    """Loopback port for /healthz, /readyz and /metrics."""
 
 
 class LinkFailed(Exception):
@@ -113,12 +116,25 @@ class Gateway:
         """Keep the links until a stop; then finish what is open, for ``drain_s`` at most."""
         async with anyio.create_task_group() as group:
             group.start_soon(self._parts.ledger.run)
+            if self._parts.health_port is not None:
+                await group.start(serve_vitals, self._vitals(), self._parts.health_port)
             for edge in self._parts.edges:
                 group.start_soon(self._edge_loop, edge, group, stop)
             await stop.wait()
             with anyio.move_on_after(drain_s):
                 await self._drain()
             group.cancel_scope.cancel()
+
+    def _vitals(self) -> Answer:
+        figures = self._parts.relay.figures
+        figures.gauges["links_now"] = ("Links to edges now", lambda: self.link_count)
+        figures.gauges["streams_now"] = (
+            "Connections of callers now",
+            lambda: sum(link.load for link in self._links),
+        )
+        return answering(
+            figures, lambda: self.link_count > 0, lambda: f'{{"links":{self.link_count}}}'
+        )
 
     async def _drain(self) -> None:
         for link, idle in list(self._links.items()):
@@ -141,6 +157,10 @@ class Gateway:
                 log.warning("link_lost", edge=str(edge), reason=reason)
             except LinkFailed as failed:
                 refused = failed.code in _TOKEN_CODES
+                # What an edge answers is its own text, and a label must be one of ours.
+                known = refused or failed.code.startswith("edge_")
+                outcome = failed.code if known else "refused"
+                self._parts.relay.figures.count("links", outcome)
                 if failed.code != state:
                     log.error("link_failed", edge=str(edge), code=failed.code, reason=str(failed))
                     state = failed.code
@@ -185,6 +205,7 @@ class Gateway:
 
         def ready() -> None:
             self._links[link] = idle
+            parts.relay.figures.count("links", "opened")
             log.info("link_opened", edge=str(edge))
             if self._on_link is not None:
                 self._on_link(str(edge))
@@ -247,6 +268,7 @@ class Gateway:
 
     def _note_handshake(self, request: Open, reason: str) -> None:
         log.warning("inner_handshake_failed", host=request.host, reason=reason)
+        self._parts.relay.figures.count("handshakes_failed", "tls")
         # No caller is named: so far only the edge has said who it is.
         fields = {"host": request.host, "reason": reason}
         self._parts.ledger.note("tunnel.handshake_failed", fields)

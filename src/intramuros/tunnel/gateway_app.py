@@ -83,6 +83,7 @@ async def serve_gateway(
                 ledger=ledger,
                 clock=clock,
                 rand=random.SystemRandom().random,
+                health_port=config.health_port,
             )
             log.info(
                 "gateway_starting", routes=sorted(config.routes.routes), edges=len(parts.edges)

@@ -36,6 +36,7 @@ from intramuros.tunnel.link import LinkStream
 from intramuros.tunnel.listings import ListFilter
 from intramuros.tunnel.routes import Route, RouteTable
 from intramuros.tunnel.upstream import UpstreamRefused
+from intramuros.tunnel.vitals import gateway_figures
 
 log = logger("gateway")
 
@@ -124,6 +125,7 @@ class Relay:
     ) -> None:
         """Take the parts; ``key`` is the control plane's, which signs for each caller."""
         self.guard: Guard | None = None
+        self.figures = gateway_figures()
         """Judges each call; without one, whatever has a route may be called."""
         self._key = key
         self._routes = routes
@@ -157,6 +159,7 @@ class Relay:
                 keep, held = await self._exchange(stream, below, check, head + held)
             except BadRequest as bad:
                 log.warning("request_refused", host=host, code=bad.code, reason=str(bad))
+                self.figures.count("refused", bad.code)
                 if isinstance(bad, CallerUnknown):
                     self._ledger.note("mcp.refused", {"host": host, "reason": str(bad)})
                 await stream.send(_plain_error(bad))
@@ -243,6 +246,7 @@ class Relay:
         route = self._routes.match(caller.host)
         if route is None:
             log.warning("no_route", host=caller.host)
+            self.figures.count("refused", "no_route")
             await _send_error(exchange, 404, "no_route", "no route for this host")
             return
         fields = {
@@ -266,6 +270,7 @@ class Relay:
         try:
             await self._ledger.append("mcp.denied" if denied else "mcp.request", fields)
         except AuditUnavailable as error:
+            self.figures.count("refused", "audit_unavailable")
             log.error("audit_unavailable", host=caller.host, reason=repr(error.__cause__))
             if error.late:
                 # The intent may yet be written; then the record must also say what became of it.
@@ -274,6 +279,7 @@ class Relay:
             await _send_error(exchange, 503, "audit_unavailable", error.message)
             return
         if denied:
+            self.figures.count("refused", "denied")
             log.warning("call_denied", host=caller.host, action=asked.act.action.value)
             await _send_denial(exchange, asked.act, found.id)
             return
@@ -376,6 +382,10 @@ class Relay:
         if hidden:
             done["hidden"] = hidden
         log.info("request_done", **done)
+        self.figures.count("requests", outcome.ended)
+        self.figures.count("response_bytes", outcome.ended, outcome.size)
+        took_s = self._clock.monotonic() - started_s
+        self.figures.count("request_seconds", outcome.ended, took_s)
         self._ledger.note("mcp.response", done)
 
 

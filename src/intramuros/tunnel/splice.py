@@ -1,5 +1,6 @@
 """Copy ciphertext between a dial and a stream, in both directions, without looking at it."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +15,14 @@ LINGER_S: Final = 5.0
 CHUNK_BYTES: Final = 256 * 1024
 
 
+Passed = Callable[[str, int], Awaitable[None]]
+"""Direction and size of bytes about to be passed on; returns when they may."""
+
+
+async def _freely(_direction: str, _size: int) -> None:
+    """Let everything pass at once."""
+
+
 @dataclass
 class Tally:
     """Bytes relayed, and why it ended."""
@@ -24,7 +33,11 @@ class Tally:
 
 
 async def splice(
-    dial: ByteStream, stream: ByteStream, first: bytes, recording: Recording | None
+    dial: ByteStream,
+    stream: ByteStream,
+    first: bytes,
+    recording: Recording | None,
+    passed: Passed = _freely,
 ) -> Tally:
     """Copy until both directions are done, or either side fails.
 
@@ -33,57 +46,66 @@ async def splice(
         stream: the stream to the gateway.
         first: bytes already read from the dial.
         recording: where to write a copy, or None.
+        passed: told of all bytes before they go on; what it waits, the sender waits.
 
     Returns:
         How many bytes went each way, without ``first`` being counted twice.
     """
-    tally = Tally()
+    copy = _Copy(dial, stream, recording, passed)
     async with anyio.create_task_group() as group:
-        group.start_soon(_up, dial, stream, first, recording, tally, group.cancel_scope)
-        await _down(dial, stream, recording, tally)
+        group.start_soon(copy.up, first, group.cancel_scope)
+        await copy.down()
         group.cancel_scope.cancel()
-    return tally
+    return copy.tally
 
 
-async def _up(
-    dial: ByteStream,
-    stream: ByteStream,
-    data: bytes,
-    recording: Recording | None,
-    tally: Tally,
-    scope: anyio.CancelScope,
-) -> None:
-    try:
-        while True:
-            tally.up_bytes += len(data)
-            if recording is not None:
-                recording.up(data)
-            await stream.send(data)
-            data = await dial.receive(CHUNK_BYTES)
-    except anyio.EndOfStream:
-        tally.ended = "caller_closed"
-        await stream.send_eof()
-        await anyio.sleep(LINGER_S)
-    except StreamReset as reset:
-        tally.ended = f"gateway: {reset}"
-    except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-        tally.ended = "caller_lost"
-    scope.cancel()
+class _Copy:
+    """Both directions of one dial."""
 
+    def __init__(
+        self, dial: ByteStream, stream: ByteStream, recording: Recording | None, passed: Passed
+    ) -> None:
+        self._dial = dial
+        self._stream = stream
+        self._recording = recording
+        self._passed = passed
+        self.tally = Tally()
 
-async def _down(
-    dial: ByteStream, stream: ByteStream, recording: Recording | None, tally: Tally
-) -> None:
-    try:
-        while True:
-            data = await stream.receive(CHUNK_BYTES)
-            tally.down_bytes += len(data)
-            if recording is not None:
-                recording.down(data)
-            await dial.send(data)
-    except anyio.EndOfStream:
-        return
-    except StreamReset as reset:
-        tally.ended = f"gateway: {reset}"
-    except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-        tally.ended = "caller_lost"
+    async def up(self, data: bytes, scope: anyio.CancelScope) -> None:
+        """Copy from control to the gateway, beginning with what was read."""
+        tally, stream = self.tally, self._stream
+        try:
+            while True:
+                tally.up_bytes += len(data)
+                await self._passed("up", len(data))
+                if self._recording is not None:
+                    self._recording.up(data)
+                await stream.send(data)
+                data = await self._dial.receive(CHUNK_BYTES)
+        except anyio.EndOfStream:
+            tally.ended = "caller_closed"
+            await stream.send_eof()
+            await anyio.sleep(LINGER_S)
+        except StreamReset as reset:
+            tally.ended = f"gateway: {reset}"
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            tally.ended = "caller_lost"
+        scope.cancel()
+
+    async def down(self) -> None:
+        """Copy from the gateway to control."""
+        tally = self.tally
+        try:
+            while True:
+                data = await self._stream.receive(CHUNK_BYTES)
+                tally.down_bytes += len(data)
+                await self._passed("down", len(data))
+                if self._recording is not None:
+                    self._recording.down(data)
+                await self._dial.send(data)
+        except anyio.EndOfStream:
+            return
+        except StreamReset as reset:
+            tally.ended = f"gateway: {reset}"
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            tally.ended = "caller_lost"
