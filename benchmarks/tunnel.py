@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,8 +72,18 @@ async def serve_upstream(home: Path) -> None:
         block = b"x" * 262144
         return StreamingResponse(iter([block] * (BULK_BYTES // len(block))))
 
+    async def events(request: Request) -> Response:
+        async def numbered() -> AsyncIterator[bytes]:
+            yield b": hello\n\n"
+            for _ in range(int(request.query_params["count"])):
+                await anyio.sleep(float(request.query_params["gap"]))
+                yield f"data: {time.time()}\n\n".encode()
+
+        return StreamingResponse(numbered(), media_type="text/event-stream")
+
     app = server.streamable_http_app()
     app.router.routes += [Route("/echo", http_echo, methods=["POST"]), Route("/bulk", bulk)]
+    app.router.routes.append(Route("/events", events))
     plain = uvicorn.Config(app, port=0, log_level="error", access_log=False)
     tls = uvicorn.Config(
         app,

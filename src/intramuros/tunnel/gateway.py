@@ -1,6 +1,7 @@
 """The gateway: keep one link to every edge, end the inner TLS of each stream, hand it to the relay.
 
-It listens on nothing, but for questions about its health on loopback if told to. What it may reach is in its own routes file; an edge can only name a host.
+It listens on nothing, but for questions about its health on loopback if told to. What it may reach
+is in its own routes file; an edge can only name a host.
 """
 
 import ssl
