@@ -20,7 +20,8 @@ FOLDER = Path(__file__).parent
 # (g) sandboxes of each provider, (h) the filters of what leaves, (i) the
 # pieces of a reply on their way to a client, (j) sessions that rest,
 # (k) a sandbox that is put away, and woken, (l) what
-# sandboxes weigh, and searches in them.
+# sandboxes weigh, and searches in them, (m) what many
+# clients, workers and watchers at once cost.
 NAMES = (
     "overhead",
     "tool_roundtrip",
@@ -34,6 +35,7 @@ NAMES = (
     "idle",
     "hibernation",
     "sandbox",
+    "load",
 )
 
 

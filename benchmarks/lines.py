@@ -67,13 +67,18 @@ class Line:
 
 
 @asynccontextmanager
-async def connected(base_url: str, api_key: str) -> AsyncIterator[Line]:
-    """Open a connection, and close it at the end of the block."""
+async def connected(base_url: str, api_key: str, **more: str) -> AsyncIterator[Line]:
+    """Open a connection, and close it at the end of the block.
+
+    Args:
+        more: headers; an ``authorization`` instead of the API key, say.
+    """
     parts = urlsplit(base_url)
     assert parts.hostname is not None
     assert parts.port is not None
-    head = (
-        f"host: {parts.netloc}\r\nx-api-key: {api_key}\r\nanthropic-version: 2023-06-01\r\n"
+    proof = more or {"x-api-key": api_key}
+    head = "".join(f"{name}: {value}\r\n" for name, value in proof.items()) + (
+        f"host: {parts.netloc}\r\nanthropic-version: 2023-06-01\r\n"
         f"anthropic-beta: {_BETA}\r\ncontent-type: application/json\r\n"
     )
     async with await anyio.connect_tcp(parts.hostname, parts.port) as stream:

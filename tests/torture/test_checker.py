@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from intramuros.control.session.drafts import INTERRUPTED
 from intramuros.control.store.records import Record
 from tests.torture.checker import INVARIANTS, extent, judge
 from tests.torture.evidence import Effect, Evidence, Lease, SessionEvidence
@@ -154,6 +155,19 @@ def test_every_invariant_has_a_lie_that_it_finds() -> None:
 
 def test_a_session_that_was_lost_whole_is_missed() -> None:
     assert "kept" in {v.invariant for v in judge(replace(honest(), sessions={}))}
+
+
+def test_a_call_may_begin_in_the_moment_in_which_it_is_stopped_but_only_once() -> None:
+    evidence = honest()
+    number = at(evidence, "user.tool_result")
+    content = [{"type": "text", "text": INTERRUPTED}]
+    body = {**rows(evidence)[number].body, "content": content, "is_error": True}
+    stopped = with_row(evidence, number, body=body)
+    after = Effect("worker.0", BASH, (rows(evidence)[number].at_us + 90_000) * 1000)
+    found = {v.invariant for v in judge(replace(stopped, effects=[after]))}
+    assert "once" not in found
+    twice = replace(stopped, effects=[after, replace(after, worker="worker.1")])
+    assert "once" in {violation.invariant for violation in judge(twice)}
 
 
 def test_an_interrupted_job_need_not_be_done() -> None:

@@ -177,16 +177,17 @@ class _Builder:
             home.mkdir()
             shutil.copy(world.home / "server.0" / "master-key", home / "master-key")
             world.programs[f"server.{number}"].start()
-        for number in range(1, shape.servers):
-            await world.programs[f"server.{number}"].ready()
-        if shape.tunnel:
-            await self._tunnel(edge_port, upstream_port)
-        await self._configure()
-        for number in range(shape.workers):
-            self._worker(number)
-        for name, program in world.programs.items():
-            if name.startswith("worker"):
-                await program.ready()
+        headers = {"x-api-key": world.api_key, **BETA}
+        url = f"http://{LOOPBACK}:{world.port(0)}"
+        async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=60) as api:
+            await self._environment(api)
+            for number in range(shape.workers):
+                self._worker(number)
+            if shape.tunnel:
+                await self._tunnel(edge_port, upstream_port)
+            await self._agents(api)
+        for program in world.programs.values():
+            await program.ready()
 
     async def _start(self, name: str) -> None:
         self.world.programs[name].start()
@@ -255,7 +256,7 @@ class _Builder:
         arguments = ["edge", "--port", str(edge_port)]
         arguments += [str(part) for pair in files.items() for part in pair]
         world.programs["edge"] = Program("edge", home, arguments)
-        await self._start("edge")
+        world.programs["edge"].start()
         link = self._link("gateway-edge", (LOOPBACK, edge_port))
         key_file = folder / "api-key"
         write_private(key_file, world.api_key.encode())
@@ -271,24 +272,23 @@ class _Builder:
         world.secrets.append((world.home / "gateway" / "tunnel-token").read_text().strip())
         given = ["gateway", "--config", str(config)]
         world.programs["gateway"] = Program("gateway", world.home / "gateway", given)
-        await self._start("gateway")
+        await world.programs["edge"].ready()
+        world.programs["gateway"].start()
 
-    async def _configure(self) -> None:
-        """Make the environment, its key, and the agents."""
+    async def _environment(self, api: httpx2.AsyncClient) -> None:
+        """Make the environment and its workers' key."""
         world = self.world
-        headers = {"x-api-key": world.api_key, **BETA}
-        url = f"http://{LOOPBACK}:{world.port(0)}"
-        async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=30) as api:
-            made = await _post(
-                api, "/v1/environments", {"name": "torture", "config": {"type": "self_hosted"}}
-            )
-            world.environment_id = made["id"]
-            found = await _post(api, f"/x/environments/{made['id']}/keys", {"name": "workers"})
-            for name, policy in (("free", "always_allow"), ("asked", "always_ask")):
-                agent = await _post(api, "/v1/agents", self._agent(name, policy))
-                world.agents[name] = agent["id"]
+        body = {"name": "torture", "config": {"type": "self_hosted"}}
+        made = await _post(api, "/v1/environments", body)
+        world.environment_id = made["id"]
+        found = await _post(api, f"/x/environments/{made['id']}/keys", {"name": "workers"})
         world.environment_key = found["key"]
         world.secrets += [world.environment_key, world.api_key]
+
+    async def _agents(self, api: httpx2.AsyncClient) -> None:
+        for name, policy in (("free", "always_allow"), ("asked", "always_ask")):
+            agent = await _post(api, "/v1/agents", self._agent(name, policy))
+            self.world.agents[name] = agent["id"]
 
     def _agent(self, name: str, policy: str) -> dict[str, Any]:
         toolset = {
