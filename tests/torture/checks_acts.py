@@ -11,7 +11,7 @@ from intramuros.control.store.records import Record
 from intramuros.protocol.audit import BrokenChain, verify
 from intramuros.protocol.events import ANSWERS
 from tests.torture import jobs
-from tests.torture.evidence import Evidence
+from tests.torture.evidence import Effect, Evidence
 from tests.torture.violations import Violation
 
 # Two programs read the same clock at different moments; a result's time is taken after its effect.
@@ -97,22 +97,31 @@ def once(evidence: Evidence) -> Iterator[Violation]:
         if use is None:
             yield Violation("once", effect.nonce, f"ran on {effect.worker}, and is in no log")
             continue
-        if use.stopped and runs[effect.nonce] == 1:
-            continue  # it was on its way when somebody stopped the session
-        for result in use.results:
-            # Servers' clocks jump; those of the sandboxes and of the clients do not.
-            recorded_us = result.at_us + TOLERANCE_US + evidence.skewed_us
-            late_us = effect.at_ns // 1000 - min(recorded_us, seen.get(result.id, recorded_us))
-            if late_us > 0:
-                yield Violation(
-                    "once", effect.nonce, f"ran {late_us} µs after its result was recorded"
-                )
+        # What is stopped may have been on its way.
+        if not (use.stopped and runs[effect.nonce] == 1):
+            yield from _late(evidence, effect, use, seen)
     touched = Counter(entry["nonce"] for entry in evidence.upstream)
     for nonce, count in touched.items():
         if count > 1:
             yield Violation("once", nonce, f"called {count} times upstream")
         if nonce not in by_nonce:
             yield Violation("once", nonce, "called upstream, and is in no log")
+
+
+def _late(
+    evidence: Evidence, effect: Effect, use: Use, seen: Mapping[str, int]
+) -> Iterator[Violation]:
+    """Yield the results that were there before the tool ran.
+
+    Args:
+        seen: when a client saw each event.
+    """
+    for result in use.results:
+        # Servers' clocks jump; those of the sandboxes and of the clients do not.
+        recorded_us = result.at_us + TOLERANCE_US + evidence.skewed_us
+        late_us = effect.at_ns // 1000 - min(recorded_us, seen.get(result.id, recorded_us))
+        if late_us > 0:
+            yield Violation("once", effect.nonce, f"ran {late_us} µs after its result was recorded")
 
 
 def real(evidence: Evidence) -> Iterator[Violation]:

@@ -14,7 +14,7 @@ from tests.torture.campaign import Round, play
 from tests.torture.schedule import Schedule
 from tests.torture.world import Shape
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
 SHORT = Schedule.load((Path(__file__).parent / "schedules" / "short.json").read_text())
 
