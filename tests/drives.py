@@ -56,6 +56,21 @@ class Workspace:
         return subprocess.run(argv, capture_output=True, text=True, check=False).stdout
 
 
+def content(path: Path) -> bytes:
+    """Return what a file holds without its holes: a drive is far larger than what is in it."""
+    parts, end = [], 0
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        while end < size:
+            try:
+                start = os.lseek(file.fileno(), end, os.SEEK_DATA)
+            except OSError:
+                break
+            end = os.lseek(file.fileno(), start, os.SEEK_HOLE)
+            parts.append(os.pread(file.fileno(), end - start, start))
+    return b"".join(parts)
+
+
 def _mounted(image: Path) -> Iterator[Path]:
     """Yield the mounts of a drive, as processes hold them."""
     for backing in Path("/sys/block").glob("loop*/loop/backing_file"):

@@ -20,6 +20,7 @@ from anthropic import Anthropic
 from intramuros.cli.stack import free_ports
 from intramuros.execution.sandbox import bwrap
 from intramuros.execution.sandbox.base import Level
+from tests.drives import content
 from tests.e2e.rig import Command, assert_nothing_left, eventually, running
 from tests.fakes.messages_server import FakeMessages
 from tests.wire.test_vault_secrets import forms
@@ -85,13 +86,14 @@ def all_processes() -> dict[str, bytes]:
 def files(directory: Path) -> dict[str, bytes]:
     """Return every file below a directory, by its relative path; links are named, not followed."""
     taken = {}
+    os.sync()  # of what a sandbox wrote to its drive, the file may have nothing yet
     for path in sorted(directory.rglob("*")):
         where = str(path.relative_to(directory))
         if path.is_symlink():
             taken[where] = os.fsencode(path.readlink())
         elif path.is_file():
             try:
-                taken[where] = path.read_bytes()
+                taken[where] = content(path)
             except FileNotFoundError:  # a temporary file
                 continue
     return taken
