@@ -13,6 +13,7 @@ from intramuros.control.model.base import (
     TextDelta,
     ThinkingStarted,
 )
+from intramuros.control.session.conversation import files_of
 from intramuros.web import base as web
 from tests.fakes.loop import INSERT, QUERY, found
 
@@ -28,6 +29,7 @@ class ScriptedModel:
 
     async def run(self, request: ModelRequest, on_delta: Callable[[Delta], None]) -> ModelReply:
         self.requests.append(request)
+        assert request.files is None or set(files_of(request.messages)) <= set(request.files)
         answer = self.answers.popleft()
         if isinstance(answer, ModelError):
             raise answer

@@ -1,6 +1,6 @@
 """What the loop needs of a model. Messages are in the Messages API's own shapes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, Protocol
@@ -66,6 +66,7 @@ class ModelRequest:
         last_try: whether nobody will ask again if this fails, so that another model may answer.
         allowed: the models that may answer in its place; None for any.
         options: further parameters of the Messages API, as a caller of ours sent them.
+        files: at least the uploaded files that the messages name; None if nobody knows.
     """
 
     model: str
@@ -81,6 +82,7 @@ class ModelRequest:
     last_try: bool = False
     allowed: AllowList | None = None
     options: Mapping[str, object] = field(default_factory=dict)
+    files: Collection[str] | None = None
 
 
 @dataclass(frozen=True)

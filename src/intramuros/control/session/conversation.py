@@ -14,7 +14,7 @@ A conversation never changes; :func:`hear` gives the next one, at a cost that do
 much was said before.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
@@ -61,6 +61,7 @@ class Conversation:
         ordered: operator text since.
         aims: outcome id → what the agent is told when its turn comes.
         aim: what it was told of the outcome under way; it outlives a compaction.
+        files: at least the uploaded files that the messages name.
     """
 
     settled: tuple[Block, ...] = ()
@@ -70,12 +71,42 @@ class Conversation:
     ordered: tuple[Block, ...] = ()
     aims: Mapping[str, str] = field(default_factory=dict)
     aim: str | None = None
+    files: frozenset[str] = frozenset()
 
 
 def hear(conversation: Conversation, record: Record) -> Conversation:
     """Return the conversation after one more record; most records say nothing."""
     if record.queued:
         return conversation
+    heard = _hear(conversation, record)
+    if heard is conversation:
+        return conversation
+    private = record.private or {}
+    said = (record.body.get("content"), private.get("content"), private.get("summary"))
+    named = heard.files.union(*map(files_of, said))
+    return heard if named == heard.files else replace(heard, files=named)
+
+
+def files_of(blocks: object) -> Iterator[str]:
+    """Yield the uploaded files that content names; nothing if it is no list of blocks."""
+    if not isinstance(blocks, list | tuple):
+        return
+    for block in blocks:
+        if isinstance(block, Mapping):
+            if (file_id := file_of(block)) is not None:
+                yield file_id
+            yield from files_of(block.get("content"))
+
+
+def file_of(block: Mapping[str, object]) -> str | None:
+    """Return the uploaded file that a block names as its source, or None."""
+    source = block.get("source")
+    if isinstance(source, Mapping) and source.get("type") == "file":
+        return str(source["file_id"])
+    return None
+
+
+def _hear(conversation: Conversation, record: Record) -> Conversation:
     match record.type:
         case "user.message":
             said = _content(record) or [dict(_SILENCE)]
@@ -147,6 +178,7 @@ def _replied(conversation: Conversation, record: Record) -> Conversation:
             calls=tuple((model_id, use_id) for model_id, use_id in private.get("calls", ())),
             aims=conversation.aims,
             aim=conversation.aim,
+            files=conversation.files,
         )
     return _say(conversation, CUT_OFF) if private.get("cut_off") else conversation
 
@@ -200,9 +232,11 @@ def _compacted(conversation: Conversation, record: Record) -> Conversation:
     """
     private = cast("Mapping[str, Any]", record.private or {})
     said = tuple(block for block in private.get("summary", ()) if not _empty(block))
-    told = (m for m in (*conversation.settled, *_open_gap(conversation)) if m["role"] == "system")
+    before = (*conversation.settled, *_open_gap(conversation))
+    told = [message for message in before if message["role"] == "system"]
     compacted = Conversation(
         said=said,
+        files=frozenset(files_of(told)),
         ordered=tuple(block for m in told for block in m["content"]),
         aims=conversation.aims,
         aim=conversation.aim,

@@ -6,13 +6,14 @@ the reference; a file that is gone by now leaves a note in its place, so that ol
 
 import base64
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 from intramuros.control.catalog import files
 from intramuros.control.catalog.service import Resource
 from intramuros.control.model.base import Block, ModelRequest
+from intramuros.control.session.conversation import file_of, files_of
 from intramuros.control.session.file_sources import MAX_BYTES, is_text
 from intramuros.control.store.blobs import Blob, Blobs
 from intramuros.control.store.db import Database, Tx
@@ -42,7 +43,8 @@ class Inliner:
         Raises:
             Unavailable: the blob store does not give one now.
         """
-        wanted = set(_named(request.messages))
+        # Looking for them takes longer than all else when much was said.
+        wanted = set(files_of(request.messages) if request.files is None else request.files)
         if not wanted:
             return request
         sources = {file_id: await self._source(workspace_id, file_id) for file_id in wanted}
@@ -91,18 +93,8 @@ def _source_of(mime_type: str, content: bytes) -> Mapping[str, str]:
     return {"type": "base64", "media_type": mime_type, "data": data}
 
 
-def _named(blocks: Sequence[Block]) -> Iterator[str]:
-    for block in blocks:
-        file_id = _file_of(block)
-        if file_id is not None:
-            yield file_id
-        inner = block.get("content")
-        if isinstance(inner, Sequence) and not isinstance(inner, str):
-            yield from _named(inner)
-
-
 def _filled(block: Block, sources: Mapping[str, Mapping[str, str] | None]) -> Block:
-    file_id = _file_of(block)
+    file_id = file_of(block)
     if file_id is not None:
         source = sources[file_id]
         if source is None:
@@ -112,10 +104,3 @@ def _filled(block: Block, sources: Mapping[str, Mapping[str, str] | None]) -> Bl
     if isinstance(inner, Sequence) and not isinstance(inner, str):
         return {**block, "content": [_filled(part, sources) for part in inner]}
     return block
-
-
-def _file_of(block: Block) -> str | None:
-    source = block.get("source")
-    if isinstance(source, Mapping) and source.get("type") == "file":
-        return str(source["file_id"])
-    return None

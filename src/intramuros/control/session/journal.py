@@ -28,6 +28,7 @@ from intramuros.control.session.repositories import ready_us
 from intramuros.control.session.state import State, load
 from intramuros.control.session.work import WorkQueue
 from intramuros.control.store import events, leases
+from intramuros.control.store.codec import encode
 from intramuros.control.store.db import Tx
 from intramuros.control.store.events import End, Stamp
 from intramuros.control.store.notify import (
@@ -81,17 +82,20 @@ _STEER: Final = Prepared(
 
 @dataclass(frozen=True)
 class Held:
-    """A session's row, held until the transaction ends, and the state it stores.
-
-    Args:
-        end: where its log ends.
-        outcomes: its outcomes, as the API shows them.
-    """
+    """A session's row, held until the transaction ends, its state and where its log ends."""
 
     row: Row[Any]
     state: State
     end: End
-    outcomes: Any
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """Rows that have their places in the log, and the session before and behind them."""
+
+    before: Held
+    after: Held
+    rows: list[Record]
 
 
 class Begun(Protocol):
@@ -160,7 +164,7 @@ class Journal:
         row = tx.run(_HOLD, {"session_id": session_id}).first()
         if row is None:
             raise NotFound(f"no session {session_id!r}")
-        return Held(row, load(row.state), End(row.last_seq, row.updated_us), row.outcomes)
+        return Held(row, load(row.state), End(row.last_seq, row.updated_us))
 
     def accept(
         self,
@@ -206,32 +210,23 @@ class Journal:
             for verdict in verdicts
             if isinstance(verdict, Draft)
         ]
-        outcomes.check_room(held.outcomes, drafts)
+        outcomes.check_room(held.row.outcomes, drafts)
         steered = behind.steered(held.row.steered_by, principal)
         if steered:
             tx.run(_STEER, {"of_id": session_id, "marks": steered["steered_by"]})
-        written, after = self._append(tx, held, drafts)
-        if written:
+        placed = self._place(tx, held, drafts)
+        if placed.rows:
             fields: dict[str, object] = {
                 "credential": principal.credential_id,
-                "events": [_digest(record) for record in written],
+                "events": [_digest(record) for record in placed.rows],
             }
-            begun = self._begin(tx, held, written, starter) if after.state.due else None
-            if after.state.due and begun is None:
-                self._offer(tx, held, written)
-            first = [] if begun is None else self._go_on(tx, after, begun)
-            # Behind all that is not shared: who records is alone until the commit.
-            self._audit(tx, "session.input", held, fields)
-            self._audit_calls(tx, held, first)
-            if begun is not None:
-                with _told():
-                    begun.settle(tx, first)
+            self._take(tx, placed, fields, starter)
 
         def unwritten(draft: Draft) -> Record:
             id = self._ids.new("sevt")
             return Record(session_id, 0, id, draft.type, now_us, draft.body, queued=True)
 
-        return legality.resolve(verdicts, iter(written), unwritten)
+        return legality.resolve(verdicts, iter(placed.rows), unwritten)
 
     def record(self, tx: Tx, session_id: str, epoch: int, drafts: Sequence[Draft]) -> list[Record]:
         """Append what the loop did, if its turn lease is still the newest.
@@ -242,9 +237,9 @@ class Journal:
         """
         leases.check(tx, leases.TURNS, session_id, epoch)
         held = self.hold(tx, session_id)
-        written, _ = self._append(tx, held, drafts)
-        self._audit_calls(tx, held, written)
-        return written
+        placed = self._append(tx, held, drafts)
+        self._audit_calls(tx, held, placed.rows)
+        return placed.rows
 
     def append(self, tx: Tx, held: Held, drafts: Sequence[Draft]) -> list[Record]:
         """Append rows to a held session, bring every view up to date, and offer a turn if due.
@@ -255,10 +250,10 @@ class Journal:
             TooLarge: a row over :data:`MAX_RECORD_BYTES`, or too many rows.
             IllegalRecord: a row that cannot follow the log.
         """
-        written, after = self._append(tx, held, drafts)
-        if written and after.state.due:
-            self._offer(tx, held, written)
-        return written
+        placed = self._append(tx, held, drafts)
+        if placed.rows and placed.after.state.due:
+            self._offer(tx, held, placed.rows)
+        return placed.rows
 
     def wake(self, tx: Tx, session_id: str) -> None:
         """Offer a turn that had to wait for a checkout, if one is due.
@@ -270,20 +265,39 @@ class Journal:
         if held.state.due:
             self._offer(tx, held, ())
 
-    def _begin(
-        self, tx: Tx, held: Held, written: Sequence[Record], starter: Starter | None
-    ) -> Begun | None:
+    def _take(
+        self, tx: Tx, placed: "_Placed", fields: dict[str, object], starter: Starter | None
+    ) -> None:
+        """Store inputs; have the turn that they make due begun, or offered.
+
+        Args:
+            fields: what the audit keeps of them.
+        """
+        held, due = placed.before, placed.after.state.due
+        begun = self._begin(tx, placed, starter) if due else None
+        if begun is None:
+            if due:
+                self._offer(tx, held, placed.rows)
+            self._write(tx, placed)
+            self._audit(tx, "session.input", held, fields)
+            return
+        with _told():
+            first = self._place(tx, placed.after, begun.drafts)
+            rows = [*placed.rows, *first.rows]
+            self._write(tx, _Placed(held, first.after, rows))
+            # Behind all that is not shared: who records is alone until the commit.
+            self._audit(tx, "session.input", held, fields)
+            self._audit_calls(tx, held, first.rows)
+            begun.settle(tx, first.rows)
+
+    def _begin(self, tx: Tx, placed: "_Placed", starter: Starter | None) -> Begun | None:
         if starter is None:
             return None
         now_us = to_micros(self._clock.now())
-        if self._ready_us(held, written, now_us) > now_us:
+        if self._ready_us(placed.before, placed.rows, now_us) > now_us:
             return None
         with _told():
-            return starter.begin(tx, held, written)
-
-    def _go_on(self, tx: Tx, held: Held, begun: Begun) -> list[Record]:
-        with _told():
-            return self._append(tx, held, begun.drafts)[0]
+            return starter.begin(tx, placed.before, placed.rows)
 
     def _ready_us(self, held: Held, written: Sequence[Record], now_us: int) -> int:
         hurry = any(record.type == "user.interrupt" for record in written)
@@ -295,47 +309,57 @@ class Journal:
         leases.offer(tx, leases.TURNS, held.row.id, now_us, at_us=at_us)
         tx.after_commit(lambda: self._hub.hint(TURN_TOPIC))
 
-    def _append(self, tx: Tx, held: Held, drafts: Sequence[Draft]) -> tuple[list[Record], Held]:
-        """Append rows, and return them and the session as it is then."""
+    def _append(self, tx: Tx, held: Held, drafts: Sequence[Draft]) -> "_Placed":
+        placed = self._place(tx, held, drafts)
+        if placed.rows:
+            self._write(tx, placed)
+        return placed
+
+    def _place(self, tx: Tx, held: Held, drafts: Sequence[Draft]) -> "_Placed":
+        """Return the rows that drafts become, and what the session is behind them."""
         if not drafts:
-            return [], held
+            return _Placed(held, held, [])
         _check_sizes(drafts)
-        row, state = held.row, held.state
+        state = held.state
         stamp = Stamp(to_micros(self._clock.now()), lambda: self._ids.new("sevt"))
-        written = events.append(tx, row.id, held.end, drafts, stamp)
-        for record in written:
+        rows = events.place(held.row.id, held.end, drafts, stamp)
+        for record in rows:
             threads.project(tx, state, record)
             state = fold(state, record)
-        threads.settle(tx, held.state, state, written[-1].at_us)
+        return _Placed(held, Held(held.row, state, End(rows[-1].seq, rows[-1].at_us)), rows)
+
+    def _write(self, tx: Tx, placed: "_Placed") -> None:
+        """Store rows, at least one, and bring every view up to date."""
+        held, state, end = placed.before, placed.after.state, placed.after.end
+        row, written = held.row, placed.rows
+        events.insert_all(tx, written)
+        threads.settle(tx, held.state, state, end.at_us)
         projection = {
             "session_id": row.id,
             "new_state": state.dump(),
             "new_status": shown_status(state).value,
-            "end_seq": written[-1].seq,
-            "end_us": written[-1].at_us,
+            "end_seq": end.seq,
+            "end_us": end.at_us,
         }
         tx.run(_PROJECT, projection)
-        shown = self._tell_outcomes(tx, held, written)
+        self._tell_outcomes(tx, row, written)
         self._staff(tx, row, state, written)
         if notices.pass_on(tx, self._clock, row, written):
             tx.after_commit(lambda: self._hub.hint(WEBHOOK_TOPIC))
         if row.environment_kind == ENVIRONMENT_KIND and state.status is not Status.RUNNING:
-            leases.offer(tx, leases.DREAMS, row.id, stamp.now_us)
+            leases.offer(tx, leases.DREAMS, row.id, to_micros(self._clock.now()))
             tx.after_commit(lambda: self._hub.hint(DREAM_TOPIC))
         if self._watch is not None:
             self._watch(tx, row, written)
         tx.after_commit(lambda: self._tell(row.id, held.end.seq, written))
-        return written, Held(row, state, End(written[-1].seq, written[-1].at_us), shown)
 
-    def _tell_outcomes(self, tx: Tx, held: Held, written: Sequence[Record]) -> Any:  # noqa: ANN401  any JSON
-        shown = held.outcomes
+    def _tell_outcomes(self, tx: Tx, row: Row[Any], written: Sequence[Record]) -> None:
+        shown = row.outcomes
         for record in written:
             if record.type in outcomes.TELLING:
                 shown = outcomes.show(shown, record)
-        if shown != held.outcomes:
-            changed = update(sessions).where(sessions.c.id == held.row.id).values(outcomes=shown)
-            tx.execute(changed)
-        return shown
+        if shown != row.outcomes:
+            tx.execute(update(sessions).where(sessions.c.id == row.id).values(outcomes=shown))
 
     def _tell(self, session_id: str, after_seq: int, written: Sequence[Record]) -> None:
         topic = session_topic(session_id)
@@ -422,7 +446,7 @@ def _check_sizes(drafts: Sequence[Draft]) -> None:
     if len(drafts) > MAX_DRAFTS:
         raise TooLarge(f"{len(drafts)} events at once; at most {MAX_DRAFTS} are allowed")
     for draft in drafts:
-        size = len(_canonical(draft.body))
+        size = len(encode(draft.body))
         if size > MAX_RECORD_BYTES:
             raise TooLarge(f"{draft.type} has {size} bytes; at most {MAX_RECORD_BYTES} are allowed")
 

@@ -40,7 +40,8 @@ class Opening:
         if isinstance(self.effect, Wait):
             self.desk.release(tx, self.lease, self.effect.until_us)
         begun = replace(self, view=view)
-        tx.after_commit(lambda: self.go(begun))
+        # Before anybody else is told: the model takes longer than they do.
+        tx.after_commit(lambda: self.go(begun), early=True)
 
 
 def opened(

@@ -29,6 +29,7 @@ def request(view: View, max_tokens: int) -> ModelRequest:
         tools=definitions(tools),
         max_tokens=max_tokens,
         effort=_effort(model.get("effort")),
+        files=view.conversation.files,
     )
 
 

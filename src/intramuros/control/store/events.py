@@ -39,15 +39,10 @@ class End:
     at_us: int
 
 
-def append(
-    tx: Tx, session_id: str, end: End, drafts: Sequence[Draft], stamp: "Stamp"
-) -> list[Record]:
-    """Append rows behind ``end`` and return them with their positions, times and ids.
-
-    The caller must hold the session's row and store the new end in the same transaction.
-    """
+def place(session_id: str, end: End, drafts: Sequence[Draft], stamp: "Stamp") -> list[Record]:
+    """Return rows behind ``end`` with their positions, times and ids, for :func:`insert_all`."""
     first_us = max(stamp.now_us, end.at_us + 1)
-    records = [
+    return [
         Record(
             session_id=session_id,
             seq=end.seq + 1 + offset,
@@ -62,9 +57,14 @@ def append(
         )
         for offset, draft in enumerate(drafts)
     ]
-    if records:
-        tx.run_many(_INSERT, [_values(record) for record in records])
-    return records
+
+
+def insert_all(tx: Tx, records: Sequence[Record]) -> None:
+    """Store rows that :func:`place` made, at least one.
+
+    The caller must hold the session's row and store the new end in the same transaction.
+    """
+    tx.run_many(_INSERT, [_values(record) for record in records])
 
 
 @dataclass(frozen=True)

@@ -290,12 +290,12 @@ class Reader:
             if self._connection is None:
                 self._connection = self._backend.readers.connect()
             with self._backend.snapshot(self._connection):
-                result = job.context.run(job.work, Tx(self._connection))
+                job.accept(job.context.run(job.work, Tx(self._connection)), [])
+                job.tell()  # whoever waits need not wait for the end of the snapshot
         except BaseException as error:  # noqa: BLE001  handed to the caller as it is
             if isinstance(error, DBAPIError) or self._gone():
                 self._drop()
-            return error
-        job.accept(result, [])
+            return None if job.over else error
         return None
 
     def _gone(self) -> bool:

@@ -64,9 +64,13 @@ class Tx:
             self._wait(self.connection)
             self._wait = None
 
-    def after_commit(self, hook: Callable[[], None]) -> None:
-        """Call ``hook`` on the event loop once the commit is durable; it must not raise."""
-        self._hooks.append(hook)
+    def after_commit(self, hook: Callable[[], None], *, early: bool = False) -> None:
+        """Call ``hook`` on the event loop once the commit is durable; it must not raise.
+
+        Args:
+            early: before those that were registered so far.
+        """
+        self._hooks.insert(0 if early else len(self._hooks), hook)
 
     @property
     def hooks(self) -> list[Callable[[], None]]:

@@ -1,7 +1,14 @@
 import pytest
 
 from intramuros.control.model.base import ModelReply
-from intramuros.control.session.conversation import CUT_OFF, LAST, REVISE, Unanswered, messages
+from intramuros.control.session.conversation import (
+    CUT_OFF,
+    LAST,
+    REVISE,
+    Unanswered,
+    files_of,
+    messages,
+)
 from intramuros.control.session.turn import Wait
 from intramuros.control.store.records import Draft
 from tests.fakes.loop import CUSTOM, Loop, agent, text, toolset, use, uses, verdict
@@ -36,6 +43,25 @@ def test_the_models_own_blocks_come_back_as_they_were() -> None:
     result = {"type": "tool_result", "tool_use_id": "toolu_9", "content": [image], "is_error": True}
     assert sent[2] == {"role": "user", "content": [{**result, **CACHED}]}
     check_messages(sent)
+
+
+def test_a_request_says_which_files_it_names_until_a_summary_stands_for_them() -> None:
+    def named(file_id: str) -> dict[str, object]:
+        return {"type": "image", "source": {"type": "file", "file_id": file_id}}
+
+    loop = Loop(agent(CUSTOM), model=[uses(use("weather")), text("seen"), text("what?")])
+    loop.log.send("user.message", content=[named("file_1")])
+    loop.run()
+    (call,) = loop.log.state.calls
+    loop.log.send("user.custom_tool_result", custom_tool_use_id=call.id, content=[named("file_2")])
+    loop.run()
+    assert [request.files for request in loop.requests] == [{"file_1"}, {"file_1", "file_2"}]
+    assert set(files_of(loop.requests[1].messages)) == {"file_1", "file_2"}
+    summary = {"summary": [{"type": "text", "text": "A cat."}, named("file_2")]}
+    loop.log.append(Draft("agent.thread_context_compacted", private=summary))
+    loop.log.say()
+    loop.run()
+    assert loop.requests[2].files == {"file_2"} == set(files_of(loop.requests[2].messages))
 
 
 def test_a_result_without_content_has_none() -> None:

@@ -89,6 +89,16 @@ async def test_a_request_without_files_is_the_same_one(rig: Rig) -> None:
     assert await rig.inliner.fill("wrkspc_test", request) is request
 
 
+async def test_who_knows_what_is_named_spares_the_search(rig: Rig) -> None:
+    file_id = await rig.upload(b"a", "text/csv")
+    messages = [{"role": "user", "content": [block("document", file_id)]}]
+    known = ModelRequest("m", messages, files=[file_id])
+    (filled,) = (await rig.inliner.fill("wrkspc_test", known)).messages
+    assert filled["content"][0]["source"]["data"] == "a"  # type: ignore[index]  # as sent
+    nothing = ModelRequest("m", messages, files=[])
+    assert await rig.inliner.fill("wrkspc_test", nothing) is nothing
+
+
 async def test_what_is_gone_or_foreign_leaves_a_note(rig: Rig) -> None:
     image = await rig.upload(b"x", "image/png")
     for workspace in ("wrkspc_test", "wrkspc_other"):

@@ -33,7 +33,8 @@ class Log:
     def write(self, *drafts: Draft) -> bool:
         tx, world = self._world.tx, self._world
         stamp = Stamp(world.now_us, lambda: world.ids.new("sevt"))
-        written = events.append(tx, self.id, End(self.seq, world.now_us), drafts, stamp)
+        written = events.place(self.id, End(self.seq, world.now_us), drafts, stamp)
+        events.insert_all(tx, written)
         self.seq = written[-1].seq
         session: Any = SimpleNamespace(
             id=self.id,

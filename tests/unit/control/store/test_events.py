@@ -38,7 +38,9 @@ class Log:
             self.made += 1
             return f"sevt_{self.session_id}_{self.made}"
 
-        added = events.append(self.tx, self.session_id, self.end, drafts, Stamp(now_us, new_id))
+        added = events.place(self.session_id, self.end, drafts, Stamp(now_us, new_id))
+        if added:
+            events.insert_all(self.tx, added)
         self.end = End(added[-1].seq, added[-1].at_us) if added else self.end
         return added
 
@@ -54,7 +56,7 @@ def test_rows_come_back_as_they_were_written(tx: Tx) -> None:
     assert [(r.seq, r.at_us) for r in written] == [(1, 50), (2, 51), (3, 52)]
     assert events.read(tx, S) == written
     assert events.read(tx, S, after_seq=1, upto_seq=2) == written[1:2]
-    assert events.append(tx, S, log.end, [], Stamp(0, str)) == []
+    assert events.place(S, log.end, [], Stamp(0, str)) == []
 
 
 def test_amb_25_times_rise_strictly_though_the_clock_stands_or_steps_back(tx: Tx) -> None:

@@ -17,3 +17,13 @@ def test_hooks_are_kept_in_order(tx: Tx) -> None:
     for hook in tx.hooks:
         hook()
     assert seen == [1, 2]
+
+
+def test_an_early_hook_comes_first(tx: Tx) -> None:
+    seen: list[int] = []
+    tx.after_commit(lambda: seen.append(1))
+    tx.after_commit(lambda: seen.append(2), early=True)
+    tx.after_commit(lambda: seen.append(3))
+    for hook in tx.hooks:
+        hook()
+    assert seen == [2, 1, 3]
