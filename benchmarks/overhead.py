@@ -1,13 +1,14 @@
 """What the control plane adds between a tool's result and the next request to the model.
 
-``python -m benchmarks.overhead [--calls N] [--concurrency N…] [--database-url URL] [--out FILE]``
+``python -m benchmarks.overhead [--calls N] [--concurrency N…] [--engine NAME…] [--out FILE]``
 
 A client answers a custom tool as soon as it sees the call. The text of each answer is the time at
 which its first byte was sent; the model, a Messages server in a process of its own, takes the time
 again when the request that holds it arrives. What lies between is ours: HTTP, the transaction that
 makes the result durable, claiming the turn, the loop, building and sending the request. The server
-is the real one, over HTTP; SQLite runs with ``synchronous=FULL``. Client, server and model share
-the machine.
+is the real one, over HTTP, and each commit waits for the disk: SQLite runs with
+``synchronous=FULL``, PostgreSQL, which is started for this, with ``fsync=on``. Client, server,
+model and database share the machine.
 
 Paced, the model thinks for a second on average, as the fastest real ones do. Flat out, it answers
 at once, so that everything waits for the processor: that shows how many calls there can be.
@@ -17,15 +18,17 @@ import argparse
 import json
 import os
 import platform
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import anyio
 from anthropic import AsyncAnthropic
+from tests import postgres
 from tests.wire.host import Server, running
 
 from benchmarks.lines import connected
@@ -43,6 +46,8 @@ TOOL: Final = {
 THINK_S: Final = 1.0
 # What is asked of us: p50 and p95 at 50 sessions, in milliseconds.
 TARGET_MS: Final = (5.0, 20.0)
+SQLITE, POSTGRES = "sqlite", "postgres"
+DURABLE: Final = {"fsync": "on", "full_page_writes": "on"}
 
 
 @contextmanager
@@ -152,27 +157,37 @@ async def measure(server: Server, model_url: str, concurrency: int) -> dict[str,
 
 
 async def run(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Measure each concurrency on a fresh server and model, paced and flat out."""
+    """Measure each concurrency on a fresh database, server and model, paced and flat out."""
     results = []
-    for think_s in (THINK_S, 0.0):
-        for concurrency in options.concurrency:
-            calls = options.calls if concurrency > 1 or not think_s else options.calls // 2
-            with (
-                timed_model(times=calls, think_s=think_s) as model_url,
-                bench(model_url, options.database_url) as server,
-            ):
-                figures = await measure(server, model_url, concurrency)
-            results.append({"think_s": think_s, **figures})
+    with ExitStack() as stack:
+        cluster = None
+        if POSTGRES in options.engine:
+            cluster = stack.enter_context(postgres.running(DURABLE))
+        for engine in options.engine:
+            for think_s in (THINK_S, 0.0):
+                for concurrency in options.concurrency:
+                    url = None
+                    if engine == POSTGRES and cluster is not None:
+                        url = cluster.database(f"{think_s} {concurrency}")
+                    calls = options.calls if concurrency > 1 or not think_s else options.calls // 2
+                    with (
+                        timed_model(times=calls, think_s=think_s) as model_url,
+                        bench(model_url, url) as server,
+                    ):
+                        figures = await measure(server, model_url, concurrency)
+                    results.append({"engine": engine, "think_s": think_s, **figures})
     return results
 
 
 def table(results: list[dict[str, Any]]) -> str:
     """Return the figures for people."""
-    rows = [("sessions", "think", "calls/s", "result→model p50/p95", "CPU/call", "cores", "RSS")]
+    heads = ("sessions", "think", "calls/s", "result→model p50/p95", "CPU/call", "cores", "RSS")
+    rows = [("engine", *heads)]
     for row in results:
         reach = row["result_to_model_ms"]
         rows.append(
             (
+                row["engine"],
                 str(row["concurrency"]),
                 f"{row['think_s']:g} s",
                 str(row["calls_per_s"]),
@@ -194,9 +209,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--calls", type=int, default=40, help="tool calls of each session's turn")
     parser.add_argument("--concurrency", type=int, nargs="*", default=[1, 50])
-    parser.add_argument("--database-url", help="another database than SQLite in a fresh directory")
+    parser.add_argument(
+        "--engine", nargs="*", choices=[SQLITE, POSTGRES], default=[SQLITE, POSTGRES]
+    )
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     options = parser.parse_args()
+    if POSTGRES in options.engine and postgres.binaries() is None:
+        print("NO POSTGRESQL: only SQLite is measured; install postgresql", file=sys.stderr)
+        options.engine = [SQLITE]
     results = anyio.run(run, options)
     print(table(results))
     report = {

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import Table, TextClause, text
+from sqlalchemy import Table, text
 
 from intramuros.control.metering.periods import DAY_US
 from intramuros.control.metering.rates import ORGANIZATION
@@ -16,6 +16,7 @@ from intramuros.control.model.catalogue import Catalogue, Price
 from intramuros.control.model.cost import UNITS_PER_CENT, Tokens, rate, searches_cost
 from intramuros.control.store.db import Tx
 from intramuros.control.store.metering_tables import spend_days, usage_minutes
+from intramuros.control.store.prepared import Prepared
 
 MINUTE_US: Final = 60_000_000
 NANO: Final = 10**9
@@ -114,12 +115,12 @@ def record(tx: Tx, known: Catalogue, at_us: int, spender: Spender, use: Use) -> 
     }
     counts = {**tokens._asdict(), **costs, "web_searches": use.web_searches}
     tx.take_turn()
-    tx.execute(_ADD_USAGE, {**key, **counts})
+    tx.run(_ADD_USAGE, {**key, **counts})
     total = sum(costs.values())
     if total:
         day_us = at_us - at_us % DAY_US
         scopes = (ORGANIZATION, spender.workspace_id)
-        tx.execute(
+        tx.run_many(
             _ADD_SPENT,
             [{"scope_key": scope, "day_us": day_us, "nanocents": total} for scope in scopes],
         )
@@ -148,7 +149,7 @@ def _count(usage: Mapping[str, Any], name: str) -> int:
     return min(max(0, value), MAX_TOKENS)
 
 
-def _adding(table: Table) -> TextClause:
+def _adding(table: Table) -> Prepared:
     """Return the statement that adds counters to a row, which is made if it is missing.
 
     Built once, for it runs with every model request.
@@ -156,11 +157,12 @@ def _adding(table: Table) -> TextClause:
     names = table.columns.keys()
     key = [column.name for column in table.primary_key]
     grown = (f"{n} = {table.name}.{n} + excluded.{n}" for n in names if n not in key)
-    return text(
+    statement = text(
         f"INSERT INTO {table.name} ({', '.join(names)}) "  # noqa: S608  names of our own schema
         f"VALUES ({', '.join(f':{name}' for name in names)}) "
         f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {', '.join(grown)}"
     )
+    return Prepared(statement)
 
 
 _ADD_USAGE: Final = _adding(usage_minutes)

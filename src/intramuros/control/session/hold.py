@@ -127,11 +127,17 @@ class Hold:
                 return False, events.read(tx, session_id, after_seq=after)
             written: list[Record] = []
             if drafts:
-                written = self._desk.journal.record(tx, session_id, self.lease.epoch, drafts)
+                written = self._desk.journal.record(
+                    tx, session_id, self.lease.epoch, drafts, lambda: let_go(tx)
+                )
                 self._desk.follow(tx, before.extend(written), written)
+            else:
+                let_go(tx)
+            return True, written
+
+        def let_go(tx: Tx) -> None:
             if release is not None:
                 self._desk.release(tx, self.lease, release.until_us)
-            return True, written
 
         done, added = await self._desk.db.jot(work, (self.lease.key,))
         self.view = before.extend(added)

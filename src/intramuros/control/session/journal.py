@@ -228,8 +228,18 @@ class Journal:
 
         return legality.resolve(verdicts, iter(placed.rows), unwritten)
 
-    def record(self, tx: Tx, session_id: str, epoch: int, drafts: Sequence[Draft]) -> list[Record]:
+    def record(
+        self,
+        tx: Tx,
+        session_id: str,
+        epoch: int,
+        drafts: Sequence[Draft],
+        release: Callable[[], None] | None = None,
+    ) -> list[Record]:
         """Append what the loop did, if its turn lease is still the newest.
+
+        Args:
+            release: gives the lease back, before anything that all writers share is touched.
 
         Raises:
             LostLease: it is not; nothing is written.
@@ -238,6 +248,8 @@ class Journal:
         leases.check(tx, leases.TURNS, session_id, epoch)
         held = self.hold(tx, session_id)
         placed = self._append(tx, held, drafts)
+        if release is not None:
+            release()
         self._audit_calls(tx, held, placed.rows)
         return placed.rows
 

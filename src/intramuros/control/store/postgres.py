@@ -11,8 +11,10 @@ behind a lock sees all that its earlier holders wrote. Reads have one snapshot e
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import lru_cache
 from typing import Any, Final
 
 import psycopg
@@ -50,6 +52,14 @@ _MET: Final = frozenset({"40001", "40P01", "55P03"})
 _DOWN: Final = ("08", "53", "57", "58", "XX", "25P03")
 
 
+# Rows that one insert may have: a turn has fewer.
+SEVERAL: Final = 12
+_PARAMETER: Final = re.compile(r"%\((\w+)\)s")
+_INSERT: Final = re.compile(
+    r"(INSERT INTO \w+ \([\w, ]+\) VALUES )(\((?:%\(\w+\)s(?:::\w+)?(?:, )?)+\))"
+)
+
+
 class _Whole(Loader):
     """Reads sums of whole numbers as what they are."""
 
@@ -75,18 +85,47 @@ class PostgresDriver:
 
     def fetch(self, connection: Connection, sql: str, values: Mapping[str, object]) -> Fetched:
         """Run one statement; return its rows, none if it gives none, and how many it concerned."""
-        cursor = raw(connection).execute(sql, values)
-        return (cursor.fetchall() if cursor.description else ()), cursor.rowcount
+        cursor = _cursor(connection)
+        cursor.execute(sql, values)
+        # Not ``description``: to describe the columns takes as long as all the rest.
+        result = cursor.pgresult
+        return (cursor.fetchall() if result and result.nfields else ()), cursor.rowcount
 
     def run_many(
         self, connection: Connection, sql: str, rows: Sequence[Mapping[str, object]]
     ) -> None:
         """Run one statement once for each row of parameters, in one conversation."""
-        with raw(connection).cursor() as cursor:
-            if len(rows) == 1:
-                cursor.execute(sql, rows[0])
-            else:
-                cursor.executemany(sql, rows)
+        cursor = _cursor(connection)
+        several = _several(sql, len(rows)) if len(rows) <= SEVERAL else None
+        if len(rows) == 1:
+            cursor.execute(sql, rows[0])
+        elif several is None:
+            cursor.executemany(sql, rows)
+        else:
+            numbered = {f"{k}_{n}": value for n, row in enumerate(rows) for k, value in row.items()}
+            cursor.execute(several, numbered)
+
+
+def _cursor(connection: Connection) -> "psycopg.Cursor[Any]":
+    """Return the one cursor of a connection; whoever uses it reads all before anybody else does."""
+    here = raw(connection)
+    cursor: psycopg.Cursor[Any] | None = connection.info.get("cursor")
+    if cursor is None or cursor.connection is not here:
+        cursor = connection.info["cursor"] = here.cursor()
+    return cursor
+
+
+@lru_cache(maxsize=64)
+def _several(sql: str, count: int) -> str | None:
+    """Return an insert of one row as an insert of several, with numbered parameters.
+
+    It takes half the time of as many inserts in a pipeline. None for any other statement.
+    """
+    found = _INSERT.fullmatch(sql)
+    if found is None:
+        return None
+    rows = [_PARAMETER.sub(rf"%(\g<1>_{n})s", found[2]) for n in range(count)]
+    return found[1] + ", ".join(rows)
 
 
 DRIVERS["postgresql"] = PostgresDriver()

@@ -12,7 +12,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, cast
 
-from sqlalchemy import JSON, ColumnElement, Delete, Insert, Row, Select, Update, type_coerce
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    Delete,
+    Insert,
+    Row,
+    Select,
+    TextClause,
+    Update,
+    type_coerce,
+)
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.engine.interfaces import Compiled, Dialect
 from sqlalchemy.types import TypeEngine
@@ -68,10 +78,10 @@ class Prepared:
     """A statement that never changes: what varies are ``bindparam``s, or an insert's columns.
 
     Args:
-        statement: without lists of values whose length varies.
+        statement: without lists of values whose length varies; a text gives no rows.
     """
 
-    def __init__(self, statement: Select[Any] | Insert | Update | Delete) -> None:
+    def __init__(self, statement: Select[Any] | Insert | Update | Delete | TextClause) -> None:
         self._statement = statement
         self._plans: dict[tuple[object, ...], Plan] = {}
 
@@ -146,14 +156,19 @@ def shaped(build: Callable[..., Select[Any]]) -> Callable[..., Prepared]:
 
 
 def _plan(
-    statement: Select[Any] | Insert | Update | Delete, names: list[str], dialect: Dialect
+    statement: Select[Any] | Insert | Update | Delete | TextClause,
+    names: list[str],
+    dialect: Dialect,
 ) -> Plan:
     # An insert without values takes the columns that it is given.
     whole = isinstance(statement, Insert)
     compiled = statement.compile(dialect=dialect, column_keys=names if whole else None)
     binds = _binds(compiled, dialect)
+    described: Sequence[Any]
     if isinstance(statement, Select):
         described = statement.column_descriptions
+    elif isinstance(statement, TextClause):
+        described = []
     else:
         described = statement.returning_column_descriptions
     columns = [
