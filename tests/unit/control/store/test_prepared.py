@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Select, bindparam, delete, insert, select, update
+from sqlalchemy import Select, bindparam, delete, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from intramuros.control.store.codec import dump
@@ -116,6 +116,30 @@ async def test_a_column_for_answers_stays_text(database: Database) -> None:
     assert not isinstance(kept, dict)
     assert dump(kept) == '{"tags":["é"]}'.encode()
     assert absent is None
+
+
+async def test_rows_added_together_are_each_their_own(database: Database) -> None:
+    for count in (1, 3, 40):
+        rows = [{"id": f"{count}-{n}", "name": f"'%s' {n}", "created_us": n} for n in range(count)]
+        await database.write(lambda tx, rows=rows: tx.run_many(ADD, rows))
+        found = await database.read(lambda tx: tx.run(ALL).all())
+        mine = [row for row in found if row.id.startswith(f"{count}-")]
+        wanted = [(row["id"], row["name"], row["created_us"]) for row in rows]
+        assert sorted((r.id, r.name, r.created_us) for r in mine) == sorted(wanted)
+
+
+async def test_a_text_is_run_on_either_engine(database: Database) -> None:
+    raised = Prepared(
+        text(
+            "INSERT INTO workspaces (id, name, created_us) VALUES (:id, :name, :created_us)"
+            " ON CONFLICT (id) DO UPDATE SET created_us = workspaces.created_us + 1"
+        )
+    )
+    row = {"id": "w", "name": "W", "created_us": 1}
+    await database.write(lambda tx: tx.run(raised, row).rowcount)
+    await database.write(lambda tx: tx.run_many(raised, [row, row]))
+    (found,) = await database.read(lambda tx: tx.run(ALL).all())
+    assert found.created_us == 3
 
 
 def test_a_list_of_values_cannot_be_prepared() -> None:

@@ -178,6 +178,26 @@ def test_a_read_that_lost_its_connection_is_tried_once_more(backend: Backend) ->
     assert jobs[2].done.result()[0] == 3
 
 
+def test_a_read_is_answered_before_its_snapshot_ends(backend: Backend) -> None:
+    queue, job = Queue(), Job(lambda _: 3)
+    ends: list[bool] = []
+    snapshot = backend.snapshot
+
+    @contextmanager
+    def watched(connection: Connection) -> Iterator[None]:
+        with snapshot(connection):
+            yield
+            ends.append(job.done.done())
+        raise Met  # what is answered stays so
+
+    backend.snapshot = watched  # type: ignore[method-assign]
+    for each in (job, None):
+        queue.put(each)
+    Reader(backend, queue).run()
+    assert ends == [True]
+    assert job.done.result()[0] == 3
+
+
 def started(backend: Backend, job: Job[Any], *others: Job[Any]) -> bool:
     """Start a job on this thread while the writer has nothing to do; then let it end."""
     queue = Queue()
