@@ -21,7 +21,8 @@ FOLDER = Path(__file__).parent
 # pieces of a reply on their way to a client, (j) sessions that rest,
 # (k) a sandbox that is put away, and woken, (l) what
 # sandboxes weigh, and searches in them, (m) what many
-# clients, workers and watchers at once cost.
+# clients, workers and watchers at once cost, (n) how long
+# work waits for a worker.
 NAMES = (
     "overhead",
     "tool_roundtrip",
@@ -36,6 +37,7 @@ NAMES = (
     "hibernation",
     "sandbox",
     "load",
+    "claim",
 )
 
 
