@@ -89,7 +89,7 @@ def main() -> None:
     options = parser.parse_args()
     figures = run(options.sessions)
     ours, official = figures[OURS]["waited_ms"], figures[OFFICIAL]["waited_ms"]
-    # Both: a poll that is under way is answered at once, so the official one's waits have two peaks.
+    # Both, since a poll under way is answered at once: the official one's waits have two peaks.
     ratios = {name: round(official[name] / ours[name], 1) for name in ("p50", "mean")}
     for name, waits in ((OFFICIAL, official), (OURS, ours)):
         print(f"{name} p50 {waits['p50']}, mean {waits['mean']}, p95 {waits['p95']} ms")
