@@ -5,7 +5,8 @@ its own cannot walk into a private data directory, so they are bound to a place 
 mount namespace of its own), make the temporary file systems (bwrap cannot limit their number of
 files) and give up every privilege. Doing that in the worker, which
 has threads, could deadlock; so this single-threaded process does it. It also is the parent of all
-sandboxes: they die with it, and it dies with the worker.
+sandboxes: they die with it, and it dies with the worker. Before it does, it lets go of those that
+are frozen: no signal ends a process in a frozen control group.
 
 A container's runtime must be root to work, and is: of a user namespace with two ids, made here, in
 which neither is the host's root. What is to have no namespaces at all is just started.
@@ -15,6 +16,7 @@ Runs alone (``python -I -S launcher.py FD``) with the standard library only. One
 ``launcher.py rehearse [UID]`` it tries what needs the host's permission, and ends.
 """
 
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -35,7 +37,17 @@ _CLONE_NEWNS, _CLONE_NEWUSER = 0x20000, 0x10000000
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC, _MS_SLAVE = 1, 2, 4, 4096, 16384, 1 << 19
 _MS_NOATIME = 1024
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
-_SIGNALS = (signal.SIGCHLD, signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGXFSZ)
+# Sent to us by the kernel when the worker's thread that made us is gone.
+_ORPHANED = signal.SIGUSR1
+_SIGNALS = (
+    signal.SIGCHLD,
+    signal.SIGPIPE,
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGXFSZ,
+    _ORPHANED,
+)
+_THAW = (("freezer.state", "THAWED"), ("cgroup.freeze", "0"))
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -252,13 +264,15 @@ def _fork(request: dict[str, Any], fds: list[int]) -> tuple[int, int]:
     return pid, pidfd
 
 
-def _serve_once(channel: socket.socket) -> bool:
+def _serve_once(channel: socket.socket, groups: set[str]) -> bool:
     """Answer one request; False when the worker is gone."""
     data, fds, _, _ = socket.recv_fds(channel, MAX_PACKET, MAX_FDS)
     if not data:
         return False
     try:
-        pid, pidfd = _fork(json.loads(data), fds)
+        request = json.loads(data)
+        _remember(groups, request["cgroups"])
+        pid, pidfd = _fork(request, fds)
         try:
             socket.send_fds(channel, [json.dumps({"pid": pid}).encode()], [pidfd])
         finally:
@@ -280,9 +294,38 @@ def _reap() -> None:
             return
 
 
+def _remember(groups: set[str], entered: list[str]) -> None:
+    """Keep the control groups of what was started, and forget those that are gone."""
+    groups.difference_update([path for path in groups if not os.path.isdir(path)])
+    groups.update(os.path.dirname(procs) for procs in entered)
+
+
+def _let_go(groups: set[str]) -> None:
+    """Thaw what is frozen, so that it dies with us."""
+    for path in groups:
+        for name, value in _THAW:
+            try:
+                fd = os.open(f"{path}/{name}", os.O_WRONLY)
+            except OSError:
+                continue  # the other version's, or gone
+            with contextlib.suppress(OSError), os.fdopen(fd, "w") as file:
+                file.write(value)
+
+
 def main(fd: int) -> None:
     """Serve requests on an inherited packet socket until the worker closes it."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    groups: set[str] = set()
+
+    def orphaned(*_: object) -> NoReturn:
+        # Whatever we were waiting for: nobody wants it any more.
+        _let_go(groups)
+        os._exit(0)
+
+    worker = os.getppid()
+    signal.signal(_ORPHANED, orphaned)
+    _libc.prctl(_PR_SET_PDEATHSIG, _ORPHANED, 0, 0, 0)
+    if os.getppid() != worker:
+        return
     # Processes that outlive their sandbox's outer process come to us, and are reaped at once.
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -302,7 +345,8 @@ def main(fd: int) -> None:
             if ready == read:
                 os.read(read, 4096)
                 _reap()
-            elif not _serve_once(channel):
+            elif not _serve_once(channel, groups):
+                _let_go(groups)
                 return
 
 

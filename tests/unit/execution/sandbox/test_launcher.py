@@ -53,6 +53,19 @@ def test_requests_that_cannot_be_read_are_answered_and_survived() -> None:
         assert process.wait(10) == 0
 
 
+def test_groups_are_thawed_by_either_versions_file_and_forgotten_when_gone(tmp_path: Path) -> None:
+    first, second = tmp_path / "1", tmp_path / "2"
+    for folder, name in ((first, "freezer.state"), (second, "cgroup.freeze")):
+        folder.mkdir()
+        (folder / name).write_text("")
+    groups: set[str] = {str(tmp_path / "gone")}
+    launcher._remember(groups, [f"{folder}/cgroup.procs" for folder in (first, second)])
+    assert groups == {str(first), str(second)}
+    launcher._let_go({*groups, str(tmp_path / "gone since")})
+    assert (first / "freezer.state").read_text() == "THAWED"
+    assert (second / "cgroup.freeze").read_text() == "0"
+
+
 def test_a_rehearsal_says_whether_the_host_lets_us() -> None:
     argv = [sys.executable, "-I", "-S", launcher.__file__, "rehearse"]
     if os.geteuid() == 0:
