@@ -1,11 +1,16 @@
-"""Which database engine each test runs on."""
+"""Which database engine each test runs on, and that none is held to a time."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import engines
+
+# Machines are noisy: how long an example takes says nothing about what it shows.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture
