@@ -33,6 +33,12 @@ class Workspace:
         found = self._found()
         return self._debug("cat") if found is None else found.read_text()
 
+    def touch(self) -> None:
+        """Make an empty file in the workspace of a live sandbox."""
+        found = self._found()
+        assert found is not None, "no live sandbox has this workspace"
+        found.touch()
+
     def names(self) -> list[str]:
         """Return the names of what is in a directory."""
         found = self._found()
@@ -46,7 +52,8 @@ class Workspace:
         if self._plain.exists() or not self._image.exists():
             return self._plain
         for root in _mounted(self._image):
-            return root / "workspace" / self._name
+            if (root / "workspace").is_dir():  # and no directory below it, as others hold
+                return root / "workspace" / self._name
         return None
 
     def _debug(self, request: str) -> str:

@@ -12,6 +12,7 @@ import pytest
 from anyio import to_thread
 
 from intramuros.kernel.appendlog import read_lines
+from tests.drives import Workspace
 from tests.waiting import until as waited
 from tests.wire.site import MESSAGE, Site
 from tests.wire.workers import ours
@@ -77,7 +78,7 @@ async def test_a_certificate_of_the_server_opens_one_sandbox_until_the_session_i
     port = {"ssh_listen": "127.0.0.1:0", "ssh_trust": trust}
     async with ours(site, tmp_path, **port) as state:
         person = Person(site, state, tmp_path)
-        note = state / "sandboxes/workspaces" / session.id / "note"
+        note = Workspace(state / "sandboxes/workspaces", session.id, "note")
         await waited(note.exists, 30)
         done = await person.ssh(session.id, "--", "cat", "note")
         assert (done.returncode, done.stdout) == (0, "of the agent\n"), done.stderr
@@ -112,8 +113,9 @@ def _idle(site: Site, session_id: str) -> bool:
 async def test_a_worker_that_was_not_told_to_trusts_no_server(site: Site, tmp_path: Path) -> None:
     session = site.session("door", initial_events=[MESSAGE])
     async with ours(site, tmp_path, ssh_listen="127.0.0.1:0") as state:
-        await waited((state / "sandboxes/workspaces" / session.id / "note").exists, 30)
+        workspaces = state / "sandboxes/workspaces"
+        await waited(Workspace(workspaces, session.id, "note").exists, 30)
         done = await Person(site, state, tmp_path).ssh(session.id, "--", "cat", "note")
         assert done.returncode == 255
         assert "Permission denied" in done.stderr
-        (state / "sandboxes/workspaces" / session.id / "go").touch()
+        Workspace(workspaces, session.id, "go").touch()
