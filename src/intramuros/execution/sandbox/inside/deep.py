@@ -10,11 +10,15 @@ import fnmatch
 import os
 import re
 
-from intramuros.execution.sandbox.inside.paths import canonical, open_at, within
+from intramuros.execution.sandbox.inside.paths import (
+    canonical,
+    open_at,
+    open_directory,
+    within,
+)
 
 MAX_DEPTH = 400
 """Of directories; each level holds a descriptor open while those below are looked at."""
-_DOWN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def find(root: str, name: str, limit: int) -> list[tuple[float, str]]:
@@ -49,7 +53,7 @@ class _Search:
                 if not self._left:
                     return
                 try:
-                    down = os.open(name, _DOWN, dir_fd=fd)
+                    down = open_directory(name, fd)
                 except OSError:
                     continue
                 self.enter(down, f"{path}/{name}", depth + 1)

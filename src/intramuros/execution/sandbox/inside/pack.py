@@ -24,6 +24,8 @@ import errno
 import os
 import stat
 
+from intramuros.execution.sandbox.inside.paths import open_directory
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,7 +38,7 @@ MAX_ENTRIES = 500_000
 CHUNK = 256 * 1024
 _MAX_ATTRIBUTE = 64 * 1024
 _MAX_ATTRIBUTES = 64
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_BITS, _FOLDER_BITS = 0o777, 0o3777
@@ -98,7 +100,7 @@ class Packer:
             self._links.clear()
             self._files = 0
             try:
-                fd = os.open(path, _DIRECTORY)
+                fd = open_directory(path)
                 self._write(b"R" + _text(label) + self._meta(fd, os.fstat(fd), _FOLDER_BITS))
                 self._folder(fd, path)
             except OSError as error:
@@ -228,6 +230,8 @@ def _time(info: os.stat_result) -> bytes:
 def _opened(parent: int, name: bytes, info: os.stat_result, flags: int) -> int:
     """Open a file or directory, also one that its owner closed to himself."""
     try:
+        if flags & os.O_DIRECTORY:
+            return open_directory(name, parent)
         return os.open(name, flags, dir_fd=parent)
     except PermissionError:
         pinned = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
@@ -301,7 +305,7 @@ class Unpacker:
             raise PackError("the stream does not end where it should")
 
     def _root(self, path: bytes) -> None:
-        fd = os.open(path, _DIRECTORY)
+        fd = open_directory(path)
         self._files.clear()
         levels = [(fd, b"", self._meta(_FOLDER_BITS))]
         try:
@@ -446,7 +450,7 @@ def _walk(root: int, folders: tuple[bytes, ...]) -> int:
     fd = os.dup(root)
     for name in folders:
         try:
-            below = os.open(name, _DIRECTORY, dir_fd=fd)
+            below = open_directory(name, fd)
         finally:
             os.close(fd)
         fd = below
@@ -459,4 +463,4 @@ def _made(parent: int, name: bytes) -> int:
         os.mkdir(name, 0o700, dir_fd=parent)
     except FileExistsError:
         pass
-    return os.open(name, _DIRECTORY, dir_fd=parent)
+    return open_directory(name, parent)

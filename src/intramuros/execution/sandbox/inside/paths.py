@@ -52,9 +52,32 @@ def open_at(full: str, flags: int, mode: int = 0o666) -> int:
     """
     fd, name = descend(full)
     try:
+        if flags & os.O_DIRECTORY and not flags & os.O_PATH:
+            return open_directory(name, fd)
         return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=fd)
     finally:
         os.close(fd)
+
+
+def open_directory(name: str | bytes, at: int | None = None) -> int:
+    """Open a directory for reading, itself and never one that a link of its name leads to.
+
+    gVisor follows a last link in spite of O_NOFOLLOW as soon as O_DIRECTORY is asked for, too
+    (google/gvisor#14786), but not with O_PATH: so what has the name is pinned first, and then
+    opened through itself.
+
+    Args:
+        name: relative to ``at``, if that is given.
+        at: descriptor of a directory.
+
+    Raises:
+        OSError: ENOTDIR of whatever else has the name, a link included.
+    """
+    pinned = os.open(name, _STEP, dir_fd=at)
+    try:
+        return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=pinned)
+    finally:
+        os.close(pinned)
 
 
 def descend(full: str, make: bool = False) -> tuple[int, str]:

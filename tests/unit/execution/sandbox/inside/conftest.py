@@ -1,5 +1,6 @@
 """Process 1's parts on the host: real pipes and children, the test's own signal handlers kept."""
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,3 +40,18 @@ def policy(workdir: Path) -> Policy:
     shared.mkdir()
     store.mkdir()
     return Policy(str(workdir), [str(shared), str(store)], [str(store)])
+
+
+@pytest.fixture
+def links_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Open as gVisor does: O_DIRECTORY makes it forget O_NOFOLLOW (google/gvisor#14786)."""
+    really = os.open
+
+    def forgetful(
+        path: str | bytes, flags: int, mode: int = 0o777, *, dir_fd: int | None = None
+    ) -> int:
+        if flags & os.O_DIRECTORY and not flags & os.O_PATH:
+            flags &= ~os.O_NOFOLLOW
+        return really(path, flags, mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "open", forgetful)

@@ -70,3 +70,25 @@ def test_it_stops_at_its_limits(tmp_path: Path) -> None:
     assert deep.find(str(tmp_path / "n"), "deep*", 10) == []
     assert len(list(Path("/proc/self/fd").iterdir())) == before
     assert deep.find(str(tmp_path / "missing"), "*", 10) == []
+
+
+@pytest.mark.usefixtures("links_followed")
+def test_a_link_that_came_after_the_look_leads_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, out = tmp_path / "root", tmp_path / "out"
+    for folder in (root, root / "d", out):
+        folder.mkdir()
+        (folder / "f").touch()
+    look = deep._Search._look
+
+    def late(search: deep._Search, fd: int, path: str) -> list[str]:
+        below = look(search, fd, path)
+        if path == str(root):
+            (root / "d").rename(root / "was")
+            (root / "d").symlink_to(out)
+        return below
+
+    monkeypatch.setattr(deep._Search, "_look", late)
+    assert [path for _, path in deep.find(str(root), "*", 10)] == [str(root / "f"), str(root / "d")]
+    assert deep.find(str(root / "d"), "*", 10) == []  # the root itself, judged before it was one

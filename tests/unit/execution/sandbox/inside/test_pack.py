@@ -214,6 +214,7 @@ def test_a_stream_that_leads_elsewhere_is_refused(tmp_path: Path, body: bytes, w
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
+@pytest.mark.usefixtures("links_followed")
 def test_a_link_is_never_walked_through(tmp_path: Path) -> None:
     """A directory entry of the name of a link that the stream made itself."""
     outside, inside = tmp_path / "outside", tmp_path / "in"

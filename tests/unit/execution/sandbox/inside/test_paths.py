@@ -103,6 +103,29 @@ def test_no_link_is_followed_on_the_way_to_a_canonical_path(workdir: Path) -> No
         assert caught.value.errno == code
 
 
+@pytest.mark.usefixtures("links_followed")
+def test_no_directory_is_opened_through_a_link_even_where_the_kernel_would(workdir: Path) -> None:
+    (workdir / "real").mkdir()
+    (workdir / "link").symlink_to("real")
+    (workdir / "file").touch()
+    at = os.open(workdir, os.O_PATH)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for opened in (
+        paths.open_directory("real", at),
+        paths.open_directory(os.fsencode(workdir / "real")),
+        paths.open_at(f"{workdir}/real", os.O_RDONLY | os.O_DIRECTORY),
+    ):
+        assert os.path.samestat(os.fstat(opened), (workdir / "real").stat())
+        os.close(opened)
+    for name in ("link", "file"):
+        with pytest.raises(NotADirectoryError):
+            paths.open_directory(name, at)
+        with pytest.raises(NotADirectoryError):
+            paths.open_at(f"{workdir}/{name}", os.O_RDONLY | os.O_DIRECTORY)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    os.close(at)
+
+
 def test_descending_makes_directories_when_asked(workdir: Path) -> None:
     fd, name = paths.descend(f"{workdir}/a/b/c", make=True)
     assert name == "c"

@@ -1,4 +1,5 @@
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -159,3 +160,21 @@ def test_searching_leaves_nothing_open(policy: Policy, workdir: Path) -> None:
     assert grep(policy, "needle") == f"{workdir}/a/b/f:1:needle"
     assert grep(policy, "needle", "a/b/f") == f"{workdir}/a/b/f:1:needle"
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+@pytest.mark.usefixtures("links_followed")
+@pytest.mark.parametrize("tool", [search.glob, search.grep])
+def test_a_root_that_became_a_link_since_it_was_judged_leads_nowhere(
+    tool: Callable[[Policy, dict[str, bytes]], dict[str, bytes]],
+    policy: Policy,
+    workdir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    outside = workdir.parent / "elsewhere"
+    outside.mkdir()
+    (outside / "secret").write_text("secret")
+    (workdir / "d").symlink_to(outside)
+    monkeypatch.setattr(Policy, "resolve", lambda _policy, path: f"{workdir}/{path}")
+    monkeypatch.setattr(search, "find_ripgrep", lambda _policy: None)
+    pattern = b"**/*" if tool is search.glob else b"secret"
+    assert tool(policy, {"pattern": pattern, "path": b"d"}) == {"text": b"no matches"}
