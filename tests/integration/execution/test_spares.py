@@ -242,3 +242,25 @@ async def test_a_preparation_given_up_leaves_nothing(
     assert rest_of(tmp_path / "state") == []
     for parent in find_groups().parents.values():
         assert not (parent / f"intramuros-spare-{mine}").exists()
+
+
+@pytest.mark.usefixtures("working_host")
+async def test_a_preparation_given_up_while_it_warms_closes_what_it_opened(
+    provider: BubblewrapProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await (await provider.prepare(SPEC)).shell.destroy()
+    before = sorted(os.listdir("/proc/self/fd"))
+    warming: list[LiveSandbox] = []
+
+    async def warm(sandbox: LiveSandbox) -> None:
+        warming.append(sandbox)
+        scope.cancel()
+        await anyio.sleep_forever()
+
+    monkeypatch.setattr(LiveSandbox, "warm", warm)
+    with anyio.CancelScope() as scope:
+        await provider.prepare(SPEC)
+    assert scope.cancelled_caught
+    assert not warming[0].alive and warming[0].handles.channel.closed
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert rest_of(tmp_path / "state") == []

@@ -215,6 +215,10 @@ class BubblewrapProvider:
             await sandbox.warm()
         except BaseException:
             with anyio.CancelScope(shield=True):
+                made = self._spares.live.get(name)
+                if made is not None:
+                    # Its channel and the descriptor of its process are ours to close.
+                    await made.destroy(keep_workspace=False)
                 record = self._spares.own.records.load(name)
                 if record is not None:
                     await self._clear(record, self._spares.own)
