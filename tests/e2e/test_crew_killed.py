@@ -85,19 +85,23 @@ def thinking(api: Anthropic, session_id: str) -> bool:
 
 async def test_three_children_survive_the_server(folder: Path) -> None:
     server_dir, settings = folder / "server", {"model_scripts": str(folder / "scripts")}
-    with running(server_dir, **settings) as server:
-        api = Anthropic(base_url=server.base_url, api_key=server.api_key, max_retries=0)
-        with Site(server, api) as site:
-            session_id = led(site)
-            worker = WorkerProcess(
-                *(server.base_url, site.environment_id, site.key, folder), "--lease-ttl-s", "10"
-            )
-            until(lambda: thinking(api, session_id) or None, 20)
-            server.process.kill()
-            server.process.wait()
+    with (
+        running(server_dir, **settings) as server,
+        Anthropic(base_url=server.base_url, api_key=server.api_key, max_retries=0) as api,
+        Site(server, api) as site,
+    ):
+        session_id = led(site)
+        worker = WorkerProcess(
+            *(server.base_url, site.environment_id, site.key, folder), "--lease-ttl-s", "10"
+        )
+        until(lambda: thinking(api, session_id) or None, 20)
+        server.process.kill()
+        server.process.wait()
     port = urlsplit(server.base_url).port
-    with running(server_dir, port=port, **settings) as again:
-        api = Anthropic(base_url=again.base_url, api_key=again.api_key)
+    with (
+        running(server_dir, port=port, **settings) as again,
+        Anthropic(base_url=again.base_url, api_key=again.api_key) as api,
+    ):
 
         def rested() -> list[Any] | None:
             log = list(api.beta.sessions.events.list(session_id))

@@ -48,8 +48,7 @@ def test_R243_a_dream_outlives_its_servers(tmp_path: Path) -> None:
     (scripts / "slow.yaml").write_text(SCRIPT)
     (scripts / "answer.yaml").write_text("steps: [{text: Yes.}]")
     data_dir = tmp_path / "data"
-    with running(data_dir, model_scripts=str(scripts)) as server:
-        client = client_of(server)
+    with running(data_dir, model_scripts=str(scripts)) as server, client_of(server) as client:
         store = client.beta.memory_stores.create(name="s").id
         write(client, store, "/notes.md", "Two.")
         write(client, store, "/same.md", "Three.")
@@ -64,8 +63,7 @@ def test_R243_a_dream_outlives_its_servers(tmp_path: Path) -> None:
         with running(data_dir, model_scripts=str(scripts)) as server:
             threading.Event().wait(wait_s)
             server.process.kill()
-    with running(data_dir, model_scripts=str(scripts)) as server:
-        client = client_of(server)
+    with running(data_dir, model_scripts=str(scripts)) as server, client_of(server) as client:
         for _ in range(1200):
             found = client.beta.dreams.retrieve(dream.id)
             if found.status in FINAL:

@@ -44,8 +44,10 @@ def test_a_killed_evaluation_is_made_again_and_ends_once(tmp_path: Path) -> None
     scripts = tmp_path / "scripts"
     scripts.mkdir()
     (scripts / "writer.yaml").write_text(SCRIPT.format(slowly="I look " * 12))
-    with running(tmp_path / "data", model_scripts=str(scripts)) as server:
-        client = client_of(server)
+    with (
+        running(tmp_path / "data", model_scripts=str(scripts)) as server,
+        client_of(server) as client,
+    ):
         agent = client.beta.agents.create(name="writer", model="scripted/writer")
         place = client.beta.environments.create(name="p", config={"type": "self_hosted"})
         session_id = client.beta.sessions.create(
@@ -56,8 +58,10 @@ def test_a_killed_evaluation_is_made_again_and_ends_once(tmp_path: Path) -> None
         )
         server.process.kill()
         server.process.wait()
-    with running(tmp_path / "data", model_scripts=str(scripts)) as server:
-        client = client_of(server)
+    with (
+        running(tmp_path / "data", model_scripts=str(scripts)) as server,
+        client_of(server) as client,
+    ):
         (left,) = client.beta.sessions.retrieve(session_id).outcome_evaluations
         assert left.result == "evaluating"
         eventually(lambda: "session.status_idle" in types(client, session_id), 60, "it never ended")

@@ -35,8 +35,7 @@ def test_what_was_acknowledged_survives_a_kill_and_a_move(tmp_path: Path) -> Non
         except anthropic.APIConnectionError:
             return
 
-    with running(data_dir) as server:
-        client = client_of(server)
+    with running(data_dir) as server, client_of(server) as client:
         tunnel = client.beta.tunnels.create()
         token = client.beta.tunnels.reveal_token(tunnel.id).tunnel_token
         for _ in range(3):
@@ -56,8 +55,7 @@ def test_what_was_acknowledged_survives_a_kill_and_a_move(tmp_path: Path) -> Non
 
     moved = tmp_path / "elsewhere"
     shutil.move(data_dir, moved)
-    with running(moved) as server:
-        client = client_of(server)
+    with running(moved) as server, client_of(server) as client:
         for agent_id in acknowledged:
             agent = client.beta.agents.retrieve(agent_id)
             assert (agent.version, agent.name) == (2, "changed")

@@ -39,6 +39,10 @@ def rest_of(state: Path) -> list[str]:
     return sorted(path.name for path in found)
 
 
+def descriptors() -> list[str]:
+    return sorted(path.name for path in Path("/proc/self/fd").iterdir())
+
+
 async def test_it_becomes_a_session_s_with_workspace_variables_and_limits(
     provider: BubblewrapProvider, tmp_path: Path
 ) -> None:
@@ -249,7 +253,7 @@ async def test_a_preparation_given_up_while_it_warms_closes_what_it_opened(
     provider: BubblewrapProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await (await provider.prepare(SPEC)).shell.destroy()
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = descriptors()
     warming: list[LiveSandbox] = []
 
     async def warm(sandbox: LiveSandbox) -> None:
@@ -262,5 +266,5 @@ async def test_a_preparation_given_up_while_it_warms_closes_what_it_opened(
         await provider.prepare(SPEC)
     assert scope.cancelled_caught
     assert not warming[0].alive and warming[0].handles.channel.closed
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
     assert rest_of(tmp_path / "state") == []
