@@ -333,4 +333,6 @@ def _check_sandbox(trace: str) -> None:
     events = [json.loads(line) for line in trace.splitlines() if line.startswith("{")]
     [result] = [e for e in events if e["type"] in ("agent.tool_result", "user.tool_result")]
     lines = result["content"][0]["text"].split()
-    assert lines == ["/workspace/decoy-1", "/workspace/decoy-2", "/proc/N/environ", "looked"]
+    # In a directory's own order; that every place was gone through is the last word.
+    found = {"/workspace/decoy-1", "/workspace/decoy-2", "/proc/N/environ"}
+    assert (len(lines), set(lines[:-1]), lines[-1]) == (4, found, "looked")
