@@ -82,6 +82,9 @@ class FakeChat(FakeMessages):
         if fault and fault.kind == "status":
             await _json(send, fault.status, _error(fault.type, fault.message), fault.headers)
             return
+        if (why := self.refuses(body)) is not None:
+            await _json(send, 400, _error("invalid_request_error", why))
+            return
         whole = frames(self.policy(body), body["model"], self.reason)
         await _start(send, 200, "text/event-stream")
         if fault is None:

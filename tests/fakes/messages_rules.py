@@ -21,7 +21,7 @@ def check_messages(messages: Sequence[Any]) -> None:
         role, content = message["role"], message["content"]
         assert content, "empty message"
         for block in content:
-            assert block["type"] != "text" or block["text"], "empty text block"
+            assert block["type"] != "text" or block["text"].strip(), "empty text block"
         if previous is not None:
             allowed = {
                 "user": ("assistant",),

@@ -122,6 +122,8 @@ class FakeMessages:
         self.policy = policy
         self.usage: Callable[[dict[str, Any]], dict[str, int]] = lambda _: USAGE
         self.faults: list[Fault] = []
+        # What is wrong with a body, if anything is: it is answered with a 400 that says so.
+        self.refuses: Callable[[dict[str, Any]], str | None] = lambda _: None
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.arrivals_ns: list[int] = []
@@ -210,6 +212,9 @@ class FakeMessages:
         fault = self.faults.pop(0) if self.faults else None
         if fault and fault.kind == "status":
             await _json(send, fault.status, _error(fault.type, fault.message), fault.headers)
+            return
+        if (why := self.refuses(body)) is not None:
+            await _json(send, 400, _error("invalid_request_error", why))
             return
         content = self.policy(body)
         if not isinstance(content, list):

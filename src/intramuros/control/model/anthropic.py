@@ -10,6 +10,7 @@ import anthropic
 import httpx2
 from anthropic import AsyncAnthropic, AsyncAnthropicBedrock, AsyncAnthropicVertex, AsyncStream
 
+from intramuros.control.model import places
 from intramuros.control.model.assemble import Assembler, BadStream
 from intramuros.control.model.base import Delta, Failure, ModelError, ModelReply, ModelRequest
 from intramuros.control.model.failures import (
@@ -221,14 +222,15 @@ class AnthropicModel:
         refused = status in {400, 422} or (status == 200 and error.type in _OURS)
         too_long = status == 413 or (refused and any(w in said.lower() for w in _TOO_LONG))
         advice = _ADVICE.get(status, "").format(where=self._account.where)
+        ours = refused and not retryable and failure is not Failure.BILLING
         return ModelError(
             failure,
             self._clean(f"{advice} ({said})" if advice else f"the model provider answered: {said}"),
             retryable=retryable,
             retry_after_s=retry_after_s(error.response.headers) if retryable else None,
             too_long=too_long,
-            ours=refused and not retryable and failure is not Failure.BILLING,
-        )
+            ours=ours,
+        ).at(places.named(said) if ours and not too_long else None)
 
     def _passes(self, error: Exception) -> bool:
         """Tell whether credentials that were not to be had may be, a little later."""

@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 
 from intramuros.control.model.allowed import AllowList
 from intramuros.control.model.cost import Tokens
+from intramuros.control.model.places import Place
 from intramuros.kernel.errors import IntramurosError
 
 Block = Mapping[str, object]
@@ -165,6 +166,16 @@ class ModelError(IntramurosError):
         self.retry_after_s = retry_after_s
         self.too_long = too_long
         self.ours = ours
+        self.place: Place | None = None
+
+    def at(self, place: Place | None) -> "ModelError":
+        """Say where in the messages the block is that was refused (see ``places.py``).
+
+        Args:
+            place: empty where the provider did not say where; None where it can have been none.
+        """
+        self.place = place
+        return self
 
 
 class Model(Protocol):

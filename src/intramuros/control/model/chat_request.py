@@ -18,6 +18,7 @@ from hashlib import sha256
 from typing import Any, Final, Literal
 
 from intramuros.control.model.base import Block, ModelRequest
+from intramuros.control.model.places import Place
 
 Json = dict[str, Any]
 LimitField = Literal["max_completion_tokens", "max_tokens"]
@@ -73,6 +74,28 @@ def body(request: ModelRequest, reader: Reader) -> Json:
     return parameters
 
 
+def origin(request: ModelRequest, reader: Reader, place: Place) -> Place:
+    """Return where in a request the image or file is that stands at a place of its Chat Completion.
+
+    Images and files keep their order, whatever becomes of what is between them.
+
+    Returns:
+        The empty place where there is none.
+    """
+    written = list(_messages(request, reader))[: place[0] + 1]
+    if len(written) <= place[0]:
+        return ()
+    parts = [message.get("content") for message in written]
+    if len(place) > 1:
+        *before, last = parts
+        if not isinstance(last, list) or place[1] >= len(last) or not _is_media(last[place[1]]):
+            return ()
+        parts = [*before, last[: place[1] + 1]]
+    number = sum(_is_media(part) for whole in parts if isinstance(whole, list) for part in whole)
+    sources = list(_media_places(request, reader))
+    return sources[number - 1] if 0 < number <= len(sources) else ()
+
+
 def estimated_tokens(parameters: Json) -> int:
     """Return about how many tokens a request has, for servers that do not count.
 
@@ -84,7 +107,7 @@ def estimated_tokens(parameters: Json) -> int:
         if isinstance(value, str):
             chars += len(value)
         elif isinstance(value, dict):
-            media = value.get("type") in {"image_url", "file"}
+            media = _is_media(value)
             chars += MEDIA_TOKENS * CHARS_PER_TOKEN if media else 0
             rest += [] if media else value.values()
         elif isinstance(value, list):
@@ -113,6 +136,27 @@ def call_ids(request: ModelRequest) -> set[str]:
         for block in _blocks(message)
         if block["type"] == "tool_use"
     }
+
+
+def _is_media(part: Mapping[str, object]) -> bool:
+    return part.get("type") in {"image_url", "file"}
+
+
+def _media_places(request: ModelRequest, reader: Reader) -> Iterable[Place]:
+    """Yield where the blocks are that are shown as images or files."""
+
+    def shown(block: Block) -> bool:
+        return any(map(_is_media, _parts(block, reader)))
+
+    for index, message in enumerate(request.messages):
+        if message["role"] != "user":
+            continue
+        for number, block in enumerate(_blocks(message)):
+            if block["type"] != "tool_result":
+                yield from [(index, number)] if shown(block) else []
+                continue
+            for place, inner in enumerate(_blocks(block)):
+                yield from [(index, number, place)] if shown(inner) else []
 
 
 def _messages(request: ModelRequest, reader: Reader) -> Iterable[Json]:

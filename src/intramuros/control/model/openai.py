@@ -9,6 +9,7 @@ import httpx2
 import openai
 from openai import AsyncOpenAI, AsyncStream
 
+from intramuros.control.model import places
 from intramuros.control.model.assemble import BadStream
 from intramuros.control.model.base import Delta, Failure, ModelError, ModelReply, ModelRequest
 from intramuros.control.model.chat_reply import ChatAssembler
@@ -17,6 +18,7 @@ from intramuros.control.model.chat_request import (
     body,
     call_ids,
     estimated_tokens,
+    origin,
     tool_names,
 )
 from intramuros.control.model.failures import (
@@ -124,7 +126,10 @@ class OpenAIModel:
         except openai.APIError as error:
             if error.code == "content_filter":
                 return ModelReply((), "refusal")  # the prompt itself was filtered, at no cost
-            raise self._refused(error) from error
+            refused = self._refused(error)
+            if refused.place:
+                refused.at(origin(request, reader, refused.place))
+            raise refused from error
         except (openai.OpenAIError, httpx2.HTTPError, BadStream, ValueError) as error:
             raise self._broken(error) from error
 
@@ -157,14 +162,15 @@ class OpenAIModel:
         advice = _ADVICE.get(status, "").format(where=self._where)
         message = f"{advice} ({said})" if advice else f"the model provider answered: {said}"
         retryable = retryable and not too_long
+        ours = _is_ours(status, error) and not retryable and failure is not Failure.BILLING
         return ModelError(
             failure,
             clean(message, self._key),
             retryable=retryable,
             retry_after_s=retry_after_s(headers) if retryable else None,
             too_long=too_long,
-            ours=_is_ours(status, error) and not retryable and failure is not Failure.BILLING,
-        )
+            ours=ours,
+        ).at(places.named(said, _parameter(error)) if ours and not too_long else None)
 
 
 def _status(error: openai.APIError) -> int:
@@ -202,6 +208,10 @@ def _is_ours(status: int, error: openai.APIError) -> bool:
     """Return whether the request itself was refused."""
     named = status == _NO_STATUS and "invalid_request_error" in {error.code, error.type}
     return named or status in {400, 422}
+
+
+def _parameter(error: openai.APIError) -> str | None:
+    return error.param if isinstance(error.param, str) else None
 
 
 def _said(error: openai.APIError) -> str:

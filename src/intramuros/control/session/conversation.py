@@ -8,17 +8,18 @@ them valid for the Messages API:
 * each tool use is answered in the very next message, in the model's order;
 * what clients said between two replies is one user message, behind the tool results; operator text
   (``system.message``) follows it as a ``system`` message (contract 13.15, 13.18);
-* a refused or broken reply leaves no trace: what it said was never part of the conversation.
+* a refused or broken reply leaves no trace: what it said was never part of the conversation;
+* a block that the provider refused is told by words, from the failed request on that says so.
 
 A conversation never changes; :func:`hear` gives the next one, at a cost that does not depend on how
 much was said before.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
-from intramuros.control.session import outcomes, runs
+from intramuros.control.session import outcomes, runs, withheld
 from intramuros.control.session.calls import RESULTS
 from intramuros.control.store.records import Record
 from intramuros.kernel.errors import IntramurosError
@@ -62,6 +63,7 @@ class Conversation:
         aims: outcome id → what the agent is told when its turn comes.
         aim: what it was told of the outcome under way; it outlives a compaction.
         files: at least the uploaded files that the messages name.
+        doubts: what was withheld since the last reply: the words that stand for it, and the block.
     """
 
     settled: tuple[Block, ...] = ()
@@ -72,6 +74,7 @@ class Conversation:
     aims: Mapping[str, str] = field(default_factory=dict)
     aim: str | None = None
     files: frozenset[str] = frozenset()
+    doubts: tuple[tuple[Block, Block], ...] = ()
 
 
 def hear(conversation: Conversation, record: Record) -> Conversation:
@@ -171,6 +174,8 @@ def _told(record: Record) -> list[Block]:
 
 def _replied(conversation: Conversation, record: Record) -> Conversation:
     private = cast("Mapping[str, Any]", record.private or {})
+    if record.body.get("is_error"):
+        return _refused(conversation, private)
     if reply := _reply(private):
         message = {"role": "assistant", "content": reply}
         conversation = Conversation(
@@ -181,6 +186,50 @@ def _replied(conversation: Conversation, record: Record) -> Conversation:
             files=conversation.files,
         )
     return _say(conversation, CUT_OFF) if private.get("cut_off") else conversation
+
+
+def _refused(conversation: Conversation, private: Mapping[str, Any]) -> Conversation:
+    """Withhold the blocks that a failed request names, or give back what was withheld in vain."""
+    if private.get("restored"):
+        kept = {id(words): block for words, block in conversation.doubts}
+        given = _with_blocks(conversation, lambda block: kept.get(id(block), block))
+        return replace(given, doubts=())
+    named = frozenset(private.get("withheld", ()))
+    if not named:
+        return conversation
+    doubts = list(conversation.doubts)
+
+    def withhold(block: Mapping[str, Any]) -> Mapping[str, Any]:
+        if block["type"] not in withheld.KINDS or withheld.digest(block) not in named:
+            return block
+        words = withheld.note(block, str(private["why"]))
+        doubts.append((words, dict(block)))
+        return words
+
+    left = _with_blocks(conversation, withhold)
+    return replace(left, doubts=tuple(doubts))
+
+
+def _with_blocks(
+    conversation: Conversation, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+) -> Conversation:
+    """Return the conversation after a change of what users and tools said, block by block."""
+    settled = tuple(
+        {**message, "content": withheld.changed(message["content"], change)}
+        if message["role"] == "user"
+        else message
+        for message in conversation.settled
+    )
+    results = {
+        use_id: {**result, "content": withheld.changed(result["content"], change)}
+        if "content" in result
+        else result
+        for use_id, result in conversation.results.items()
+    }
+    said = tuple(withheld.changed(conversation.said, change))
+    spoken = [said, *(part.get("content") for part in (*settled, *results.values()))]
+    files = frozenset(file for content in spoken for file in files_of(content))
+    return replace(conversation, settled=settled, results=results, said=said, files=files)
 
 
 def _aimed(conversation: Conversation, record: Record) -> Conversation:
@@ -284,5 +333,5 @@ def _content(record: Record) -> list[Block]:
 
 
 def _empty(block: Mapping[str, Any]) -> bool:
-    """The Messages API refuses text blocks without text."""
-    return block["type"] == "text" and not block["text"]
+    """The Messages API refuses text blocks without text, and those of white space alone."""
+    return block["type"] == "text" and not block["text"].strip()

@@ -135,16 +135,17 @@ def result(
             return Draft("internal.crew_result", {"use_id": call.id, **body})
 
 
-def request_lost(start_id: str, *, overflow: bool = False) -> Draft:
+def request_lost(start_id: str, note: Mapping[str, object] | None = None) -> Draft:
     """End a model request that brought nothing (contract 15.4).
 
     Args:
-        overflow: the conversation was too long for the provider.
+        note: what follows from it, if anything: ``overflow``, if the conversation was too long for
+            the provider; ``withheld`` and ``why``, or ``restored`` (see ``refusals.py``).
     """
     return Draft(
         "span.model_request_end",
         {"model_request_start_id": start_id, "model_usage": dict(NO_USAGE), "is_error": True},
-        private={"overflow": True} if overflow else None,
+        private=note,
     )
 
 

@@ -193,13 +193,16 @@ def _hear_model(state: State, record: Record) -> State:
     counts = cast("Mapping[str, int]", record.body["model_usage"])
     private = record.private or {}
     failed = bool(record.body.get("is_error"))
+    # What was withheld makes it another request.
+    another = failed and bool(private.get("withheld"))
     state = replace(
         state,
         request=None,
         ending=cast("str | None", private.get("ending")),
         usage=add(state.usage, counts, private),
         rounds=state.rounds + (not failed),
-        failures=state.failures + 1 if failed else 0,
+        failures=state.failures + (not another) if failed else 0,
+        withheld=state.withheld + another if failed and not private.get("restored") else 0,
     )
     if failed:
         return replace(state, overflowed=state.overflowed or bool(private.get("overflow")))

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from intramuros.control.mcp.base import McpError, McpFailure, McpResult, McpTool
 from intramuros.control.model.base import ModelError, ModelReply
-from intramuros.control.session import compaction, evaluation, judging, replies
+from intramuros.control.session import compaction, evaluation, judging, refusals, replies
 from intramuros.control.session.calls import Call, CallKind, Permission
 from intramuros.control.session.drafts import (
     error_result,
@@ -111,15 +111,21 @@ def model_failed(
 ) -> list[Draft]:
     """Record a failed request: try again later, or give the turn up (contract 15.18, 15.19).
 
+    One that was refused for a block in it is made again without that block (``refusals.py``).
+
     A session is never terminated for it: an operator can cure every failure of a provider, and the
     next prompt should then work.
     """
-    overflow = error.too_long and not command.compacts
-    lost = request_lost(command.opened.start_id, overflow=overflow)
+    start_id = command.opened.start_id
+    if error.too_long and not command.compacts:
+        # The loop makes the conversation shorter, and asks again.
+        return [request_lost(start_id, {"overflow": True})]
+    if suspects := refusals.suspects(view, error, compacts=command.compacts):
+        return refusals.withhold(start_id, suspects, error)
     failures = view.state.failures + 1
-    if overflow:
-        return [lost]  # the loop makes the conversation shorter, and asks again
-    if not error.retryable or failures > context.limits.failures:
+    gives_up = not error.retryable or failures > context.limits.failures
+    lost = request_lost(start_id, refusals.undone(view) if gives_up else None)
+    if gives_up:
         report = failure(error.failure.value, error.message, "exhausted")
         after = view.expect([lost], context.now_us, context.new_id)
         return [lost, *exhausted(after, context.now_us, report)]

@@ -73,6 +73,7 @@ class State:
         overflowed: whether the conversation was too long for the model.
         aims: the outcomes that are not over; the first is under way or next.
         run_id: the workflow run that created this thread.
+        withheld: how often in a row a refused request was answered by withholding blocks from it.
     """
 
     thread_id: str
@@ -101,6 +102,7 @@ class State:
     overflowed: bool = False
     aims: Aims = ()
     run_id: str | None = None
+    withheld: int = 0
 
     @property
     def own_status(self) -> Status:
@@ -415,4 +417,5 @@ _PLAIN: Final = (
     "compactions",
     "overflowed",
     "run_id",
+    "withheld",
 )

@@ -330,3 +330,29 @@ async def test_whose_fault_it_is(fault: Fault, too_long: bool, ours: bool) -> No
     with pytest.raises(ModelError) as caught:
         await run(fake)
     assert (caught.value.too_long, caught.value.ours) == (too_long, ours)
+
+
+@pytest.mark.parametrize(
+    ("message", "place"),
+    [
+        ("messages.0.content.0.image.source.base64: image exceeds 5 MB maximum", (0, 0)),
+        ("Could not process image", ()),
+        ("max_tokens: 9 > 8", None),
+        ("prompt is too long: 210000 tokens > 200000 maximum", None),
+    ],
+)
+async def test_where_the_refused_block_is(message: str, place: tuple[int, ...] | None) -> None:
+    fake = FakeMessages.saying(CONTENT)
+    fake.refuses = lambda _: message
+    with pytest.raises(ModelError) as caught:
+        await run(fake)
+    assert caught.value.place == place
+
+
+@pytest.mark.parametrize("fault", [Fault("status"), Fault("status", status=401)])
+async def test_no_block_is_blamed_for_what_is_no_fault_of_the_request(fault: Fault) -> None:
+    fake = FakeMessages.saying(CONTENT)
+    fake.faults = [fault]
+    with pytest.raises(ModelError) as caught:
+        await run(fake)
+    assert caught.value.place is None

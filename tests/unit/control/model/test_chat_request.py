@@ -12,6 +12,7 @@ from intramuros.control.model.chat_request import (
     call_ids,
     estimated_tokens,
     function_name,
+    origin,
     tool_names,
 )
 
@@ -226,3 +227,40 @@ def test_servers_that_do_not_count_are_not_asked_to() -> None:
     made = body(ModelRequest("m", said), Reader("m", counts=False))
     assert "stream_options" not in made
     assert 2_600 <= estimated_tokens(made) < 2_700
+
+
+BLOCK = st.sampled_from([text("a"), IMAGE, PDF, {"type": "image", "source": {"type": "file"}}])
+
+
+@given(
+    said=st.lists(st.tuples(st.lists(BLOCK, max_size=3), st.lists(BLOCK, max_size=3)), max_size=4),
+    images=st.booleans(),
+    pdfs=st.booleans(),
+)
+def test_every_image_and_file_is_traced_back(said: list[Any], images: bool, pdfs: bool) -> None:
+    messages: list[dict[str, Any]] = []
+    for number, (plain, returned) in enumerate(said):
+        call = {"type": "tool_use", "id": f"c{number}", "name": "look", "input": {}}
+        messages.append({"role": "assistant", "content": [call]})
+        # Each block is one of its kind, so that it can be told apart.
+        unique = [
+            {**b, "source": {**b["source"], "data": f"{number}-{k}"}} if "source" in b else b
+            for k, b in enumerate([*plain, *returned])
+        ]
+        result = {"type": "tool_result", "tool_use_id": f"c{number}"}
+        messages.append(user({**result, "content": unique[len(plain) :]}, *unique[: len(plain)]))
+    asked = ModelRequest("m", messages, system="s")
+    reader = Reader("m", images=images, pdfs=pdfs)
+    for index, message in enumerate(body(asked, reader)["messages"]):
+        parts = message["content"] if isinstance(message["content"], list) else []
+        for part_index, part in enumerate(parts):
+            place = origin(asked, reader, (index, part_index))
+            if part["type"] == "text":
+                assert place == ()
+                continue
+            found: Any = messages[place[0]]["content"]
+            for step in place[1:]:
+                found = found["content"][step] if isinstance(found, dict) else found[step]
+            url = part.get("image_url", {}).get("url") or part["file"]["file_data"]
+            assert url.endswith(f",{found['source']['data']}")
+    assert origin(asked, reader, (999, 0)) == origin(asked, reader, (0, 99)) == ()

@@ -267,3 +267,26 @@ async def test_a_reply_that_was_cut_short_says_so() -> None:
     fake = FakeChat.saying([{"type": "text", "text": "and then"}])
     fake.reason = "length"
     assert (await run(fake)).stop_reason == "max_tokens"
+
+
+async def test_a_refused_image_is_told_by_its_place_in_our_request() -> None:
+    source = {"type": "base64", "media_type": "image/png", "data": "aGk="}
+    picture = {"type": "image", "source": source}
+    call = {"type": "tool_use", "id": "a", "name": "look", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "a", "content": [picture]}
+    said = [
+        {"role": "user", "content": [{"type": "text", "text": "hi"}, picture]},
+        {"role": "assistant", "content": [call]},
+        {"role": "user", "content": [result]},
+    ]
+    fake = FakeChat.saying(CONTENT)
+    # user, assistant, tool, and the picture of the result behind words about it
+    fake.refuses = lambda _: "Invalid image in messages[3].content[1].image_url"
+    async with connected(fake) as model:
+        with pytest.raises(ModelError) as named:
+            await model.run(ModelRequest("house", said), lambda _: None)
+        fake.refuses = lambda _: "You uploaded an unsupported image."
+        with pytest.raises(ModelError) as unnamed:
+            await model.run(ModelRequest("house", said), lambda _: None)
+    assert fake.bodies[0]["messages"][3]["content"][1]["type"] == "image_url"
+    assert (named.value.place, unnamed.value.place) == ((2, 0, 0), ())

@@ -1,0 +1,61 @@
+"""Where in a request a provider found what it refuses. Pure.
+
+A place is a path of indices: a message, a block of it and, in the result of a tool, a block of
+that. It is empty where the provider says nothing that could be read as one.
+"""
+
+import re
+from typing import Final
+
+Place = tuple[int, ...]
+
+# ``messages.3.content.1.image.source…`` and ``messages[3].content[1].image_url``, whoever says it.
+_BLOCK: Final = re.compile(
+    r"\bmessages\W{1,3}(\d{1,6})\W{1,3}content\W{1,3}(\d{1,6})"
+    r"(?:\W{1,2}tool_result\W{1,2}content\W{1,3}(\d{1,6}))?"
+)
+# Parameters that are refused by name, as in ``tools.0.name: too long``.
+_PARAMETERS: Final = frozenset(
+    {
+        "max_tokens",
+        "max_completion_tokens",
+        "model",
+        "output_config",
+        "reasoning_effort",
+        "stream",
+        "stream_options",
+        "system",
+        "temperature",
+        "thinking",
+        "tool_choice",
+        "tools",
+        "top_k",
+        "top_p",
+    }
+)
+# What is no fault of any block, although it is told like one.
+_UNPAID: Final = ("credit balance", "billing", "quota")
+
+
+def named(said: str, parameter: str | None = None) -> Place | None:
+    """Return where a refused block is.
+
+    Args:
+        said: the provider's words.
+        parameter: the parameter that it names beside them.
+
+    Returns:
+        The place, the empty one if none is named, or None if it is no block that was refused.
+    """
+    for text in (parameter or "", said):
+        if found := _BLOCK.search(text):
+            return tuple(int(index) for index in found.groups() if index is not None)
+    if _root(parameter or said) in _PARAMETERS:
+        return None
+    return None if any(words in said.lower() for words in _UNPAID) else ()
+
+
+def _root(text: str) -> str:
+    """Return the parameter that a text begins with, if it is one: ``tools.0.name: too long``."""
+    head = re.match(r"\s*[`'\"]?([a-z_]+)(?=[.:\[`'\"]|$)", text)
+    return head.group(1) if head else ""

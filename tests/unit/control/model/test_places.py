@@ -1,0 +1,37 @@
+import pytest
+
+from intramuros.control.model.places import Place, named
+
+SAID: list[tuple[str, Place | None]] = [
+    ("messages.3.content.1.image.source.base64.data: image exceeds 5 MB maximum", (3, 1)),
+    ("messages.12.content.0.pdf.source.base64.data: The PDF specified was not valid.", (12, 0)),
+    ("messages.2.content.0.tool_result.content.4.image.source.base64: too large", (2, 0, 4)),
+    ("Invalid 'messages[3].content[1].image_url': unsupported image", (3, 1)),
+    ("***.***.0: Bad. messages.[7].content.[2].image_url is no image", (7, 2)),
+    ("Could not process image", ()),
+    ("messages.5: something about this message", ()),
+    ("model llava does not take images", ()),
+    ("tools.0.custom.input_schema: JSON schema is invalid", None),
+    ("max_tokens: 99999 > 8192, which is the maximum", None),
+    ("`thinking.budget_tokens`: too small", None),
+    ("model: some-model is not available", None),
+    ("Your credit balance is too low to access the API.", None),
+    ("", ()),
+    ("messages." + "9" * 4000 + ".content.1: no", ()),
+]
+
+
+@pytest.mark.parametrize(("said", "place"), SAID, ids=range(len(SAID)))
+def test_where_the_refused_block_is(said: str, place: Place | None) -> None:
+    assert named(said) == place
+
+
+def test_the_parameter_beside_the_words_goes_first() -> None:
+    assert named("Unsupported image.", "messages.[1].content.[0].image_url") == (1, 0)
+    assert named("It is no good.", "tools[0].function.name") is None
+    assert named("It is no good: messages[2].content[3]", "messages") == (2, 3)
+
+
+def test_long_words_are_read_quickly() -> None:
+    assert named("messages" * 50_000) == ()
+    assert named("messages.1" * 50_000) == ()
