@@ -1,5 +1,6 @@
 """A whole tunnel on loopback: control's key, an edge, a gateway, an HTTP upstream, a client."""
 
+import asyncio
 import json
 import socket
 import ssl
@@ -7,6 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import CoroutineType
+from typing import Any
 
 import anyio
 import anyio.abc
@@ -242,8 +245,22 @@ def url(path: str = "/", label: str = "docs") -> str:
 
 
 async def eventually(check: Callable[[], Awaitable[bool]], within_s: float) -> None:
-    """Wait until something outside our reach is so."""
-    with anyio.fail_after(within_s):
+    """Wait until something outside our reach is so; if it never is, say where each task waits."""
+    with anyio.move_on_after(within_s):
         # What is waited for happens in other tasks and files; nothing sets an event.
         while not await check():  # noqa: ASYNC110
             await anyio.sleep(0.05)
+        return
+    late = TimeoutError(f"not so within {within_s:g} s")
+    late.add_note("\n".join(sorted(map(_waits_at, asyncio.all_tasks()))))
+    raise late
+
+
+def _waits_at(task: asyncio.Task[Any]) -> str:
+    """Return the files and lines of what a task has under way, outermost first."""
+    places: list[str] = []
+    running: object = task.get_coro()
+    while isinstance(running, CoroutineType) and running.cr_frame is not None:
+        places.append(f"{Path(running.cr_code.co_filename).name}:{running.cr_frame.f_lineno}")
+        running = running.cr_await
+    return " ".join(places)
