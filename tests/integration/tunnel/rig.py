@@ -156,7 +156,7 @@ async def running_edge(rig: Rig, port: int = 0) -> AsyncIterator[int]:
             await serve_edge(rig.edge_settings(port), on_ready=on_ready)
 
         group.start_soon(run)
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await ready.wait()
         try:
             yield found[0].port
@@ -184,7 +184,7 @@ async def running_gateway(
 
         group.start_soon(run)
         if links:
-            with anyio.fail_after(10):
+            with anyio.fail_after(30):
                 await ready.wait()
         try:
             yield stop
@@ -211,7 +211,7 @@ async def running_upstream(app: ASGIApp, tls: ssl.SSLContext | None = None) -> A
 
             group.start_soon(run)
             try:
-                with anyio.fail_after(5):
+                with anyio.fail_after(30):
                     # uvicorn says that it is up in a flag only.
                     while not server.started:  # noqa: ASYNC110
                         await anyio.sleep(0.01)
@@ -236,7 +236,7 @@ async def running_tunnel(rig: Rig, app: ASGIApp) -> AsyncIterator[tuple[httpx2.A
 async def client_of(rig: Rig, *edge_ports: int) -> AsyncIterator[httpx2.AsyncClient]:
     """A client whose every connection goes through the tunnel."""
     transport = TunnelTransport(rig.dialer(*edge_ports))
-    async with httpx2.AsyncClient(transport=transport, timeout=10) as client:
+    async with httpx2.AsyncClient(transport=transport, timeout=30) as client:
         yield client
 
 

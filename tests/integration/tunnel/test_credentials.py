@@ -84,9 +84,10 @@ async def test_t17_rotation_leaves_what_is_open_and_archiving_severs_it(tmp_path
         late = replace(rig.config([port], upstream_port), audit_file=tmp_path / "late.jsonl")
         with capture_logs() as logs:
             async with running_gateway(late, links=0):
-                await eventually(lambda: said(logs, "stale_token"), 5)
+                await eventually(lambda: said(logs, "stale_token"), 30)
         await fence(rig, port, sever=True)
-        with anyio.fail_after(1), pytest.raises(httpx2.TransportError):
+        # A link that is only thought dead would be given up after 15 s of silence.
+        with anyio.fail_after(10), pytest.raises(httpx2.TransportError):
             while True:
                 await anext(chunks)
     assert "tunnel.fenced" in kinds(rig)
@@ -143,7 +144,7 @@ async def test_t18_the_ca_is_exchanged_under_load_without_a_lost_call(
             async def some() -> bool:
                 return done >= want
 
-            await eventually(some, 10)
+            await eventually(some, 30)
 
         await settled()
         registered.append(new)
@@ -156,12 +157,12 @@ async def test_t18_the_ca_is_exchanged_under_load_without_a_lost_call(
         assert await works(client)
         # The CA that is left goes too: kept connections serve no more, new ones do not come about.
         registered[:] = [old]
-        await eventually(lambda: refused(client), 5)
+        await eventually(lambda: refused(client), 30)
 
         async def all_fail() -> bool:
             return len(failed) > 3
 
-        await eventually(all_fail, 10)
+        await eventually(all_fail, 30)
         group.cancel_scope.cancel()
 
 
@@ -201,7 +202,7 @@ async def test_t19_a_hundred_streams_outlive_a_new_certificate(
             head = f"GET /echo HTTP/1.1\r\nHost: {HOST}\r\nIntramuros-Call: {proof}\r\n\r\n"
             await tls.send(head.encode())
         for _, tls in opened:
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 assert (await tls.receive()).startswith(b"HTTP/1.1 200 ")
     assert len(upstream.requests) == 100
 
@@ -292,7 +293,7 @@ async def test_t20_each_wrong_certificate_has_its_own_reason_on_both_sides(
                 await client.get(url("/echo"))
             if check != "signature":
                 # OpenSSL takes SHA-224, so there the caller leaves after the handshake.
-                await eventually(lambda: said(logs, "inner_handshake_failed"), 3)
+                await eventually(lambda: said(logs, "inner_handshake_failed"), 30)
     cause = failed.value.__cause__
     assert isinstance(cause, GatewayCertificateRefused)
     assert cause.check == check

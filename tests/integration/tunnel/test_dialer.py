@@ -3,10 +3,12 @@
 import base64
 import hashlib
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import httpx2
@@ -20,6 +22,7 @@ from tests.integration.tunnel.rig import (
     DOMAIN,
     Rig,
     client_of,
+    eventually,
     running_edge,
     running_gateway,
     running_upstream,
@@ -112,10 +115,18 @@ async def test_t39_a_proxy_that_refuses_is_named(
         config = replace(rig.config([1], 1), edge_proxy=f"http://127.0.0.1:{port}")
         with capture_logs() as logs:
             async with running_gateway(config, links=0):
-                await anyio.sleep(0.6)
+                await eventually(partial(dialled, proxy, 2), 30)
     said = [entry for entry in logs if entry["event"] == "link_failed"]
     assert [entry["code"] for entry in said] == [code]
     assert f"127.0.0.1:{port}" in said[0]["reason"]
+
+
+async def dialled(proxy: ConnectProxy, times: int) -> bool:
+    return len(proxy.asked) >= times
+
+
+async def failed(logs: Sequence[MutableMapping[str, Any]]) -> bool:
+    return any(entry["event"] == "link_failed" for entry in logs)
 
 
 @asynccontextmanager
@@ -162,6 +173,6 @@ async def test_direct_is_direct(tmp_path: Path) -> None:
         config = replace(rig.config([box_port], 1), edge_transport=Transport.DIRECT)
         with capture_logs() as logs:
             async with running_gateway(config, links=0):
-                await anyio.sleep(0.5)
+                await eventually(partial(failed, logs), 30)
     assert [entry["code"] for entry in logs if entry["event"] == "link_failed"] == ["edge_reset"]
     assert box.seen == []

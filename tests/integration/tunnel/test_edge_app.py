@@ -58,7 +58,8 @@ async def test_t01_a_stop_lets_open_calls_finish(tmp_path: Path) -> None:
     async with running_upstream(upstream.app) as upstream_port, anyio.create_task_group() as group:
 
         async def run() -> None:
-            await serve_edge(rig.edge_settings(), on_ready=on_ready, stop=stop)
+            settings = replace(rig.edge_settings(), drain_s=600)
+            await serve_edge(settings, on_ready=on_ready, stop=stop)
             done.set()
 
         group.start_soon(run)
@@ -76,7 +77,7 @@ async def test_t01_a_stop_lets_open_calls_finish(tmp_path: Path) -> None:
                 upstream.step.set()
                 assert [chunk async for chunk in chunks] == []
             # The kept connection that waits for a next request does not hold the drain up.
-            with anyio.fail_after(1.5):
+            with anyio.fail_after(30):
                 await done.wait()
 
 

@@ -56,7 +56,7 @@ def tasks() -> int:
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let both ends ask each other every 0.2 s instead of every 5 s."""
-    keepalive = Keepalive(every_s=0.2, dead_s=0.8)
+    keepalive = Keepalive(every_s=0.2, dead_s=30)
     monkeypatch.setattr(edge_app, "EdgeParts", partial(EdgeParts, keepalive=keepalive))
     monkeypatch.setattr(gateway_app, "GatewayParts", partial(GatewayParts, keepalive=keepalive))
 
@@ -95,15 +95,15 @@ async def test_t05_a_server_that_never_answers_costs_a_deadline_and_no_file(
             )
         else:
             with pytest.raises(httpx2.ReadTimeout):
-                await client.post(url("/"), content=b"x", timeout=0.3)
-        with anyio.fail_after(3):
+                await client.post(url("/"), content=b"x", timeout=httpx2.Timeout(30, read=2))
+        with anyio.fail_after(30):
             await gone.wait()
         await client.aclose()
 
         async def closed() -> bool:
             return open_files() <= before
 
-        await eventually(closed, 3)
+        await eventually(closed, 30)
     assert len(held) == 1
     kinds = [record["kind"] for record in rig.audit("gateway-audit.jsonl")]
     assert kinds == ["mcp.request", "mcp.response"]
@@ -112,8 +112,8 @@ async def test_t05_a_server_that_never_answers_costs_a_deadline_and_no_file(
 async def test_t07_uploads_by_the_byte_are_given_up_and_leave_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relay, "RelayLimits", partial(RelayLimits, head_s=0.3))
-    monkeypatch.setattr(edge, "PREAMBLE_S", 0.3)
+    monkeypatch.setattr(relay, "RelayLimits", partial(RelayLimits, head_s=1))
+    monkeypatch.setattr(edge, "PREAMBLE_S", 1)
     rig, upstream = Rig(tmp_path), Upstream()
 
     async def trickle() -> AsyncIterator[bytes]:
@@ -137,9 +137,8 @@ async def test_t07_uploads_by_the_byte_are_given_up_and_leave_nothing(
 
             async def dawdle() -> None:
                 wire = await rig.dialer(port).connect(HOST)
-                with anyio.move_on_after(2):
+                with anyio.fail_after(30):
                     await wire.wait_lost()
-                assert wire.lost
                 wire.abort()
 
             for _ in range(5):
@@ -149,7 +148,7 @@ async def test_t07_uploads_by_the_byte_are_given_up_and_leave_nothing(
         async def all_gone() -> bool:
             return tasks() <= before and open_files() <= files
 
-        await eventually(all_gone, 5)
+        await eventually(all_gone, 30)
     assert [method for method, _, _ in upstream.requests] == ["GET"]
 
 
@@ -157,7 +156,7 @@ async def test_t07_uploads_by_the_byte_are_given_up_and_leave_nothing(
 async def test_t10_silence_is_no_reason_for_a_proxy_to_hang_up(tmp_path: Path) -> None:
     rig, upstream = Rig(tmp_path), Upstream()
     async with (
-        serving(ConnectProxy(idle_s=1.0).handle) as proxy_port,
+        serving(ConnectProxy(idle_s=2.0).handle) as proxy_port,
         running_upstream(upstream.app) as upstream_port,
         running_edge(rig) as port,
     ):
@@ -170,11 +169,11 @@ async def test_t10_silence_is_no_reason_for_a_proxy_to_hang_up(tmp_path: Path) -
                 client.stream("GET", url("/events")) as answer,
             ):
                 chunks = answer.aiter_raw()
-                for number in range(3):
-                    with anyio.fail_after(1):
+                for number in range(2):
+                    with anyio.fail_after(30):
                         assert await anext(chunks) == f"data: {number}\n\n".encode()
                     # A tool that says nothing for longer than the proxy's patience.
-                    await anyio.sleep(1.5)
+                    await anyio.sleep(2.5)
                     upstream.step.set()
     assert "link_lost" not in [entry["event"] for entry in logs]
 
@@ -217,11 +216,11 @@ async def test_t11_a_stream_goes_on_where_its_edge_was_killed(tmp_path: Path) ->
             anyio.create_task_group() as listening,
         ):
             listening.start_soon(listen, client)
-            await eventually(partial(at_least, heard, 10), 5)
+            await eventually(partial(at_least, heard, 10), 30)
             assert len(heard) < 60
             # The edge is gone with everything on it, in the middle of the stream.
             kill.set()
-            await eventually(partial(at_least, heard, 60), 10)
+            await eventually(partial(at_least, heard, 60), 30)
     assert heard == list(range(60))
     assert "dial.opened" in [record["kind"] for record in other.audit("edge-audit.jsonl")]
 
@@ -387,4 +386,4 @@ async def test_t16_calls_leave_no_task_and_no_file_behind(tmp_path: Path) -> Non
         async def all_gone() -> bool:
             return tasks() <= before and open_files() <= files
 
-        await eventually(all_gone, 5)
+        await eventually(all_gone, 30)

@@ -63,7 +63,7 @@ async def said_to(dialer: TunnelDialer, data: bytes) -> bytes:
     wire, tls = await dialer.open(HOST)
     said = b""
     try:
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             for start in range(0, len(data), MIB):
                 await tls.send(data[start : start + MIB])
             while b"connection: close" not in said.lower():
@@ -222,7 +222,7 @@ async def test_t30_the_inner_tls_is_not_talked_down(tmp_path: Path, wrong: str) 
             context.set_alpn_protocols(["h2"])
         wire = await dialer.connect(HOST)
         with pytest.raises((ssl.SSLError, anyio.EndOfStream, anyio.BrokenResourceError)):
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 tls = await TLSStream.wrap(
                     wire, hostname=HOST, ssl_context=context, standard_compatible=False
                 )

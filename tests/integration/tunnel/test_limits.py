@@ -46,7 +46,7 @@ async def limited(rig: Rig, **limits: int) -> AsyncIterator[Listening]:
             await serve_edge(settings, on_ready=on_ready)
 
         group.start_soon(run)
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await ready.wait()
         yield found[0]
         group.cancel_scope.cancel()
@@ -82,7 +82,7 @@ async def test_t08_a_tunnels_dials_count_from_their_first_moment(tmp_path: Path)
                 except httpx2.ConnectError:
                     return False
 
-        await eventually(free, 5)
+        await eventually(free, 30)
         told = await figures(edge.health_port)
         assert told['intramuros_edge_dials_total{outcome="too_many_streams"}'] >= 1
     refused = [r for r in rig.audit("edge-audit.jsonl") if r["kind"] == "dial.refused"]

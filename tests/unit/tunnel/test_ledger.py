@@ -63,7 +63,7 @@ async def test_t35_a_disk_that_does_not_answer_refuses_in_time(
 
     def slow(self: AppendLog, lines: Sequence[str]) -> None:
         stuck.set()
-        goes_on.wait(10)
+        goes_on.wait(60)
         append_all(self, lines)
 
     refused: dict[int, bool] = {}
@@ -76,7 +76,7 @@ async def test_t35_a_disk_that_does_not_answer_refuses_in_time(
 
     monkeypatch.setattr(AppendLog, "append_all", slow)
     monkeypatch.setattr(module, "LONGEST_S", 0.2)
-    with anyio.fail_after(2):
+    with anyio.fail_after(30):
         async with anyio.create_task_group() as group:
             group.start_soon(act, 0)
             await anyio.to_thread.run_sync(stuck.wait)
@@ -85,6 +85,7 @@ async def test_t35_a_disk_that_does_not_answer_refuses_in_time(
     # What the disk has may still be written, and is said to be; what only waited is gone.
     assert refused == {0: True, 1: False, 2: False}
     goes_on.set()
+    monkeypatch.setattr(module, "LONGEST_S", 30)
     await act(3)
     ledger.close()
     lines = path.read_text().splitlines()
@@ -115,7 +116,7 @@ async def test_what_is_noted_is_written_soon_in_order_and_survives_a_full_disk(
         full = False
         await ledger.append("third", {})
         ledger.note("fourth", {})
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             # The disk tells nobody when it is done.
             while ledger.head.seq < 4:  # noqa: ASYNC110
                 await anyio.sleep(0.01)

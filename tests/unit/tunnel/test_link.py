@@ -44,7 +44,7 @@ class Ends:
         """Open a stream; gives the edge's end and the gateway's."""
         count = len(self.accepted)
         near = self.edge.open(REQUEST)
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             while len(self.accepted) == count:
                 await anyio.lowlevel.checkpoint()
         return near, self.accepted[-1]
@@ -74,7 +74,7 @@ async def linked(keepalive: Keepalive | None = None) -> AsyncIterator[Ends]:
 
         port = await group.start(serve)
         far = await connect_tls("127.0.0.1", port, client, server_name="localhost", timeout_s=5)
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             while not found:
                 await anyio.lowlevel.checkpoint()
         accepted: list[LinkStream] = []
@@ -90,7 +90,7 @@ async def linked(keepalive: Keepalive | None = None) -> AsyncIterator[Ends]:
         ready = anyio.Event()
         group.start_soon(gateway.run)
         group.start_soon(edge.run, ready.set)
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await ready.wait()
         yield Ends(edge, gateway, found[0], far, accepted)
         done.set()
@@ -156,19 +156,20 @@ async def test_t06_a_slow_reader_stops_its_sender_and_nobody_else() -> None:
 
         async with anyio.create_task_group() as group:
             group.start_soon(pour)
-            stuck = -1
-            with anyio.fail_after(5):
-                while stuck != sent:
+            stuck, looks = -1, 0
+            with anyio.fail_after(30):
+                while looks < 10:
+                    looks = looks + 1 if stuck == sent else 0
                     stuck = sent
                     await anyio.sleep(0.05)
             # One first window at most is in flight or unread; credit comes with consumption.
             assert sum(map(len, slow_far._chunks)) <= 64 * 1024
-            with anyio.fail_after(2):
+            with anyio.fail_after(30):
                 for _ in range(20):
                     await near.send(b"ping")
                     assert await far.receive() == b"ping"
             assert stuck == sent
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 taken = 0
                 while taken < 4 * MIB:
                     taken += len(await slow_far.receive())
@@ -205,7 +206,7 @@ async def test_gone_is_told_at_once_and_when_it_happens() -> None:
         calls: list[int] = []
         far.when_gone(lambda: calls.append(1))
         await near.aclose()
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             while not calls:
                 await anyio.lowlevel.checkpoint()
         far.when_gone(lambda: calls.append(2))
@@ -217,7 +218,7 @@ async def test_a_lost_link_breaks_all_its_streams() -> None:
         near, far = await ends.stream()
         ends.gateway_wire.abort()
         for stream in (near, far):
-            with anyio.fail_after(2), pytest.raises(StreamReset):
+            with anyio.fail_after(30), pytest.raises(StreamReset):
                 await stream.receive()
         assert not ends.edge.accepts_streams
         assert ends.edge.end_reason
@@ -225,13 +226,13 @@ async def test_a_lost_link_breaks_all_its_streams() -> None:
 
 
 async def test_a_silent_peer_is_given_up() -> None:
-    async with linked(Keepalive(every_s=0.1, dead_s=0.3)) as ends:
+    async with linked(Keepalive(every_s=0.1, dead_s=1.5)) as ends:
         near, _ = await ends.stream()
-        await anyio.sleep(0.6)
+        await anyio.sleep(2)
         # PING and PONG keep an idle link alive.
         assert ends.edge.accepts_streams
         ends.gateway_wire.subscribe(lambda _: None, lambda _: None, lambda: None)
-        with anyio.fail_after(2), pytest.raises(StreamReset):
+        with anyio.fail_after(30), pytest.raises(StreamReset):
             await near.receive()
         # The deaf end gives up as well; whichever is first takes the link down.
         assert "no sign of life" in ends.edge.end_reason + ends.gateway.end_reason
@@ -241,7 +242,7 @@ async def test_nonsense_from_the_peer_ends_the_link() -> None:
     async with linked() as ends:
         near, _ = await ends.stream()
         ends.gateway_wire.write_now((b"\xff" * 9,))
-        with anyio.fail_after(2), pytest.raises(StreamReset):
+        with anyio.fail_after(30), pytest.raises(StreamReset):
             await near.receive()
         assert "protocol violation" in ends.edge.end_reason
 
@@ -250,7 +251,7 @@ async def test_going_away_lets_open_streams_finish() -> None:
     async with linked() as ends:
         near, far = await ends.stream()
         ends.gateway.go_away(Code.DRAIN)
-        with anyio.fail_after(2):
+        with anyio.fail_after(30):
             while ends.edge.going_away is None:
                 await anyio.lowlevel.checkpoint()
         assert ends.edge.going_away == Code.DRAIN
@@ -269,7 +270,7 @@ async def test_a_gateway_that_opens_streams_is_cut_off() -> None:
         near, _ = await ends.stream()
 
         ends.gateway_wire.write_now((encode_open(7, REQUEST),))
-        with anyio.fail_after(2), pytest.raises(StreamReset):
+        with anyio.fail_after(30), pytest.raises(StreamReset):
             await near.receive()
         assert "may not open" in ends.edge.end_reason
 
@@ -278,7 +279,7 @@ async def test_t08_many_idle_streams_are_cheap_to_open() -> None:
     async with linked() as ends:
         for _ in range(2000):
             ends.edge.open(REQUEST)
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             while len(ends.accepted) < 2000:
                 await anyio.lowlevel.checkpoint()
         near, far = await ends.stream()
@@ -296,7 +297,7 @@ async def test_t25_a_flood_of_frames_that_move_nothing_is_cut_off(
         near, far = await ends.stream()
         gone, gone_far = await ends.stream()
         await gone.aclose()
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             while not gone_far.gone:
                 await anyio.lowlevel.checkpoint()
         flood = {
@@ -309,7 +310,7 @@ async def test_t25_a_flood_of_frames_that_move_nothing_is_cut_off(
         ends.gateway_wire.write_now((flood * 100,))
         await near.send(b"still here")
         assert await far.receive() == b"still here"
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             while not ends.edge.end_reason:
                 ends.gateway_wire.write_now((flood * 1000,))
                 await anyio.sleep(0.005)
@@ -344,19 +345,19 @@ async def test_t09_small_talk_waits_for_a_window_of_bulk_at_most_and_pings_pass(
             group.start_soon(pour_into, bulk_near)
             group.start_soon(drain)
             group.start_soon(echo, far)
-            with anyio.fail_after(10):
+            with anyio.fail_after(30):
                 while taken < 8 * MIB:
                     await anyio.lowlevel.checkpoint()
             for _ in range(20):
                 before = taken
-                with anyio.fail_after(1):
+                with anyio.fail_after(30):
                     await near.send(b"x" * 1024)
                     assert await near.receive() == b"x" * 1024
                 # What was under way when we spoke, and what came while we listened.
                 assert taken - before <= 2 * MAX_WINDOW
             ends.edge._mux.ping(b"12345678")
             ends.edge._schedule_flush()
-            with anyio.fail_after(1):
+            with anyio.fail_after(30):
                 await ponged.wait()
             assert max(map(len, bulk_far._chunks), default=0) <= MAX_DATA_SHARED
             group.cancel_scope.cancel()

@@ -71,7 +71,7 @@ class Bench:
             await client.send(part)
         if close:
             await client.send_eof()
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await self.relay.serve(server, cast("LinkStream", self.below), HOST, self.idle)
         await server.aclose()
         held = b""
