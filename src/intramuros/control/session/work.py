@@ -110,10 +110,17 @@ class WorkQueue:
         with self._hub.subscribe(work_topic(poll.environment_id or POOL)) as subscription:
             while True:
                 subscription.clear()
-                found = await self._poll_once(principal, poll)
-                if found is not None or subscription.closed:
-                    return found
-                if not await self._wait(subscription, end_s) or await poll.gone():
+                if await self._has_work(poll):
+                    # Asked also by the first look: a busy server may come to it late.
+                    if await poll.gone():
+                        return None
+                    # No key: what others are claiming is passed over.
+                    found = await self._db.write(lambda tx: self._claim(tx, principal, poll), ())
+                    if found is not None:
+                        return found
+                if subscription.closed or not await self._wait(subscription, end_s):
+                    return None
+                if await poll.gone():
                     return None
 
     async def _wait(self, subscription: Subscription, end_s: float) -> bool:
@@ -123,7 +130,7 @@ class WorkQueue:
         await subscription.wait(min(left_s, SAFETY_S))
         return True
 
-    async def _poll_once(self, principal: Principal, poll: Poll) -> tuple[Item, str] | None:
+    async def _has_work(self, poll: Poll) -> bool:
         now_us = self._now_us()
 
         def waits(tx: Tx) -> bool:
@@ -131,10 +138,7 @@ class WorkQueue:
                 return rows.has_hosted(tx, now_us, poll.reclaim_us)
             return rows.has_claimable(tx, poll.environment_id, now_us, poll.reclaim_us)
 
-        if not await self._db.read(waits):
-            return None
-        # No key: what others are claiming is passed over.
-        return await self._db.write(lambda tx: self._claim(tx, principal, poll), ())
+        return await self._db.read(waits)
 
     def _claim(self, tx: Tx, principal: Principal, poll: Poll) -> tuple[Item, str] | None:
         now_us = self._now_us()
