@@ -20,7 +20,7 @@ from tests.waiting import until as waited
 from tests.wire.host import running
 from tests.wire.site import MESSAGE, Site, until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 NOTES = "/mnt/memory/intramuros-wire-notes"
 MARKER = f"61.{os.getpid()}"
@@ -68,7 +68,7 @@ async def test_what_a_killed_worker_left_is_sent_masked_and_nothing_of_it_runs(
     async with worker.run() as process:
         await waited(worker.workspace("seen", session.id).exists, 30)
         os.kill(process.pid, signal.SIGKILL)
-        process.wait(10)
+        await to_thread.run_sync(process.wait)
     assert [m for m in memories.memories.list(store) if m.type == "memory"] == []
     async with worker.run():
 

@@ -21,7 +21,7 @@ from tests.waiting import until as waited
 from tests.wire.host import running
 from tests.wire.site import MESSAGE, Site, until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 # Slow the first time it runs, quick once the file is there.
 COMMAND = "test -e seen && echo again || { touch seen; sleep 60; echo slept; }"
@@ -56,14 +56,14 @@ async def test_killed_in_mid_tool_the_job_still_finishes(site: Site, tmp_path: P
     async with worker.run() as process:
         await waited(worker.workspace("seen", session.id).exists, 30)
         os.kill(process.pid, signal.SIGKILL)
-        process.wait(10)
+        await to_thread.run_sync(process.wait)
 
     def answered() -> list[Any] | None:
         log = site.events(session.id)
         return log if any(event.type == "agent.message" for event in log) else None
 
     async with worker.run():
-        log = await to_thread.run_sync(lambda: until(answered, 60), abandon_on_cancel=True)
+        log = await to_thread.run_sync(lambda: until(answered), abandon_on_cancel=True)
     calls = [event.id for event in log if event.type == "agent.tool_use"]
     results = [event for event in log if event.type == "user.tool_result"]
     assert [event.tool_use_id for event in results] == calls, "one result for each call, in order"

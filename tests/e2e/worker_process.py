@@ -15,6 +15,8 @@ from intramuros.kernel.config import clean_environment
 from tests.drives import Workspace
 
 ROOT = Path(__file__).parents[2]
+# What a test that fails shows of each of a worker's records.
+TOLD_LINES = 40
 
 
 class WorkerProcess:
@@ -49,14 +51,26 @@ class WorkerProcess:
             try:
                 assert process.stdout is not None
                 # On a thread: the control plane that it polls lives on this loop.
-                with anyio.fail_after(20):
+                with anyio.fail_after(60):
                     line = await to_thread.run_sync(process.stdout.readline, abandon_on_cancel=True)
                 assert line == f"ready worker {self._environment_id}\n".encode(), (
                     self.log.read_text()
                 )
                 yield process
+            except Exception as error:
+                error.add_note(self.told())
+                raise
             finally:
                 process.kill()
+
+    def told(self) -> str:
+        """Return what the worker said last, on stderr and in its audit file."""
+        parts = []
+        for path in (self.log, self.state / "audit.jsonl"):
+            with contextlib.suppress(OSError):
+                lines = path.read_text(errors="replace").splitlines()[-TOLD_LINES:]
+                parts.append("\n".join([f"--- {path}", *lines]))
+        return "\n".join(parts)
 
     def workspace(self, name: str, session_id: str = "sesn_1") -> Workspace:
         return Workspace(self.state / "sandboxes" / "workspaces", session_id, name)

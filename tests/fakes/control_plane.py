@@ -31,11 +31,16 @@ class FakeItem:
     token: str | None = None
     secret: str | None = None
     state: str = "queued"
-    claimed: bool = False
+    claimed_at: float | None = None
     last: str | None = None
     ttl_s: int = 300
     beats: int = 0
     stopped: anyio.Event = field(default_factory=anyio.Event)
+
+    @property
+    def claimed(self) -> bool:
+        """Whether it was handed to somebody since it was last queued."""
+        return self.claimed_at is not None
 
 
 @dataclass
@@ -109,7 +114,7 @@ class ControlPlane:
         return item
 
     def requeue(self, item: FakeItem) -> None:
-        item.state, item.claimed, item.last = "queued", False, None
+        item.state, item.claimed_at, item.last = "queued", None, None
         self._wake()
 
     def fail(self, route: str, status: int, *, times: int = 1, headers: Any = None) -> None:
@@ -175,11 +180,15 @@ class ControlPlane:
     async def _poll(self, request: Request, _body: Any) -> Response:
         assert 1 <= int(request.query_params["block_ms"]) <= 999
         assert request.headers["anthropic-worker-id"]
+        reclaim_s = int(request.query_params.get("reclaim_older_than_ms", "5000")) / 1000
         with anyio.move_on_after(self.block_s):
-            while True:
+            # Nothing for who has hung up, and again what one took who was killed then (9.14).
+            while not await request.is_disconnected():
+                now = anyio.current_time()
                 for item in self.items.values():
-                    if item.state == "queued" and not item.claimed:
-                        item.claimed = True
+                    since = item.claimed_at
+                    if item.state == "queued" and (since is None or now - since >= reclaim_s):
+                        item.claimed_at = now
                         return JSONResponse(self._work(item, item.secret))
                 await self._arrived.wait()
         return JSONResponse(None)
@@ -307,7 +316,7 @@ async def running(plane: ControlPlane) -> AsyncIterator[ControlPlane]:
     server = _Server(config)
     async with anyio.create_task_group() as group:
         group.start_soon(server.serve)
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             while not server.started:  # noqa: ASYNC110  uvicorn gives no event
                 await anyio.sleep(0.005)
         port = server.servers[0].sockets[0].getsockname()[1]
