@@ -77,7 +77,7 @@ def opened(data_dir: Path) -> Iterator["Rows"]:
         with psycopg.connect(url) as there:
             yield Rows(lambda sql, given: there.execute(sql, given or None).fetchall)
         return
-    with closing(sqlite3.connect(data_dir / "intramuros.db", timeout=10)) as here, here:
+    with closing(sqlite3.connect(data_dir / "intramuros.db", timeout=60)) as here, here:
         yield Rows(lambda sql, given: here.execute(sql, given).fetchall)
 
 

@@ -95,7 +95,7 @@ class Command:
         """Return the exit status."""
         status = self.process.wait(within_s)
         for reader in self._readers:
-            reader.join(5)
+            reader.join(60)
         return status
 
 
@@ -134,7 +134,7 @@ def left_behind(mark: object) -> list[str]:
 
 def assert_nothing_left(mark: object) -> None:
     """Fail if a process that mentions the directory lives on."""
-    eventually(lambda: not left_behind(mark), 10, f"processes: {left_behind(mark)}")
+    eventually(lambda: not left_behind(mark), 60, f"processes: {left_behind(mark)}")
 
 
 def _collect(stream: IO[str], lines: list[str]) -> None:

@@ -10,10 +10,17 @@ import yaml
 
 from intramuros.kernel.timing import SystemClock
 from intramuros.tunnel.certs import make_ca, make_server_certificate
-from tests.e2e.rig import Command, child_environment, demo_software, needs_demo, running
+from tests.e2e.rig import (
+    Command,
+    child_environment,
+    demo_software,
+    eventually,
+    needs_demo,
+    running,
+)
 from tests.fakes.messages_server import FakeMessages, Fault
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 
 def one_line(command: Command, status: int = 2) -> str:
@@ -53,8 +60,11 @@ def test_a_worker_whose_server_is_away(tmp_path: Path) -> None:
     with running(
         *("worker", "--base-url", "http://127.0.0.1:1", "--environment-id", "env_x"), *arguments
     ) as command:
-        with pytest.raises(subprocess.TimeoutExpired):
-            command.wait(5)
+        eventually(
+            lambda: "poll_failed" in command.output or command.process.poll() is not None,
+            *(60, "a poll that failed"),
+        )
+        assert command.process.poll() is None, command.output
         assert not any(line.startswith("ready") for line in command.lines)
         command.process.terminate()
         assert command.wait(30) == 0, command.output

@@ -77,7 +77,7 @@ async def test_the_worker_is_killed_in_mid_tool(tmp_path: Path) -> None:
     def strike(demo: Command) -> None:
         demo.until("bash command=sleep 3; python3 audit.py")
         record = tmp_path / "demo" / "worker" / "audit.jsonl"
-        eventually(lambda: record.read_text().count('"tool":"bash"') % 2 == 1, 10, "bash runs")
+        eventually(lambda: record.read_text().count('"tool":"bash"') % 2 == 1, 60, "bash runs")
         kill(tmp_path / "demo", "worker")
 
     demo = await finish(tmp_path, {}, strike)

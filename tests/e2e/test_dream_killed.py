@@ -38,7 +38,7 @@ KILLS_S = (0.15, 0.6, 1.1, 1.6, 0.3, 2.0)
 
 
 def client_of(server: Server) -> Anthropic:
-    return Anthropic(base_url=server.base_url, api_key=server.api_key, max_retries=0, timeout=10)
+    return Anthropic(base_url=server.base_url, api_key=server.api_key, max_retries=0, timeout=60)
 
 
 @pytest.mark.timeout(240)

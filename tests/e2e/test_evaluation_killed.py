@@ -32,14 +32,14 @@ OUTCOME: Any = {
 
 
 def client_of(server: Server) -> Anthropic:
-    return Anthropic(base_url=server.base_url, api_key=server.api_key, max_retries=0, timeout=10)
+    return Anthropic(base_url=server.base_url, api_key=server.api_key, max_retries=0, timeout=60)
 
 
 def types(client: Anthropic, session_id: str) -> list[str]:
     return [event.type for event in client.beta.sessions.events.list(session_id)]
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_a_killed_evaluation_is_made_again_and_ends_once(tmp_path: Path) -> None:
     scripts = tmp_path / "scripts"
     scripts.mkdir()
@@ -54,7 +54,7 @@ def test_a_killed_evaluation_is_made_again_and_ends_once(tmp_path: Path) -> None
             agent=agent.id, environment_id=place.id, initial_events=[OUTCOME]
         ).id
         eventually(
-            lambda: f"{SPAN}_ongoing" in types(client, session_id), 20, "the grader was not asked"
+            lambda: f"{SPAN}_ongoing" in types(client, session_id), 60, "the grader was not asked"
         )
         server.process.kill()
         server.process.wait()

@@ -8,7 +8,7 @@ import pytest
 
 from tests.e2e.rig import Command, assert_nothing_left, eventually, left_behind, needs_demo, running
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 
 @needs_demo
@@ -30,7 +30,7 @@ def test_the_demo_is_interrupted(tmp_path: Path, moment: str) -> None:
 def test_the_demo_is_interrupted_before_it_says_anything(tmp_path: Path) -> None:
     for _ in range(2):
         with running("demo", "--data-dir", tmp_path / "demo") as demo:
-            eventually(lambda: (tmp_path / "demo").exists() or demo.lines, 20, "a beginning")
+            eventually(lambda: (tmp_path / "demo").exists() or demo.lines, 60, "a beginning")
             demo.interrupt()
             assert demo.wait(60) in (130, -signal.SIGINT), demo.output
         assert not any("Traceback" in line for line in demo.errors), demo.output

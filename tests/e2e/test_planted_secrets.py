@@ -25,7 +25,7 @@ from tests.e2e.rig import Command, assert_nothing_left, eventually, running
 from tests.fakes.messages_server import FakeMessages
 from tests.wire.test_vault_secrets import forms
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 MARK = "pl4nt3d"
 API_KEY = f"sk-ant-api03-{MARK}-bootstrap-0f8a61c2d94be375aa"
@@ -221,7 +221,7 @@ def test_the_searches_find_decoys(tmp_path: Path) -> None:
                 {w.split()[0] for _, w in found({"decoy": DECOY}, all_processes())}
                 == {"cmdline", "environ"}
             ),
-            *(10, "a process's arguments and environment"),
+            *(60, "a process's arguments and environment"),
         )
         command.wait(60)
     (tmp_path / "d" / "open").touch(mode=0o644)

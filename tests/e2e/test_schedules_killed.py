@@ -112,7 +112,7 @@ def check_exactly_one(data_dir: Path, ids: list[str]) -> None:
     verify(row[0] for row in rows(data_dir, "SELECT line FROM audit ORDER BY seq"))
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("trap", ["claimed", "writing", "written"])
 async def test_R221_a_scheduler_killed_in_the_middle_of_a_fire(tmp_path: Path, trap: str) -> None:
     ids = await prepare(tmp_path, 3)
@@ -120,7 +120,7 @@ async def test_R221_a_scheduler_killed_in_the_middle_of_a_fire(tmp_path: Path, t
     at = NOMINAL + timedelta(microseconds=MAX_DELAY_US)
     clock.set(at)
     with scheduler(tmp_path, trap) as first:
-        await until(lambda: first.poll() is not None, within_s=30)
+        await until(lambda: first.poll() is not None)
     assert first.returncode == -signal.SIGKILL
     # Nothing of what it had begun is there.
     assert rows(tmp_path, "SELECT id FROM sessions") == []
@@ -128,13 +128,13 @@ async def test_R221_a_scheduler_killed_in_the_middle_of_a_fire(tmp_path: Path, t
         await anyio.sleep(0.5)
         assert ran(tmp_path) == 0
         clock.set(at + LAPSE)
-        await until(lambda: ran(tmp_path) >= len(ids), within_s=30)
+        await until(lambda: ran(tmp_path) >= len(ids))
         clock.set(at + 3 * LAPSE)
         await anyio.sleep(0.5)
     check_exactly_one(tmp_path, ids)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(240)
 async def test_R221_schedulers_killed_again_and_again_while_they_fire(tmp_path: Path) -> None:
     ids = await prepare(tmp_path, 60)
     clock = FileClock(clock_of(tmp_path))
@@ -146,12 +146,13 @@ async def test_R221_schedulers_killed_again_and_again_while_they_fire(tmp_path: 
                 before = ran(tmp_path)
                 at += LAPSE
                 clock.set(at)
-                await until(lambda before=before: ran(tmp_path) > before, within_s=30)
+                await until(lambda before=before: ran(tmp_path) > before)
                 victim.kill()
         # The last delays end, and so do the leases of the dead.
         for _ in range(4):
             at += LAPSE
             clock.set(at)
             with anyio.move_on_after(5):
-                await until(lambda: ran(tmp_path) >= len(ids), within_s=30)
+                await until(lambda: ran(tmp_path) >= len(ids))
+        await until(lambda: ran(tmp_path) >= len(ids))
     check_exactly_one(tmp_path, ids)

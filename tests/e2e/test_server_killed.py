@@ -15,10 +15,10 @@ from tests.wire.host import Server, running
 
 
 def client_of(server: Server) -> Anthropic:
-    return Anthropic(base_url=server.base_url, api_key=server.api_key, max_retries=0, timeout=10)
+    return Anthropic(base_url=server.base_url, api_key=server.api_key, max_retries=0, timeout=60)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 def test_what_was_acknowledged_survives_a_kill_and_a_move(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     acknowledged: list[str] = []
@@ -69,7 +69,7 @@ def test_what_was_acknowledged_survives_a_kill_and_a_move(tmp_path: Path) -> Non
         assert head.seq > 2 * len(acknowledged)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 def test_a_lost_master_key_stops_the_start(tmp_path: Path) -> None:
     with running(tmp_path / "data"):
         pass

@@ -29,7 +29,7 @@ from tests.wire.test_web import of, records, said, surf
 
 pytestmark = pytest.mark.timeout(240)
 # More than a server takes to start on a busy machine.
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,7 @@ def rows(data_dir: Path, query: str) -> list[Any]:
         return database.execute(query)
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(240)
 @pytest.mark.rule("R276", "c26_5")
 def test_a_kill_between_delivery_and_its_record_repeats_it(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
@@ -57,19 +57,19 @@ def test_a_kill_between_delivery_and_its_record_repeats_it(tmp_path: Path) -> No
         def die_first(_delivery: Delivery, _sock: object) -> None:
             """The event has arrived; whoever sent it will never learn so."""
             arrived.set()
-            assert gone.wait(30)
+            assert gone.wait(60)
 
         receiver.answer = die_first
         with running(data_dir, **settings(receiver)) as server:
             secret = subscribe(server, receiver.url)
             created = vault(server)
-            assert arrived.wait(10)
+            assert arrived.wait(60)
             server.process.kill()
             server.process.wait()
             gone.set()
         receiver.answer = status(200)
         with running(data_dir, **settings(receiver)) as server:
-            first, second = receiver.wait(2, within_s=40)
+            first, second = receiver.wait(2)
             other = vault(server)
             third = receiver.wait(3)[-1]
             with Anthropic(api_key="x") as client:
@@ -88,7 +88,7 @@ def test_a_kill_between_delivery_and_its_record_repeats_it(tmp_path: Path) -> No
     assert [fields["attempt"] for fields in sent] == [1, 2, 1]
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(240)
 @pytest.mark.rule("R276")
 def test_what_was_acknowledged_before_a_kill_is_told_after_it(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
@@ -105,6 +105,6 @@ def test_what_was_acknowledged_before_a_kill_is_told_after_it(tmp_path: Path) ->
         receiver.forget()
         with running(data_dir, **patient):
             told: set[str] = set()
-            receiver.wait(12, within_s=40)
+            receiver.wait(12)
             told = {json.loads(d.body)["data"]["id"] for d in receiver.deliveries()}
         assert told == created

@@ -24,7 +24,7 @@ from tests.waiting import until as waited
 from tests.wire.host import running
 from tests.wire.site import MESSAGE, Site, until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 NAME = "control.company"  # nothing resolves it: only the proxy knows where it is
 BASIC = base64.b64encode(b"worker:open-sesame-42").decode()
@@ -82,7 +82,7 @@ async def test_the_job_outlives_the_proxy_and_its_password_is_nowhere(
             await waited(lambda: "let this pass (407)" in worker.log.read_text(), 30)
             proxy.accepts = f"Basic {BASIC}"
             log = await to_thread.run_sync(
-                lambda: until(lambda: _answered(site, session.id), 60), abandon_on_cancel=True
+                lambda: until(lambda: _answered(site, session.id)), abandon_on_cancel=True
             )
             await stack.aclose()
     results = [event for event in log if event.type == "user.tool_result"]

@@ -106,7 +106,7 @@ def guarded_mcp() -> Iterator[Guarded]:
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while not server.started:
         assert time.monotonic() < end
         time.sleep(0.01)  # noqa: TID251  another thread decides when
@@ -115,4 +115,4 @@ def guarded_mcp() -> Iterator[Guarded]:
         yield guarded
     finally:
         server.should_exit = True
-        thread.join(10)
+        thread.join(60)

@@ -58,7 +58,7 @@ class Receiver:
         with self._news:
             return [d for d in self._got if target in (None, d.target)]
 
-    def wait(self, count: int, target: str | None = None, within_s: float = 10) -> list[Delivery]:
+    def wait(self, count: int, target: str | None = None, within_s: float = 60) -> list[Delivery]:
         """Return what has arrived, once it is so much."""
 
         def enough() -> bool:
@@ -77,7 +77,7 @@ class Receiver:
     def close(self) -> None:
         self._listener.close()
         for thread in self._threads:
-            thread.join(10)
+            thread.join(60)
             assert not thread.is_alive()
 
     def _start(self, target: Callable[..., None], *args: object) -> threading.Thread:

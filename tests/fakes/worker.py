@@ -65,5 +65,5 @@ class Rig:
 
 
 async def stopped(item: FakeItem) -> None:
-    with anyio.fail_after(8):
+    with anyio.fail_after(60):
         await item.stopped.wait()

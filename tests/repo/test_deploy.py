@@ -309,7 +309,7 @@ def place(document: dict[str, Any]) -> tuple[str, str]:
     return document["kind"], document["metadata"]["name"]
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 def test_helm_renders_the_same(tmp_path: Path) -> None:
     helm = shutil.which("helm")
     if helm is None:
@@ -323,7 +323,7 @@ def test_helm_renders_the_same(tmp_path: Path) -> None:
     assert sorted(theirs, key=place) == sorted(rendered(GIVEN), key=place)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 def test_systemd_takes_the_units(tmp_path: Path) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("NO SYSTEMD: nobody looked at the units")

@@ -12,7 +12,7 @@ import pytest
 
 from tests.repo.tree import ROOT, SOURCE
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 
 ROOMS = "planes never meet"
 CONTROL = "control imports downwards only"

@@ -53,7 +53,7 @@ def store(client: Anthropic) -> str:
 def memory_http(server: Server) -> Iterator[httpx2.Client]:
     """A plain client with the API key, for what the SDK would not send."""
     headers = {"x-api-key": server.api_key, "anthropic-beta": MEMORY_BETA}
-    with httpx2.Client(base_url=server.base_url, headers=headers, timeout=10) as made:
+    with httpx2.Client(base_url=server.base_url, headers=headers, timeout=60) as made:
         yield made
 
 

@@ -25,7 +25,7 @@ def make(http: httpx2.Client, url: str = PUBLIC, *kinds: str) -> Any:
 def keeping(server: Server) -> Iterator[httpx2.Client]:
     """Give a plain client that may keep endpoints; none of them outlives the block."""
     headers = {"x-api-key": server.api_key, **BETA}
-    with httpx2.Client(base_url=server.base_url, headers=headers, timeout=10) as http:
+    with httpx2.Client(base_url=server.base_url, headers=headers, timeout=60) as http:
         yield http
         for path in ("/v1/webhooks", "/v1/organizations/webhooks"):
             for one in http.get(path, params={"limit": 100}).json()["data"]:

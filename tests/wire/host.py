@@ -14,8 +14,8 @@ from intramuros.kernel.config import environment
 from tests.engines import elsewhere
 
 ROOT = Path(__file__).parents[2]
-START_S = 60
-STOP_S = 20
+START_S = 120
+STOP_S = 60
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ class Callers:
 
     def _client(self, address: str) -> httpx2.Client:
         transport = httpx2.HTTPTransport(local_address=address, verify=False)
-        return httpx2.Client(base_url=self.server.base_url, transport=transport, timeout=10)
+        return httpx2.Client(base_url=self.server.base_url, transport=transport, timeout=60)
 
     def post(self, path: str, body: Any, headers: dict[str, str] | None = None) -> Any:
         answer = self.http.post(path, json=body, headers=headers or {})

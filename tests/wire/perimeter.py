@@ -125,7 +125,7 @@ def perimeter(
         stack.callback(portal.start_task_soon(run_edge).cancel)
 
         async def up() -> None:
-            with anyio.fail_after(10):
+            with anyio.fail_after(60):
                 await ready.wait()
 
         portal.call(up)

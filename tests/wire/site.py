@@ -31,7 +31,7 @@ class Site(AbstractContextManager["Site"]):
         self.key = self.environment_key(self.environment_id)
         self.worker = self.client(self.key)
         self.http = httpx2.Client(
-            base_url=server.base_url, headers={"x-api-key": server.api_key, **BETA}, timeout=10
+            base_url=server.base_url, headers={"x-api-key": server.api_key, **BETA}, timeout=60
         )
         self._opened: list[Anthropic | httpx2.Client] = [self.worker, self.http]
 
@@ -97,7 +97,7 @@ class Site(AbstractContextManager["Site"]):
         return until(enough)
 
 
-def until(look: Callable[[], T | None], seconds: float = 10.0) -> T:
+def until(look: Callable[[], T | None], seconds: float = 60.0) -> T:
     """Return what ``look`` finds, asking again for a while."""
     end = time.monotonic() + seconds
     while (found := look()) is None:

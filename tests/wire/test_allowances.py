@@ -12,7 +12,7 @@ from tests.fakes.messages_server import FakeMessages
 from tests.wire.host import Server, running
 from tests.wire.site import until
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 
 MODELS = """
 models:

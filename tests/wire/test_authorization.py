@@ -16,7 +16,7 @@ from tests.wire.provider import AUDIENCE, running_provider
 from tests.wire.trust import Trust
 
 # One case makes one of everything, and asks as everybody.
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 TABLE: dict[str, Any] = tomllib.loads(
     (Path(__file__).parent / "authorization.toml").read_text(encoding="utf-8")
 )

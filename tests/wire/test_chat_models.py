@@ -14,7 +14,7 @@ from tests.fakes.messages_server import FakeMessages, Fault
 from tests.wire.host import running
 from tests.wire.structure import check
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 KEY = "house-key-0123456789"
 PROBE = {
@@ -73,7 +73,7 @@ async def session(
 
 
 async def rested(client: AsyncAnthropic, session_id: str, stop: str) -> list[Any]:
-    with anyio.fail_after(50):
+    with anyio.fail_after(60):
         while True:
             listed = client.beta.sessions.events.list(session_id, limit=1000)
             events = [event async for event in listed]

@@ -18,7 +18,7 @@ from tests.wire.site import MESSAGE, Site, until
 from tests.wire.structure import check
 from tests.wire.workers import ours
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ async def ended(site: Site, session_id: str, stop: str = "end_turn", count: int 
         rests = [e for e in log if e.type == "session.status_idle" and e.stop_reason.type == stop]
         return log if len(rests) >= count and log[-1].id == rests[-1].id else None
 
-    return await to_thread.run_sync(lambda: until(look, 25), abandon_on_cancel=True)
+    return await to_thread.run_sync(lambda: until(look), abandon_on_cancel=True)
 
 
 def named(log: list[Any], type: str) -> list[Any]:
@@ -97,7 +97,7 @@ async def test_R183_R185_c11_4_files_go_in_read_only_and_what_is_left_comes_out(
             files = {f.filename: f for f in beta.files.list(scope_id=session.id) if f.downloadable}
             return files if set(files) == {"report.txt", "data.bin", "report2.txt"} else None
 
-        left = await to_thread.run_sync(lambda: until(brought, 10))
+        left = await to_thread.run_sync(lambda: until(brought))
         assert {f.scope.id for f in left.values()} == {session.id}
 
         def text(name: str) -> bytes:
@@ -119,7 +119,7 @@ async def test_R183_R185_c11_4_files_go_in_read_only_and_what_is_left_comes_out(
         def forgotten() -> bool:
             return not (state / "files" / session.id).exists()
 
-        await to_thread.run_sync(lambda: until(forgotten, 10))
+        await to_thread.run_sync(lambda: until(forgotten))
     assert list(beta.files.list(scope_id=session.id)) == []
     told = [json.loads(line) for line in read_lines(state / "audit.jsonl")]
     fetched = [record for record in told if record["kind"] == "file.fetch"]
@@ -174,7 +174,7 @@ async def test_an_interrupt_closes_a_call_that_nobody_serves(site: Site) -> None
     def called() -> list[Any] | None:
         return named(site.events(session.id), "agent.tool_use") or None
 
-    await to_thread.run_sync(lambda: until(called, 10))
+    await to_thread.run_sync(lambda: until(called))
     site.api.beta.sessions.events.send(session.id, events=[{"type": "user.interrupt"}])
     (result,) = named(await ended(site, session.id), "agent.tool_result")
     assert result.is_error

@@ -23,7 +23,7 @@ from tests.wire.site import MESSAGE, Site
 from tests.wire.test_cloud import ended, named, pool_key
 from tests.wire.workers import ours
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 VALUE = "sk-live-5d0b1e7f"
 

@@ -23,7 +23,7 @@ from tests.wire.structure import check
 from tests.wire.test_cloud import ended, named, pool_key
 from tests.wire.workers import ours
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 TOKEN = "ghp_pl4nted-7f3a9c"
 SKILL = "---\nname: review\ndescription: Reviews code.\n---\nRead it all.\n"

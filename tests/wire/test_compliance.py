@@ -24,7 +24,7 @@ SKILL = b"---\nname: calc\ndescription: Adds.\n---\nAdd.\n"
 @pytest.fixture
 def http(server: Server) -> Iterator[httpx2.Client]:
     headers = {"x-api-key": server.api_key, "user-agent": "auditor/1"}
-    with httpx2.Client(base_url=server.base_url, headers=headers, timeout=10) as made:
+    with httpx2.Client(base_url=server.base_url, headers=headers, timeout=60) as made:
         yield made
 
 

@@ -15,7 +15,7 @@ from tests.fakes.prompt_cache import PromptCache
 from tests.wire.host import running
 from tests.wire.structure import check
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 PROBE = {
     "type": "custom",

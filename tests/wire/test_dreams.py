@@ -16,7 +16,7 @@ from tests.wire.memory import paths, write
 from tests.wire.site import MESSAGE, Site, until
 from tests.wire.structure import check
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 FINAL = ("completed", "failed", "canceled")
 
@@ -71,7 +71,7 @@ def stopped(client: Anthropic, dream: BetaDream) -> None:
     """Wait until the dream's session is archived, and nothing acts any more."""
     session_id = ended(client, dream).session_id
     assert session_id is not None
-    until(lambda: client.beta.sessions.retrieve(session_id).archived_at, 20)
+    until(lambda: client.beta.sessions.retrieve(session_id).archived_at)
 
 
 def running_dream(client: Anthropic, dream: BetaDream) -> BetaDream:
@@ -83,7 +83,7 @@ def running_dream(client: Anthropic, dream: BetaDream) -> BetaDream:
             return found
         return None
 
-    return until(look, 20)
+    return until(look)
 
 
 def content(client: Anthropic, store: str, path: str) -> str:

@@ -13,7 +13,7 @@ from tests.wire.site import Site
 from tests.wire.structure import check
 from tests.wire.test_dreams import ended, inputs
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 
 async def test_a_dream_of_many_parts_forgets_between_them_and_counts_what_it_used(

@@ -9,7 +9,7 @@ from anyio import to_thread
 from tests.wire.site import MESSAGE, Site, until
 from tests.wire.workers import official, ours
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 
 def job(site: Site) -> Any:
@@ -22,7 +22,7 @@ async def finish(site: Site, session_id: str) -> list[Any]:
         return log if sum(event.type == "agent.message" for event in log) == 4 else None
 
     # A handed-over item comes back to the queue after 10 s.
-    return await to_thread.run_sync(lambda: until(look, 25), abandon_on_cancel=True)
+    return await to_thread.run_sync(lambda: until(look), abandon_on_cancel=True)
 
 
 def outcomes(log: list[Any], workspace: str) -> list[tuple[str, bool, str]]:

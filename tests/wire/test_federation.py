@@ -467,7 +467,7 @@ def test_R376_workloads_are_told_apart_in_the_feed(trust: Trust) -> None:
     client.beta.organization.compliance_settings.update(state={"type": "disabled"})
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 def test_R333_a_gateway_is_set_up_without_a_key(trust: Trust, tmp_path: Path) -> None:
     rule = {"rule": {"oauth_scope": "workspace:manage_tunnels"}}
     keyless = Trust(trust.client, trust.server, trust.provider, rule)

@@ -227,7 +227,7 @@ class Pattern:
         return data
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_a_large_file_does_not_grow_the_server(tmp_path: Path) -> None:
     with running(tmp_path / "data", uploads_downloadable=True) as server:
         with Anthropic(base_url=server.base_url, api_key=server.api_key, max_retries=0) as client:

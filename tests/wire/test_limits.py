@@ -18,7 +18,7 @@ from tests.wire.host import Server, running
 from tests.wire.site import Site, until
 from tests.wire.structure import check
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 LIMITS = """
 groups:
@@ -259,7 +259,7 @@ def test_a_session_over_a_rate_waits_and_goes_on(
             found = list(theirs.beta.sessions.events.list(session.id))
             return found if found[-1].type == "session.status_idle" else None
 
-        log = until(rested, 20)
+        log = until(rested)
     types = [event.type for event in log]
     errors = [event.error for event in log if event.type == "session.error"]
     assert "session.status_rescheduled" in types
@@ -400,13 +400,13 @@ async def test_usage_is_counted_for_whole_streamed_and_broken_off_answers(
         async with async_api.messages.stream(model=model, **HELLO) as stream:
             await stream.get_final_message()
     # What the provider had told when it broke off.
-    with anyio.fail_after(8):
+    with anyio.fail_after(60):
         while rows(metered, counted)[0][:2] != (33, 15):  # noqa: ASYNC110  another process writes
             await anyio.sleep(0.02)
     fake.faults.append(Fault("silence", at=2))
     async with async_api.messages.stream(model=model, **HELLO) as stream:
         await anext(aiter(stream))  # and leave
-    with anyio.fail_after(8):
+    with anyio.fail_after(60):
         while rows(metered, counted)[0][:2] != (44, 16):  # noqa: ASYNC110  another process writes
             await anyio.sleep(0.02)
     fake.faults.append(Fault("status"))

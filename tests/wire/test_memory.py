@@ -360,7 +360,7 @@ def test_a_memory_is_found_in_its_own_store_only(client: Anthropic, store: str) 
     check(raw.parse())
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 def test_R147_c25_2_a_full_store_takes_edits_only(
     memory_http: httpx2.Client, client: Anthropic
 ) -> None:

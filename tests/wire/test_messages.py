@@ -185,7 +185,7 @@ def test_a_client_that_leaves_ends_the_providers_work(api: Anthropic, fake: Fake
     fake.faults.append(Fault("silence", at=4))
     with api.messages.create(**SAY_HELLO, stream=True) as stream:
         assert next(iter(stream)).type == "message_start"  # it arrived while the rest is held back
-    assert left.wait(10)
+    assert left.wait(60)
 
 
 def test_a_script_answers_whole_and_streamed(api: Anthropic, fake: FakeMessages) -> None:

@@ -10,7 +10,7 @@ from anthropic import Anthropic, AsyncAnthropic, beta_async_tool
 from tests.wire.site import MESSAGE, Site, until
 from tests.wire.structure import check
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 
 @pytest.mark.rule("c7_1", "c7_5", "c7_6")
@@ -361,7 +361,7 @@ async def test_the_sdks_tool_runner_serves_the_children(
 
         group.start_soon(allow)
         await async_client.beta.sessions.events.send(made.id, events=[MESSAGE])
-        with anyio.fail_after(40):
+        with anyio.fail_after(60):
             ran.extend([call async for call in runner])
     crew = children(site, made.id)
     served = {(call.name, call.event.session_thread_id, call.is_error) for call in ran}

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-old-sdk" / "bin" / "python"
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 @pytest.mark.skipif(not PYTHON.exists(), reason="NO OLD SDK: `make dev` installs it")
 @pytest.mark.rule("c1_2", "c1_4", "R001", "R002")
 def test_the_oldest_sdk_works_unchanged(site: Site) -> None:

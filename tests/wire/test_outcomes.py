@@ -146,7 +146,7 @@ def test_c20_3_outcomes_follow_one_another(site: Site) -> None:
     two = [outcome(max_iterations=1), outcome(max_iterations=2)]
     made = site.session("pursuer")
     site.api.beta.sessions.events.send(made.id, events=two)
-    log = until(lambda: done(site, made.id, 2), 15)
+    log = until(lambda: done(site, made.id, 2))
     spans = [(e.type, e.outcome_id) for e in log if e.type.startswith(f"{SPAN}_")]
     first, second = [e.outcome_id for e in log if e.type == "user.define_outcome"]
     assert [about for _, about in spans] == sorted(

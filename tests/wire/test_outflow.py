@@ -17,7 +17,7 @@ from tests.wire.site import MESSAGE, Site, until
 from tests.wire.test_cloud import ended, named, pool_key
 from tests.wire.workers import ours
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 TOKEN = b"ghp_" + b"a" * 36
 # As it could stand somewhere: plain, in base64 (with and without its newline), in hex, in UTF-16.
 FORMS = (

@@ -109,7 +109,7 @@ NAMES = (
 STEP = st.tuples(st.integers(1, 4), st.integers(0, 3), st.integers(0, 2))
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("name", NAMES)
 @settings(
     max_examples=8,
@@ -140,7 +140,7 @@ def test_a_walk_shows_what_stays_once(site: Site, name: str, steps: list[Any]) -
     assert {counts[id] for id in gone} <= {0, 1}
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_walk_beside_a_writer_shows_what_stays_once(site: Site, name: str) -> None:
     listed = lists(site)[name]

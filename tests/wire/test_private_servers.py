@@ -24,7 +24,7 @@ from tests.wire.test_vault_mcp import agent, errors, records, said, say, talk
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 
 CLIENT = OAuthClientInformationFull(
     client_id="console",

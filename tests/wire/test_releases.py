@@ -12,7 +12,7 @@ from intramuros.kernel.appendlog import read_lines
 from tests.wire.site import MESSAGE, Site, until
 from tests.wire.workers import ours
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 TOKEN = "ghp_" + "a" * 36
 
 
@@ -40,7 +40,7 @@ class People:
         return found
 
     def one(self) -> Any:
-        (asked,) = until(lambda: self.all() or None, 30)
+        (asked,) = until(lambda: self.all() or None)
         return asked
 
     def answer(self, id: str, **verdict: str) -> httpx2.Response:
@@ -58,7 +58,7 @@ def said(site: Site, session_id: str) -> str:
         message = [event for event in log if event.type == "agent.message"][-1]
         return str(message.content[0].text)
 
-    return until(over, 30)
+    return until(over)
 
 
 def shown(site: Site, session_id: str) -> Any:

@@ -14,7 +14,7 @@ from tests.fakes.messages_server import FakeMessages
 from tests.wire.host import Server, running
 from tests.wire.site import until
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 
 HELLO: Any = {"max_tokens": 64, "messages": [{"role": "user", "content": "hello"}]}
 USAGE, COST = "/v1/organizations/usage_report/messages", "/v1/organizations/cost_report"

@@ -177,7 +177,7 @@ def test_no_credential_no_memory(site: Site) -> None:
         assert answer.status_code == 401
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 async def test_c11_13_R146_the_model_is_told_where_its_memory_is(tmp_path: Any) -> None:
     fake = FakeMessages.saying([{"type": "text", "text": "I see."}])
     async with (

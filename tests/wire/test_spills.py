@@ -17,7 +17,7 @@ from tests.wire.test_vault_mcp import bearer, vault
 from tests.wire.test_work import token_of
 from tests.wire.workers import official, ours
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 WHOLE = "\n".join(f"line {number}" for number in range(1, 20_001))
 

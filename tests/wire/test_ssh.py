@@ -19,7 +19,7 @@ from tests.wire.workers import ours
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.timeout(90),
+    pytest.mark.timeout(240),
     pytest.mark.skipif(
         shutil.which("ssh") is None, reason="NO SSH CLIENT: apt install openssh-client"
     ),

@@ -3,7 +3,6 @@
 import json
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +32,7 @@ def collect(site: Site, session_id: str, last: str, **query: Any) -> tuple[list[
 
 @contextmanager
 def raw(site: Site, path: str, **params: Any) -> Iterator[httpx2.Response]:
-    with site.http.stream("GET", path, params=params, timeout=5) as response:
+    with site.http.stream("GET", path, params=params, timeout=60) as response:
         yield response
 
 
@@ -174,9 +173,9 @@ def test_many_readers_see_the_same(site: Site) -> None:
     def read() -> None:
         with (
             httpx2.Client(base_url=site.server.base_url, headers=site.http.headers) as http,
-            http.stream("GET", path, timeout=10) as response,
+            http.stream("GET", path, timeout=60) as response,
         ):
-            opened.wait(10)
+            opened.wait(60)
             ids = []
             for _, data, _ in frames(response):
                 ids.append(data["id"])
@@ -187,10 +186,10 @@ def test_many_readers_see_the_same(site: Site) -> None:
     readers = [threading.Thread(target=read) for _ in range(8)]
     for reader in readers:
         reader.start()
-    opened.wait(10)
+    opened.wait(60)
     site.api.beta.sessions.events.send(made.id, events=[MESSAGE])
     for reader in readers:
-        reader.join(10)
+        reader.join(60)
     assert seen == [[e.id for e in site.events(made.id)]] * 8
 
 
@@ -217,6 +216,7 @@ def test_a_server_that_stops_ends_its_streams_at_once(tmp_path: Path) -> None:
         with api.beta.sessions.events.stream(made.id) as stream:
             server.process.send_signal(signal.SIGTERM)
             assert list(stream) == []
-        began = time.monotonic()
-        server.process.wait(10)
-        assert time.monotonic() - began < 4
+        server.process.wait(60)
+        # Nothing had to be cut off: neither by the server's time to drain nor by that of HTTP.
+        assert "drain_ended" not in server.log
+        assert "shutdown exceeded" not in server.log

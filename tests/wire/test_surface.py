@@ -89,7 +89,7 @@ def test_each_method_of_the_oldest_sdk_is_served_or_refused_on_purpose() -> None
         env={},
         capture_output=True,
         text=True,
-        timeout=18,
+        timeout=60,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -110,7 +110,7 @@ def test_each_method_of_the_typescript_sdk_is_served_or_refused_on_purpose() -> 
         env={"PATH": environment()["PATH"]},
         capture_output=True,
         text=True,
-        timeout=18,
+        timeout=60,
         check=False,
     )
     assert done.returncode == 0, done.stderr

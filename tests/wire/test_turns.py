@@ -13,7 +13,7 @@ from anthropic import AsyncAnthropic, BadRequestError
 from tests.fakes.messages_server import FakeMessages, Fault
 from tests.wire.host import Server, running
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 PROBE = {
     "type": "custom",
@@ -77,7 +77,7 @@ async def asked(fake: FakeMessages) -> None:
 
 async def until(look: Callable[[], Awaitable[Any]]) -> Any:
     """Look again and again until there is something to see, 50 seconds at most."""
-    with anyio.fail_after(50):
+    with anyio.fail_after(60):
         while True:
             if seen := await look():
                 return seen

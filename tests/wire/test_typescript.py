@@ -19,7 +19,7 @@ NODE = Path(__file__).parent / "node"
 SCRIPTS = sorted(path.stem for path in NODE.glob("*.js") if path.stem != "common")
 
 pytestmark = [
-    pytest.mark.timeout(60),
+    pytest.mark.timeout(240),
     pytest.mark.skipif(
         shutil.which("node") is None or not (NODE / "node_modules").is_dir(),
         reason="NO TYPESCRIPT SDK: install node and npm, then `make dev`",

@@ -17,7 +17,7 @@ from tests.wire.host import Server, running
 from tests.wire.site import MESSAGE, Site
 from tests.wire.structure import check
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from tests.wire.host import running
 from tests.wire.site import BETA, MESSAGE, Site
 from tests.wire.test_vault_mcp import agent, say
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(240)
 
 MARK = "pl4nted"
 

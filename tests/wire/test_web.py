@@ -14,7 +14,7 @@ from tests.wire.host import Server, running
 from tests.wire.site import MESSAGE, Site, until
 from tests.wire.structure import check
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 KEY = "tvly-hush-hush"
 
 

@@ -19,7 +19,7 @@ from tests.wire.structure import check
 from tests.wire.test_web import found, of, records, said, surf
 from tests.wire.workers import official, ours
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 KEY = "tvly-hush-hush"
 MISSING = "none that makes them serves this session's environment"
 
@@ -277,7 +277,7 @@ class Door(AbstractContextManager["Door"]):
                 "x-intramuros-web-tools": "web_fetch",
                 "anthropic-worker-id": "by hand",
             },
-            timeout=15,
+            timeout=60,
         )
 
     def __exit__(self, *_: object) -> None:

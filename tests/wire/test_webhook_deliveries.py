@@ -285,7 +285,7 @@ def test_R256_nothing_is_signed_with_a_secret_that_was_replaced(
     replaced = threading.Event()
 
     def fail_once_replaced(delivery: Delivery, sock: ssl.SSLSocket) -> None:
-        assert replaced.wait(15)
+        assert replaced.wait(60)
         receiver.answer = status(200)
         status(500)(delivery, sock)
 
@@ -315,7 +315,7 @@ def test_a_slow_endpoint_delays_no_other(
     make(http, receiver.url)
     for _ in range(8):
         client.beta.vaults.create(display_name="V")
-    receiver.wait(8, "/hooks", within_s=15)
+    receiver.wait(8, "/hooks")
     # Nothing has been answered there yet, and no more than four attempts wait for it.
     assert len(receiver.deliveries("/slow")) <= 4
     enough.set()

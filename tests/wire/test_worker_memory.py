@@ -16,7 +16,7 @@ from tests.wire.memory import paths
 from tests.wire.site import MESSAGE, Site, until
 from tests.wire.test_environment_worker import official, ours
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 MOUNTS = Path("/mnt/memory")
 NOTES, RULES = "intramuros-wire-notes", "intramuros-wire-rules"
@@ -70,7 +70,7 @@ class Job:
             ),
             abandon_on_cancel=True,
         )
-        await to_thread.run_sync(lambda: until(self.ended, 20), abandon_on_cancel=True)
+        await to_thread.run_sync(lambda: until(self.ended), abandon_on_cancel=True)
         log = self.site.events(self.session_id)
         calls = {event.id: event.name for event in log if event.type == "agent.tool_use"}
         return [

@@ -11,7 +11,7 @@ from intramuros.kernel.appendlog import read_lines
 from tests.wire.site import MESSAGE, Site, until
 from tests.wire.workers import official, ours
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 TEXT = b"---\nname: calc\ndescription: Adds numbers\n---\nRun run.sh.\n"
 FILES: Any = [
@@ -44,7 +44,7 @@ async def finish(site: Site, session_id: str) -> list[str]:
         log = site.events(session_id)
         return log if sum(event.type == "agent.message" for event in log) == 4 else None
 
-    log = await to_thread.run_sync(lambda: until(look, 25), abandon_on_cancel=True)
+    log = await to_thread.run_sync(lambda: until(look), abandon_on_cancel=True)
     assert [e for e in log if e.type == "agent.message"][-1].content[0].text == (
         "The script says 52."
     )

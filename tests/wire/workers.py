@@ -84,7 +84,7 @@ async def ours(
 
     async with anyio.create_task_group() as group:
         group.start_soon(run)
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             await ready.wait()
         yield state
         stop.request()

@@ -125,7 +125,7 @@ def shaped(schema: Any) -> st.SearchStrategy[bytes]:
     return shapes.map(lambda value: json.dumps(value).encode())
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 @settings(
     max_examples=300,
     deadline=None,

@@ -40,7 +40,7 @@ def url(request: pytest.FixtureRequest) -> Iterator[str]:
     thread.start()
     yield f"http://127.0.0.1:{listener.getsockname()[1]}/{'sse' if old else 'mcp'}"
     running.should_exit = True
-    thread.join(5)
+    thread.join(60)
     listener.close()
 
 

@@ -28,7 +28,7 @@ LISTENING: Final = re.compile(r"(?:listening |Uvicorn running on http://127\.0\.
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.timeout(60),
+    pytest.mark.timeout(240),
     pytest.mark.skipif(
         shutil.which("node") is None or not MODULES.is_dir(),
         reason="NO REFERENCE SERVERS: install node and npm, then `make dev`",

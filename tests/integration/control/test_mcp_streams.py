@@ -99,7 +99,7 @@ def server() -> Iterator[Served]:
     served.url = f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
     yield served
     running.should_exit = True
-    thread.join(5)
+    thread.join(60)
     listener.close()
 
 
@@ -240,7 +240,7 @@ async def test_a_stream_that_breaks_is_resumed_where_it_broke(server: Served) ->
     line = Line(cuts=["once"])
 
     async def tell() -> None:
-        await until(lambda: line.resumed, 5)
+        await until(lambda: line.resumed)
         server.go.set()
 
     async with anyio.create_task_group() as group:

@@ -121,7 +121,7 @@ def drive(server: Server, made: Tour) -> None:
     }
     with (
         closing(Callers(server)) as callers,
-        httpx2.Client(base_url=server.base_url, timeout=20) as http,
+        httpx2.Client(base_url=server.base_url, timeout=60) as http,
         world(callers, "".join(routes)) as things,
     ):
         work(things)

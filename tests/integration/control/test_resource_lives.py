@@ -24,7 +24,7 @@ from intramuros.control.identity.installation import open_installation
 from intramuros.control.routes import create_app
 from intramuros.control.settings import ServerSettings
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(240)
 
 KEY: Final = "an-operators-own-secret"
 HEADERS: Final = {"x-api-key": KEY, "anthropic-beta": "managed-agents-2026-04-01"}

@@ -10,7 +10,7 @@ from intramuros.execution.hosted_client import Repository
 from tests.fakes.git_host import GitHost, git, git_host
 from tests.fakes.git_sandbox import GitSandbox
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 SKILL = "---\nname: {}\ndescription: {}\n---\nDo it.\n"
 
 

@@ -33,7 +33,7 @@ from tests.drives import Workspace
 from tests.fakes.oci_image import Builder, entry, layer, small_system
 from tests.integration.execution.runtimes import CONTAINERS, require
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 
 @pytest.fixture(params=CONTAINERS)
@@ -157,7 +157,7 @@ async def test_what_it_connects_to_arrives_at_sockets_held_outside(provider: Pro
     try:
         async with anyio.create_task_group() as group:
             group.start_soon(visit)
-            with anyio.fail_after(10):
+            with anyio.fail_after(60):
                 await anyio.wait_readable(listener)
             visitor, _ = listener.accept()
             with visitor:
@@ -209,13 +209,13 @@ async def test_a_killed_worker_s_containers_die_and_are_swept(name: str, tmp_pat
             pid = int(next(lines))
             pidfd = os.pidfd_open(pid)
             worker.send_signal(signal.SIGKILL)
-            worker.wait(10)
-        with anyio.fail_after(10):
+            worker.wait(60)
+        with anyio.fail_after(60):
             await anyio.wait_readable(pidfd)
         os.close(pidfd)
     finally:
         worker.kill()
-        worker.wait(10)
+        worker.wait(60)
     provider = open_provider(name, state)
     try:
         assert await provider.sweep() == [session]

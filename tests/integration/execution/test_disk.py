@@ -9,7 +9,7 @@ from intramuros.execution.sandbox.base import MIB, Limits, SandboxSpec
 from intramuros.execution.sandbox.bubblewrap import BubblewrapProvider
 from intramuros.execution.sandbox.quota import usage_bytes
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 SMALL = SandboxSpec(limits=replace(Limits(), disk_bytes=20 * MIB))
 FILL = "for n in $(seq 12); do head -c 5242880 /dev/zero > f$n; done"
@@ -81,7 +81,7 @@ async def test_what_runs_on_after_its_command_is_watched_too(undriven: Bubblewra
     async with anyio.create_task_group() as group:
         group.start_soon(undriven.watch)
         assert not (await sandbox.call("bash", {"command": command})).is_error
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             while sandbox.alive:  # noqa: ASYNC110  a process dies; nothing sets an event
                 await anyio.sleep(0.05)
         group.cancel_scope.cancel()

@@ -19,7 +19,7 @@ from tests.drives import Workspace
 from tests.integration.execution.runtimes import CONTAINERS, require
 from tests.waiting import until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 SMALL = SandboxSpec(limits=Limits(disk_bytes=16 * MIB))
 FILL = "for n in $(seq 40); do head -c 1048576 /dev/zero >b$n || break; done"
@@ -110,7 +110,7 @@ async def test_nothing_is_mounted_on_the_host_and_nothing_stays_attached(
     shown = await sandbox.exec(["/bin/sh", "-c", "ls -a /workspace; ls /dev"])
     assert b"lost+found" not in shown.stdout and b"loop" not in shown.stdout
     await sandbox.destroy()
-    await until(lambda: not attached(image), 10)
+    await until(lambda: not attached(image))
     await driven.forget(name_of())
     assert not image.exists()
 
@@ -164,13 +164,13 @@ async def test_after_a_kill_nothing_is_left_and_everything_kept(
             assert worker.stdout is not None
             assert worker.stdout.readline() == b"ready\n"
         else:
-            await until(lambda: any((state / "workspaces").glob("*.img")), 20)
+            await until(lambda: any((state / "workspaces").glob("*.img")))
         worker.send_signal(signal.SIGKILL)
     heir = open_provider(provider.name, state)
     await heir.start()
     await heir.sweep()
     images = [state / "workspaces" / f"{name}.img" for name in names]
-    await until(lambda: not any(map(attached, images)), 10)
+    await until(lambda: not any(map(attached, images)))
     assert str(state) not in mounts()
     for number, name in enumerate(names):
         sandbox = await heir.create(SMALL, name)

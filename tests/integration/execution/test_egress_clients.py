@@ -33,7 +33,7 @@ from tests.fakes.company_proxy import company
 from tests.fakes.origin import Origin, Visit, answer, origin
 from tests.integration.execution.egress.whole import SESSION, VALUE, needs, rules
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 HOSTS = ("api.test", "git.test", "other.test")
 PROXY = "http://198.18.0.1:3128"
@@ -325,7 +325,7 @@ async def test_websockets_pass_with_the_secret_in_their_handshake_alone(
     site = await opened()
     host = site.secure if scheme == "wss" else site.plain
     argv = ["/usr/bin/python3", "-c", WEBSOCKET, str(host.port), scheme]
-    done = await site.sandbox.exec(argv, timeout_s=20.0)
+    done = await site.sandbox.exec(argv, timeout_s=60.0)
     assert done.exit_code == 0, done.stderr.decode()
     # The host heard the placeholder, and said it back: a message is no place for a secret.
     assert done.stdout.decode().startswith("INTRAMUROS_SECRET_")
@@ -396,7 +396,7 @@ for port in (443, 80, 3478):
 async def test_names_lead_to_tcp_and_to_nothing_else(opened: Open) -> None:
     """No IPv6, no HTTPS or SVCB record (and so no hidden ClientHello), no QUIC."""
     site = await opened()
-    done = await site.sandbox.exec(["/usr/bin/python3", "-c", DATAGRAMS], timeout_s=20.0)
+    done = await site.sandbox.exec(["/usr/bin/python3", "-c", DATAGRAMS], timeout_s=60.0)
     lines = done.stdout.decode().splitlines()
     assert lines[0] == "1 0 1", done.stderr.decode()
     assert lines[1:7] == [f"{kind} 0 0" for kind in (28, 65, 64, 16, 15, 257)]

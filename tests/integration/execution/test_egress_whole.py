@@ -61,7 +61,7 @@ async def rig(
 PYTHON = """
 import os, urllib.request as u
 request = u.Request(%r, data=os.environ["API_TOKEN"].encode(), headers={"X-Key": "k"})
-print(u.urlopen(request, timeout=10).read().decode())
+print(u.urlopen(request, timeout=60).read().decode())
 """
 
 
@@ -93,7 +93,7 @@ async def test_programs_of_all_kinds_reach_the_host_over_tls_unaware(rig: Whole)
     sandbox = await rig.take(rules())
     port = rig.origin.port
     done = await sandbox.exec(
-        ["/usr/bin/python3", "-c", PYTHON % f"https://api.test:{port}/py"], timeout_s=15.0
+        ["/usr/bin/python3", "-c", PYTHON % f"https://api.test:{port}/py"], timeout_s=60.0
     )
     assert done.exit_code == 0, done.stderr.decode()
     assert rig.origin.heads[-1].startswith(b"POST /py HTTP/1.1")
@@ -235,7 +235,7 @@ async def test_a_flood_of_connections_is_bounded(rig: Whole) -> None:
         "print(len(held))\n"
     )
     before = descriptors()
-    done = await sandbox.exec(["/usr/bin/python3", "-c", flood], timeout_s=18.0)
+    done = await sandbox.exec(["/usr/bin/python3", "-c", flood], timeout_s=60.0)
     assert int(done.stdout) > 0
     assert descriptors() < before + 3 * 130
     await rig.hands.drop(SESSION)

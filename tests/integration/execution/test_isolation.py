@@ -24,7 +24,7 @@ from intramuros.execution.sandbox.base import MIB, Limits, SandboxSpec
 from intramuros.execution.sandbox.bubblewrap import BubblewrapProvider
 from intramuros.execution.sandbox.live import LiveSandbox
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 
 class Listener:
@@ -76,7 +76,7 @@ def public_directory():
 
 
 @pytest.mark.usefixtures("working_host")
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(240)
 async def test_every_check_of_the_battery_passes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,14 +28,14 @@ from intramuros.execution.sandbox.records import identify
 from intramuros.execution.sandbox.rootfs import Python
 from intramuros.kernel.errors import OperatorError
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 
 def said(outcome) -> str:
     return outcome.content[0]["text"]
 
 
-async def until(condition, within_s: float = 5.0) -> None:
+async def until(condition, within_s: float = 60.0) -> None:
     with anyio.fail_after(within_s):
         while not condition():  # noqa: ASYNC110 - what we wait for raises no event
             await anyio.sleep(0.01)

@@ -15,7 +15,7 @@ from intramuros.execution.sandbox.bubblewrap import BubblewrapProvider
 from intramuros.execution.sandbox.live import LiveSandbox
 from intramuros.execution.tools.catalog import INPUTS, input_schema
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 KIB, MIB = 1024, 1024 * 1024
 

@@ -10,7 +10,7 @@ import pytest
 
 from intramuros.execution.sandbox.providers import GROUP
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 
 _CODE = """
 from dataclasses import replace

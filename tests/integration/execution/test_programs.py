@@ -13,7 +13,7 @@ import pytest
 from intramuros.execution.sandbox.base import GIB, Limits, Mount, SandboxSpec
 from intramuros.execution.sandbox.bubblewrap import BubblewrapProvider
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 SCRIPTS = sorted(Path(__file__).with_name("programs").glob("*.sh"))
 # Without control groups the limit is on addresses, of which node and java reserve many.

@@ -15,7 +15,7 @@ from intramuros.execution.sandbox.oci.layers import BadImage
 from intramuros.execution.sandbox.oci.runtimes import SEARCH
 from tests.fakes.oci_image import Builder, digest, entry, layer
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 
 
 class Registry:
@@ -65,7 +65,7 @@ class Registry:
     def close(self) -> None:
         self.server.shutdown()
         self.server.server_close()
-        self.thread.join(10)
+        self.thread.join(60)
 
 
 @pytest.fixture

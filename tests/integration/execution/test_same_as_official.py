@@ -22,7 +22,7 @@ from intramuros.execution.sandbox.base import WORKSPACE, SandboxSpec
 from intramuros.execution.sandbox.bubblewrap import BubblewrapProvider
 from intramuros.execution.sandbox.live import LiveSandbox
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 Result = tuple[bool, Any]
 

@@ -25,7 +25,7 @@ from intramuros.execution.sandbox.records import identify
 from tests.drives import Workspace
 from tests.waiting import until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 SPEC = SandboxSpec()
 
 

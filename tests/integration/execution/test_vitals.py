@@ -95,7 +95,7 @@ async def test_it_answers_over_http_and_survives_what_is_none() -> None:
                         for path in ("/healthz", "/metrics", "/x")
                     ]
 
-            with anyio.fail_after(10):
+            with anyio.fail_after(60):
                 assert await to_thread.run_sync(ask) == [200, 200, 404]
             assert silent.fileno() > 0
         taken = Vitals((host, port), worker.vitals._sources)

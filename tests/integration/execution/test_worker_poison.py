@@ -9,7 +9,7 @@ from starlette.responses import Response
 from tests.fakes.control_plane import ENVIRONMENT
 from tests.fakes.worker import Rig
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 ODD = ["\ud800", "../../../tmp/x", "a/b", "a\0b", "a\nb", "x" * 300, "é", ""]
 
@@ -31,7 +31,7 @@ async def test_an_odd_work_item_ends_nothing(rig: Rig, odd: str, place: str) -> 
     call = session.tool_use("bash", {"command": "true"})
     session.on_result = lambda _: session.idle()
     async with rig.worker():
-        with anyio.fail_after(15):
+        with anyio.fail_after(60):
             await good.stopped.wait()
     assert session.result_of(call)
     assert [sandbox_id for _, sandbox_id in rig.provider.created] == ["sesn_1"]
@@ -47,7 +47,7 @@ async def test_a_call_with_an_odd_id_is_left_alone(rig: Rig, odd: str) -> None:
     call = session.tool_use("bash", {"command": "b"})
     session.on_result = lambda _: session.idle()
     async with rig.worker():
-        with anyio.fail_after(15):
+        with anyio.fail_after(60):
             await item.stopped.wait()
     assert session.result_of(call)
     ran = [arguments["command"] for _, _, arguments in rig.provider.calls]

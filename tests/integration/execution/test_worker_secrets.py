@@ -17,7 +17,7 @@ from tests.fakes.control_plane import KEY, ControlPlane, running
 from tests.fakes.sandbox import FakeProvider
 from tests.fakes.worker import Rig
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 TOKEN = "token-of-this-item-0123456789"
 

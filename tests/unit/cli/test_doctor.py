@@ -75,7 +75,7 @@ def test_programs_get_json(
     assert any(one["what"].startswith("Python 3") for one in told["findings"])
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 def test_the_command_says_whether_the_host_is_fit(run_process: Run) -> None:
     ran = run_process("doctor", "--port", "0", "--edge-port", "0")
     failed = [line for line in ran.out.splitlines() if line.startswith("✗")]

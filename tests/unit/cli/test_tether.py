@@ -30,7 +30,7 @@ def is_sleep(pid: int) -> bool:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = monotonic() + 10
+    deadline = monotonic() + 60
     while not condition():
         assert monotonic() < deadline
         Event().wait(0.02)
@@ -52,7 +52,7 @@ def test_without_its_parent_it_does_not_start() -> None:
         [sys.executable, "-m", "intramuros.cli.tether", "1", "echo", "started"],
         env=child_environment(),
         capture_output=True,
-        timeout=10,
+        timeout=60,
         check=False,
     )
     assert done.returncode == 1

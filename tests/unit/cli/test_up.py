@@ -30,7 +30,7 @@ def test_a_data_directory_that_cannot_be(run_process: Run, tmp_path: Path) -> No
     assert "--data-dir" in ran.err
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 def test_ready_second_one_refused_and_stopped(run_process: Run, tmp_path: Path) -> None:
     data = tmp_path / "data"
     arguments = ["up", "--data-dir", str(data), "--port", "0", "--no-edge", "--no-worker"]

@@ -32,7 +32,7 @@ async def test_a_server_announces_itself_answers_and_stops(
             out += capsys.readouterr().out
             return "\n" in out
 
-        await until(announced, within_s=15)
+        await until(announced)
         async with httpx2.AsyncClient(base_url=out.split()[1]) as http:
             assert (await http.get("/readyz")).json() == {"status": "ready"}
             response = await http.get("/v1/agents", headers={"x-api-key": KEY})

@@ -62,7 +62,7 @@ class Rig:
     async def serve(self, *uses: ToolUse) -> None:
         """Serve until nothing is left to do."""
         self.dispatch.history(uses, 0.0)
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as group:
                 group.start_soon(self.calls.loop)
                 await until(

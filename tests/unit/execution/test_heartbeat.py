@@ -45,7 +45,7 @@ async def beat(script: Sequence[Beat | Exception], step_s: float = 1.0) -> tuple
     clock = ManualClock()
     heart, lease = ScriptedHeart(clock, script), Lease()
     heart.step_s = step_s
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         await heartbeat_loop(heart, lease, clock)
     return lease, heart.expected
 
@@ -59,7 +59,7 @@ async def test_each_beat_echoes_the_one_before() -> None:
 async def test_each_beat_asks_for_the_lease_that_is_wanted() -> None:
     clock, lease = ManualClock(), Lease()
     heart = ScriptedHeart(clock, [alive("t1"), alive("t2"), LeaseLost("412")])
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         await heartbeat_loop(heart, lease, clock, 30)
     assert heart.asked_s == [30, 30, 30]
 
@@ -109,7 +109,7 @@ async def test_a_beat_that_hangs_is_cut_off() -> None:
             return await super().heartbeat(expected)
 
     clock, lease = ManualClock(), Lease()
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         await heartbeat_loop(Hanging(clock, [LeaseLost("412")]), lease, clock)
     assert lease.end is End.LOST
 
@@ -117,7 +117,7 @@ async def test_a_beat_that_hangs_is_cut_off() -> None:
 async def test_the_end_of_the_work_ends_the_beats() -> None:
     clock, lease = ManualClock(), Lease()
     heart = ScriptedHeart(clock, [alive(str(number)) for number in range(1000)])
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as group:
             group.start_soon(heartbeat_loop, heart, lease, clock)
             await anyio.sleep(0.03)

@@ -60,7 +60,7 @@ class Waiting(Rig):
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
         self.dispatch.history([use("a")], 0.0)
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as group:
                 group.start_soon(self.calls.loop)
                 yield

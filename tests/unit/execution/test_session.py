@@ -122,7 +122,7 @@ class Rig:
     async def serve(self, max_idle_s: float = 0.01, memory: MemoryTerms | None = None) -> Outcome:
         terms = Terms(max_idle_s, memory=memory)
         item = Item(self.control, self.control.work, self.bench, terms, self.stop)  # type: ignore[arg-type]  structurally one
-        with anyio.fail_after(8):
+        with anyio.fail_after(60):
             return await item.serve()
 
 

@@ -36,7 +36,7 @@ async def test_the_file_follows_the_board_and_goes_with_the_worker(
 
     async with anyio.create_task_group() as group:
         group.start_soon(board.publish, path, stop)
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             for text in ("polling", "pausing"):
                 doing[0] = text
                 await until(lambda text=text: shown() == text)

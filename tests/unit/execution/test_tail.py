@@ -53,7 +53,7 @@ async def follow(source: ScriptedSource) -> tuple[Dispatch, int]:
         nonlocal changes
         changes += 1
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         await Tail(source, state, changed, ManualClock(), lambda: 0.0).loop()
     return state, changes
 

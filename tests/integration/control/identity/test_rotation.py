@@ -23,7 +23,7 @@ from intramuros.protocol.audit import verify
 from intramuros.protocol.resources.vaults import CredentialCreate, VaultCreate
 from tests.integration.control.identity.victim import STAGES
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 ROOT = Path(__file__).parents[4]
 COUNT = 5

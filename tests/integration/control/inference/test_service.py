@@ -102,7 +102,7 @@ def upstairs() -> Iterator[tuple[Upstairs, int]]:
     thread.start()
     yield made, listener.getsockname()[1]
     running.should_exit = True
-    thread.join(5)
+    thread.join(60)
     listener.close()
 
 

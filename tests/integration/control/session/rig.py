@@ -140,7 +140,7 @@ class Rig:
     async def until(self, session_id: str, wanted: Callable[[State], bool]) -> State:
         """Wait until the stored state is as wanted, ten seconds at most."""
         with (
-            anyio.fail_after(10),
+            anyio.fail_after(60),
             self.hub.subscribe(session_topic(session_id), whispers=False) as hints,
         ):
             while not wanted(state := await self.state(session_id)):

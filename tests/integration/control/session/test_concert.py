@@ -150,7 +150,7 @@ async def test_an_interrupt_cuts_every_request_short(rig: Rig) -> None:
     session = await rig.create(leading(SCOUT))
     async with rig.running():
         await rig.say(session)
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             await never.full.wait()
         await rig.send(session, {"type": "user.interrupt"})
         state = await rig.idle(session)
@@ -241,7 +241,7 @@ async def test_another_process_goes_on_where_one_died(rig: Rig, tmp_path: Path) 
         async with anyio.create_task_group() as group:
             group.start_soon(rig.runner.run, Stop())
             await rig.say(session)
-            with anyio.fail_after(10):
+            with anyio.fail_after(60):
                 await never.full.wait()
             # Nobody gives the lease back, as after kill -9: it is taken over.
             await rig.usurp(session, state="ready")

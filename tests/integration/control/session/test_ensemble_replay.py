@@ -265,7 +265,7 @@ def test_every_history_comes_to_a_valid_end(data: Any, self_hosted: bool, steps:
     check_folds(history.band)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 def test_every_prefix_of_a_session_can_be_taken_over() -> None:
     """Run a session once; then let a new process take over behind each of its records."""
 

@@ -45,7 +45,7 @@ async def test_calls_of_one_reply_are_judged_at_once(rig: Rig) -> None:
     rig.model.answers += [uses(*calls), *gates, text("done")]
     async with rig.running():
         await rig.say(session)
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             for gate in gates:
                 await gate.reached.wait()
             assert await verdicts(rig, session) == [], "a call is no call before its verdict"
@@ -78,7 +78,7 @@ async def test_an_interrupt_cuts_the_judges_short(rig: Rig) -> None:
     rig.model.answers += [uses(use("bash")), gate]
     async with rig.running():
         await rig.say(session)
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             await gate.reached.wait()
             await rig.send(session, {"type": "user.interrupt"})
             await gate.cancelled.wait()
@@ -94,7 +94,7 @@ async def test_a_call_that_is_being_judged_takes_no_answer(rig: Rig) -> None:
     rig.model.answers += [uses(use("bash")), gate, text("ok")]
     async with rig.running():
         await rig.say(session)
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             await gate.reached.wait()
         held = next(r for r in await rig.log(session) if r.type == "internal.reply_held")
         assert held.private is not None

@@ -67,7 +67,7 @@ async def asked(rig: Rig, *tools: dict[str, Any]) -> tuple[str, str]:
 
 
 async def until(wanted: Callable[[], bool]) -> None:
-    for _ in range(1000):
+    for _ in range(12_000):
         if wanted():
             return
         await anyio.sleep(0.005)

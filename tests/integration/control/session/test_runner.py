@@ -157,7 +157,7 @@ async def test_an_interrupt_stops_a_streaming_request_within_100_ms(rig: Rig) ->
             await gate.reached.wait()
             began_s = time.monotonic()
             await rig.send(session, {"type": "user.interrupt"})
-            with anyio.fail_after(10):
+            with anyio.fail_after(60):
                 await gate.cancelled.wait()
             took_s.append(time.monotonic() - began_s)
             await rig.idle(session)
@@ -258,7 +258,7 @@ async def test_a_lost_lease_stops_the_work_and_writes_nothing(rig: Rig) -> None:
         await gate.reached.wait()
         before = await rig.log(session)
         await rig.usurp(session, holder="other")
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             await gate.cancelled.wait()
         assert await rig.log(session) == before
 

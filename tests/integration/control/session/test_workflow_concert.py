@@ -104,7 +104,7 @@ async def test_another_process_goes_on_with_a_run(rig: Rig, tmp_path: Path) -> N
         async with anyio.create_task_group() as group:
             group.start_soon(rig.runner.run, Stop())
             await rig.say(session)
-            with anyio.fail_after(10):
+            with anyio.fail_after(60):
                 await never.full.wait()
             # Nobody gives the lease back, as after kill -9: it is taken over.
             await rig.usurp(session, state="ready")

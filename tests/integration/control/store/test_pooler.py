@@ -109,7 +109,7 @@ def test_one_state_is_copied(url: str, tmp_path: Path) -> None:
         assert whole.counts(connection)["workspaces"] == 1
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 def test_a_server_serves(url: str, tmp_path: Path) -> None:
     with (
         running(tmp_path / "data", model_scripts=str(SCRIPTS), database_url=url) as server,

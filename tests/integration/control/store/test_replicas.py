@@ -31,17 +31,17 @@ async def test_hints_and_news_of_one_are_hints_to_the_other(url: str) -> None:
     async with anyio.create_task_group() as group:
         for relay in relays:
             group.start_soon(relay.run, stop)
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             for relay in relays:
                 await relay.listening.wait()
         with hubs[0].subscribe("a") as own, hubs[1].subscribe("a") as other:
             with hubs[1].subscribe("b") as strange:
                 hubs[0].hint("a")
-                assert await other.wait(5)
+                assert await other.wait(60)
                 assert own.take_news() is None
                 other.clear()
                 hubs[0].tell("a", News(0, 1, ()))
-                assert await other.wait(5)
+                assert await other.wait(60)
                 # News stay where they are: the other looks.
                 assert other.take_news() is None
                 assert not strange.take_whispers()
@@ -50,7 +50,7 @@ async def test_hints_and_news_of_one_are_hints_to_the_other(url: str) -> None:
             other.clear()
             # Nobody hears itself by way of the other.
             hubs[1].hint("a")
-            assert await own.wait(5)
+            assert await own.wait(60)
             other.clear()
             assert not await other.wait(0.05)
         stop.request()
@@ -64,7 +64,7 @@ async def test_what_breaks_is_taken_up_again_and_everybody_looks(
     async with anyio.create_task_group() as group:
         for relay in relays:
             group.start_soon(relay.run, stop)
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             for relay in relays:
                 await relay.listening.wait()
         with hubs[1].subscribe("a") as other:
@@ -75,10 +75,10 @@ async def test_what_breaks_is_taken_up_again_and_everybody_looks(
                 f"{kill} datname = '{name}' AND application_name LIKE 'intramuros %'",
             )
             # It looks as soon as it listens again.
-            assert await other.wait(10)
+            assert await other.wait(60)
             other.clear()
             hubs[0].hint("a")
-            assert await other.wait(10)
+            assert await other.wait(60)
         stop.request()
 
 
@@ -87,13 +87,13 @@ async def test_strange_notifications_change_nothing(url: str) -> None:
     relay = Relay(url, hub)
     async with anyio.create_task_group() as group:
         group.start_soon(relay.run, stop)
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             await relay.listening.wait()
         with hub.subscribe("a") as here:
             async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
                 for payload in ("", "{", "7", "{}", "[]", '["x", 7]', '["x", "b"]', '["x", "a"]'):
                     await connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, payload))
-            assert await here.wait(5)
+            assert await here.wait(60)
         stop.request()
 
 
@@ -136,7 +136,7 @@ def pair(tmp_path: Path, url: str) -> Iterator[tuple[Site, Site]]:
         yield site(one), site(two)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_two_servers_are_one(pair: tuple[Site, Site]) -> None:
     here, there = pair
     made = here.session()
@@ -181,7 +181,7 @@ def test_two_servers_are_one(pair: tuple[Site, Site]) -> None:
     assert len(claimed) == 1 + len(sessions)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_a_poll_held_at_one_gets_what_comes_at_the_other(pair: tuple[Site, Site]) -> None:
     here, there = pair
     got: list[str] = []
@@ -203,7 +203,7 @@ def test_a_poll_held_at_one_gets_what_comes_at_the_other(pair: tuple[Site, Site]
     assert made.id
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_the_other_finishes_what_a_killed_server_began(pair: tuple[Site, Site]) -> None:
     here, there = pair
     made = here.session()

@@ -161,7 +161,7 @@ def killed(program: str, *arguments: Path | str) -> None:
     assert ran.returncode == -9, ran.stderr
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_kill_9_leaves_no_backup_that_looks_whole(
     place: Place, tmp_path: Path, moment: str

@@ -167,7 +167,7 @@ def test_what_cannot_be_opened_is_told(good: Place, tmp_path: Path) -> None:
         list(examine(good, quiet))
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 def test_on_postgresql_too(good: Place, empty_url: str) -> None:
     move.move(good, empty_url, quiet)
     there = Place(good.data_dir, empty_url)

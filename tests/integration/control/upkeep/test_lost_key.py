@@ -89,7 +89,7 @@ lost_key.replace_lost_key(Place(Path(sys.argv[1])))
 """
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 def test_kill_9_gives_up_nothing_and_it_is_run_again(good: Place) -> None:
     good.master_key.unlink()
     killed(KILLED, good.data_dir)
@@ -99,7 +99,7 @@ def test_kill_9_gives_up_nothing_and_it_is_run_again(good: Place) -> None:
     assert wrong_with(good) == []
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 def test_a_server_serves_again_and_everybody_sees_what_to_set_up(good: Place) -> None:
     good.master_key.unlink()
     with pytest.raises(OperatorError, match="restore the master key"):

@@ -40,7 +40,7 @@ def last_kind(place: Place) -> str:
     return str(json.loads(lines_of(place)[-1])["kind"])
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 def test_everything_arrives_and_the_file_is_out_of_use(place: Place, empty_url: str) -> None:
     before, records = sums_of(place), lines_of(place)
     done = move.move(place, empty_url, quiet)
@@ -64,7 +64,7 @@ def test_everything_arrives_and_the_file_is_out_of_use(place: Place, empty_url: 
         move.move(there, empty_url, quiet)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 def test_a_move_can_be_undone(place: Place, empty_url: str) -> None:
     with pytest.raises(OperatorError, match="was not moved"):
         move.undo(place)
@@ -95,7 +95,7 @@ move.move(Place(Path(sys.argv[1])), sys.argv[2], lambda _: None)
 """
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     ("moment", "arrived"), [("restore.check_same", False), ("Attached.close", True)]
 )
@@ -145,7 +145,7 @@ def moved(
         yield server, before, there
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_the_official_client_reads_everything_back(
     moved: tuple[Server, dict[str, object], Place],
 ) -> None:
@@ -157,7 +157,7 @@ def test_the_official_client_reads_everything_back(
     assert verify(lines_of(there)).seq > 50
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 def test_sessions_go_on_there(moved: tuple[Server, dict[str, object], Place]) -> None:
     server, before, _ = moved
     session_id, log = next(
@@ -180,7 +180,7 @@ def test_sessions_go_on_there(moved: tuple[Server, dict[str, object], Place]) ->
     assert answer.status_code == 200
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 def test_logs_fold_to_the_states_that_were_kept(
     moved: tuple[Server, dict[str, object], Place], tmp_path: Path
 ) -> None:
@@ -208,7 +208,7 @@ def check_folds(connection: Connection) -> int:
     return count
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 def test_audit_is_verified_and_exported_on_postgresql(
     moved: tuple[Server, dict[str, object], Place], monkeypatch: pytest.MonkeyPatch
 ) -> None:

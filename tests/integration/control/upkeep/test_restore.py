@@ -81,7 +81,7 @@ def test_a_restored_installation_is_the_same(place: Place, tmp_path: Path, fresh
     check_restored(place, target)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 def test_from_sqlite_to_postgresql_and_back(
     place: Place, tmp_path: Path, fresh: Fresh, empty_url: str
 ) -> None:
@@ -178,7 +178,7 @@ restore.restore(Path(sys.argv[1]), Place(Path(sys.argv[2]), url), lambda _: None
 """
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_kill_9_is_seen_and_made_good(
     place: Place, tmp_path: Path, fresh: Fresh, moment: str
@@ -194,7 +194,7 @@ def test_kill_9_is_seen_and_made_good(
     check_restored(place, target)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 def test_kill_9_on_postgresql_leaves_no_row(
     place: Place, tmp_path: Path, fresh: Fresh, empty_url: str
 ) -> None:

@@ -177,7 +177,7 @@ async def got(stream: ByteStream, method: bytes = b"GET") -> Got:
     http.send(h11.Request(method=method, target="/", headers=[("host", "x")]))
     http.send(h11.EndOfMessage())
     status, headers, body = 0, {}, b""
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         while True:
             event = http.next_event()
             if event is h11.NEED_DATA:

@@ -164,5 +164,5 @@ async def test_a_proxy_that_is_not_there_is_said_to(tmp_path: Path) -> None:
         dialler = Dialler(client_context(tmp_path / "upstream.pem"), Names(), 2.0, through)
         rules = Policy(own(site.port, internal=parse_hosts([])), Networking())
         site.gate = replace(site.proxy, dialler=dialler).gate("sesn_1", rules, Secrets())
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             assert (await site.once(get())).rule == "proxy_failed"

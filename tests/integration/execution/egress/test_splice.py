@@ -21,7 +21,7 @@ async def back(visit: Visit) -> None:
 
 async def read(stream: anyio.abc.ByteStream, until: bytes) -> bytes:
     seen = b""
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         while until not in seen:
             seen += await stream.receive()
     return seen

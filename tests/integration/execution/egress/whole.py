@@ -98,7 +98,7 @@ class Whole:
         return await self.hands.take(session_id)
 
     async def run(self, sandbox: Sandbox, script: str) -> tuple[int, str]:
-        done = await sandbox.exec(["bash", "-c", script], timeout_s=15.0)
+        done = await sandbox.exec(["bash", "-c", script], timeout_s=60.0)
         return done.exit_code, (done.stdout + done.stderr).decode()
 
     def told(self, kind: str) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from intramuros.execution.sandbox.base import Level
 from intramuros.kernel.config import clean_environment
 
 ROOT = Path(__file__).parents[4]
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(240)
 
 
 def killed(folder: Path, phase: str, steps: list[str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from intramuros.execution.sandbox.providers import open_provider
 from tests.integration.execution.runtimes import require
 from tests.integration.execution.snapshots.rig import bash
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 
 def keeper(sandbox: Sandbox) -> Keeper:

@@ -19,7 +19,7 @@ from intramuros.execution.sandbox.base import (
 )
 from tests.integration.execution.snapshots.rig import bash, worker
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 S = "sesn_x"
 
 

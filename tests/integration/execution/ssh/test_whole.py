@@ -17,7 +17,7 @@ from tests.waiting import until
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.timeout(60),
+    pytest.mark.timeout(240),
     pytest.mark.skipif(
         shutil.which("ssh") is None, reason="NO SSH CLIENT: apt install openssh-client"
     ),
@@ -49,7 +49,7 @@ async def test_a_person_looks_at_what_the_agent_left_and_holds_the_session(rig: 
     session.tool_use("bash", {"command": "echo of the agent >note"})
     results = []
     async with rig.worker(ssh_listen="unix", warm_max=1, max_idle_s=0.5):
-        await until(lambda: bool(session.results), within_s=20)
+        await until(lambda: bool(session.results))
         async with anyio.create_task_group() as group:
 
             async def look() -> None:
@@ -57,7 +57,7 @@ async def test_a_person_looks_at_what_the_agent_left_and_holds_the_session(rig: 
                 results.append(await ssh(rig, session.session_id, script))
 
             group.start_soon(look)
-            await until(lambda: "ssh.run" in rig.kinds(), within_s=20)
+            await until(lambda: "ssh.run" in rig.kinds())
             # It may be idle for less than what is looked at takes; but somebody is there.
             session.idle()
         assert results[0].returncode == 0, results[0].stderr
@@ -83,22 +83,22 @@ async def test_whoever_is_inside_leaves_when_the_session_is_stopped(rig: Rig, en
     session.tool_use("bash", {"command": "true"})
     results = []
     async with rig.worker(ssh_listen="unix", warm_max=0) as stop:
-        await until(lambda: bool(session.results), within_s=20)
+        await until(lambda: bool(session.results))
         async with anyio.create_task_group() as group:
 
             async def stay() -> None:
                 results.append(await ssh(rig, session.session_id, "echo in; exec sleep 500"))
 
             group.start_soon(stay)
-            await until(lambda: "ssh.run" in rig.kinds(), within_s=20)
+            await until(lambda: "ssh.run" in rig.kinds())
             if end == "interrupt":
                 session.emit("user.interrupt")
             elif end == "archive":
                 session.emit("session.status_terminated")
             else:
                 stop.request()
-            with anyio.fail_after(15):
-                await until(lambda: bool(results), within_s=15)
+            with anyio.fail_after(60):
+                await until(lambda: bool(results))
     assert results[0].returncode == 255
     whys = [one["fields"]["why"] for one in rig.audit() if one["kind"] == "ssh.close"]
     expected = {

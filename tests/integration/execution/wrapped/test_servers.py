@@ -18,7 +18,7 @@ from intramuros.execution.wrapped.servers import Outside, called_inside
 from intramuros.kernel.service import Stop
 from intramuros.kernel.timing import SystemClock
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 PROGRAM = Path(__file__).parents[3] / "fakes" / "mcp_program.py"
 COMMAND = (sys.executable, str(PROGRAM))

@@ -13,7 +13,7 @@ from tests.fakes.guarded_mcp import guarded_mcp
 from tests.fakes.sandbox import FakeProvider
 from tests.fakes.worker import Rig, stopped
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 ROOT = Path(__file__).parents[4]
 SQLITE = (

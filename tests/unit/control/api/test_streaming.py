@@ -57,7 +57,7 @@ async def run(client: Client, follower: Any) -> None:
     async def attach(serve: Serve) -> None:
         await serve(follower)
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         await EventStream(attach)({"type": "http"}, client.receive, client.send)
 
 

@@ -95,7 +95,7 @@ EXPRESSIONS = st.tuples(
 ).map(" ".join)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 @settings(max_examples=150, deadline=None)
 @given(EXPRESSIONS, st.sampled_from(ZONES), st.sampled_from(NIGHTS), st.integers(-1500, 1500))
 def test_R216_it_agrees_with_looking_at_every_minute(

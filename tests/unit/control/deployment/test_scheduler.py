@@ -241,7 +241,7 @@ async def test_R225_an_agent_that_is_gone_archives_at_the_next_trigger(
     assert (await stage.act(lambda desk: desk.acts()))[-1] == "deployment.archive"
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 async def test_a_thousand_that_are_due_at_once(stage: Stage) -> None:
     def fill(desk: Desk) -> None:
         for _ in range(1000):
@@ -259,7 +259,7 @@ async def test_it_runs_until_it_is_stopped(stage: Stage, monkeypatch: pytest.Mon
     monkeypatch.setattr(scheduler, "POLL_S", 0.01)
     deployment_id = await stage.make()
     stop = Stop()
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as group:
             group.start_soon(partial(stage.one.run, stop))
             await stage.fire_at(deployment_id)

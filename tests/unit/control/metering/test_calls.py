@@ -84,7 +84,7 @@ def test_a_call_costs_less_than_fifty_microseconds(clock: ManualClock, groups: G
     rates.override({Key("w", groups.of_type("files").id, "requests_per_minute"): 10**9})
     calls = Calls(clock, rates, 10**9, 10**9)
     for call in (Call("create", "w"), Call("files", "w")):
-        best = min(_timed(calls, call) for _ in range(5))
+        best = min(_timed(calls, call) for _ in range(50))
         assert best < 50e-6
 
 

@@ -242,14 +242,16 @@ async def test_a_follower_sees_what_comes_and_nothing_of_before(stage: Stage) ->
 
 
 @pytest.mark.anyio
-async def test_a_waiting_follower_is_woken(stage: Stage) -> None:
+async def test_a_waiting_follower_is_woken(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Not by the look that makes up for lost hints.
+    monkeypatch.setattr(stream_module, "SAFETY_S", 3600.0)
     seen: list[str] = []
     async with stage.follow() as follower:
 
         async def read() -> None:
             seen.extend(types(await follower.next()))
 
-        with anyio.fail_after(stream_module.SAFETY_S / 2):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as group:
                 group.start_soon(read)
                 await anyio.wait_all_tasks_blocked()
@@ -263,7 +265,7 @@ async def test_a_lost_hint_only_delays(stage: Stage, monkeypatch: pytest.MonkeyP
     async with stage.follow() as follower:
         stage.world.hub._topics.clear()
         await stage.tell("session.updated")
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             assert types(await follower.next()) == ["session.updated"]
         stage.world.hub._topics[session_topic(stage.session_id)] = {follower._subscription}
 

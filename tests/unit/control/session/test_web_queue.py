@@ -378,7 +378,7 @@ def undone(tx: Tx) -> Iterator[None]:
         point.rollback()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_whoever_dies_each_call_is_made_once_and_has_one_result(world: World) -> None:
     @given(st.binary(min_size=CHOICES, max_size=CHOICES))
     @settings(

@@ -345,7 +345,7 @@ def test_an_outcome_is_judged_behind_the_runs() -> None:
     assert "found" in str(next(r for name, r in band.requests if name == "grader").messages)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 def test_every_prefix_of_a_run_can_be_taken_over() -> None:
     band = started(
         flow(MAPS, JUDGE),

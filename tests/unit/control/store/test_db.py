@@ -75,7 +75,7 @@ async def test_transactions_that_share_a_commit_fail_apart(database: Database) -
     outcomes: dict[str, object] = {}
 
     def hold(tx: Tx) -> None:
-        gate.wait(5)
+        gate.wait(60)
 
     async def attempt(key: str, name: str) -> None:
         try:
@@ -149,7 +149,7 @@ async def test_a_read_sees_one_snapshot_while_others_write(database: Database) -
     def slow(tx: Tx) -> None:
         counts.append(tx.scalar(select(func.count()).select_from(T)))
         started.set()
-        go.wait(5)
+        go.wait(60)
         counts.append(tx.scalar(select(func.count()).select_from(T)))
 
     async with anyio.create_task_group() as group:
@@ -164,7 +164,7 @@ async def test_a_cancelled_caller_does_not_lose_the_transaction(database: Databa
     gate = threading.Event()
 
     def work(tx: Tx) -> None:
-        gate.wait(5)
+        gate.wait(60)
         add("a")(tx)
 
     async with anyio.create_task_group() as group:

@@ -59,7 +59,7 @@ async def test_a_few_rows_are_changed_here_when_nobody_else_writes(database: Dat
 
     def hold(tx: Tx) -> None:
         started.set()
-        gate.wait(5)
+        gate.wait(60)
 
     assert await database.jot(lambda tx: threading.get_ident()) == here
     async with anyio.create_task_group() as group:

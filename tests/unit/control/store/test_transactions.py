@@ -85,7 +85,7 @@ def serve(backend: Backend, *jobs: Job[Any], alone: bool = False) -> None:
         queue.put(job)
     thread = threading.Thread(target=Writer(backend, queue, alone=alone, limit=8).run)
     thread.start()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -211,7 +211,7 @@ def started(backend: Backend, job: Job[Any], *others: Job[Any]) -> bool:
         pass
     for each in (*others, None):
         queue.put(each)
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
     return taken
 

@@ -75,7 +75,7 @@ def proxying() -> Iterator[Proxy]:
             proxy.listener.shutdown(socket.SHUT_RDWR)
         proxy.listener.close()
         for thread in proxy.threads:
-            thread.join(5)
+            thread.join(60)
             assert not thread.is_alive()
 
 

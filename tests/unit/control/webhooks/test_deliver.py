@@ -56,7 +56,7 @@ async def empty(office: Office) -> bool:
 
 
 async def done(office: Office) -> None:
-    with anyio.fail_after(8):
+    with anyio.fail_after(60):
         while not await empty(office):  # noqa: ASYNC110  rows raise no event
             await anyio.sleep(0.01)
 

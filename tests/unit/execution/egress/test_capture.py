@@ -121,14 +121,14 @@ async def running(gate: Any, *, max_connections: int = 8) -> AsyncIterator[Rig]:
     async with anyio.create_task_group() as group:
         await group.start(run)
         try:
-            with anyio.fail_after(10):
+            with anyio.fail_after(60):
                 yield rig
         finally:
             rig.scope.cancel()
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         while not condition():  # noqa: ASYNC110 - bounded
             await anyio.sleep(0.005)
 

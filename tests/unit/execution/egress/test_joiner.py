@@ -37,7 +37,7 @@ def asked() -> tuple[socket.socket, "subprocess.Popen[bytes]"]:
     argv = [sys.executable, "-I", "-S", joiner.__file__, str(theirs.fileno())]
     process = subprocess.Popen(argv, pass_fds=[theirs.fileno()])
     theirs.close()
-    ours.settimeout(10)
+    ours.settimeout(60)
     return ours, process
 
 
@@ -57,7 +57,7 @@ def test_requests_that_cannot_be_served_are_answered_and_survived(
             assert "error" in json.loads(answer)
             assert fds == []
         ours.close()
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
 
 
 def test_a_rehearsal_says_whether_the_host_lets_us() -> None:

@@ -39,7 +39,7 @@ async def test_a_burst_is_free_and_then_the_rate_counts() -> None:
 async def test_a_little_too_fast_is_held_back() -> None:
     meter = Meter(EgressLimits(rate=100, burst=1, patience_s=1.0), ManualClock())
     await meter.turn()
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         await meter.turn()
 
 

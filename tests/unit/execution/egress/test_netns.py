@@ -74,7 +74,7 @@ async def test_sockets_of_another_network_are_ours(made: netns.Joiner, joinable:
         assert opened.names.getsockname() == (RESOLVER, 53)
         assert all(not sock.get_inheritable() for sock in opened.streams.values())
         opened.streams[80].setblocking(True)
-        opened.streams[80].settimeout(10)
+        opened.streams[80].settimeout(60)
         process.stdin.write("go\n")
         process.stdin.flush()
         caught, _ = opened.streams[80].accept()
@@ -164,6 +164,6 @@ async def test_a_helper_dies_with_a_worker_that_is_killed() -> None:
         assert helper is not None
         worker.kill()
         worker.wait()
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             while is_alive(helper):  # noqa: ASYNC110 - bounded
                 await anyio.sleep(0.01)

@@ -86,7 +86,7 @@ async def test_what_cannot_be_searched_does_not_leave(monkeypatch: pytest.Monkey
         raise ValueError("no")
 
     def stuck(_text: str) -> list[tuple[int, int]]:
-        hang.wait(10)
+        hang.wait(240)
         return []
 
     monkeypatch.setattr(room, "LIMIT_S", 0.2)
@@ -99,7 +99,7 @@ async def test_what_cannot_be_searched_does_not_leave(monkeypatch: pytest.Monkey
             made = gate(policy=policy(mine=plugin))
             began = time.monotonic()
             filtered = await made.result(ToolOutcome.text("content"), "c")
-            assert time.monotonic() - began < 3
+            assert time.monotonic() - began < 60
             assert filtered.withheld
             assert filtered.found == UNSEARCHED
             assert "content" not in str(filtered.content)

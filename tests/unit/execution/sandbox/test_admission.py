@@ -31,7 +31,7 @@ async def test_a_sandbox_in_its_groups_may_be_used() -> None:
     code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'])"
     async with await anyio.open_process([sys.executable, "-c", code]) as outer:
         assert outer.stdin is not None
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             while not (inner := children(outer.pid)):  # noqa: ASYNC110  of a fork nobody tells
                 await anyio.sleep(0.01)
         await verify(Members(outer.pid, *inner), outer.pid, nothing)

@@ -92,7 +92,7 @@ async def test_programs_are_told_whom_to_trust_where_that_differs(tmp_path: Path
 
 
 async def test_its_network_is_that_of_its_innermost_process(stage: Stage) -> None:
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         while processes.first_child(stage.process.pid) is None:  # noqa: ASYNC110 - bounded
             await anyio.sleep(0.005)
     found = stage.sandbox.network()

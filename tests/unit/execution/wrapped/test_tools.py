@@ -25,7 +25,7 @@ def test_tools_have_the_names_that_agents_declare() -> None:
 async def test_a_stop_ends_what_is_kept() -> None:
     wrapping, stop = Wrapping([BESIDE], ManualClock()), Stop()
     stop.request()
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         await wrapping.run(stop)
         call: Any = wrapping.tools["a"]
         outcome = await call({})

@@ -31,7 +31,7 @@ class Peer:
         theirs.close()
         self.sock, self.reader = ours, frames.Reader()
         self.waiting: list[dict[str, bytes]] = []
-        ours.settimeout(10)
+        ours.settimeout(60)
         self.send(
             op=b"configure",
             workdir=str(workdir).encode(),
@@ -70,7 +70,7 @@ def peer(tmp_path: Path) -> Iterator[Peer]:
     made = Peer(tmp_path.resolve())
     yield made
     made.sock.close()
-    assert made.process.wait(10) == 0
+    assert made.process.wait(60) == 0
 
 
 def test_it_says_when_it_serves(peer: Peer) -> None:
@@ -155,5 +155,5 @@ def test_it_is_closed_to_its_own_uid_unless_root(peer: Peer) -> None:
 def test_a_broken_stream_ends_it(tmp_path: Path) -> None:
     made = Peer(tmp_path)
     made.sock.sendall(b"\xff" * 64)
-    assert made.process.wait(10) != 0
+    assert made.process.wait(60) != 0
     made.sock.close()

@@ -8,7 +8,7 @@ from intramuros.execution.sandbox.oci.carried import carry, has_program
 from intramuros.execution.sandbox.rootfs import PYTHON_TARGET, Python, find_python
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 def test_copies_run_by_their_own_loader(tmp_path: Path) -> None:
     carried = carry(tmp_path, find_python())
     assert carry(tmp_path, find_python()) == carried
