@@ -36,6 +36,8 @@ from intramuros.kernel.timing import SystemClock
 
 BY: Final = "intramuros db restore"
 _PART_BYTES: Final = 1024 * 1024
+# What SQLite keeps beside a file that was not closed.
+JOURNALS: Final = ("-wal", "-journal")
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,14 @@ def check_empty(target: Place) -> None:
     if target.file is not None:
         if target.file.exists() and target.file.stat().st_size:
             raise OperatorError(f"{target.file} is there already", "name an empty --data-dir")
+        for suffix in JOURNALS:
+            # SQLite would write its pages over the rows that are restored.
+            beside = target.file.with_name(target.file.name + suffix)
+            if beside.exists() and beside.stat().st_size:
+                raise OperatorError(
+                    f"{beside} is there: the newest rows of a database that is not",
+                    "move it away with that database; SQLite reads them only together",
+                )
         return
     db = Database.open(target.url)
     try:
@@ -201,7 +211,7 @@ def _staging(target: Place) -> Path:
 
 def _stage(database: Path, staged: Path, found: Manifest, sealer: Sealer) -> None:
     """Make the rows ready: at our schema, of our key, and with the record of what is done."""
-    for beside in ("", "-wal", "-shm", "-journal"):
+    for beside in ("", "-shm", *JOURNALS):
         staged.with_name(staged.name + beside).unlink(missing_ok=True)
     descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with database.open("rb") as source, os.fdopen(descriptor, "wb") as copy:

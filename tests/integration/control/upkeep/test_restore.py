@@ -143,6 +143,29 @@ def test_what_is_in_the_way_is_named(place: Place, tmp_path: Path, fresh: Fresh)
     restore.restore(tmp_path / "b", new, quiet)
 
 
+def test_what_a_removed_database_has_left_is_not_mixed_in(
+    place: Place, tmp_path: Path, fresh: Fresh
+) -> None:
+    made_of(place, tmp_path / "b")
+    assert place.file is not None
+    # A server that was killed leaves its newest rows beside the file, and somebody removes that.
+    with closing(sqlite3.connect(place.file)) as rows:
+        rows.execute("PRAGMA wal_autocheckpoint=0")
+        rows.execute("CREATE TABLE newest AS SELECT * FROM audit")
+        rows.commit()
+        newest = place.file.with_name(place.file.name + "-wal").read_bytes()
+    target = Place(fresh("new"))
+    assert target.file is not None
+    left = target.file.with_name(target.file.name + "-wal")
+    left.write_bytes(newest)
+    with pytest.raises(OperatorError, match="newest rows of a database"):
+        restore.restore(tmp_path / "b", target, quiet)
+    assert (left.read_bytes(), target.file.exists()) == (newest, False)
+    left.rename(tmp_path / "elsewhere")
+    restore.restore(tmp_path / "b", target, quiet)
+    check_restored(place, target)
+
+
 def test_a_backup_of_a_newer_version_is_refused(place: Place, tmp_path: Path, fresh: Fresh) -> None:
     assert place.file is not None
     made_of(place, tmp_path / "b")
