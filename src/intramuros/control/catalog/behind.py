@@ -22,6 +22,8 @@ from intramuros.protocol.who import MAX_GROUPS, MAX_PEOPLE, Group, Kind, Who
 # One kind and id in a session's row.
 Mark = dict[str, str]
 
+_NOT_NOTED: Final[Mark] = {"kind": Kind.UNKNOWN.value, "id": ""}
+
 _SESSION: Final = Prepared(
     select(
         sessions.c.workspace_id,
@@ -72,7 +74,9 @@ def steered(marks: Sequence[Mapping[str, str]], principal: Principal) -> dict[st
     mark = _mark_of(principal)
     if mark is None or mark in marks or len(marks) > MAX_PEOPLE:
         return {}
-    return {"steered_by": [*map(dict, marks), mark]}
+    # Its maker was not noted: a version made it that did not, and its other people are lost too.
+    known = [*map(dict, marks)] or [_NOT_NOTED]
+    return {"steered_by": [*known, mark]}
 
 
 def steering(tx: Tx, session_id: str) -> list[Mark] | None:

@@ -90,8 +90,25 @@ def test_everybody_who_steers_it_is_added_once() -> None:
     assert steered(marks, caller(credential_id=SCHEDULE)) == {}
 
 
+def test_a_session_whose_maker_was_not_noted_is_nobodys_who_steers_it_now(
+    tx: Tx, world: World, people: None
+) -> None:
+    session_id = world.create()
+    # As a version leaves it that notes nobody.
+    tx.execute(update(sessions).where(sessions.c.id == session_id).values(steered_by=[]))
+    assert behind(tx, Caller(HERE, session_id)).who == ()
+    for who in (ANN, ANN, caller()):
+        row = tx.execute(select(sessions).where(sessions.c.id == session_id)).one()
+        change(tx, row, who, {"title": "t"})
+    assert [one.kind for one in behind(tx, Caller(HERE, session_id)).who] == [
+        Kind.UNKNOWN,
+        Kind.USER,
+        Kind.API_KEY,
+    ]
+
+
 def test_one_too_many_is_kept_and_then_no_more() -> None:
-    marks: list[dict[str, str]] = []
+    marks = first_marks(ANN, None)
     for number in range(MAX_PEOPLE + 5):
         added = steered(marks, caller(credential_id=f"apikey_{number}"))
         marks = added.get("steered_by", marks)
