@@ -60,6 +60,7 @@ class Observer:
     asked: list[str] = field(default_factory=list)
     fresh: bool = True
     early: bool = False
+    owed: bool = False
 
     def see(self, record: Record) -> None:
         """Take note of a record; fails if the contract does not let it follow."""
@@ -106,6 +107,7 @@ class Observer:
         self.waiting.remove(id)
         if type == "user.message":
             self.heard.append(id)
+            self.owed = True
             self.unasked.append(id)
             self.early = self.early or not self.fresh
         if type == "user.interrupt":
@@ -143,6 +145,7 @@ class Observer:
             asks = self.asks()
             stop = body["stop_reason"]
             self.fresh, self.early = stop["type"] != "requires_action", False
+            self.owed = False
             self.asked = asks
             if stop["type"] == "retries_exhausted":
                 assert not self.waiting, "a turn that is given up hears what waited"
@@ -160,6 +163,7 @@ class Observer:
     def waits(self) -> None:
         """Check what must hold when the session has been given back."""
         assert self.status != "idle" or self.asked == self.asks(), "what is needed is said"
+        assert self.status != "idle" or not self.owed, "who was heard is told of the end"
 
     def rests(self) -> None:
         """Check what must hold once everybody has done what was asked of them."""

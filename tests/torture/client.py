@@ -100,7 +100,7 @@ class Client:
             self.journal.write("interrupting", session=self.session_id, token=token)
             self.stopped = False
             await self._send("interrupt", {"type": "user.interrupt"}, token)
-            # One that comes before the turn began ends nothing, and no idle follows it.
+            # One that comes behind the turn's end ends nothing, and no idle follows it.
             await self._until(lambda: self.stopped and not self.running)
             return
         while not (token in self.done and self.idle):

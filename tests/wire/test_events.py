@@ -71,6 +71,9 @@ def test_13_1_the_reply_echoes_what_was_taken(site: Site) -> None:
     assert [event.processed_at for event in echo.data] == [None, None]
     listed = site.wait(made.id, "user.interrupt")
     assert {event.id for event in echo.data} <= {event.id for event in listed}
+    # Whether the turn had begun or not, its end is told.
+    listed = site.wait(made.id, "session.status_idle")
+    assert (listed[-1].type, listed[-1].stop_reason.type) == ("session.status_idle", "end_turn")
 
 
 @pytest.mark.rule("c1_28", "c1_29", "c16_1", "c16_2", "c16_3", "c16_4", "R014", "R015")

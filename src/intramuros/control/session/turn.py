@@ -30,7 +30,7 @@ from intramuros.control.session.drafts import (
 )
 from intramuros.control.session.evaluation import AskGrader
 from intramuros.control.session.judging import AskJudge, Bench
-from intramuros.control.session.phase import Phase
+from intramuros.control.session.phase import OPENERS, Phase
 from intramuros.control.session.state import OpenRequest
 from intramuros.control.session.view import View, identified
 from intramuros.control.store.records import Draft, Record
@@ -213,16 +213,28 @@ def _interrupted(view: View, context: Context) -> Command:
     """Stop: what waited before the interrupt is heard, open calls are closed, the turn ends.
 
     Nothing is sampled (contract 15.13 to 15.17); inputs behind the interrupt are the next turn's.
+    Where a turn was due and had not begun, it begins and ends here: who asked for it and stopped it
+    waits for an idle.
     """
     waiting = view.waiting()
     last = max(i for i, record in enumerate(waiting) if record.type == "user.interrupt")
-    drafts = [processed(record) for record in waiting[: last + 1]]
+    heard, stopped = waiting[: last + 1], evaluation.interrupted(view, waiting[last].seq)
+    drafts = running(view) if _unbegun(view, heard, stopped) else []
+    drafts += [processed(record) for record in heard]
     after = view.expect(drafts, context.now_us, context.new_id)
     drafts += _close(after.state.calls, INTERRUPTED, view)
-    drafts += evaluation.interrupted(view, waiting[last].seq)
-    if view.state.phase is not Phase.IDLE:
-        drafts += resting(view, context.now_us, "end_turn")
+    drafts += stopped
+    if after.state.phase is not Phase.IDLE:
+        drafts += resting(after, context.now_us, "end_turn")
     return Append(drafts)
+
+
+def _unbegun(view: View, heard: Sequence[Record], stopped: Sequence[Draft]) -> bool:
+    """Tell whether an interrupt takes what would have begun a turn: words, or an outcome."""
+    if view.state.phase is not Phase.IDLE:
+        return False
+    opens = any(record.type in OPENERS for record in heard)
+    return opens or (bool(stopped) and view.state.next_aim)
 
 
 def _confirmed(view: View) -> Command:

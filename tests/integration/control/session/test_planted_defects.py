@@ -80,6 +80,7 @@ def _not_ours(call: Call) -> bool:
 
 DEFECTS: Final[dict[str, tuple[str, Callable[..., Any]]]] = {
     "an interrupt swallows what comes behind it": ("_interrupted", _hears_everything),
+    "an interrupt before a turn tells nobody of its end": ("_unbegun", lambda *_: False),
     "an interrupt leaves calls open": ("_close", lambda calls, text, view: []),
     "what may have had an effect is repeated": ("_perform", _repeats),
     "a request of a dead server is waited for": ("_sampling", _goes_on_under_the_old_lease),

@@ -82,6 +82,34 @@ def test_interrupting_an_idle_session_changes_nothing() -> None:
     assert loop.since(mark) == ["user.interrupt"]
 
 
+@pytest.mark.rule("c15_1", "c15_13", "c15_14")
+def test_an_interrupt_before_the_turn_began_is_followed_by_an_idle_all_the_same() -> None:
+    loop = Loop(agent(), model=[text("yes")])
+    loop.log.say("never mind")
+    loop.log.send("user.interrupt")
+    assert loop.run() == Wait()
+    assert loop.log.types == [*OPEN, "user.message", "user.interrupt", *REST]
+    assert stop_reason(loop) == {"type": "end_turn"}
+    assert loop.requests == [], "nothing is sampled"
+    mark = loop.mark
+    loop.log.send("user.interrupt")
+    loop.run()
+    assert loop.since(mark) == ["user.interrupt"], "there is nothing to stop any more"
+    loop.log.say("now")
+    loop.run()
+    said = [block["text"] for block in loop.requests[0].messages[0]["content"]]
+    assert said == ["never mind", "now"]
+
+
+def test_what_stands_behind_an_interrupt_of_an_idle_session_is_a_turn_of_its_own() -> None:
+    loop = Loop(agent(), model=[text("yes")])
+    loop.log.send("user.interrupt")
+    loop.log.say("go")
+    loop.run()
+    assert loop.log.types[:4] == ["user.interrupt", *OPEN, "user.message"]
+    assert loop.log.types.count("session.status_idle") == 1
+
+
 def test_an_interrupt_ends_a_rescheduled_turn() -> None:
     loop = Loop(agent(), model=[away()])
     loop.log.say()
