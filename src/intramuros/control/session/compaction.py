@@ -7,7 +7,8 @@ it, to write down what whoever goes on must know. The summary stands in the priv
 still built from the log alone.
 
 Some things are too important to be left to a summary: the words of the first task and of the latest
-messages, and all operator text, are carried over as they were (``conversation.py``).
+messages, and all operator text, are carried over as they were (``conversation.py``), and what the
+log knows of files and of what is not finished stands beside it (``carried.py``).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from intramuros.control.model.base import ModelReply, ModelRequest
-from intramuros.control.session import blocks, runs, transcript
+from intramuros.control.session import blocks, carried, runs, transcript
 from intramuros.control.session.conversation import Block, Conversation, hear
 from intramuros.control.session.usage import answered_by, priced
 from intramuros.control.session.view import View
@@ -202,7 +203,9 @@ def _cut(text: str, cap: int) -> str:
 
 
 def _summary(view: View, text: str) -> list[Block]:
-    parts = [_OPENING, *_words(view), f"<summary>\n{text}\n</summary>", _LATEST]
+    known = carried.facts(view)
+    facts = [f"<facts>\n{known}\n</facts>"] if known else []
+    parts = [_OPENING, *_words(view), f"<summary>\n{text}\n</summary>", *facts, _LATEST]
     return [{"type": "text", "text": "\n\n".join(parts)}]
 
 
