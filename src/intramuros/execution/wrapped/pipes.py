@@ -6,54 +6,21 @@ foreign, and must not fill the worker's memory.
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Final
 
 import anyio
 import mcp_types
 from mcp.client import Transport
 from mcp.shared.message import SessionMessage
 
+from intramuros.kernel.programs import GONE, Lines, TooLong
+
 Receive = Callable[[], Awaitable[bytes | None]]
 Send = Callable[[bytes], Awaitable[None]]
 
-GONE: Final = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
 
-
-class TooLong(ValueError):
-    """A message is longer than it may be."""
-
-
-class Lines:
-    """Cuts what a program writes into messages.
-
-    Args:
-        limit: of one message, in bytes.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._held = bytearray()
-
-    def feed(self, data: bytes) -> list[SessionMessage]:
-        """Return the messages that are whole now; lines that are none are left out.
-
-        Raises:
-            TooLong: one exceeds the limit.
-        """
-        self._held += data
-        *lines, rest = bytes(self._held).split(b"\n") if b"\n" in data else [self._held]
-        if max(map(len, (*lines, rest))) > self._limit:
-            raise TooLong(f"a message is longer than {self._limit} bytes")
-        if lines:
-            self._held = bytearray(rest)
-        return [message for message in map(_message, lines) if message is not None]
-
-
-def _message(line: bytes | bytearray) -> SessionMessage | None:
+def _message(line: bytes) -> SessionMessage | None:
     try:
-        return SessionMessage(
-            mcp_types.jsonrpc_message_adapter.validate_json(bytes(line), by_name=False)
-        )
+        return SessionMessage(mcp_types.jsonrpc_message_adapter.validate_json(line, by_name=False))
     except ValueError:
         # Programs print things that are no messages, against the rules.
         return None
@@ -81,8 +48,9 @@ async def _over(
         async with inward:
             try:
                 while (data := await receive()) is not None:
-                    for message in lines.feed(data):
-                        await inward.send(message)
+                    for line in lines.feed(data):
+                        if (message := _message(line)) is not None:
+                            await inward.send(message)
             except (TooLong, *GONE):
                 return
 

@@ -6,16 +6,12 @@ away was carried out is not known, and the agent is told so.
 """
 
 import math
-import os
-import signal
-import subprocess
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import anyio
 import httpx2
-from anyio.abc import Process
 from mcp.client import Client, Transport
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
@@ -27,6 +23,7 @@ from intramuros.execution.tools.outcomes import ToolOutcome
 from intramuros.execution.wrapped.config import Wrapped
 from intramuros.execution.wrapped.pipes import over
 from intramuros.kernel.config import clean_environment
+from intramuros.kernel.programs import GRACE_S, running
 from intramuros.kernel.service import Stop
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock, backoff_s
@@ -38,7 +35,7 @@ CONNECT_S: Final = 15.0
 IDLE_S: Final = 300.0
 _BACKOFF_S: Final = 1.0
 _BACKOFF_CAP_S: Final = 30.0
-_END_S: Final = 2.0
+_END_S: Final = 2 * GRACE_S
 _MAX_ERROR_CHARS: Final = 4000
 _MODE: Final = "auto"
 
@@ -248,43 +245,9 @@ def _output_of(held: Attachment) -> Any:  # noqa: ANN401  a coroutine function
 @asynccontextmanager
 async def _program(server: Wrapped) -> AsyncIterator[Transport]:
     """Run a server's program beside the worker, with no more of its environment than it needs."""
-    process = await anyio.open_process(
-        list(server.command),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={**clean_environment(), **server.variables},
-        start_new_session=True,
-    )
-    stdout, stdin = process.stdout, process.stdin
-    assert stdout is not None
-    assert stdin is not None
-
-    async def receive() -> bytes | None:
-        try:
-            return await stdout.receive()
-        except anyio.EndOfStream:
-            return None
-
-    try:
-        yield over(receive, stdin.send, server.max_bytes)
-    finally:
-        with anyio.CancelScope(shield=True):
-            await _end(process)
-
-
-async def _end(process: Process) -> None:
-    """End a program and all that it started."""
-    if process.stdin is not None:
-        with suppress(OSError, anyio.BrokenResourceError, anyio.ClosedResourceError):
-            await process.stdin.aclose()
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with anyio.move_on_after(_END_S / 2):
-            await process.wait()
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-    await process.wait()
-    await process.aclose()
+    variables = {**clean_environment(), **server.variables}
+    async with running(server.command, variables) as pipes:
+        yield over(pipes.receive, pipes.send, server.max_bytes)
 
 
 class _Bounded(httpx2.AsyncBaseTransport):

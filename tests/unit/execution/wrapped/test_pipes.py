@@ -7,38 +7,26 @@ from hypothesis import strategies as st
 from mcp.client import Client
 from mcp_types import JSONRPCRequest
 
-from intramuros.execution.wrapped.pipes import Lines, TooLong, over
+from intramuros.execution.wrapped.pipes import over
 
 PING = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "ping"}).encode() + b"\n"
 
 
-@given(st.lists(st.integers(min_value=1, max_value=len(PING)), max_size=20))
-def test_messages_are_whole_however_they_come(cuts: list[int]) -> None:
-    lines, data, found = Lines(1000), PING * 3, []
-    for cut in cuts:
-        found += lines.feed(data[:cut])
-        data = data[cut:]
-    found += lines.feed(data)
-    assert [type(one.message) for one in found] == [JSONRPCRequest] * 3
-
-
 @given(st.binary(max_size=500))
-def test_whatever_comes_is_a_message_or_nothing(data: bytes) -> None:
-    assert Lines(1000).feed(data.replace(b"{", b"[") + b"\n") == []
+def test_what_is_no_message_is_left_out(data: bytes) -> None:
+    async def heard() -> list[object]:
+        given = [data.replace(b"{", b"[") + b"\n" + PING, None]
 
+        async def receive() -> bytes | None:
+            return given.pop(0)
 
-@pytest.mark.parametrize("data", [b"x" * 1001, b"x" * 1001 + b"\n", PING + b"x" * 1001])
-def test_a_message_has_a_size(data: bytes) -> None:
-    with pytest.raises(TooLong):
-        Lines(1000).feed(data)
+        async def send(_: bytes) -> None:
+            raise AssertionError("nothing was to be sent")
 
+        async with over(receive, send, 1000) as (coming, _):
+            return [one.message async for one in coming]  # type: ignore[union-attr]
 
-def test_many_small_pieces_are_one_long_message() -> None:
-    lines = Lines(1000)
-    for _ in range(10):
-        assert lines.feed(b"x" * 100) == []
-    with pytest.raises(TooLong):
-        lines.feed(b"x")
+    assert [type(one) for one in anyio.run(heard)] == [JSONRPCRequest]
 
 
 @pytest.mark.anyio
