@@ -1,62 +1,105 @@
-"""An MCP server of the official SDK over standard input and output, run as a program."""
+"""An MCP server that speaks over its pipes and does what its tools are told, good or bad.
 
+The standard library alone, so that it starts at once in any sandbox.
+"""
+
+import json
 import os
+import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from mcp.server.mcpserver import MCPServer
-
-server = MCPServer("program")
-count = 0
+Tool = Callable[[dict[str, Any], dict[str, Any]], str]
 
 
-@server.tool()
-def add(a: int, b: int) -> int:
-    """Add two numbers."""
-    return a + b
+def say(message: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
+    sys.stdout.flush()
 
 
-@server.tool()
-def counted() -> int:
-    """Count the calls of this process."""
-    global count
-    count += 1
-    return count
-
-
-@server.tool()
-def told(name: str) -> str:
-    """Return a variable of the environment."""
-    return os.environ.get(name, "nothing")  # noqa: TID251  a program of its own
-
-
-@server.tool()
-def long(size: int) -> str:
-    """Return so many characters."""
-    return "x" * size
-
-
-@server.tool()
-def slow(seconds: float) -> str:
-    """Take some time."""
-    time.sleep(seconds)  # noqa: TID251  a program of its own
+def progress(arguments: dict[str, Any], meta: dict[str, Any]) -> str:
+    for step in range(arguments["steps"]):
+        params = {"progressToken": meta["progressToken"], "progress": step + 1}
+        say({"method": "notifications/progress", "params": params})
+        time.sleep(arguments.get("pause", 0))
     return "done"
 
 
-@server.tool()
-def crash() -> str:
-    """End the process."""
-    os._exit(3)
+def connect(arguments: dict[str, Any], _: dict[str, Any]) -> str:
+    try:
+        socket.create_connection(("127.0.0.1", arguments["port"]), 2).close()
+    except OSError as error:
+        return f"refused: {error.strerror}"
+    return "connected"
 
 
-@server.tool()
-def secret_file() -> str:
-    """Tell what is at a place of the host."""
-    return Path("/etc/hostname").read_text()
+def written(arguments: dict[str, Any], _: dict[str, Any]) -> str:
+    try:
+        Path(arguments["path"]).write_text(arguments["text"])
+    except OSError as error:
+        return f"refused: {error.strerror}"
+    return "written"
+
+
+def read(arguments: dict[str, Any], _: dict[str, Any]) -> str:
+    try:
+        return Path(arguments["path"]).read_text()
+    except OSError as error:
+        return f"refused: {error.strerror}"
+
+
+def die(arguments: dict[str, Any], _: dict[str, Any]) -> str:
+    sys.stderr.write("I die\n")
+    os._exit(arguments.get("status", 3))
+
+
+def noise(arguments: dict[str, Any], _: dict[str, Any]) -> str:
+    sys.stdout.write(arguments["before"] + "\n")
+    return "heard"
+
+
+TOOLS: dict[str, Tool] = {
+    "pid": lambda _, __: str(os.getpid()),
+    "echo": lambda arguments, _: str(arguments["text"]),
+    "environ": lambda _, __: json.dumps(dict(os.environ)),
+    "sleep": lambda arguments, _: str(time.sleep(arguments["seconds"])),
+    "flood": lambda arguments, _: "x" * int(arguments["size"]),
+    "progress": progress,
+    "connect": connect,
+    "write": written,
+    "read": read,
+    "die": die,
+    "noise": noise,
+}
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    params = request.get("params", {})
+    if request["method"] == "initialize":
+        return {
+            "protocolVersion": params["protocolVersion"],
+            "capabilities": {"tools": {}},
+            "serverInfo": {"name": "program", "version": "1"},
+        }
+    if request["method"] == "tools/list":
+        return {"tools": [{"name": name, "inputSchema": {"type": "object"}} for name in TOOLS]}
+    if request["method"] == "tools/call":
+        tool = TOOLS[params["name"]]
+        text = tool(params.get("arguments") or {}, params.get("_meta") or {})
+        return {"content": [{"type": "text", "text": text}]}
+    return {}
+
+
+def main() -> None:
+    sys.stderr.write("the server says hello\n")
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "id" in request and "method" in request:
+            say({"id": request["id"], "result": answer(request)})
 
 
 if __name__ == "__main__":
-    sys.stdout.write("this is no message of the protocol\n")
-    sys.stdout.flush()
-    sys.exit(server.run("stdio"))
+    main()

@@ -8,7 +8,8 @@ Ours: ``edge`` (list of ``host:port``), ``edge_ca_file``, ``token_file``, ``cont
 control plane's public key: who calls must show what it signed), ``audit_file``; on the way to the
 edge ``edge_transport`` (``auto``, ``direct`` or ``websocket``), ``edge_proxy`` (``http://host:port``,
 or ``none`` to ignore the environment's) and ``edge_proxy_credentials_file``; and ``policy_file``
-(Cedar: who may call what) and ``health_port`` (on loopback: /healthz, /readyz, /metrics).
+(Cedar: who may call what) and ``health_port`` (on loopback: /healthz, /readyz, /metrics). A route
+may also be a program that speaks MCP over its pipes: a mapping, see ``programs.py``.
 
 ``listen_addr`` is accepted and not used: this gateway dials out and listens on nothing. Relative
 paths count from the file's directory.
@@ -26,6 +27,7 @@ import yaml
 from intramuros.kernel.errors import OperatorError
 from intramuros.protocol.hostname import BadHost, check_host
 from intramuros.tunnel.dialer import EdgeAddress, Transport
+from intramuros.tunnel.programs import Program, read_program
 from intramuros.tunnel.routes import (
     PRIVATE_NETWORKS,
     AddressRule,
@@ -35,10 +37,10 @@ from intramuros.tunnel.routes import (
     Upstream,
     parse_upstream,
 )
+from intramuros.tunnel.sections import Section
 
 MAX_FILE_BYTES: Final = 1024 * 1024
 _LEVELS: Final = ("debug", "info", "warn", "warning", "error")
-_DURATION: Final = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?\Z")
 _LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z")
 
 
@@ -107,11 +109,11 @@ def parse_config(text: bytes, directory: Path) -> GatewayConfig:
         data = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise OperatorError("the configuration is no YAML", " ".join(str(error).split())) from error
-    top = _Section("", data, directory)
+    top = Section("", data, directory)
     tls, upstream = top.section("tls", required=True), top.section("upstream")
     upstream_tls = upstream.section("tls")
     domain = _domain(top)
-    routes = _routes(top)
+    routes = _routes(top, directory)
     trust = UpstreamTls(upstream_tls.path("ca_file"), upstream_tls.flag("include_system_cas"))
     config = GatewayConfig(
         edges=_edges(top),
@@ -125,7 +127,7 @@ def parse_config(text: bytes, directory: Path) -> GatewayConfig:
         addresses=_addresses(upstream),
         upstream_tls=trust,
         log_level=_level(top),
-        shutdown_timeout_s=_duration(top),
+        shutdown_timeout_s=top.duration_s("shutdown_timeout", 30.0),
         edge_transport=_transport(top),
         edge_proxy=top.text("edge_proxy"),
         edge_proxy_credentials=top.path("edge_proxy_credentials_file"),
@@ -139,70 +141,7 @@ def parse_config(text: bytes, directory: Path) -> GatewayConfig:
     return config
 
 
-class _Section:
-    """A mapping of the file; every key is taken once, what remains is unknown."""
-
-    def __init__(self, name: str, data: object, directory: Path) -> None:
-        if not isinstance(data, Mapping):
-            what = f"key {name!r}" if name else "the configuration"
-            raise OperatorError(f"{what} must be a mapping", "write `key: value` lines")
-        self._prefix = f"{name}." if name else ""
-        self._data = dict(data)
-        self._directory = directory
-
-    def key(self, name: str) -> str:
-        """Return the key's full name, for messages."""
-        return f"{self._prefix}{name}"
-
-    def take(self, name: str) -> object:
-        """Return a value, or None, and count the key as known."""
-        return self._data.pop(name, None)
-
-    def section(self, name: str, *, required: bool = False) -> "_Section":
-        value = self.take(name)
-        if value is None and required:
-            raise OperatorError(
-                f"key {self.key(name)!r} is missing", "add it with cert_file and key_file below"
-            )
-        return _Section(self.key(name), {} if value is None else value, self._directory)
-
-    def text(self, name: str) -> str | None:
-        value = self.take(name)
-        if value is not None and not isinstance(value, str):
-            raise OperatorError(f"key {self.key(name)!r} must be text", "put it in quotes")
-        return value
-
-    def flag(self, name: str) -> bool:
-        value = self.take(name)
-        if value is None:
-            return False
-        if not isinstance(value, bool):
-            raise OperatorError(f"key {self.key(name)!r} must be a boolean", "write true or false")
-        return value
-
-    def port(self, name: str) -> int | None:
-        value = self.take(name)
-        if value is not None and (type(value) is not int or not 0 <= value < 65536):
-            raise OperatorError(f"key {self.key(name)!r} is {value!r}", "write a TCP port")
-        return value
-
-    def path(self, name: str) -> Path | None:
-        value = self.text(name)
-        return self._directory / value if value else None
-
-    def needed_path(self, name: str) -> Path:
-        value = self.path(name)
-        if value is None:
-            raise OperatorError(f"key {self.key(name)!r} is missing", "add the path of the file")
-        return value
-
-    def refuse_unknown(self) -> None:
-        if self._data:
-            name = self.key(str(next(iter(self._data))))
-            raise OperatorError(f"unknown key {name!r}", "remove it, or check its spelling")
-
-
-def _edges(top: _Section) -> tuple[EdgeAddress, ...]:
+def _edges(top: Section) -> tuple[EdgeAddress, ...]:
     value = top.take("edge")
     items = [value] if isinstance(value, str) else value
     if not isinstance(items, list) or not items:
@@ -218,7 +157,7 @@ def _edge(item: object) -> EdgeAddress:
     return EdgeAddress(host, int(port))
 
 
-def _transport(top: _Section) -> Transport:
+def _transport(top: Section) -> Transport:
     value = top.text("edge_transport") or Transport.AUTO
     try:
         return Transport(value)
@@ -227,7 +166,7 @@ def _transport(top: _Section) -> Transport:
         raise OperatorError(f"key 'edge_transport' is {value!r}", f"write one of {known}") from None
 
 
-def _domain(top: _Section) -> str:
+def _domain(top: Section) -> str:
     domain = top.text("tunnel_domain") or ""
     if domain:
         try:
@@ -239,14 +178,20 @@ def _domain(top: _Section) -> str:
     return domain
 
 
-def _routes(top: _Section) -> dict[str, Upstream]:
+def _routes(top: Section, directory: Path) -> dict[str, Upstream | Program]:
     value = top.take("routes")
     if not isinstance(value, Mapping) or not value:
         raise OperatorError(
             "key 'routes' must be a mapping",
             "write `routes:` and below it lines such as `docs: http://10.0.0.5:8080`, no dashes",
         )
-    return {_route_key(key): _route_upstream(key, text) for key, text in value.items()}
+    return {_route_key(key): _route(key, what, directory) for key, what in value.items()}
+
+
+def _route(key: object, what: object, directory: Path) -> Upstream | Program:
+    if isinstance(what, Mapping):
+        return read_program(Section(f"routes.{key}", what, directory))
+    return _route_upstream(key, what)
 
 
 def _route_key(key: object) -> str:
@@ -265,11 +210,12 @@ def _route_upstream(key: object, text: object) -> Upstream:
     except BadUpstream as error:
         raise OperatorError(
             f"routes.{key} has an invalid upstream {text!r}",
-            "write scheme://host:port, without a path, such as http://10.0.0.5:8080",
+            "write scheme://host:port, without a path, such as http://10.0.0.5:8080,"
+            " or a mapping with a `command`",
         ) from error
 
 
-def _addresses(upstream: _Section) -> AddressRule:
+def _addresses(upstream: Section) -> AddressRule:
     listed, anything = upstream.take("allowed_ips"), upstream.flag("disable_ip_validation")
     if listed is None:
         return AddressRule(PRIVATE_NETWORKS, anything)
@@ -295,31 +241,24 @@ def _network(item: object) -> IPNetwork:
         ) from error
 
 
-def _level(top: _Section) -> str:
+def _level(top: Section) -> str:
     level = (top.text("log_level") or "info").lower()
     if level not in _LEVELS:
         raise OperatorError(f"key 'log_level' is {level!r}", f"use one of {', '.join(_LEVELS)}")
     return "warning" if level == "warn" else level
 
 
-def _duration(top: _Section) -> float:
-    text = top.text("shutdown_timeout")
-    if text is None:
-        return 30.0
-    match = _DURATION.match(text)
-    if match is None or not text:
-        raise OperatorError(f"key 'shutdown_timeout' is {text!r}", "write it as 30s or 1m30s")
-    hours, minutes, seconds = (float(part or 0) for part in match.groups())
-    return hours * 3600 + minutes * 60 + seconds
-
-
-def _check_routes(routes: Mapping[str, Upstream], domain: str, trust: UpstreamTls) -> None:
+def _check_routes(
+    routes: Mapping[str, Upstream | Program], domain: str, trust: UpstreamTls
+) -> None:
     for key, upstream in routes.items():
         if "." not in key and not domain:
             raise OperatorError(
                 f"routes.{key} is a bare label, but tunnel_domain is not set",
                 "set tunnel_domain, or write the full host name",
             )
+        if not isinstance(upstream, Upstream):
+            continue
         if upstream.scheme == "https" and not (trust.ca_file or trust.include_system_cas):
             raise OperatorError(
                 f"routes.{key} is https, but no CA is trusted for it",

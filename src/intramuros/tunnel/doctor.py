@@ -1,7 +1,8 @@
 """Look at each hop of a gateway's way, one after the other, and say which is broken and what to do.
 
 The hops: configuration, token, record, policy, certificate; for each edge name, proxy, TCP, TLS,
-WebSocket, clock and the token's acceptance; for each route address, TCP and TLS. A link that is
+WebSocket, clock and the token's acceptance; for each route address, TCP and TLS, or its program's
+sandbox, start and first answer. A link that is
 opened for this is closed again before it could carry a stream, so a gateway that runs meanwhile is
 not disturbed.
 """
@@ -34,10 +35,13 @@ from intramuros.protocol.tickets import LEEWAY_S, TicketError
 from intramuros.tunnel.callers import load_control_key
 from intramuros.tunnel.certs import BadCertificate, check_issued_by, expires_at
 from intramuros.tunnel.config import GatewayConfig
+from intramuros.tunnel.confine import check, find_bwrap, launch
 from intramuros.tunnel.dialer import CONNECT_S, EdgeAddress, EdgeDialer, Transport, Trust
 from intramuros.tunnel.gateway_app import check_certificate, proxies, trusts, upstream_context
 from intramuros.tunnel.guard import Guard
 from intramuros.tunnel.inner import ServerIdentity
+from intramuros.tunnel.introduction import introduced
+from intramuros.tunnel.programs import Program
 from intramuros.tunnel.routes import Upstream
 from intramuros.tunnel.upstream import PinnedBackend, UpstreamRefused
 
@@ -45,6 +49,8 @@ from intramuros.tunnel.upstream import PinnedBackend, UpstreamRefused
 SOON: Final = timedelta(days=14)
 LEAST_FREE_BYTES: Final = 64 * 1024 * 1024
 NAME: Final = "doctor"
+# Some programs fetch or compile things when they start.
+PROGRAM_S: Final = 30.0
 _GONE: Final = (anyio.EndOfStream, anyio.BrokenResourceError, LineTooLong, BadLine, TimeoutError)
 
 # What a failed connection's reason means: the hop that is broken, and what to do.
@@ -310,7 +316,30 @@ async def _upstreams(config: GatewayConfig) -> AsyncIterator[Finding]:
         return
     backend = PinnedBackend(config.addresses)
     for key, upstream in sorted(config.routes.routes.items()):
-        yield await _upstream(f"route {key}", upstream, backend, context)
+        hop = f"route {key}"
+        if isinstance(upstream, Upstream):
+            yield await _upstream(hop, upstream, backend, context)
+        else:
+            yield await _program(hop, upstream)
+
+
+async def _program(hop: str, program: Program) -> Finding:
+    """Start a route's program as the gateway would, and open a session with it."""
+    try:
+        bwrap = find_bwrap() if program.confined else ""
+        await anyio.to_thread.run_sync(check, program, bwrap)
+        launched = launch(program, bwrap)
+        answer, said = await introduced(launched, PROGRAM_S)
+    except OperatorError as error:
+        return Finding(hop, Level.FAILURE, error.problem, error.fix)
+    except OSError as error:
+        fix = "correct the route's command"
+        return Finding(hop, Level.FAILURE, f"{program} does not start ({error})", fix)
+    if answer is None:
+        words = f"; it said: {said}" if said else ""
+        fix = "run it by hand: it must speak MCP over its input and output"
+        return Finding(hop, Level.FAILURE, f"{program} opens no session{words}", fix)
+    return _ok(hop, f"{program} answers as {answer}")
 
 
 async def _upstream(

@@ -22,6 +22,7 @@ from intramuros.protocol.dial import LINK_ALPN
 from intramuros.tunnel.callers import load_control_key
 from intramuros.tunnel.certs import BadCertificate, check_server_certificate
 from intramuros.tunnel.config import GatewayConfig, UpstreamTls, load_config
+from intramuros.tunnel.destinations import destinations
 from intramuros.tunnel.dialer import EdgeDialer, Trust
 from intramuros.tunnel.gateway import Gateway, GatewayParts
 from intramuros.tunnel.guard import Guard
@@ -69,8 +70,16 @@ async def serve_gateway(
     guard = None if config.policy_file is None else Guard(config.policy_file)
     ledger = Ledger(config.audit_file, clock)
     try:
-        async with upstream_pool(config.addresses, upstream_context(config.upstream_tls)) as pool:
-            relay = Relay(config.routes, pool, ledger, control_key, clock)
+        rand = random.SystemRandom().random
+        async with (
+            upstream_pool(config.addresses, upstream_context(config.upstream_tls)) as pool,
+            destinations(config.routes, pool, clock, rand) as (reached, program_count),
+        ):
+            relay = Relay(config.routes, reached, ledger, control_key, clock)
+            relay.figures.gauges["program_sessions_now"] = (
+                "Sessions of programs behind routes now",
+                program_count,
+            )
             relay.guard = guard
             parts = GatewayParts(
                 edges=config.edges,
@@ -82,7 +91,7 @@ async def serve_gateway(
                 relay=relay,
                 ledger=ledger,
                 clock=clock,
-                rand=random.SystemRandom().random,
+                rand=rand,
                 health_port=config.health_port,
             )
             log.info(

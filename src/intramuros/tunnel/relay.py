@@ -9,7 +9,7 @@ import hashlib
 import json
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 import anyio
 import h11
@@ -22,6 +22,7 @@ from intramuros.protocol.tickets import VerifyingKey
 from intramuros.tunnel.acts import Act, Action, act_of
 from intramuros.tunnel.callers import Caller, CallerCheck, CallerUnknown
 from intramuros.tunnel.calls import Summary, check_mirrored, summarise
+from intramuros.tunnel.destinations import Destinations
 from intramuros.tunnel.guard import Guard, asked_by
 from intramuros.tunnel.http_rules import (
     MAX_HEAD_BYTES,
@@ -81,14 +82,6 @@ class IdleConnections:
             scope.cancel()
 
 
-class RequestHandler(Protocol):
-    """The pool's one method that is used."""
-
-    async def handle_async_request(self, request: httpcore2.Request) -> httpcore2.Response:
-        """Send a request and return once the response's head is there."""
-        ...
-
-
 @dataclass
 class _Outcome:
     """What became of a forwarded request, for the second record."""
@@ -117,7 +110,7 @@ class Relay:
     def __init__(
         self,
         routes: RouteTable,
-        pool: RequestHandler,
+        destinations: Destinations,
         ledger: Ledger,
         key: VerifyingKey,
         clock: Clock,
@@ -129,7 +122,7 @@ class Relay:
         """Judges each call; without one, whatever has a route may be called."""
         self._key = key
         self._routes = routes
-        self._pool = pool
+        self._destinations = destinations
         self._ledger = ledger
         self._clock = clock
         self._limits = limits or RelayLimits()
@@ -304,8 +297,8 @@ class Relay:
 
     async def _pass_on(self, exchange: _Exchange, route: Route, outcome: _Outcome) -> None:
         try:
-            response = await self._pool.handle_async_request(
-                self._upstream_request(exchange, route)
+            response = await self._destinations.send(
+                self._upstream_request(exchange, route), route, exchange.caller
             )
         except UpstreamRefused as error:
             outcome.ended = "address_refused"

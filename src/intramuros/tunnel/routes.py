@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from intramuros.tunnel.programs import Program
+
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -54,7 +56,7 @@ class Route:
     """One line of the routes file: the key as written, and where it leads."""
 
     key: str
-    upstream: Upstream
+    upstream: Upstream | Program
 
 
 def parse_upstream(text: str) -> Upstream:
@@ -75,7 +77,7 @@ def parse_upstream(text: str) -> Upstream:
 class RouteTable:
     """The routes of one gateway."""
 
-    routes: Mapping[str, Upstream]
+    routes: Mapping[str, Upstream | Program]
     tunnel_domain: str
 
     def match(self, host: str) -> Route | None:

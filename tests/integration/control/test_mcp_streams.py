@@ -9,7 +9,7 @@ import json
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -116,11 +116,13 @@ class Line(httpx2.AsyncBaseTransport):
         way: which way of talking the other side knows; servers with sessions know no discovery.
         cuts: one for each stream of a call that is to break behind its first bytes.
         deaf: whether nothing can be resumed.
+        lost: one for each call whose session the server is to know no longer.
     """
 
     way: str = "sessions"
     cuts: list[str] = field(default_factory=list)
     deaf: bool = False
+    lost: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     resumed: list[str] = field(default_factory=list)
     inner: GuardedTransport = field(default_factory=lambda: GuardedTransport(LOOPBACK))
@@ -135,6 +137,9 @@ class Line(httpx2.AsyncBaseTransport):
             self.resumed.append(last)
             if self.deaf:
                 return httpx2.Response(503)
+        if method == "tools/call" and self.lost and self.lost[-1] in body.decode():
+            self.lost.pop()
+            request.headers["mcp-session-id"] = "0" * 32
         answer = await self.inner.handle_async_request(request)
         if method == "tools/call" and self.cuts:
             self.cuts.pop()
@@ -261,3 +266,41 @@ async def test_a_stream_that_cannot_be_resumed_is_an_unknown_outcome(server: Ser
         assert server.runs == ["report"]
         assert line.said.count("tools/call") == 1
         assert not (await pool.call(CALLER, named, "pay", {"closes": 0})).is_error
+
+
+async def test_a_call_in_a_session_that_the_server_lost_is_made_in_a_new_one(
+    server: Served,
+) -> None:
+    """Servers that start anew forget their sessions, and say so before they do anything."""
+    line = Line(lost=["pay"])
+    assert await call(line, server, "pay", closes=0) == "paid once"
+    assert server.runs == ["pay"]
+    assert (line.said.count("tools/call"), line.said.count("initialize")) == (2, 2)
+
+
+async def test_a_server_that_loses_every_session_is_given_up(server: Served) -> None:
+    line = Line(lost=["pay"] * 5)
+    async with pooled(line) as pool:
+        with pytest.raises(McpError, match="404"):
+            await pool.call(CALLER, McpServer("streams", server.url), "pay", {"closes": 0})
+    assert server.runs == []
+    assert line.said.count("tools/call") == 2
+
+
+async def test_a_call_that_was_not_alone_is_not_made_again(server: Served) -> None:
+    """Which of them was turned away is not known, and the other may have been carried out."""
+    line = Line(lost=["pay"])
+    named = McpServer("streams", server.url)
+    async with pooled(line) as pool, anyio.create_task_group() as group:
+
+        async def other() -> None:
+            with suppress(McpError):
+                await pool.call(CALLER, named, "report", {})
+
+        group.start_soon(other)
+        assert await to_thread.run_sync(server.begun.wait, 30)
+        with pytest.raises(McpError, match="404"):
+            await pool.call(CALLER, named, "pay", {"closes": 0})
+        server.go.set()
+    assert server.runs == ["report"]
+    assert line.said.count("tools/call") == 2

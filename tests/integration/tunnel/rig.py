@@ -53,6 +53,7 @@ class Rig:
     key: SigningKey = field(default_factory=signing_key)
     version: int = 1
     clock: SystemClock = field(default_factory=SystemClock)
+    session: str = "sesn_1"
     who: tuple[Who, ...] = ()
     """Who stands behind the calls."""
     policy: str | None = None
@@ -119,7 +120,7 @@ class Rig:
         return self.key.mint_dial_ticket(ticket, self.clock.now().timestamp())
 
     async def vouch(self, host: str) -> str:
-        ticket = CallTicket(TUNNEL, host, "sesn_1", "t-1", "wrkspc_1", "agent_1", 1, self.who)
+        ticket = CallTicket(TUNNEL, host, self.session, "t-1", "wrkspc_1", "agent_1", 1, self.who)
         return self.key.mint_call_ticket(ticket, self.clock.now().timestamp())
 
     async def cas(self, _host: str) -> list[str]:

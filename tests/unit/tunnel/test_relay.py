@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from intramuros.kernel.timing import ManualClock
 from intramuros.protocol.tickets import CALL_HEADER, CallTicket, VerifyingKey
+from intramuros.tunnel.destinations import Destinations
 from intramuros.tunnel.ledger import Ledger
 from intramuros.tunnel.relay import IdleConnections, Relay, RelayLimits
 from intramuros.tunnel.routes import RouteTable, Upstream
@@ -60,7 +61,8 @@ class Bench:
         self.path = home / "audit.jsonl"
         self.pool = Pool()
         self.ledger = Ledger(self.path, ManualClock())
-        self.relay = Relay(ROUTES, self.pool, self.ledger, KEY, CLOCK, LIMITS)
+        reached = Destinations(self.pool, {})
+        self.relay = Relay(ROUTES, reached, self.ledger, KEY, CLOCK, LIMITS)
         self.below = Below()
         self.idle = IdleConnections()
 

@@ -93,6 +93,10 @@ class _Answered(McpError):
         super().__init__(link.server.name, McpFailure.CONNECTION, link.masked(message))
 
 
+class _SessionGone(McpError):
+    """The server knows the session no longer, so that it did nothing of what was asked in it."""
+
+
 class McpPool:
     """A :class:`~intramuros.control.mcp.base.Connector` over the official SDK.
 
@@ -120,16 +124,20 @@ class McpPool:
         Raises:
             McpError: the server is away or refuses us.
         """
-        async with self._borrow(caller, server) as link:
-            tools = await self._guarded(link, self._limits.list_s, _list_tools)
-            return [
-                replace(
-                    tool,
-                    description=link.masked(tool.description),
-                    input_schema=link.masked(tool.input_schema),
-                )
-                for tool in tools
-            ]
+
+        async def listed() -> Sequence[McpTool]:
+            async with self._borrow(caller, server) as link:
+                tools = await self._guarded(link, self._limits.list_s, _list_tools)
+                return [
+                    replace(
+                        tool,
+                        description=link.masked(tool.description),
+                        input_schema=link.masked(tool.input_schema),
+                    )
+                    for tool in tools
+                ]
+
+        return await _in_any_session(listed)
 
     async def call(
         self,
@@ -147,12 +155,15 @@ class McpPool:
         async def call_tool(client: Client) -> McpResult:
             return to_result(await client.call_tool(tool, dict(arguments)))
 
-        async with self._borrow(caller, server) as link:
-            try:
-                result = await self._guarded(link, self._limits.call_s, call_tool)
-                return replace(result, content=link.masked(result.content))
-            except _Answered as answer:
-                return McpResult([{"type": "text", "text": str(answer)}], is_error=True)
+        async def called() -> McpResult:
+            async with self._borrow(caller, server) as link:
+                try:
+                    result = await self._guarded(link, self._limits.call_s, call_tool)
+                    return replace(result, content=link.masked(result.content))
+                except _Answered as answer:
+                    return McpResult([{"type": "text", "text": str(answer)}], is_error=True)
+
+        return await _in_any_session(called)
 
     async def _guarded(
         self,
@@ -164,7 +175,8 @@ class McpPool:
         client, witness = link.client, link.witness
         if client is None or witness is None:
             raise link.error or link.failed("the session has ended", None)
-        before = witness.failures
+        before, unknown, uses = witness.failures, witness.sessions_unknown, link.uses
+        alone = link.users == 1
         try:
             with anyio.fail_after(deadline_s), anyio.CancelScope() as hopeless:
                 if link.old:
@@ -182,7 +194,11 @@ class McpPool:
             if witness.failures == before and not link.closing.is_set():
                 raise _Answered(link, error.error.message) from error
             link.closing.set()
-            raise link.failed(witness.error or error.error.message, witness.status) from error
+            failure = link.failed(witness.error or error.error.message, witness.status)
+            if alone and link.uses == uses and witness.sessions_unknown == unknown + 1:
+                # Nobody else asked meanwhile: what was turned away is what was asked here.
+                raise _SessionGone(link.server.name, failure.failure, failure.message) from error
+            raise failure from error
         except (httpx2.HTTPError, anyio.ClosedResourceError, anyio.BrokenResourceError) as error:
             link.closing.set()
             raise link.failed(str(error) or "the connection broke", witness.status) from error
@@ -279,6 +295,18 @@ class McpPool:
                 await link.closing.wait()
             if link.users == 0 and link.uses == uses:
                 link.closing.set()
+
+
+async def _in_any_session(work: Callable[[], Awaitable[T]]) -> T:
+    """Do something, in a new session if the server lost the one that there was.
+
+    Servers lose them when they start anew, and say so before they do anything (MCP 2025-11-25,
+    transports, session management).
+    """
+    try:
+        return await work()
+    except _SessionGone:
+        return await work()
 
 
 async def _list_tools(client: Client) -> list[McpTool]:

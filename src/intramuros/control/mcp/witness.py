@@ -4,6 +4,7 @@ The MCP SDK folds every HTTP failure into one JSON-RPC error; what we tell the s
 older transport, the credential was refused, the server is away) depends on the status it hides.
 """
 
+import json
 from collections.abc import AsyncIterator, Collection
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 # A tool result of this size is a mistake of the server; larger outputs belong into files.
 MAX_REPLY_BYTES: Final = 32 * 1024 * 1024
 _UNAUTHORIZED: Final = 401
+_NOT_FOUND: Final = 404
 
 
 class Witness(httpx2.AsyncBaseTransport):
@@ -27,6 +29,8 @@ class Witness(httpx2.AsyncBaseTransport):
         self.failures = 0
         self.status: int | None = None
         self.error: str | None = None
+        self.sessions_unknown = 0
+        """Requests that were turned away because the server knows their session no longer."""
         self.waiting: set[anyio.CancelScope] = set()
         """Calls whose answer comes over another request, and not at all if theirs fails."""
 
@@ -45,6 +49,8 @@ class Witness(httpx2.AsyncBaseTransport):
             raise
         if response.status_code >= 400 and request.method == "POST":
             self.note(response.status_code, f"HTTP {response.status_code}")
+            if response.status_code == _NOT_FOUND and _asks_in_session(request):
+                self.sessions_unknown += 1
         stream = response.stream
         if isinstance(stream, httpx2.AsyncByteStream):
             response.stream = _Bounded(stream, self)
@@ -61,6 +67,17 @@ class Witness(httpx2.AsyncBaseTransport):
         self.error = error
         for scope in self.waiting:
             scope.cancel()
+
+
+def _asks_in_session(request: httpx2.Request) -> bool:
+    """Tell whether it is a call, not a notice or an answer, within a session."""
+    if "mcp-session-id" not in request.headers:
+        return False
+    try:
+        message = json.loads(request.content)
+    except (ValueError, httpx2.RequestNotRead):
+        return False
+    return isinstance(message, dict) and str(message.get("method")).startswith("tools/")
 
 
 class _Bounded(httpx2.AsyncByteStream):

@@ -51,3 +51,25 @@ async def test_a_reply_over_the_limit_is_cut_off(monkeypatch: pytest.MonkeyPatch
         with pytest.raises(httpx2.ReadError, match="larger than"):
             await http.post("https://h.test/mcp")
     assert witness.failures == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "counted"),
+    [
+        (404, {"mcp-session-id": "a"}, b'{"method": "tools/call", "id": 1}', 1),
+        (404, {"mcp-session-id": "a"}, b'{"method": "tools/list", "id": 1}', 1),
+        (404, {}, b'{"method": "tools/call", "id": 1}', 0),
+        (400, {"mcp-session-id": "a"}, b'{"method": "tools/call", "id": 1}', 0),
+        (404, {"mcp-session-id": "a"}, b'{"method": "notifications/cancelled"}', 0),
+        (404, {"mcp-session-id": "a"}, b'{"result": {}, "id": 1}', 0),
+        (404, {"mcp-session-id": "a"}, b"[1]", 0),
+        (404, {"mcp-session-id": "a"}, b"no JSON", 0),
+    ],
+)
+async def test_a_call_in_a_session_that_is_no_more_is_counted(
+    status: int, headers: dict[str, str], body: bytes, counted: int
+) -> None:
+    witness = Witness(replying(status))
+    async with httpx2.AsyncClient(transport=witness) as http:
+        await http.post("https://h.test/mcp", content=body, headers=headers)
+    assert witness.sessions_unknown == counted

@@ -1,0 +1,279 @@
+"""A program behind a route: each MCP session has one of its own, and nobody else speaks to it.
+
+The official SDK speaks HTTP to the caller; messages pass to the program and back as they are. A
+session belongs to whom it was opened for. When its program ends, every call that is open is
+answered with an error, the session with it, and the caller's next one starts a new program: at
+once, or after a while if it keeps failing.
+
+Source: MCP 2025-11-25, transports and lifecycle. Callers of 2026-07-28 are told to open a session.
+"""
+
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Final
+
+import anyio
+import mcp_types
+from anyio.abc import TaskGroup, TaskStatus
+from mcp.server.streamable_http import StreamableHTTPServerTransport
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+
+from intramuros.kernel.errors import OperatorError
+from intramuros.kernel.programs import running
+from intramuros.kernel.telemetry import logger
+from intramuros.kernel.timing import Clock, backoff_s
+from intramuros.tunnel.confine import Launch
+from intramuros.tunnel.conversation import Conversation
+from intramuros.tunnel.in_process import Message, Receive, Scope, Send
+
+log = logger("program")
+
+PATH: Final = "/mcp"
+_SESSION: Final = b"mcp-session-id"
+_VERSION: Final = b"mcp-protocol-version"
+PART_S: Final = 5.0
+_BACKOFF_S: Final = 1.0
+_BACKOFF_CAP_S: Final = 30.0
+
+
+@dataclass
+class _Session:
+    """One caller's connection, as HTTP knows it."""
+
+    transport: StreamableHTTPServerTransport
+    owner: object
+    posts: int = 0
+    """Requests that wait for their answers, or for the last of them to be sent."""
+    quiet: anyio.Event = field(default_factory=anyio.Event)
+    """Set whenever there are none."""
+
+    @contextmanager
+    def posting(self, method: str) -> Iterator[None]:
+        """Count a request, unless it is one that stays open for as long as the session."""
+        if method == "GET":
+            yield
+            return
+        if self.posts == 0:
+            self.quiet = anyio.Event()
+        self.posts += 1
+        try:
+            yield
+        finally:
+            self.posts -= 1
+            if self.posts == 0:
+                self.quiet.set()
+
+
+class ProgramSessions:
+    """Serves one route: an ASGI application whose requests say in ``state.owner`` whose they are.
+
+    Args:
+        route: its key, for the log.
+        launch: says how to run the program now; may raise OperatorError.
+        limit: of sessions at once.
+        idle_s: after which an unused one is ended.
+        rand: a number in [0, 1), for the wait after failures.
+    """
+
+    def __init__(
+        self,
+        route: str,
+        launch: Callable[[], Launch],
+        limit: int,
+        idle_s: float,
+        clock: Clock,
+        rand: Callable[[], float],
+    ) -> None:
+        self._route = route
+        self._launch = launch
+        self._limit = limit
+        self._idle_s = idle_s
+        self._clock = clock
+        self._rand = rand
+        self._sessions: dict[str, _Session] = {}
+        self._group: TaskGroup | None = None
+        self._failures = 0
+        self._not_before_s = 0.0
+
+    @property
+    def count(self) -> int:
+        """How many sessions there are."""
+        return len(self._sessions)
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Hold the sessions until cancelled; every program has ended then."""
+        async with anyio.create_task_group() as group:
+            self._group = group
+            task_status.started()
+            await anyio.sleep_forever()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        headers = dict(scope["headers"])
+        id = headers.get(_SESSION, b"").decode("latin-1")
+        owner = scope["state"]["owner"]
+        refusal = self._refusal(
+            scope["path"], id, owner, headers.get(_VERSION, b"").decode("latin-1")
+        )
+        if refusal is not None:
+            await _say(send, refusal)
+        elif id:
+            await self._go_on(self._sessions[id], scope, receive, send)
+        else:
+            await self._begin(self._open(owner), scope, receive, send)
+
+    async def _go_on(self, session: _Session, scope: Scope, receive: Receive, send: Send) -> None:
+        with session.posting(scope["method"]):
+            await session.transport.handle_request(scope, receive, send)
+        if session.transport.is_terminated:
+            self._forget(session)
+
+    async def _begin(self, session: _Session, scope: Scope, receive: Receive, send: Send) -> None:
+        """Start a session with a request; only what opens one gets an answer without one."""
+        assert self._group is not None
+        await self._group.start(self._serve, session)
+        established = False
+
+        async def watching(message: Message) -> None:
+            nonlocal established
+            if message["type"] == "http.response.start":
+                established = message["status"] == HTTPStatus.OK
+            await send(message)
+
+        try:
+            with session.posting(scope["method"]):
+                await session.transport.handle_request(scope, receive, watching)
+        finally:
+            if not established:
+                await self._close(session)
+
+    def _refusal(self, path: str, id: str, owner: object, version: str) -> "_Refusal | None":
+        """Return the answer to a request that no session shall see."""
+        if path != PATH:
+            return _Refusal(404, f"the route {self._route!r} is served at {PATH}")
+        if version and version not in HANDSHAKE_PROTOCOL_VERSIONS:
+            return _Refusal(
+                400,
+                "this route keeps sessions: open one with initialize",
+                mcp_types.UNSUPPORTED_PROTOCOL_VERSION,
+                {"supported": list(HANDSHAKE_PROTOCOL_VERSIONS), "requested": version[:64]},
+            )
+        if not id and len(self._sessions) >= self._limit:
+            log.warning("program_sessions_full", route=self._route, limit=self._limit)
+            return _Refusal(503, "too many sessions are open; try again later")
+        if id and (id not in self._sessions or self._sessions[id].owner != owner):
+            # Another's session is as unknown as one that never was.
+            return _Refusal(404, "there is no such session")
+        return None
+
+    def _open(self, owner: object) -> _Session:
+        id = uuid.uuid4().hex
+        transport = StreamableHTTPServerTransport(mcp_session_id=id, idle_timeout=self._idle_s)
+        session = self._sessions[id] = _Session(transport, owner)
+        return session
+
+    def _forget(self, session: _Session) -> None:
+        id = session.transport.mcp_session_id
+        assert id is not None
+        self._sessions.pop(id, None)
+
+    async def _close(self, session: _Session) -> None:
+        self._forget(session)
+        if not session.transport.is_terminated:
+            with anyio.CancelScope(shield=True):
+                await session.transport.terminate()
+
+    async def _serve(self, session: _Session, *, task_status: TaskStatus[None]) -> None:
+        """Hold one session until the caller, time or the program ends it."""
+        transport = session.transport
+        try:
+            async with transport.connect() as (coming, going):
+                idle = transport.idle_scope or anyio.CancelScope()
+                task_status.started()
+                with idle:
+                    await self._converse(session, Conversation(coming, going))
+        except Exception:
+            log.exception("program_session_failed", route=self._route)
+        finally:
+            await self._close(session)
+
+    async def _converse(self, session: _Session, conversation: Conversation) -> None:
+        # No program is started for a request that HTTP turns away.
+        if not await conversation.begin():
+            return
+        why = self._no_answer("it cannot be started; the gateway's log says why")
+        try:
+            launch = self._ready()
+            async with running(launch.command, launch.variables, listen=True) as pipes:
+                log.info("program_started", route=self._route, pid=pipes.process.pid)
+                try:
+                    await conversation.hold(pipes)
+                finally:
+                    why = self._no_answer(conversation.fault or "it ended")
+                    # A program may take its time to end; nobody shall wait for that.
+                    await self._part(session, conversation, why)
+            self._note_end(conversation, pipes.process.returncode, launch)
+        except (OperatorError, OSError) as error:
+            log.warning("program_failed", route=self._route, reason=str(error) or repr(error))
+            self._note_failure()
+        finally:
+            await self._part(session, conversation, why)
+
+    async def _part(self, session: _Session, conversation: Conversation, why: str) -> None:
+        """Answer what is open, let the answers go out, and close the session."""
+        self._forget(session)
+        with anyio.CancelScope(shield=True), anyio.move_on_after(PART_S):
+            await conversation.settle(why)
+            if session.posts:
+                await session.quiet.wait()
+        await self._close(session)
+
+    def _ready(self) -> Launch:
+        wait_s = self._not_before_s - self._clock.monotonic()
+        if self._failures and wait_s > 0:
+            raise OperatorError(
+                f"it failed {self._failures} times in a row", f"wait {wait_s:.0f} s, and see why"
+            )
+        return self._launch()
+
+    def _note_end(self, conversation: Conversation, status: int | None, launch: Launch) -> None:
+        if conversation.fault:
+            log.warning("program_at_fault", route=self._route, reason=conversation.fault)
+        if conversation.answered:
+            self._failures = 0
+            log.info("program_ended", route=self._route, status=status)
+            return
+        said = conversation.last_words(launch.secrets)
+        log.warning("program_ended_unheard", route=self._route, status=status, said=said)
+        self._note_failure()
+
+    def _note_failure(self) -> None:
+        wait_s = backoff_s(self._failures, _BACKOFF_S, _BACKOFF_CAP_S, self._rand())
+        self._failures += 1
+        self._not_before_s = self._clock.monotonic() + wait_s
+
+    def _no_answer(self, why: str) -> str:
+        return f"the server behind the route {self._route!r} gave no answer: {why}"
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    status: int
+    message: str
+    code: int = mcp_types.INVALID_REQUEST
+    data: object = None
+
+
+async def _say(send: Send, refusal: _Refusal) -> None:
+    """Answer as servers do that turn a request away: a JSON-RPC error that names no call."""
+    error = {"code": refusal.code, "message": refusal.message}
+    if refusal.data is not None:
+        error["data"] = refusal.data
+    body = json.dumps({"jsonrpc": "2.0", "id": None, "error": error}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
