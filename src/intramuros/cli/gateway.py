@@ -2,7 +2,8 @@
 
 import json
 import sys
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -141,10 +142,11 @@ def init(
         async with open_target(where) as (place, save):
 
             async def finish(made: "Prepared") -> None:
-                kept = _policy_of(place / "gateway.yaml") if policy_file is None else policy_file
+                kept = _kept_of(place / "gateway.yaml", policy_file)
                 whole = {"tunnel_domain": made.domain, **config}
-                if kept:
-                    whole["policy_file"] = kept
+                whole["routes"] = {**kept.programs, **routes}
+                if kept.policy_file:
+                    whole["policy_file"] = kept.policy_file
                 text = yaml.safe_dump(whole, sort_keys=False)
                 _write(place / "gateway.yaml", text.encode())
                 await save()
@@ -253,18 +255,32 @@ def _route(text: str) -> tuple[str, str]:
     return label, upstream
 
 
-def _policy_of(file: Path) -> str | None:
-    """Return the policy that a gateway's file names: setting up again must not drop it."""
+@dataclass(frozen=True)
+class _Kept:
+    """What flags do not say, so that setting up again must not drop it."""
+
+    policy_file: str | None = None
+    programs: Mapping[str, object] = field(default_factory=dict)
+    """Routes that are no addresses, by label."""
+
+
+def _kept_of(file: Path, policy_file: str | None) -> _Kept:
     try:
         found = yaml.safe_load(file.read_bytes())
     except FileNotFoundError:
-        return None
+        return _Kept(policy_file)
     except (OSError, yaml.YAMLError) as error:
+        if policy_file is not None:
+            note(f"{file} could not be read: add its routes to programs again, if it had any")
+            return _Kept(policy_file)
         raise OperatorError(
             f"cannot read {file}, which may name a policy", "mend it, or pass --policy-file"
         ) from error
-    named = found.get("policy_file") if isinstance(found, dict) else None
-    return str(named) if named else None
+    found = found if isinstance(found, dict) else {}
+    named, routes = found.get("policy_file"), found.get("routes")
+    routes = routes if isinstance(routes, dict) else {}
+    programs = {str(key): what for key, what in routes.items() if isinstance(what, dict)}
+    return _Kept((str(named) if named else None) if policy_file is None else policy_file, programs)
 
 
 def _write(file: Path, data: bytes) -> None:

@@ -5,6 +5,7 @@ import yaml
 from cryptography import x509
 
 from intramuros.tunnel.config import load_config
+from intramuros.tunnel.programs import Program
 from tests.unit.cli.conftest import Ran, Run, Served
 
 
@@ -117,6 +118,19 @@ def test_R326_the_tunnel_is_named_or_found_or_made(
     for made in (new, tunnel_id):  # an organization has only ten
         assert run("tunnel", "archive", made, *served.options).status == 0
     assert new not in run("tunnel", "list", *served.options).out
+
+
+def test_routes_to_programs_stay_when_a_gateway_is_set_up_again(
+    run: Run, served: Served, tunnel_id: str, tmp_path: Path
+) -> None:
+    config = tmp_path / "gw" / "gateway.yaml"
+    assert init(run, served, tunnel_id).status == 0
+    notes = "  notes:\n    command: [node, /srv/notes/index.js]\n    write: [/var/lib/notes]\n"
+    config.write_text(config.read_text().replace("routes:\n", f"routes:\n{notes}"))
+    before = load_config(config).routes.routes
+    assert isinstance(before["notes"], Program)
+    assert init(run, served, tunnel_id).status == 0
+    assert load_config(config).routes.routes == before
 
 
 def test_a_policy_stays_until_it_is_taken_away(
