@@ -196,7 +196,10 @@ async def serve(settings: ServerSettings, *, stop: Stop | None = None) -> None:
     listener = listen(settings.host, settings.port)
     with listener:
         opened = await open_installation(
-            settings.data_dir, settings.database_url, settings.bootstrap_api_key
+            settings.data_dir,
+            settings.database_url,
+            settings.bootstrap_api_key,
+            wait_s=settings.database_wait_s,
         )
         try:
             services = await build_services(opened, settings)

@@ -17,6 +17,8 @@ class ServerSettings:
     database_url: str | None = field(default=None, repr=False)
     """Database, as sqlite:///PATH or postgresql://USER@HOST/NAME; a file in the data directory by
     default."""
+    database_wait_s: float = 30.0
+    """Seconds to wait at the start for a PostgreSQL that is not up yet; 0 to give up at once."""
     bootstrap_api_key: str | None = field(default=None, repr=False)
     """The first API key; generated into DATA_DIR/api-key by default."""
     base_domain: str = "intramuros.internal"

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import anyio.to_thread
-
 from intramuros.control.identity import bootstrap
 from intramuros.control.identity.actor import Actor
 from intramuros.control.store import rekey
 from intramuros.control.store.db import Database
 from intramuros.control.store.migrate import upgrade
+from intramuros.control.store.patience import open_when_up
 from intramuros.control.store.rekey import KeyFiles
 from intramuros.control.store.secrets import Sealer, read_secret_file, write_secret_file
 from intramuros.kernel.errors import OperatorError
@@ -70,7 +69,11 @@ class Installation:
 
 
 async def open_installation(
-    data_dir: Path, database_url: str | None = None, bootstrap_api_key: str | None = None
+    data_dir: Path,
+    database_url: str | None = None,
+    bootstrap_api_key: str | None = None,
+    *,
+    wait_s: float = 0.0,
 ) -> Installation:
     """Open, migrate and bootstrap what a data directory holds; safe to repeat.
 
@@ -78,6 +81,7 @@ async def open_installation(
         data_dir: made when absent (mode 0700).
         database_url: a file in the data directory when None.
         bootstrap_api_key: the operator's first API key; made into a file when None.
+        wait_s: seconds to wait for a database that is not up yet.
 
     Raises:
         OperatorError: the directory, the database or a key in it is unusable.
@@ -85,7 +89,7 @@ async def open_installation(
     _make_directory(data_dir)
     clock = SteadyClock(SystemClock())
     ids = IdFactory(clock, os.urandom)
-    store = await open_store(data_dir, database_url)
+    store = await open_store(data_dir, database_url, wait_s=wait_s)
     db = store.db
     try:
         names = await db.write(lambda tx: bootstrap.ensure_workspace(tx, clock, ids))
@@ -99,11 +103,14 @@ async def open_installation(
     return opened
 
 
-async def open_store(data_dir: Path, database_url: str | None, *, alone: bool = False) -> Store:
+async def open_store(
+    data_dir: Path, database_url: str | None, *, alone: bool = False, wait_s: float = 0.0
+) -> Store:
     """Open and migrate the database of a data directory, and find the key it is sealed by.
 
     Args:
         alone: only if no other process uses the key.
+        wait_s: seconds to wait for a database that is not up yet.
 
     Raises:
         OperatorError: the database or the key is unusable.
@@ -112,12 +119,12 @@ async def open_store(data_dir: Path, database_url: str | None, *, alone: bool = 
     files = KeyFiles(data_dir / MASTER_KEY_FILE, alone=alone)
     try:
         current, successor = files.current(), files.successor()
-        db = Database.open(database_url or f"sqlite:///{_private(data_dir / DATABASE_FILE)}")
+        url = database_url or f"sqlite:///{_private(data_dir / DATABASE_FILE)}"
+        db = await open_when_up(url, wait_s, lambda db: upgrade(db.engine))
     except BaseException:
         files.release()
         raise
     try:
-        await anyio.to_thread.run_sync(upgrade, db.engine)
         sealer = await db.read(lambda tx: rekey.in_force(tx, current, successor))
         if sealer is successor:
             files.promote()

@@ -13,9 +13,15 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.exc import DBAPIError
 
+from intramuros.kernel.errors import OperatorError
+
 # Names of the locks that one transaction holds against others, such as sessions.
 Keys = Sequence[str]
 Fetched = tuple[Sequence[Sequence[Any]], int]
+
+
+class DatabaseAway(OperatorError):
+    """The database cannot be reached now; a little later it may be."""
 
 
 class LostTransaction(Exception):

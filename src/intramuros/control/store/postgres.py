@@ -27,7 +27,14 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import NullPool
 
 from intramuros.control.store.codec import decode, encode
-from intramuros.control.store.drivers import DRIVERS, Fetched, Keys, LostTransaction, raw
+from intramuros.control.store.drivers import (
+    DRIVERS,
+    DatabaseAway,
+    Fetched,
+    Keys,
+    LostTransaction,
+    raw,
+)
 from intramuros.control.store.postgres_dialect import dialect, register
 from intramuros.kernel.errors import InvalidRequest, OperatorError, Unavailable
 
@@ -52,6 +59,18 @@ _MET: Final = frozenset({"40001", "40P01", "55P03"})
 _DOWN: Final = ("08", "53", "57", "58", "XX", "25P03")
 
 
+# What is said to clients that will not be let in later either.
+_REFUSED: Final = (
+    "authentication failed",
+    "no password supplied",
+    "pg_hba.conf",
+    "does not exist",
+    "is not permitted",
+    "permission denied",
+    "certificate",
+    "does not support ssl",
+    "invalid",
+)
 # Rows that one insert may have: a turn has fewer.
 SEVERAL: Final = 12
 _PARAMETER: Final = re.compile(r"%\((\w+)\)s")
@@ -152,14 +171,16 @@ class Postgres:
         for a pooler that cannot have the server keep statements.
 
         Raises:
-            OperatorError: it cannot be reached, or is too old.
+            DatabaseAway: it is not up, or not yet.
+            OperatorError: it cannot be used, or is too old.
         """
         made = cls(_engine(url, _alone), _engine(url, _snapshot), _plain_url(url))
         try:
             with made.readers.connect() as probe:
                 version = raw(probe).info.server_version
         except (DBAPIError, psycopg.Error) as error:
-            raise OperatorError(
+            away = OperatorError if _for_good(error) else DatabaseAway
+            raise away(
                 f"cannot reach the database {_shown(url)} ({_reason(error)})",
                 "check the address, the user, the password and pg_hba.conf",
             ) from error
@@ -370,6 +391,16 @@ def _shown(url: str) -> str:
     """Return a URL without what may be secret in it."""
     parsed = make_url(url)
     return f"{parsed.host or 'localhost'}/{parsed.database or ''}"
+
+
+def _for_good(error: Exception) -> bool:
+    """Tell whether a connection was refused for a reason that time does not cure.
+
+    A connection that fails bears no code, only the server's words. In another language than
+    English they are not known, and then somebody waits in vain for a while.
+    """
+    said = str(_driver_error(error) or error).lower()
+    return any(words in said for words in _REFUSED)
 
 
 def _reason(error: Exception) -> str:
