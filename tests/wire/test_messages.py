@@ -219,6 +219,22 @@ def test_wrong_requests_are_refused_here(api: Anthropic, relay: Server) -> None:
         narrow.messages.create(**SAY_HELLO)
 
 
+@pytest.mark.parametrize(
+    "model", ["a\u0000", "\ud800", "a\nb", "m" * 257], ids=["nul", "surrogate", "line", "long"]
+)
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+def test_a_model_that_cannot_be_written_down_is_not_asked(
+    relay: Server, fake: FakeMessages, path: str, model: str
+) -> None:
+    headers = {"x-api-key": relay.api_key, "content-type": "application/json"}
+    content = json.dumps({**SAY_HELLO, "model": model})
+    before = len(fake.bodies)
+    answer = httpx2.post(relay.base_url + path, content=content, headers=headers)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"].startswith("model: ")
+    assert len(fake.bodies) == before
+
+
 def test_other_peoples_mcp_servers_stay_the_providers_business(
     api: Anthropic, fake: FakeMessages
 ) -> None:

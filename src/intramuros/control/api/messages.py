@@ -39,6 +39,8 @@ router = APIRouter(prefix="/v1/messages", tags=["messages"])
 # The official SDK's plain messages carry no beta header.
 Inference = Annotated[Principal, Depends(Gate(scope=Scope.INFERENCE, beta=None))]
 
+# As an agent's.
+MAX_MODEL_CHARS: Final = 256
 _KEPT_HEADERS: Final = ("content-type", "content-length", "content-encoding")
 
 
@@ -57,8 +59,12 @@ async def _ask(request: Request, caller: Inference, svc: ServicesDep) -> Ask:
         raise InvalidRequest("request body: expected a JSON object") from None
     if not isinstance(body, dict):
         raise InvalidRequest("request body: expected a JSON object")
-    if not isinstance(body.get("model"), str) or not body["model"]:
+    model = body.get("model")
+    # It is kept in the audit and in the usage, which is written when the money is spent.
+    if not isinstance(model, str) or not 0 < len(model) <= MAX_MODEL_CHARS:
         raise InvalidRequest("model: expected the id of a model")
+    if not model.isprintable():
+        raise InvalidRequest("model: an id of a model has no control characters")
     context = context_of(request.scope)
     return Ask(
         caller.workspace_id,
