@@ -115,6 +115,27 @@ async def test_nothing_is_mounted_on_the_host_and_nothing_stays_attached(
     assert not image.exists()
 
 
+async def test_one_that_cannot_be_made_gives_its_drive_back(
+    provider: BubblewrapProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if provider.capabilities.disk_quota != "hard":
+        pytest.skip("no hard quota here")
+
+    def refuse(*_: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BubblewrapProvider, "_make_group", refuse)
+        with pytest.raises(OSError, match="Cannot allocate"):
+            await provider.create(SMALL, name_of())
+    images = list(tmp_path.rglob(f"{name_of()}.img"))
+    assert len(images) == 1
+    await until(lambda: not attached(images[0]), 10)
+    assert provider._uids == {}
+    sandbox = await provider.create(SMALL, name_of())
+    assert await said(sandbox, "echo on") == "on"
+
+
 async def test_a_spare_takes_its_drive_along(driven: Provider, tmp_path: Path) -> None:
     assert isinstance(driven, Sparing)
     spare = await driven.prepare(SMALL)

@@ -201,6 +201,9 @@ class BubblewrapProvider:
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await self._clear_earlier(sandbox_id, own=True)
+                # It may have come no further than that: no record says so then.
+                self._uids.pop(sandbox_id, None)
+                await self._workspaces.close(sandbox_id)
             raise
         self._live[sandbox_id] = sandbox
         return sandbox

@@ -50,7 +50,7 @@ _RESERVED_BYTES: Final = 16 * MIB
 _TOOL_S: Final = 120.0
 _BUSY_S: Final = 5.0
 _SLACK_BYTES: Final = 64 * MIB
-_STATE_AT, _CLEAN = 1024 + 0x3A, 1
+_STATE_AT, _CLEAN, _ERRORS = 1024 + 0x3A, 1, 2
 _SEARCH: Final = "/usr/sbin:/sbin:/usr/bin:/bin"
 _REPAIRED: Final = 3
 """The highest status with which e2fsck says that all is well now."""
@@ -329,19 +329,22 @@ def _open(image: Path, shape: Shape) -> Drive:
 def _prepare(fd: int, image: Path, shape: Shape) -> None:
     """Lock a drive; check it if the machine died with it, and give it the size it should have."""
     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    clean = struct.unpack("<H", os.pread(fd, 2, _STATE_AT))[0] & _CLEAN
+    state = struct.unpack("<H", os.pread(fd, 2, _STATE_AT))[0]
+    # What was found broken while it was mounted, or was being resized, says so beside "clean".
+    clean = state & (_CLEAN | _ERRORS) == _CLEAN
     size = os.fstat(fd).st_size
     if clean and size == shape.size:
         return
-    _log.warning("drive_checked", image=image.name, clean=bool(clean))
-    _run("e2fsck", ["-f", "-y", str(image)], _REPAIRED)
+    _log.warning("drive_checked", image=image.name, clean=clean)
+    _run("e2fsck", ["-f", "-y", str(image)], _REPAIRED, fd)
     if size == shape.size:
         return
     if size < shape.size:
-        os.ftruncate(fd, shape.size)
-    with suppress(subprocess.SubprocessError):
+        # A wrong size, until it is done: whoever opens it after we are killed begins again.
+        os.ftruncate(fd, shape.size + _BLOCK)
+    with suppress(subprocess.CalledProcessError):
         # What is in use stays, where it is more than is allowed now.
-        _run("resize2fs", [str(image), f"{shape.size // 1024}K"])
+        _run("resize2fs", [str(image), f"{shape.size // 1024}K"], 0, fd)
         os.ftruncate(fd, shape.size)
 
 
@@ -376,7 +379,8 @@ def _move(old: int, new: int, at: int, count: int) -> int:
     return moved
 
 
-def _run(name: str, arguments: list[str], most: int = 0) -> None:
+def _run(name: str, arguments: list[str], most: int = 0, locked: int | None = None) -> None:
+    """Run a program of e2fsprogs; a locked file stays so until it ends, even if we are killed."""
     program = shutil.which(name, path=_SEARCH)
     if program is None:
         raise FileNotFoundError(errno.ENOENT, f"there is no {name}")
@@ -384,6 +388,7 @@ def _run(name: str, arguments: list[str], most: int = 0) -> None:
         [program, *arguments],
         env={"PATH": _SEARCH},
         stdin=subprocess.DEVNULL,
+        pass_fds=() if locked is None else (locked,),
         capture_output=True,
         timeout=_TOOL_S,
         check=False,

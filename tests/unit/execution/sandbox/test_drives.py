@@ -1,10 +1,14 @@
+import fcntl
 import os
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
+from anyio import to_thread
 
 from intramuros.execution.sandbox import drives as module
 from intramuros.execution.sandbox.base import MIB, Level, Limits, SandboxBusy, SandboxError
@@ -104,6 +108,76 @@ async def test_limits_that_changed_change_it(tmp_path: Path, drives: Drives) -> 
         drive.close()
         assert info.f_blocks * info.f_frsize < 1.2 * megabytes * MIB
         assert info.f_blocks * info.f_frsize > 0.8 * megabytes * MIB
+
+
+def state_of(image: Path) -> int:
+    with image.open("rb") as file:
+        file.seek(module._STATE_AT)
+        return file.read(1)[0]
+
+
+async def test_what_was_found_broken_is_checked(tmp_path: Path, drives: Drives) -> None:
+    image = tmp_path / "a.img"
+    await drives.make(image, SMALL)
+    # Closed, and with errors, as an interrupted resize2fs leaves it, too.
+    module._run("debugfs", ["-w", "-R", "set_super_value state 3", str(image)])
+    assert state_of(image) == 3
+    (await drives.open(image, SMALL)).close()
+    await until(lambda: state_of(image) == 1, 30)
+
+
+async def test_a_kill_before_it_is_resized_is_made_good(
+    tmp_path: Path, drives: Drives, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, larger = tmp_path / "a.img", Shape.of(Limits(disk_bytes=64 * MIB))
+    await drives.make(image, SMALL)
+    run = module._run
+
+    def die(name: str, *more: Any) -> None:
+        if name == "resize2fs":
+            raise MemoryError
+        run(name, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_run", die)
+        with pytest.raises(MemoryError):
+            await drives.open(image, larger)
+    drive = await drives.open(image, larger)
+    info = os.statvfs(drive.root)
+    drive.close()
+    assert info.f_blocks * info.f_frsize > 50 * MIB
+    assert image.stat().st_size == larger.size
+
+
+CHECKER = """#!/bin/sh
+: >"{0}/began"
+until test -e "{0}/go"; do /bin/sleep 0.05; done
+"""
+CHECKED = """
+import os, sys
+from pathlib import Path
+from intramuros.execution.sandbox import drives
+drives._SEARCH = sys.argv[1]
+image = Path(sys.argv[2])
+drives._prepare(os.open(image, os.O_RDWR | os.O_CLOEXEC), image, drives.Shape(1 << 20, 1024))
+"""
+
+
+async def test_what_a_killed_worker_has_checked_is_nobody_elses_until_then(tmp_path: Path) -> None:
+    image, checker = tmp_path / "a.img", tmp_path / "e2fsck"
+    image.write_bytes(bytes(1 << 20))
+    checker.write_text(CHECKER.format(tmp_path))
+    checker.chmod(0o755)
+    with subprocess.Popen([sys.executable, "-c", CHECKED, str(tmp_path), str(image)]) as worker:
+        try:
+            await until((tmp_path / "began").exists, 30)
+        finally:
+            worker.kill()
+    with image.open("r+b") as file:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        (tmp_path / "go").touch()
+        await to_thread.run_sync(fcntl.flock, file, fcntl.LOCK_EX)
 
 
 async def test_room_that_was_used_is_given_back(

@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,30 @@ def test_a_device_lives_as_long_as_it_is_open(image: int, tmp_path: Path) -> Non
             os.sched_yield()
     os.close(device)
     os.close(again)
+
+
+BARE = """
+import os, sys
+from intramuros.execution.sandbox import loops
+files = [os.open(name, os.O_RDWR) for name in sys.argv[1:]]
+for path, device in map(loops.attach, files):
+    os.write(device, b"there")
+    print(path)
+"""
+
+
+def test_a_container_whose_dev_has_no_nodes_gets_them(image: int, tmp_path: Path) -> None:
+    os.close(image)
+    (tmp_path / "second").write_bytes(bytes(1 << 20))
+    names = [str(tmp_path / "image"), str(tmp_path / "second")]
+    # As `docker run --privileged` makes it: what the host had at the start, and nothing later.
+    bare = "mount -t tmpfs none /dev && mknod /dev/loop-control c 10 237 && exec \"$@\""
+    argv = ["unshare", "-m", "sh", "-ec", bare, "sh", sys.executable, "-c", BARE, *names]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(set(done.stdout.split())) == 2
+    for name in names:
+        assert Path(name).read_bytes()[:5] == b"there"
 
 
 def test_what_is_no_file_system_is_not_mounted(image: int) -> None:
