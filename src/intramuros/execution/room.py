@@ -19,6 +19,9 @@ class Reserve:
     memory_bytes: int
     load_per_cpu: float
     """Runnable processes of each processor, over the last minute, at most."""
+    disk_bytes: int = 0
+    disk: Path = Path("/")
+    """Of whose file system: where workspaces lie, which are promised more than there is."""
 
 
 class Room:
@@ -40,6 +43,11 @@ class Room:
                 free = self._free_bytes()
                 if free is not None and free < self._reserve.memory_bytes:
                     return f"{free // 2**20} MiB of memory are free"
+            if self._reserve.disk_bytes:
+                disk = os.statvfs(self._reserve.disk)
+                free = disk.f_bavail * disk.f_frsize
+                if free < self._reserve.disk_bytes:
+                    return f"{free // 2**20} MiB of the disk are free"
             if self._reserve.load_per_cpu:
                 load = float((self._proc / "loadavg").read_text().split()[0]) / self._cpus
                 if load > self._reserve.load_per_cpu:

@@ -184,6 +184,9 @@ class WorkerSettings:
     """Age at which the snapshot of a sleeping session is removed; 0 keeps it."""
     reserve_memory_bytes: int = 256 * 1024**2
     """Memory of the host that stays free: with less, nothing is claimed; 0 asks for none."""
+    reserve_disk_bytes: int = 512 * 1024**2
+    """What stays free where the state directory is: with less, nothing is claimed; 0 asks for none,
+    and sandboxes meet errors, or lose what they wrote, once the disk is full."""
     max_load_per_cpu: float = 0.0
     """Load of each processor above which nothing is claimed; 0 claims at any load."""
     ssh_listen: str | None = None

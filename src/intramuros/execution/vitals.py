@@ -5,13 +5,10 @@ figures as Prometheus reads them. Labels hold names of ours alone, never ids, so
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
-import anyio
-import h11
-from anyio.abc import SocketAttribute, SocketStream
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -24,16 +21,12 @@ from prometheus_client.registry import Collector
 
 from intramuros.execution.figures import PREFIX, Figures
 from intramuros.execution.hands import Hands
-from intramuros.kernel.errors import OperatorError
+from intramuros.execution.listener import Asked, Told, listening
 from intramuros.kernel.service import Stop
 from intramuros.kernel.telemetry import logger
 
 log = logger("vitals")
 
-_ANSWER_S: Final = 5.0
-_MAX_HEAD: Final = 8192
-_AT_ONCE: Final = 16
-_GONE: Final = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError)
 _TEXT: Final = "text/plain; charset=utf-8"
 
 
@@ -150,50 +143,10 @@ class Vitals:
         Raises:
             OperatorError: it cannot listen there.
         """
-        host, port = self._address
-        try:
-            listener = await anyio.create_tcp_listener(local_host=host, local_port=port)
-        except OSError as error:
-            raise OperatorError(
-                f"cannot listen for questions at {host}:{port} ({error.strerror or error})",
-                "choose another --metrics-listen",
-            ) from error
-        attributes: Mapping[Any, Any] = listener.listeners[0].extra_attributes
-        bound = attributes[SocketAttribute.local_address]()
-        log.info("vitals_listen", at=str(bound))
-        limit = anyio.CapacityLimiter(_AT_ONCE)
+        async with listening(self._address, "--metrics-listen", self._told) as bound:
+            log.info("vitals_listen", at=str(bound))
+            yield bound
 
-        async def visit(stream: SocketStream) -> None:
-            async with limit, stream:
-                with suppress(OSError, *_GONE), anyio.move_on_after(_ANSWER_S):
-                    await self._visit(stream)
-
-        async with listener, anyio.create_task_group() as group:
-            group.start_soon(listener.serve, visit)
-            try:
-                yield str(bound[0]), int(bound[1])
-            finally:
-                group.cancel_scope.cancel()
-
-    async def _visit(self, stream: SocketStream) -> None:
-        http = h11.Connection(h11.SERVER, max_incomplete_event_size=_MAX_HEAD)
-        while True:
-            try:
-                event = http.next_event()
-            except h11.RemoteProtocolError:
-                return
-            if event is h11.NEED_DATA:
-                http.receive_data(await stream.receive(_MAX_HEAD))
-                continue
-            if not isinstance(event, h11.Request):
-                return
-            method, target = event.method.decode("ascii"), event.target.decode("ascii")
-            status, kind, body = self.answer(method, target)
-            headers = [
-                ("content-type", kind),
-                ("content-length", str(len(body))),
-                ("connection", "close"),
-            ]
-            head = http.send(h11.Response(status_code=status, headers=headers)) or b""
-            await stream.send(head if method == "HEAD" else head + body)
-            return
+    def _told(self, asked: Asked) -> Told:
+        status, kind, body = self.answer(asked.method, asked.target)
+        return Told(status, body, kind)

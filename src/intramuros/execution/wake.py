@@ -9,16 +9,15 @@ worker also asks now and then by itself.
 import math
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import anyio
-import h11
-from anyio.abc import SocketAttribute, SocketStream
 from standardwebhooks import Webhook
 from standardwebhooks.webhooks import WebhookVerificationError
 
+from intramuros.execution.listener import Asked, Told, listening
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.service import Stop
 from intramuros.kernel.telemetry import logger
@@ -32,12 +31,7 @@ AWAKE_S: Final = 5.0
 # Signatures are good for five minutes either way.
 _REMEMBERED_S: Final = 660.0
 _MAX_REMEMBERED: Final = 10_000
-_MAX_HEAD: Final = 16 * 1024
 _MAX_SECRET_BYTES: Final = 1024
-_ANSWER_S: Final = 5.0
-_AT_ONCE: Final = 16
-_CHUNK: Final = 16 * 1024
-_GONE: Final = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError)
 
 
 class Bell:
@@ -115,65 +109,13 @@ class Doorbell:
         Raises:
             OperatorError: it cannot listen there.
         """
-        host, port = self._address
-        try:
-            listener = await anyio.create_tcp_listener(local_host=host, local_port=port)
-        except OSError as error:
-            raise OperatorError(
-                f"cannot listen for webhooks at {host}:{port} ({error.strerror or error})",
-                "choose another --wake-listen",
-            ) from error
-        attributes: Mapping[Any, Any] = listener.listeners[0].extra_attributes
-        bound = attributes[SocketAttribute.local_address]()
-        log.info("wake_listen", at=str(bound))
-        limit = anyio.CapacityLimiter(_AT_ONCE)
+        at, answer = self._address, self._told
+        async with listening(at, "--wake-listen", answer, MAX_BODY_BYTES) as bound:
+            log.info("wake_listen", at=str(bound))
+            yield bound
 
-        async def visit(stream: SocketStream) -> None:
-            async with limit, stream:
-                with suppress(OSError, *_GONE), anyio.move_on_after(_ANSWER_S):
-                    await self._visit(stream)
-
-        async with listener, anyio.create_task_group() as group:
-            group.start_soon(listener.serve, visit)
-            try:
-                yield str(bound[0]), int(bound[1])
-            finally:
-                group.cancel_scope.cancel()
-
-    async def _visit(self, stream: SocketStream) -> None:
-        http = h11.Connection(h11.SERVER, max_incomplete_event_size=_MAX_HEAD)
-        request: h11.Request | None = None
-        body = bytearray()
-        status = 400
-        try:
-            while True:
-                event = http.next_event()
-                if event is h11.NEED_DATA:
-                    http.receive_data(await stream.receive(_CHUNK))
-                elif isinstance(event, h11.Request):
-                    request = event
-                elif isinstance(event, h11.Data):
-                    body += event.data
-                    if len(body) > MAX_BODY_BYTES:
-                        status = 413
-                        break
-                elif isinstance(event, h11.EndOfMessage) and request is not None:
-                    status = self._judge(request, bytes(body))
-                    break
-                else:
-                    return
-        except h11.RemoteProtocolError:
-            status = 400
-        if http.our_state is not h11.SEND_RESPONSE and http.our_state is not h11.IDLE:
-            return
-        headers = [("content-length", "0"), ("connection", "close")]
-        await stream.send(http.send(h11.Response(status_code=status, headers=headers)) or b"")
-
-    def _judge(self, request: h11.Request, body: bytes) -> int:
-        if request.method != b"POST":
-            return 405
-        headers = {name.decode("ascii"): value.decode("latin-1") for name, value in request.headers}
-        return self.answer(headers, body)
+    def _told(self, asked: Asked) -> Told:
+        return Told(405 if asked.method != "POST" else self.answer(asked.headers, asked.body))
 
 
 def read_secret(file: Path) -> str:

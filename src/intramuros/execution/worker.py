@@ -325,7 +325,14 @@ def _errands(
 
 
 def _room(settings: WorkerSettings) -> Room:
-    return Room(Reserve(settings.reserve_memory_bytes, settings.max_load_per_cpu))
+    return Room(
+        Reserve(
+            settings.reserve_memory_bytes,
+            settings.max_load_per_cpu,
+            settings.reserve_disk_bytes,
+            settings.state_dir,
+        )
+    )
 
 
 def _door(settings: WorkerSettings, bench: Bench) -> Task | None:

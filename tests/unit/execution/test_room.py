@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,15 @@ def test_what_the_kernel_does_not_tell_holds_nobody_up(tmp_path: Path) -> None:
     (tmp_path / "meminfo").write_text("MemTotal: 4096000 kB\n")
     (tmp_path / "loadavg").write_text("")
     assert Room(Reserve(MIB, 1.0), proc=tmp_path).free()
+
+
+def test_a_disk_that_is_nearly_full_takes_no_more(tmp_path: Path) -> None:
+    disk = os.statvfs(tmp_path)
+    free = disk.f_bavail * disk.f_frsize
+    assert Room(Reserve(0, 0, 1, tmp_path)).free()
+    assert Room(Reserve(0, 0, 0, tmp_path)).free()
+    assert "MiB of the disk are free" in str(Room(Reserve(0, 0, 2 * free, tmp_path)).lack())
+    assert Room(Reserve(0, 0, 2**60, tmp_path / "none")).free(), "nobody can tell"
 
 
 def test_this_host_is_looked_at_by_default() -> None:

@@ -15,6 +15,7 @@ import os
 import stat
 import struct
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 # The same numbers on every architecture that came after them.
@@ -69,7 +70,7 @@ def attach(image: int) -> tuple[str, int]:
 
 def _show(path: str, number: int) -> None:
     """Make a device's node where nobody does: a container's own ``/dev`` is not the kernel's."""
-    if not os.path.exists(path):
+    if not Path(path).exists():
         with suppress(FileExistsError):
             os.mknod(path, stat.S_IFBLK | 0o600, os.makedev(_LOOP_MAJOR, number))
 

@@ -59,7 +59,7 @@ def test_a_container_whose_dev_has_no_nodes_gets_them(image: int, tmp_path: Path
     (tmp_path / "second").write_bytes(bytes(1 << 20))
     names = [str(tmp_path / "image"), str(tmp_path / "second")]
     # As `docker run --privileged` makes it: what the host had at the start, and nothing later.
-    bare = "mount -t tmpfs none /dev && mknod /dev/loop-control c 10 237 && exec \"$@\""
+    bare = 'mount -t tmpfs none /dev && mknod /dev/loop-control c 10 237 && exec "$@"'
     argv = ["unshare", "-m", "sh", "-ec", bare, "sh", sys.executable, "-c", BARE, *names]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
