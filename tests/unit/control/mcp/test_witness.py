@@ -1,3 +1,4 @@
+import gzip
 from collections.abc import AsyncIterator
 
 import httpx2
@@ -73,3 +74,16 @@ async def test_a_call_in_a_session_that_is_no_more_is_counted(
     async with httpx2.AsyncClient(transport=witness) as http:
         await http.post("https://h.test/mcp", content=body, headers=headers)
     assert witness.sessions_unknown == counted
+
+
+async def test_a_packed_reply_is_not_unpacked() -> None:
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        assert request.headers["accept-encoding"] == "identity"
+        bomb = gzip.compress(b"x" * 1_000_000)
+        return httpx2.Response(200, content=bomb, headers={"content-encoding": "GZip"})
+
+    witness = Witness(httpx2.MockTransport(answer))
+    async with httpx2.AsyncClient(transport=witness) as http:
+        with pytest.raises(httpx2.ReadError, match="packed"):
+            await http.post("https://h.test/mcp")
+    assert (witness.failures, witness.error) == (1, "the reply is packed")
