@@ -36,8 +36,12 @@ IDLE_S: Final = 300.0
 _BACKOFF_S: Final = 1.0
 _BACKOFF_CAP_S: Final = 30.0
 _END_S: Final = 2 * GRACE_S
+_PING_S: Final = 5.0
 _MAX_ERROR_CHARS: Final = 4000
 _MODE: Final = "auto"
+_GONE: Final = (httpx2.HTTPError, anyio.ClosedResourceError, anyio.BrokenResourceError)
+# Unpacking would turn kilobytes into gigabytes.
+_PLAIN: Final = {"accept-encoding": "identity"}
 
 
 class _Away(Exception):
@@ -91,10 +95,12 @@ class Outside:
             broken = self._broken
             try:
                 return await _called(client, self.server, tool, arguments)
+            except TimeoutError:
+                if not await _lives(client):
+                    self._drop(client, broken)
+                return _late(self.server)
             except _Broken as error:
-                if self._client is client:
-                    self._client = None
-                broken.set()
+                self._drop(client, broken)
                 return _unknown(self.server, str(error))
         except _Away as error:
             return _fault(f"The MCP server {self.server.name!r} cannot be reached: {error}")
@@ -103,6 +109,12 @@ class Outside:
             self._users -= 1
             if self._users == 0:
                 self._free.set()
+
+    def _drop(self, client: Client, broken: anyio.Event) -> None:
+        """Have the next call open a session of its own."""
+        if self._client is client:
+            self._client = None
+        broken.set()
 
     async def _borrow(self) -> Client:
         if self._client is None:
@@ -160,7 +172,10 @@ class Outside:
         timeout = httpx2.Timeout(CONNECT_S, read=self.server.timeout_s + CONNECT_S)
         bounded = _Bounded(httpx2.AsyncHTTPTransport(trust_env=False), self.server.max_bytes)
         async with httpx2.AsyncClient(
-            transport=bounded, headers=dict(self.server.headers), timeout=timeout, trust_env=False
+            transport=bounded,
+            headers={**self.server.headers, **_PLAIN},
+            timeout=timeout,
+            trust_env=False,
         ) as http:
             yield streamable_http_client(
                 self.server.url, http_client=http, max_sse_event_size=self.server.max_bytes
@@ -177,18 +192,17 @@ async def _called(
     """Return what a call brought.
 
     Raises:
+        TimeoutError: nothing became of it in time.
         _Broken: nobody knows what became of it.
     """
     try:
         with anyio.fail_after(server.timeout_s):
             result = await client.call_tool(tool, dict(arguments))
-    except TimeoutError:
-        return _fault(f"The tool did not answer within {server.timeout_s:g} s.")
     except MCPError as error:
         if error.error.code == CONNECTION_CLOSED:
             raise _Broken("its session ended") from error
         return _fault(error.error.message[:_MAX_ERROR_CHARS] or "The MCP server refused the call.")
-    except (httpx2.HTTPError, anyio.ClosedResourceError, anyio.BrokenResourceError) as error:
+    except _GONE as error:
         raise _Broken("the connection broke") from error
     except (ValueError, RuntimeError) as error:
         raise _Broken(f"its answer cannot be read ({type(error).__name__})") from error
@@ -199,6 +213,20 @@ async def _called(
         return _fault(f"The result is longer than {server.max_bytes} bytes.")
     is_error = bool(result.is_error)
     return ToolOutcome(found, is_error) if found else ToolOutcome.text("", is_error=is_error)
+
+
+async def _lives(client: Client) -> bool:
+    """Tell whether a server that is late says anything at all: one that hangs is given up."""
+    answered = False
+    with anyio.move_on_after(_PING_S):
+        try:
+            await client.session.send_ping()
+            answered = True
+        except MCPError as error:
+            answered = error.error.code != CONNECTION_CLOSED  # it may know no such request
+        except Exception as error:  # noqa: BLE001  what it said instead is as good
+            answered = not isinstance(error, _GONE)
+    return answered
 
 
 async def called_inside(
@@ -221,6 +249,8 @@ async def called_inside(
                     done.append(await _called(client, server, tool, arguments))
     except SandboxError:
         raise
+    except TimeoutError:
+        return _late(server)
     except Exception as error:
         if done:
             return done[0]
@@ -260,6 +290,9 @@ class _Bounded(httpx2.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request; an event stream that stays open is bounded by event, others whole."""
         answer = await self._inner.handle_async_request(request)
+        if answer.headers.get("content-encoding", "identity").strip().lower() != "identity":
+            await answer.aclose()
+            raise httpx2.ReadError("the answer is packed, though none was to be")
         stream = answer.stream
         events = answer.headers.get("content-type", "").startswith("text/event-stream")
         if isinstance(stream, httpx2.AsyncByteStream) and not (events and request.method == "GET"):
@@ -286,6 +319,10 @@ class _Counted(httpx2.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self._inner.aclose()
+
+
+def _late(server: Wrapped) -> ToolOutcome:
+    return _fault(f"The tool did not answer within {server.timeout_s:g} s.")
 
 
 def _unknown(server: Wrapped, why: str) -> ToolOutcome:

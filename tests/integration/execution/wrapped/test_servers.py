@@ -1,5 +1,6 @@
 """Wrapped MCP servers: the official SDK's, as programs and over HTTP, and one from PyPI."""
 
+import gzip
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import httpx2
 import pytest
 
 from intramuros.execution.sandbox.base import SandboxSpec
 from intramuros.execution.sandbox.bubblewrap import BubblewrapProvider
 from intramuros.execution.tools.outcomes import ToolOutcome
+from intramuros.execution.wrapped import servers as module
 from intramuros.execution.wrapped.config import Wrapped
 from intramuros.execution.wrapped.servers import Outside, called_inside
 from intramuros.kernel.service import Stop
@@ -78,6 +81,55 @@ async def test_a_long_message_ends_the_session_and_not_the_worker() -> None:
         assert text(await server.call("add", {"a": 1, "b": 1})) == "2"
 
 
+async def test_a_server_that_hangs_is_left_and_one_that_is_slow_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "server.py"
+    script.write_text(TINY)
+    tiny = program(command=(sys.executable, str(script)), timeout_s=1.0)
+    async with kept(program(timeout_s=1.0)) as server:
+        assert text(await server.call("counted", {})) == "1"
+        assert (await server.call("slow", {"seconds": 3})).is_error
+        assert text(await server.call("counted", {})) == "2", "the same process"
+    monkeypatch.setattr(module, "_PING_S", 0.5)
+    async with kept(tiny) as server:
+        assert text(await server.call("counted", {})) == "1"
+        assert "did not answer within 1 s" in text(await server.call("hang", {}))
+        assert text(await server.call("counted", {})) == "1", "another process"
+
+
+async def test_a_server_that_asks_without_end_is_left(tmp_path: Path) -> None:
+    script = tmp_path / "server.py"
+    script.write_text(TINY)
+    async with kept(program(command=(sys.executable, str(script)))) as server:
+        assert "its session ended" in text(await server.call("ask", {}))
+        assert text(await server.call("counted", {})) == "1"
+
+
+async def test_what_is_packed_is_not_unpacked() -> None:
+    asked: list[str] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        asked.append(request.headers["accept-encoding"])
+        bomb = gzip.compress(b"x" * 1_000_000)
+        return httpx2.Response(200, content=bomb, headers={"content-encoding": "GZIP"})
+
+    class Pretended(httpx2.AsyncHTTPTransport):
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+            return answer(request)
+
+    web = Wrapped("web", {}, url="http://127.0.0.1:1/mcp")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(httpx2, "AsyncHTTPTransport", Pretended)
+        async with kept(web) as server:
+            assert "cannot be reached" in text(await server.call("add", {}))
+    assert set(asked) == {"identity"}
+    transport = module._Bounded(httpx2.MockTransport(answer), 1000)
+    async with httpx2.AsyncClient(transport=transport) as http:
+        with pytest.raises(httpx2.ReadError, match="packed"):
+            await http.get("http://web/")
+
+
 async def test_a_server_that_is_not_there_is_said_to_and_not_hammered(tmp_path: Path) -> None:
     for gone in (
         program(command=(str(tmp_path / "none"),)),
@@ -117,7 +169,7 @@ async def test_in_a_sandbox_each_call_is_a_process_of_its_own(
 
 # The host's interpreter has no MCP SDK inside a sandbox, so this one speaks the protocol by hand.
 TINY = """
-import json, os, sys
+import json, os, sys, time
 count = 0
 for line in sys.stdin:
     asked = json.loads(line)
@@ -134,6 +186,10 @@ for line in sys.stdin:
         name = asked["params"]["name"]
         if name == "crash":
             os._exit(1)
+        if name == "hang":
+            time.sleep(100)
+        while name == "ask":
+            print(json.dumps({"jsonrpc": "2.0", "id": "q", "method": "ping"}))
         if name == "flood":
             sys.stdout.write("x" * 10_000_000)
             sys.stdout.flush()
