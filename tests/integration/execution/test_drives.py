@@ -116,7 +116,7 @@ async def test_nothing_is_mounted_on_the_host_and_nothing_stays_attached(
 
 
 async def test_one_that_cannot_be_made_gives_its_drive_back(
-    provider: BubblewrapProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    provider: BubblewrapProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if provider.capabilities.disk_quota != "hard":
         pytest.skip("no hard quota here")
@@ -128,9 +128,9 @@ async def test_one_that_cannot_be_made_gives_its_drive_back(
         patch.setattr(BubblewrapProvider, "_make_group", refuse)
         with pytest.raises(OSError, match="Cannot allocate"):
             await provider.create(SMALL, name_of())
-    images = list(tmp_path.rglob(f"{name_of()}.img"))
-    assert len(images) == 1
-    await until(lambda: not attached(images[0]), 10)
+    image = provider._state / "workspaces" / f"{name_of()}.img"
+    assert image.exists()
+    await until(lambda: not attached(image), 30)
     assert provider._uids == {}
     sandbox = await provider.create(SMALL, name_of())
     assert await said(sandbox, "echo on") == "on"

@@ -163,12 +163,16 @@ drives._prepare(os.open(image, os.O_RDWR | os.O_CLOEXEC), image, drives.Shape(1 
 """
 
 
+def checking(*arguments: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", CHECKED, *map(str, arguments)])
+
+
 async def test_what_a_killed_worker_has_checked_is_nobody_elses_until_then(tmp_path: Path) -> None:
     image, checker = tmp_path / "a.img", tmp_path / "e2fsck"
     image.write_bytes(bytes(1 << 20))
     checker.write_text(CHECKER.format(tmp_path))
     checker.chmod(0o755)
-    with subprocess.Popen([sys.executable, "-c", CHECKED, str(tmp_path), str(image)]) as worker:
+    with checking(tmp_path, image) as worker:
         try:
             await until((tmp_path / "began").exists, 30)
         finally:
