@@ -421,9 +421,25 @@ class WorkerSettings:
         )
 
     def _mount(self, text: str) -> Mount:
-        mount = parse_mount(text, self.environment_key_file)
+        mount = parse_mount(text, self._hidden())
         check_source(mount.source, self.state_dir)
         return mount
+
+    def _hidden(self) -> tuple[Path | None, ...]:
+        """Return the files that hold credentials, or say what the worker may do."""
+        return (
+            self.environment_key_file,
+            self.proxy_credentials_file,
+            self.egress_proxy_credentials_file,
+            self.search_key_file,
+            self.image_auth_file,
+            self.snapshot_key_file,
+            self.wake_secret_file,
+            self.mcp_servers,
+            self.ssh_trust,
+            self.outflow_policy,
+            self.audit_file,
+        )
 
     def audit_path(self) -> Path:
         """Return where the audit file is."""

@@ -1,6 +1,7 @@
 """What an operator shows sandboxes of his host: mounts, and variables of their environment."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -16,11 +17,11 @@ _TAKEN: Final = frozenset({"HOME", "LOGNAME", "PATH", "PWD", "SHELL", "USER"})
 _TARGET: Final = re.compile(r"/[^\0:]+")
 
 
-def parse_mount(text: str, secret_file: Path) -> Mount:
+def parse_mount(text: str, hidden: Iterable[Path | None]) -> Mount:
     """Parse ``source:target[:ro|:rw]``.
 
     Args:
-        secret_file: a file that no mount may show.
+        hidden: files that no mount may show, where there are such.
 
     Raises:
         OperatorError: it has another form, or would show what no sandbox may see.
@@ -36,12 +37,23 @@ def parse_mount(text: str, secret_file: Path) -> Mount:
         raise OperatorError(
             f"mount source {parts[0]!r} does not exist", "name an existing absolute path"
         )
-    if secret_file.resolve().is_relative_to(source.resolve()):
-        raise OperatorError(
-            f"mount {text!r} would show the environment key to the sandbox",
-            "keep the key file outside of every mounted directory",
-        )
+    check_hidden(source, hidden)
     return Mount(source, target, read_only=mode == "ro")
+
+
+def check_hidden(source: Path, hidden: Iterable[Path | None]) -> None:
+    """Refuse to show what is the worker's own.
+
+    Raises:
+        OperatorError: the source holds one of the files.
+    """
+    place = source.resolve()
+    for file in hidden:
+        if file is not None and file.resolve().is_relative_to(place):
+            raise OperatorError(
+                f"mount source {source} would show {file} to sandboxes",
+                "keep the worker's keys and settings outside of every mounted directory",
+            )
 
 
 def check_source(source: Path, state_dir: Path) -> None:

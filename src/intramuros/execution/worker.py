@@ -53,6 +53,7 @@ from intramuros.execution.snapshots.sleeper import Sleeper
 from intramuros.execution.snapshots.sleeper import Terms as SleepTerms
 from intramuros.execution.status import Board
 from intramuros.execution.terms import Terms
+from intramuros.execution.visible import check_hidden
 from intramuros.execution.vitals import Sources, Tally, Vitals
 from intramuros.execution.wake import Bell, Doorbell, read_secret
 from intramuros.execution.web.client import WebCallClient
@@ -110,7 +111,7 @@ async def serve_worker(
         gate = _gate(settings)
         server = settings.server()
         known = [key, *(server.proxy.secrets() if server.proxy else ()), *wrapping.secrets]
-        gate.learn("worker", known)
+        gate.learn("worker", [*known, *_wake_secret(settings)])
         record = Record(settings.audit_path(), clock)
         stack.callback(record.close)
         await _start_provider(provider, stack)
@@ -177,7 +178,10 @@ def _tools(
     """Return the tools that agents declare, and what keeps those of MCP servers."""
     plugged = load_tools(settings.custom_tools, entry_points(group=TOOL_ENTRY_POINTS))
     taken = [*SANDBOX_TOOLS, *SERVER_TOOLS, *plugged]
-    wrapping = Wrapping(read_servers(settings.mcp_servers, taken), clock)
+    servers = read_servers(settings.mcp_servers, taken)
+    for mount in settings.spec().mounts:
+        check_hidden(mount.source, [file for server in servers for file in server.files])
+    wrapping = Wrapping(servers, clock)
     return {**plugged, **wrapping.tools}, wrapping
 
 
@@ -275,14 +279,20 @@ async def _run(
         await run_service(tasks, drain_s=settings.drain_s, stop=finished)
 
 
+def _wake_secret(settings: WorkerSettings) -> list[str]:
+    file = settings.wake_secret_file
+    return [] if file is None else [read_secret(file)]
+
+
 def _doorbell(settings: WorkerSettings, poller: Poller, clock: Clock) -> dict[str, Task]:
     """Return what wakes the poll loop, if it is to sleep at all."""
     at = local_port(settings.wake_listen, "wake_listen")
-    if at is None or settings.wake_secret_file is None:
+    if at is None:
         return {}
+    (secret,) = _wake_secret(settings)
     bell = Bell(clock, settings.wake_poll_s)
     poller.asleep = bell.sleep
-    return {"wake": Doorbell(at, read_secret(settings.wake_secret_file), bell, clock).serve}
+    return {"wake": Doorbell(at, secret, bell, clock).serve}
 
 
 def _beside(settings: WorkerSettings, parts: _Parts, board: Board) -> dict[str, Task]:

@@ -7,7 +7,6 @@ import pytest
 from intramuros.execution.egress.limits import EgressLimits
 from intramuros.execution.egress.registries import REGISTRIES
 from intramuros.execution.settings import WorkerSettings
-from intramuros.execution.visible import parse_mount
 from intramuros.kernel.config import load
 from intramuros.kernel.errors import OperatorError
 
@@ -62,7 +61,7 @@ def test_the_key_is_not_sent_in_the_clear_unless_asked_for(
         ({"lease_ttl_s": 0}, "lease_ttl_s"),
         ({"mounts": ("nonsense",)}, "malformed"),
         ({"mounts": ("/etc:/mnt/etc",)}, "belongs to the host"),
-        ({"mounts": ("/:/mnt/all",)}, "environment key"),
+        ({"mounts": ("/:/mnt/all",)}, "would show"),
         ({"mounts": ("/dev/shm:/mnt/shm",)}, "belongs to the host"),
         ({"mounts": ("/proc/self:/mnt/self",)}, "belongs to the host"),
         ({"image": "oci:/x", "rootfs": Path("/srv")}, "both set"),
@@ -86,7 +85,7 @@ def test_the_worker_s_own_state_is_never_mounted(settings: WorkerSettings) -> No
     workspaces.mkdir(parents=True)
     for place in (settings.state_dir, workspaces, settings.state_dir.parent):
         mounts = (f"{place}:/mnt/x",)
-        with pytest.raises(OperatorError, match=r"worker's state|environment key"):
+        with pytest.raises(OperatorError, match="would show"):
             replace(settings, mounts=mounts).checked()
 
 
@@ -109,12 +108,28 @@ def test_mounts_are_read_only_unless_they_say_otherwise(
     ]
 
 
-def test_no_mount_may_show_the_key(settings: WorkerSettings, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "environment_key_file", "proxy_credentials_file", "egress_proxy_credentials_file",
+        "search_key_file", "image_auth_file", "snapshot_key_file", "wake_secret_file",
+        "mcp_servers", "ssh_trust", "outflow_policy", "audit_file",
+    ],
+)  # fmt: skip
+def test_no_mount_may_show_what_is_the_workers(
+    settings: WorkerSettings, tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / "more"
+    folder.mkdir()
+    (folder / "file").write_text("")
     link = tmp_path / "link"
-    link.symlink_to(settings.environment_key_file.parent)
-    for source in (settings.environment_key_file, tmp_path, link):
-        with pytest.raises(OperatorError, match="environment key"):
-            parse_mount(f"{source}:/data", settings.environment_key_file)
+    link.symlink_to(folder)
+    given: dict[str, Any] = {name: folder / "file"}
+    for source in (folder / "file", folder, link):
+        with pytest.raises(OperatorError, match="would show"):
+            replace(settings, mounts=(f"{source}:/data",), **given).spec()
+    (tmp_path / "data").mkdir()
+    assert replace(settings, mounts=(f"{tmp_path / 'data'}:/data",), **given).spec().mounts
 
 
 def test_the_key_is_read_without_its_newline(settings: WorkerSettings) -> None:

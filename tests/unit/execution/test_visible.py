@@ -13,13 +13,13 @@ from intramuros.kernel.errors import OperatorError
 )
 def test_malformed_mounts_are_refused(text: str) -> None:
     with pytest.raises(OperatorError):
-        parse_mount(text, Path("/nonexistent/key"))
+        parse_mount(text, [Path("/nonexistent/key"), None])
 
 
 @given(text=st.text(max_size=40))
 def test_any_mount_text_is_parsed_or_refused(text: str) -> None:
     try:
-        mount = parse_mount(text, Path("/nonexistent/key"))
+        mount = parse_mount(text, [Path("/nonexistent/key"), None])
     except OperatorError:
         return
     assert mount.source.is_absolute()

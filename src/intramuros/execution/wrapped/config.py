@@ -49,6 +49,8 @@ class Wrapped:
     variables: Mapping[str, str] = field(default_factory=dict, repr=False)
     secrets: tuple[str, ...] = field(default=(), repr=False)
     """What of those came from files."""
+    files: tuple[Path, ...] = ()
+    """Where those lie."""
     timeout_s: float = _TIMEOUT_S
     max_bytes: int = _MAX_RESULT_BYTES
     """Of one message of the server's."""
@@ -120,6 +122,7 @@ def _server(name: object, raw: object, folder: Path) -> Wrapped:
         headers,
         _texts(f"{name}.variables", said.get("variables"), _VARIABLE) | secrets,
         tuple(_known(value) for value in (*headers.values(), *secrets.values())),
+        tuple(folder / path for path in (*header_files.values(), *variable_files.values())),
         _number(name, "timeout_s", said.get("timeout_s", _TIMEOUT_S), 3600),
         int(_number(name, "max_bytes", said.get("max_bytes", _MAX_RESULT_BYTES), 31 << 20)),
     )

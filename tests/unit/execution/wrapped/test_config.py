@@ -46,6 +46,8 @@ def test_servers_are_read_with_their_credentials(tmp_path: Path) -> None:
     assert (bank.tools, bank.timeout_s) == ({"bank_query": "query"}, 5)
     assert bank.headers == {"Authorization": "Bearer s3cret-token"}
     assert bank.secrets == ("s3cret-token",)
+    assert bank.files == sql.files == (tmp_path / "token",)
+    assert notes.files == ()
     assert notes == Wrapped("notes", {"note": "note"}, None, ("notes",), inside=True)
     assert sql.variables == {"MODE": "ro", "TOKEN": "Bearer s3cret-token"}
     assert all("s3cret" not in repr(one) for one in (bank, notes, sql))
