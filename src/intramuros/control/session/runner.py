@@ -62,7 +62,7 @@ class Runner:
     """The loop of a server process.
 
     Args:
-        holder: this process's name in the lease table, for people.
+        holder: this process's name in the lease table, for people; the runner adds to it.
     """
 
     def __init__(
@@ -76,7 +76,8 @@ class Runner:
         self._desk = desk
         self._performer = performer
         self._ids = ids
-        self._holder = holder
+        # Two processes may have one name; what a runner leaves behind is found by its own.
+        self._holder = f"{holder}/{ids.random(4).hex()}"
         self._settings = settings or RunnerSettings()
         self._memory = Memory(MEMORY_ROWS)
         self._slots = anyio.Semaphore(self._settings.concurrency)
@@ -84,13 +85,17 @@ class Runner:
 
     async def run(self, stop: Stop) -> None:
         """Claim and drive turns until a stop is asked for; then let the held ones go."""
-        async with anyio.create_task_group() as turns:
-            self._open = _Open(turns, stop, contextvars.copy_context())
-            try:
-                await self._serve(turns, stop)
-                await self._settled()
-            finally:
-                self._open = None
+        try:
+            async with anyio.create_task_group() as turns:
+                self._open = _Open(turns, stop, contextvars.copy_context())
+                try:
+                    await self._serve(turns, stop)
+                    await self._settled()
+                finally:
+                    self._open = None
+        finally:
+            with anyio.move_on_after(_FAREWELL_S, shield=True):
+                await self._let_go()
 
     async def _serve(self, turns: TaskGroup, stop: Stop) -> None:
         with self._performer.hub.subscribe(TURN_TOPIC, whispers=False, news=False) as hints:
@@ -118,6 +123,25 @@ class Runner:
             await self._desk.db.write(lambda _: None)
         except Unavailable as error:
             log.info("turns_unsettled", error=repr(error))
+
+    async def _let_go(self) -> None:
+        """Give back what was begun in a commit that nobody here has heard of yet.
+
+        The transaction is alone, so whatever began a turn before it is over. Others need not wait
+        until such a turn's lease lapses.
+        """
+        now_us = self._desk.now_us()
+
+        def work(tx: Tx) -> list[str]:
+            return leases.release(tx, leases.TURNS, self._holder, now_us)
+
+        try:
+            left = await self._desk.db.write(work)
+        except Unavailable as error:
+            log.info("turns_not_given_back", error=repr(error))
+        else:
+            if left:
+                log.info("turns_given_back", sessions=left)
 
     def begin(self, tx: Tx, held: Held, written: Sequence[Record]) -> Opening | None:
         """Claim a session that an input has just made due, if this process can act at once.
@@ -150,7 +174,8 @@ class Runner:
             self._memory.keep(opening.view)
             return
         if self._open is None:
-            log.info("turn_left", session=opening.lease.key)  # the lease lapses
+            # It was given back, or is about to be, by whoever ended the runner.
+            log.info("turn_left", session=opening.lease.key)
             return
         try:
             self._slots.acquire_nowait()

@@ -182,6 +182,21 @@ def reap(tx: Tx, queue: str, now_us: int) -> list[str]:
     return keys
 
 
+def release(tx: Tx, queue: str, holder: str, now_us: int) -> list[str]:
+    """Make every claim of a holder claimable again and return the keys.
+
+    For a holder that ends, and whose name nobody else bears.
+    """
+    whose = (
+        leases.c.queue == queue,
+        leases.c.holder == holder,
+        leases.c.state.in_(_HOLDING),
+    )
+    left = {"state": READY, "available_us": now_us, "holder": None, "expires_us": None}
+    changed = update(leases).where(*whose).values(**left).returning(leases.c.key)
+    return list(tx.execute(changed).scalars())
+
+
 def has_expired(tx: Tx, queue: str, now_us: int) -> bool:
     """Tell whether :func:`reap` would find something; cheap, for use before it."""
     return bool(tx.run(_HAS_EXPIRED, {"of_queue": queue, "now_us": now_us}).scalar())

@@ -17,11 +17,13 @@ from intramuros.control.session.journal import NotBegun
 from intramuros.control.session.opening import Opening, opened
 from intramuros.control.session.state import initial
 from intramuros.control.session.view import View
+from intramuros.control.store import db as db_module
 from intramuros.control.store import events, leases, tables
 from intramuros.control.store.db import Tx
 from intramuros.control.store.leases import Lease
 from intramuros.control.store.records import Draft, Record
 from intramuros.kernel.errors import Unavailable
+from intramuros.kernel.service import Stop
 from intramuros.protocol.events import INBOUND
 from tests.fakes.loop import ASK, CUSTOM, agent, mcp_toolset, text, use, uses
 from tests.integration.control.session.rig import PRINCIPAL, Rig, types
@@ -311,3 +313,89 @@ async def test_slots_come_back(rig: Rig) -> None:
             state = await rig.until(session, lambda s, old=call: s.announced not in ((), (old,)))
             (call,) = state.announced
             await until(lambda: rig.runner._slots.value == free)
+
+
+LATE: ContextVar[bool] = ContextVar("LATE", default=False)
+
+
+async def test_a_turn_that_is_durable_before_the_runner_ends_and_told_behind_it_is_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    durable, heard, ended = anyio.Event(), anyio.Event(), anyio.Event()
+
+    async def answer(job: Any) -> Any:
+        """What the store does, but that some are slow to hear what they wrote."""
+        result, hooks = await db_module._wait(job.done)
+        if LATE.get() and hooks:
+            durable.set()
+            await heard.wait()
+        for hook in hooks:
+            hook()
+        return result
+
+    monkeypatch.setattr(db_module, "_answer", answer)
+    # Its lease must not lapse while anybody looks.
+    settings = replace(QUICK, drive=replace(QUICK.drive, lease_s=3_600.0))
+    rig, other = (
+        Rig(tmp_path / "log.db", settings=settings, fresh=fresh) for fresh in (True, False)
+    )
+    stop = Stop()
+
+    async def run() -> None:
+        await rig.runner.run(stop)
+        ended.set()
+
+    async def send_late() -> None:
+        LATE.set(True)
+        await rig.send(session, result(call))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(run)
+        session, call = await asked(rig)
+        group.start_soon(send_late)
+        with anyio.fail_after(60):
+            await durable.wait()
+            assert (await rig.lease(session)).state == "held"
+            stop.request()
+            await ended.wait()
+        lease = await rig.lease(session)
+        assert (lease.state, lease.holder, lease.epoch) == ("ready", None, 2)
+        assert lease.available_us <= rig.desk.now_us()
+        heard.set()
+    assert len(rig.model.requests) == 1, "it begins nothing any more"
+    other.model.answers.append(text("sunny"))
+    async with other.running():
+        await other.idle(session)
+    assert (await other.lease(session)).epoch == 3
+    for each in (rig, other):
+        each.db.close()
+
+
+async def test_a_runner_that_ends_leaves_others_turns_alone(tmp_path: Path) -> None:
+    rig, other = (
+        Rig(tmp_path / "log.db", settings=QUICK, fresh=fresh) for fresh in (True, False)
+    )  # of one name
+    session = await rig.create(agent())
+    asks, ends = anyio.Event(), anyio.Event()
+
+    async def think(_: ModelRequest) -> ModelReply:
+        asks.set()
+        await ends.wait()
+        return text("hi")
+
+    rig.model.answers.append(think)
+    async with rig.running():
+        await rig.say(session)
+        with anyio.fail_after(60):
+            await asks.wait()
+        held = await rig.lease(session)
+        stop = Stop()
+        stop.request()
+        await other.runner.run(stop)
+        kept = await rig.lease(session)
+        assert (kept.state, kept.epoch, kept.holder) == ("held", held.epoch, held.holder)
+        ends.set()
+        await rig.idle(session)
+    assert len(rig.model.requests) == 1
+    for each in (rig, other):
+        each.db.close()

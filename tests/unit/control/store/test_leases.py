@@ -119,6 +119,27 @@ def test_a_beat_keeps_a_claim_from_being_reaped(tx: Tx) -> None:
     assert leases.reap(tx, Q, 4 * SECOND) == []
 
 
+def test_a_holder_that_ends_gives_back_all_its_claims_and_nobody_elses(tx: Tx) -> None:
+    for key in KEYS:
+        leases.offer(tx, Q, key, 10)
+    mine = [leases.claim(tx, Q, "me", 11, SECOND) for _ in range(2)]
+    yours = leases.claim(tx, Q, "you", 11, SECOND)
+    leases.offer(tx, Q, "b", 12)  # while it is held
+    leases.offer(tx, leases.DREAMS, "d", 10)
+    dream = leases.claim(tx, leases.DREAMS, "me", 11, SECOND)
+    assert sorted(leases.release(tx, Q, "me", 13)) == ["a", "b"]
+    assert leases.release(tx, Q, "me", 13) == []
+    for lease in mine:
+        assert lease is not None
+        with pytest.raises(LostLease):
+            leases.beat(tx, lease, 20)
+    for lease in (yours, dream):
+        assert lease is not None
+        leases.beat(tx, lease, 20)
+    again = [leases.claim(tx, Q, "you", 13, SECOND) for _ in range(3)]
+    assert [lease and (lease.key, lease.epoch) for lease in again] == [("a", 2), ("b", 2), None]
+
+
 def test_a_dropped_key_loses_its_holder(tx: Tx) -> None:
     leases.offer(tx, Q, "a", 0)
     lease = leases.claim(tx, Q, "me", 0, SECOND)
