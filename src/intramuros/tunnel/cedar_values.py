@@ -54,6 +54,9 @@ def cedar_record(arguments: Mapping[str, object]) -> dict[str, object]:
 def _record(value: Mapping[str, object], room: _Room, depth: int) -> dict[str, object]:
     if not _RESERVED.isdisjoint(value):
         raise Unjudgeable("the arguments have a member that Cedar gives another meaning")
+    if len({key.casefold() for key in value}) < len(value):
+        # Some servers take the last of them for either; a policy would look at one.
+        raise Unjudgeable("the arguments have two members that differ by case alone")
     return {_text(key, room): _value(item, room, depth + 1) for key, item in value.items()}
 
 

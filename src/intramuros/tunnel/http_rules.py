@@ -95,6 +95,8 @@ def check_request(method: bytes, target: bytes, headers: Headers, host: str) -> 
     codings = [value for name, value in headers if name == b"transfer-encoding"]
     if len(lengths) > 1 or (lengths and codings) or codings not in ([], [b"chunked"]):
         raise BadRequest("malformed_request", "the body's length is ambiguous")
+    if sum(name == b"content-type" for name, _ in headers) > 1:
+        raise BadRequest("malformed_request", "the body's type is ambiguous")
     if any(name == b"content-encoding" and value != b"identity" for name, value in headers):
         # The record says what the body asks for, so it must be readable without unpacking a bomb.
         raise BadRequest("encoding_refused", "request bodies come unpacked", 415)

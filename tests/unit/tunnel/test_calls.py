@@ -28,6 +28,7 @@ def test_a_tool_call_names_its_tool() -> None:
         ({"method": "x", "params": [1]}, {"method": "x"}),
         # What a server looks at is on record, not what stands beside it.
         ({"method": "resources/read", "params": {"name": "n", "uri": "a:b"}}, {"name": "a:b"}),
+        ({"method": "resources/subscribe", "params": {"name": "n", "uri": "a:b"}}, {"name": "a:b"}),
         ({"method": "tools/call", "params": {"name": "n", "uri": "a:b"}}, {"name": "n"}),
         (
             {"method": "tools/call", "params": {"_meta": {"name": "other"}, "name": "n"}},
@@ -73,11 +74,60 @@ def test_what_is_no_json_has_no_calls() -> None:
         b'{"method":"tools/call","param\xc5\xbf":{"name":"b"}}',
         b'{"method":"tools/call","params":{"name":"a","Name":"b"}}',
         b'{"method":"resources/read","params":{"uri":"a:b","URI":"a:c"}}',
+        b'{"method":"tools/call","params":{"name":"a","arguments":["b"]}}',
+        b'{"method":"tools/call","params":{"name":"a","arguments":"{}"}}',
+        b'{"id":1,"method":"ping","result":{}}',
+        b'\xef\xbb\xbf{"method":"ping"}',
+        '{"method":"ping"}'.encode("utf-16"),
+        '{"method":"ping"}'.encode("utf-16-be"),
+        '{"method":"ping"}'.encode("utf-32-le"),
+        b'{"method":"ping","x":"\xed\xa0\x80"}',
     ],
 )
 def test_t32_what_two_parsers_might_read_differently_is_refused(body: bytes) -> None:
     with pytest.raises(BadRequest):
         summarise(body, JSON)
+
+
+@pytest.mark.parametrize("start", [b"\xef\xbb\xbf", b"\0", b"\xff\xfe", b"\xc2\xa0", b" \x0b"])
+def test_t32_what_stands_before_json_hides_it_under_no_other_name(start: bytes) -> None:
+    body = start + call(name="drop")
+    with pytest.raises(BadRequest):
+        summarise(body, b"text/plain")
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        b"application/json; charset=utf-7",
+        b'application/json;CHARSET = "UTF-16"',
+        b"application/json; charset=utf-8; charset=utf-7",
+        b"application/json; charset*=utf-8''utf-7",
+        b"application/json; charset=iso-8859-1",
+        b"application/json; charset=",
+    ],
+)
+def test_t32_json_in_another_charset_is_refused(content_type: bytes) -> None:
+    # In UTF-7, which many servers take, "+AG0-" is the letter m.
+    body = b'{"method":"ping","+AG0-ethod":"tools/call","params":{"name":"drop"}}'
+    with pytest.raises(BadRequest) as caught:
+        summarise(body, content_type)
+    assert (caught.value.code, caught.value.status) == ("encoding_refused", 415)
+
+
+def test_t32_other_text_may_be_in_any_charset_that_keeps_ascii() -> None:
+    form = b"grant_type=client_credentials"
+    for charset in (b"utf-8", b"ISO-8859-15", b'"us-ascii"', b"windows-1252"):
+        assert (
+            summarise(form, b"application/x-www-form-urlencoded; charset=" + charset) == Summary()
+        )
+    with pytest.raises(BadRequest):
+        summarise(b"+AHs-", b"text/plain; charset=utf-7")
+    for content_type in (
+        b"application/json;charset=utf-8",
+        b'application/json; charset="UTF8" ; q=1',
+    ):
+        assert summarise(b'{"method":"ping"}', content_type).method == "ping"
 
 
 def call(**params: object) -> bytes:
@@ -98,6 +148,15 @@ def call(**params: object) -> bytes:
         (b"", {"mcp-method": "tools/call"}),
         (b"", {"mcp-name": "find"}),
         (b'{"method":"x","params":{"a":"b"}}', {"mcp-name": "c"}),
+        (
+            b'{"method":"resources/subscribe","params":{"name":"n","uri":"a:b"}}',
+            {"mcp-name": "n"},
+        ),
+        (call(name="find", arguments={"path": "/ok"}), {"mcp-param-path": "/etc"}),
+        (call(name="find", arguments={"path": "/ok", "note": "/etc"}), {"mcp-param-path": "/etc"}),
+        (call(name="find", arguments={"path": "/ok"}), {"mcp-param-other": "/etc"}),
+        (call(name="find"), {"mcp-param-path": ""}),
+        (b"", {"mcp-param-path": "/etc"}),
     ],
 )
 def test_t32_headers_that_say_another_thing_than_the_body_are_refused(
@@ -108,6 +167,24 @@ def test_t32_headers_that_say_another_thing_than_the_body_are_refused(
         check_mirrored(summarise(body, JSON), pairs)
     assert caught.value.code == "header_mismatch"
     assert caught.value.status == 400
+
+
+def test_t32_headers_that_repeat_arguments_pass_once() -> None:
+    arguments = {"Region": "eu", "deep": [{"count": 5, "on": True}], "half": 0.5, "none": None}
+    found = summarise(call(name="find", arguments=arguments), JSON)
+    wrapped = b"=?base64?" + base64.b64encode(b"eu") + b"?="
+    for name, value in (
+        (b"mcp-param-region", b"eu"),
+        (b"mcp-param-region", wrapped),
+        (b"mcp-param-count", b"5"),
+        (b"mcp-param-elsewhere", b"true"),
+        (b"mcp-param-half", b"0.5"),
+    ):
+        check_mirrored(found, [(name, value)])
+        with pytest.raises(BadRequest):
+            check_mirrored(found, [(name, value)] * 2)
+        with pytest.raises(BadRequest):
+            check_mirrored(found, [(name, value + b"x")])
 
 
 def test_t32_headers_that_repeat_the_body_pass_once() -> None:

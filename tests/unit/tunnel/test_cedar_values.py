@@ -46,6 +46,8 @@ def test_values_keep_what_a_policy_must_see(given_: Any, told: Any) -> None:
         {"x": "a" * (MAX_CHARS + 1)},
         {"x": [0] * 20_000},
         {"x": object()},
+        {"path": "/srv/shared/a", "Path": "/etc/shadow"},
+        {"x": [{"stra\u00dfe": 1, "STRASSE": 2}]},
     ],
 )
 def test_what_cedar_cannot_hold_is_not_judged(arguments: dict[str, object]) -> None:

@@ -63,6 +63,7 @@ def test_too_many_headers() -> None:
             400,
         ),
         (b"POST", b"/", [*GOOD, (b"content-length", b"3"), (b"content-length", b"3")], 400),
+        (b"POST", b"/", [*GOOD, (b"content-type", b"a/b"), (b"content-type", b"a/c")], 400),
         (b"POST", b"/", [*GOOD, (b"transfer-encoding", b"gzip, chunked")], 400),
         (b"GET", b"/", [*GOOD, (b"upgrade", b"websocket")], 400),
     ],
