@@ -107,8 +107,9 @@ async def test_t06_paused_downloads_hold_their_windows_and_nothing_more(tmp_path
                 await anyio.sleep(0.5)
                 after_s = await p50(client)
                 grown = rss_mib(edge.running, gateway) - before
-    # 1,600 MB wait to be read. The goal is 8 * 2 + 16 MiB; see docs/reference/tunnel-tests.toml.
-    assert grown <= 8 * 8
+    # 1,600 MB wait to be read. Each reader has a window of 1 MiB, and buffers on both sides of it:
+    # 25 to 29 MiB in all where 8 * 2 + 16 are promised. The rest is what allocators keep.
+    assert grown <= 8 * 2 + 16 + 8
     # Others share the machine; the bound is wide, and a stream that waits exceeds it by far.
     assert after_s <= 3 * before_s + 0.1
 
