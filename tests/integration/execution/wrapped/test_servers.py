@@ -23,7 +23,7 @@ from intramuros.kernel.timing import SystemClock
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
-PROGRAM = Path(__file__).parents[3] / "fakes" / "mcp_program.py"
+PROGRAM = Path(__file__).parents[3] / "fakes" / "mcp_sdk_program.py"
 COMMAND = (sys.executable, str(PROGRAM))
 
 
