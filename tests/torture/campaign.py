@@ -24,7 +24,9 @@ from tests.torture.world import Shape, World, running
 # What may still come after the last fault: leases run out (of a worker that died before its first
 # heartbeat after 100 s), failed turns pause, requests are tried again.
 GRACE_S = 150.0
-REST_S = 40.0
+# A worker that found no server for long asks again within a minute, and lets go of sessions that
+# nobody uses some seconds later, a few at a time.
+REST_S = 110.0
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,11 @@
 """Reads what a world left: the database, the files, the processes, and the API while it lives."""
 
 import os
+import re
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePath
 from typing import Any
 
 import anyio
@@ -25,6 +28,7 @@ from tests.torture.journal import entries
 from tests.torture.world import BETA, LOOPBACK, World
 
 INSIDE_BYTES = 1 << 20
+_OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 async def told_by_api(world: World) -> dict[str, list[dict[str, Any]]]:
@@ -134,20 +138,53 @@ def _inside(world: World) -> dict[str, str]:
     return found
 
 
-def processes_of(mark: Path) -> list[str]:
-    """Return the processes whose command names a directory, this one apart."""
+def processes_of(home: Path) -> list[str]:
+    """Return the processes whose command or mounts name a directory, this one apart.
+
+    What runs in a sandbox says nothing of it in its command, but sees a part of it.
+    """
+    inside = _place(home)
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
+            with suppress(OSError):
                 line = (
                     (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                 )
-            except OSError:
-                continue
-            if str(mark) in line:
-                found.append(f"{entry.name} {line[:300]}")
+                if str(home) in line or any(map(inside, _mounts(entry))):
+                    found.append(f"{entry.name} {line[:300]}")
     return found
+
+
+@dataclass(frozen=True)
+class _Mount:
+    """A line of ``mountinfo``: a part of a file system, and where it is seen."""
+
+    device: str
+    part: PurePath
+    seen_at: PurePath
+
+
+def _mounts(process: Path) -> list[_Mount]:
+    lines = (process / "mountinfo").read_text(errors="replace").splitlines()
+    fields = ([_OCTAL.sub(_character, field) for field in line.split(" ")] for line in lines)
+    # The kernel marks what was removed meanwhile.
+    return [
+        _Mount(device, PurePath(part.removesuffix("//deleted")), PurePath(seen_at))
+        for _, _, device, part, seen_at, *_ in fields
+    ]
+
+
+def _character(escaped: re.Match[str]) -> str:
+    return chr(int(escaped[1], 8))
+
+
+def _place(home: Path) -> Callable[[_Mount], bool]:
+    """Return what tells whether a mount shows a part of a directory, wherever it is seen."""
+    around = [m for m in _mounts(Path("/proc/self")) if home.is_relative_to(m.seen_at)]
+    own = max(around, key=lambda mount: len(mount.seen_at.parts))
+    part = own.part / home.relative_to(own.seen_at)
+    return lambda mount: mount.device == own.device and mount.part.is_relative_to(part)
 
 
 def connections_to(port: int) -> int:
