@@ -10,11 +10,10 @@ import yaml
 from anthropic import Anthropic
 from anyio import to_thread
 
-from intramuros.execution.sandbox import bwrap
-from intramuros.execution.sandbox.base import Level
 from intramuros.kernel.appendlog import read_lines
 from intramuros.protocol.audit import verify
 from tests.e2e.worker_process import WorkerProcess
+from tests.hosts import needs_sandboxes
 from tests.wire.host import running
 from tests.wire.site import MESSAGE, Site, until
 
@@ -47,9 +46,7 @@ def scripts() -> dict[str, Any]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for finding in bwrap.probe():
-        if finding.level is Level.FAILURE:
-            pytest.skip(f"no sandbox on this host: {finding.what}: {finding.fix}")
+    needs_sandboxes()
     (tmp_path / "scripts").mkdir()
     for name, script in scripts().items():
         (tmp_path / "scripts" / f"{name}.yaml").write_text(yaml.safe_dump(script))

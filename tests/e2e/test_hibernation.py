@@ -11,13 +11,12 @@ from typing import Any
 import pytest
 from anyio import to_thread
 
-from intramuros.execution.sandbox import bwrap
-from intramuros.execution.sandbox.base import Level
 from intramuros.kernel.appendlog import read_lines
 from intramuros.kernel.config import clean_environment
 from intramuros.protocol.audit import verify
 from tests.e2e.worker_process import ROOT, WorkerProcess, commands_with
 from tests.fakes.control_plane import ENVIRONMENT, KEY, ControlPlane, running
+from tests.hosts import needs_sandboxes
 from tests.waiting import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
@@ -25,9 +24,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 @pytest.fixture
 async def plane() -> AsyncIterator[ControlPlane]:
-    for finding in bwrap.probe():
-        if finding.level is Level.FAILURE:
-            pytest.skip(f"no sandbox on this host: {finding.what}: {finding.fix}")
+    needs_sandboxes()
     async with running(ControlPlane()) as plane:
         yield plane
 

@@ -7,18 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from anthropic import Anthropic
 from anyio import to_thread
 
 from intramuros.cli.crossing import checked, crossings, totals
-from intramuros.execution.sandbox import bwrap
-from intramuros.execution.sandbox.base import Level
 from intramuros.kernel.appendlog import read_lines
 from tests.e2e.worker_process import WorkerProcess, commands_with
+from tests.hosts import needs_sandboxes
 from tests.waiting import until as waited
-from tests.wire.host import running
-from tests.wire.site import MESSAGE, Site, until
+from tests.wire.site import MESSAGE, Site, scripted, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
@@ -40,16 +36,8 @@ SCRIPT = {
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    for finding in bwrap.probe():
-        if finding.level is Level.FAILURE:
-            pytest.skip(f"no sandbox on this host: {finding.what}: {finding.fix}")
-    (tmp_path / "scripts").mkdir()
-    (tmp_path / "scripts" / "slow.yaml").write_text(yaml.safe_dump(SCRIPT))
-    with (
-        running(tmp_path / "server", model_scripts=str(tmp_path / "scripts")) as server,
-        Anthropic(base_url=server.base_url, api_key=server.api_key) as api,
-        Site(server, api) as made,
-    ):
+    needs_sandboxes()
+    with scripted(tmp_path, SCRIPT) as made:
         yield made
 
 
@@ -63,7 +51,7 @@ async def test_what_a_killed_worker_left_is_sent_masked_and_nothing_of_it_runs(
     )
     resource: Any = {"type": "memory_store", "memory_store_id": store}
     session = await to_thread.run_sync(
-        lambda: site.session("slow", initial_events=[MESSAGE], resources=[resource])
+        lambda: site.session("it", initial_events=[MESSAGE], resources=[resource])
     )
     async with worker.run() as process:
         await waited(worker.workspace("seen", session.id).exists, 30)

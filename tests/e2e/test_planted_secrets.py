@@ -18,11 +18,10 @@ import pytest
 from anthropic import Anthropic
 
 from intramuros.cli.stack import free_ports
-from intramuros.execution.sandbox import bwrap
-from intramuros.execution.sandbox.base import Level
 from tests.drives import content
 from tests.e2e.rig import Command, assert_nothing_left, eventually, running
 from tests.fakes.messages_server import FakeMessages
+from tests.hosts import needs_sandboxes
 from tests.wire.test_vault_secrets import forms
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
@@ -119,9 +118,7 @@ class Installation:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    for finding in bwrap.probe():
-        if finding.level is Level.FAILURE:
-            pytest.skip(f"no sandbox on this host: {finding.what}: {finding.fix}")
+    needs_sandboxes()
     data = tmp_path / "data"
     data.mkdir(mode=0o700)
     (data / "master-key").write_text(f"{MASTER_KEY}\n")

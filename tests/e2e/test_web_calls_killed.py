@@ -18,10 +18,9 @@ from anthropic import Anthropic
 
 from intramuros.control.session.web_lapses import WEB_DEAD
 from intramuros.control.session.web_queue import NO_WORKER
-from intramuros.execution.sandbox import bwrap
-from intramuros.execution.sandbox.base import Level
 from tests.e2e.rig import ROOT, child_environment
 from tests.fakes.website import Asked, Origin, page, serving
+from tests.hosts import needs_sandboxes
 from tests.wire.conftest import SCRIPTS
 from tests.wire.host import Server, running
 from tests.wire.site import Site, until
@@ -122,9 +121,7 @@ def test_a_killed_server_goes_on_and_a_killed_worker_is_noticed(
     tmp_path: Path, origin: Origin
 ) -> None:
     """A call has one result whoever dies, and no page is asked for twice."""
-    for finding in bwrap.probe():
-        if finding.level is Level.FAILURE:
-            pytest.skip(f"no sandbox on this host: {finding.what}: {finding.fix}")
+    needs_sandboxes()
     kept, never = Page(), Page()
     with server_over(tmp_path) as server, visiting(server) as site:
         port = urlsplit(server.base_url).port

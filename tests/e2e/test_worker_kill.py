@@ -10,12 +10,11 @@ import pytest
 from anyio import to_thread
 
 from intramuros.execution.calls import INTERRUPTED
-from intramuros.execution.sandbox import bwrap
-from intramuros.execution.sandbox.base import Level
 from intramuros.kernel.appendlog import read_lines
 from intramuros.protocol.audit import verify
 from tests.e2e.worker_process import WorkerProcess, commands_with
 from tests.fakes.control_plane import ENVIRONMENT, KEY, ControlPlane, running
+from tests.hosts import needs_sandboxes
 from tests.waiting import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
@@ -23,9 +22,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 @pytest.fixture
 async def plane() -> AsyncIterator[ControlPlane]:
-    for finding in bwrap.probe():
-        if finding.level is Level.FAILURE:
-            pytest.skip(f"no sandbox on this host: {finding.what}: {finding.fix}")
+    needs_sandboxes()
     async with running(ControlPlane()) as plane:
         yield plane
 

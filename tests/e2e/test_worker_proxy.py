@@ -9,20 +9,16 @@ from urllib.parse import urlsplit
 
 import pytest
 import trustme
-import yaml
-from anthropic import Anthropic
 from anyio import to_thread
 
-from intramuros.execution.sandbox import bwrap
-from intramuros.execution.sandbox.base import Level
 from intramuros.kernel.appendlog import read_lines
 from intramuros.protocol.audit import verify
 from tests.e2e.worker_process import WorkerProcess
 from tests.fakes.company_proxy import company
 from tests.fakes.tls_front import tls_front
+from tests.hosts import needs_sandboxes
 from tests.waiting import until as waited
-from tests.wire.host import running
-from tests.wire.site import MESSAGE, Site, until
+from tests.wire.site import MESSAGE, Site, scripted, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
@@ -39,16 +35,8 @@ SCRIPT = {
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    for finding in bwrap.probe():
-        if finding.level is Level.FAILURE:
-            pytest.skip(f"no sandbox on this host: {finding.what}: {finding.fix}")
-    (tmp_path / "scripts").mkdir()
-    (tmp_path / "scripts" / "waits.yaml").write_text(yaml.safe_dump(SCRIPT))
-    with (
-        running(tmp_path / "server", model_scripts=str(tmp_path / "scripts")) as server,
-        Anthropic(base_url=server.base_url, api_key=server.api_key) as api,
-        Site(server, api) as made,
-    ):
+    needs_sandboxes()
+    with scripted(tmp_path, SCRIPT) as made:
         yield made
 
 
@@ -70,9 +58,7 @@ async def test_the_job_outlives_the_proxy_and_its_password_is_nowhere(
                 *("--proxy-credentials-file", str(tmp_path / "credentials")),
             )
             worker.variables["INTRAMUROS_LOG_LEVEL"] = "debug"
-            session = await to_thread.run_sync(
-                lambda: site.session("waits", initial_events=[MESSAGE])
-            )
+            session = await to_thread.run_sync(lambda: site.session("it", initial_events=[MESSAGE]))
             await stack.enter_async_context(worker.run())
             await waited(worker.workspace("begun", session.id).exists, 30)
         # Every tunnel broke with the proxy; the call ends meanwhile.

@@ -7,19 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from anthropic import Anthropic
 from anyio import to_thread
 
 from intramuros.execution.calls import INTERRUPTED
-from intramuros.execution.sandbox import bwrap
-from intramuros.execution.sandbox.base import Level
 from intramuros.kernel.appendlog import read_lines
 from intramuros.protocol.audit import verify
 from tests.e2e.worker_process import WorkerProcess
+from tests.hosts import needs_sandboxes
 from tests.waiting import until as waited
-from tests.wire.host import running
-from tests.wire.site import MESSAGE, Site, until
+from tests.wire.site import MESSAGE, Site, scripted, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
@@ -35,16 +31,8 @@ SCRIPT = {
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    for finding in bwrap.probe():
-        if finding.level is Level.FAILURE:
-            pytest.skip(f"no sandbox on this host: {finding.what}: {finding.fix}")
-    (tmp_path / "scripts").mkdir()
-    (tmp_path / "scripts" / "slow.yaml").write_text(yaml.safe_dump(SCRIPT))
-    with (
-        running(tmp_path / "server", model_scripts=str(tmp_path / "scripts")) as server,
-        Anthropic(base_url=server.base_url, api_key=server.api_key) as api,
-        Site(server, api) as made,
-    ):
+    needs_sandboxes()
+    with scripted(tmp_path, SCRIPT) as made:
         yield made
 
 
@@ -52,7 +40,7 @@ async def test_killed_in_mid_tool_the_job_still_finishes(site: Site, tmp_path: P
     worker = WorkerProcess(
         *(site.server.base_url, site.environment_id, site.key, tmp_path), "--lease-ttl-s", "10"
     )
-    session = await to_thread.run_sync(lambda: site.session("slow", initial_events=[MESSAGE]))
+    session = await to_thread.run_sync(lambda: site.session("it", initial_events=[MESSAGE]))
     async with worker.run() as process:
         await waited(worker.workspace("seen", session.id).exists, 30)
         os.kill(process.pid, signal.SIGKILL)

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from intramuros.execution.sandbox import bwrap
-from intramuros.execution.sandbox.base import Level
 from tests import postgres
+from tests.hosts import needs_sandboxes
 from tests.torture.campaign import Round, play
 from tests.torture.schedule import Schedule
 from tests.torture.world import Shape
@@ -22,9 +21,7 @@ SHORT = Schedule.load((Path(__file__).parent / "schedules" / "short.json").read_
 @pytest.fixture
 def cluster() -> Iterator[postgres.Cluster | None]:
     """A PostgreSQL for several servers, where there is one; else one server on SQLite it is."""
-    for finding in bwrap.probe():
-        if finding.level is Level.FAILURE:
-            pytest.skip(f"no sandbox on this host: {finding.what}: {finding.fix}")
+    needs_sandboxes()
     with ExitStack() as stack:
         there = postgres.binaries() is not None
         yield stack.enter_context(postgres.running()) if there else None

@@ -3,7 +3,7 @@
 import io
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from typing import Any, Final
 
@@ -36,8 +36,12 @@ class Callers:
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        self.http = httpx2.Client(base_url=server.base_url, headers={"x-api-key": server.api_key})
-        self.clients = [self.http]
+        self._opened = ExitStack()
+        headers = {"x-api-key": server.api_key}
+        self.http = self._opened.enter_context(
+            httpx2.Client(base_url=server.base_url, headers=headers)
+        )
+        self._anonymous, self._addresses = self.http, 0
         self.federated: dict[
             str, str
         ] = {}  # a workload's token for each scope, where there are any
@@ -54,8 +58,7 @@ class Callers:
         self.revoked = revoked["key"]
 
     def close(self) -> None:
-        for client in self.clients:
-            client.close()
+        self._opened.close()
 
     def anonymous(self) -> httpx2.Client:
         """Return a client without a credential, now and then from another address.
@@ -64,8 +67,10 @@ class Callers:
         """
         self._asked += 1
         if self._asked % 40 == 1:
-            self.clients.append(self._client(f"127.0.1.{len(self.clients) + 1}"))
-        return self.clients[-1]
+            self._addresses += 1
+            made = self._client(f"127.0.1.{self._addresses + 1}")
+            self._anonymous = self._opened.enter_context(made)
+        return self._anonymous
 
     def _client(self, address: str) -> httpx2.Client:
         transport = httpx2.HTTPTransport(local_address=address, verify=False)

@@ -74,13 +74,14 @@ def running_provider() -> Iterator[Provider]:
     authority.issue_cert("localhost").configure_cert(context)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     url = f"https://localhost:{server.server_address[1]}"
-    provider = Provider(url, authority.cert_pem.bytes().decode(), keys, httpx2.Client())
+    http = httpx2.Client()
+    provider = Provider(url, authority.cert_pem.bytes().decode(), keys, http)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
-        yield provider
+        with http:
+            yield provider
     finally:
-        provider.http.close()
         server.shutdown()
         thread.join()
         server.server_close()

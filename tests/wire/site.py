@@ -1,16 +1,18 @@
 """What a test about sessions starts from: an agent, an environment, a worker's key."""
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 import httpx2
+import yaml
 from anthropic import Anthropic
 from anthropic.types.beta import BetaManagedAgentsSession
 
-from tests.wire.host import Server
+from tests.wire.host import Server, running
 
 T = TypeVar("T")
 
@@ -27,13 +29,14 @@ class Site(AbstractContextManager["Site"]):
     def __init__(self, server: Server, api: Anthropic) -> None:
         self.server = server
         self.api = api
+        self._opened = ExitStack()
         self.environment_id = self.environment()
         self.key = self.environment_key(self.environment_id)
         self.worker = self.client(self.key)
-        self.http = httpx2.Client(
-            base_url=server.base_url, headers={"x-api-key": server.api_key, **BETA}, timeout=60
+        headers = {"x-api-key": server.api_key, **BETA}
+        self.http = self._opened.enter_context(
+            httpx2.Client(base_url=server.base_url, headers=headers, timeout=60)
         )
-        self._opened: list[Anthropic | httpx2.Client] = [self.worker, self.http]
 
     def __exit__(
         self,
@@ -41,17 +44,12 @@ class Site(AbstractContextManager["Site"]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for client in self._opened:
-            client.close()
+        self._opened.close()
 
     def client(self, token: str) -> Anthropic:
-        return Anthropic(base_url=self.server.base_url, auth_token=token, max_retries=0)
-
-    def worker_of(self, key: str) -> Anthropic:
-        """A client with the key of another environment's worker, closed with the site."""
-        made = self.client(key)
-        self._opened.append(made)
-        return made
+        """A client with a worker's key, or the token of its work; closed with the site."""
+        made = Anthropic(base_url=self.server.base_url, auth_token=token, max_retries=0)
+        return self._opened.enter_context(made)
 
     def environment(self, type: str = "self_hosted") -> str:
         config: Any = {"type": type}
@@ -95,6 +93,19 @@ class Site(AbstractContextManager["Site"]):
             return found if sum(e.type == type for e in found) >= count else None
 
         return until(enough)
+
+
+@contextmanager
+def scripted(folder: Path, script: Mapping[str, Any]) -> Iterator[Site]:
+    """A site of a server whose one model plays a script: ``scripted/it``."""
+    (folder / "scripts").mkdir()
+    (folder / "scripts" / "it.yaml").write_text(yaml.safe_dump(dict(script)))
+    with (
+        running(folder / "server", model_scripts=str(folder / "scripts")) as server,
+        Anthropic(base_url=server.base_url, api_key=server.api_key) as api,
+        Site(server, api) as made,
+    ):
+        yield made
 
 
 def until(look: Callable[[], T | None], seconds: float = 60.0) -> T:

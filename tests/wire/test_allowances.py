@@ -1,6 +1,7 @@
 """Which models a workspace may use: our own routes, and everything that they hold back."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import anthropic
@@ -45,18 +46,26 @@ def narrowed(fake: FakeMessages, tmp_path_factory: pytest.TempPathFactory) -> It
         yield started
 
 
-class Site:
+class Site(AbstractContextManager["Site"]):
     """A workspace of its own, and a key that may use it."""
 
     def __init__(self, server: Server) -> None:
-        self.admin = Anthropic(base_url=server.base_url, api_key=server.api_key, max_retries=0)
+        self._opened = ExitStack()
+        self.admin = self._as(server, server.api_key)
         self.workspace_id = self.admin.beta.organization.workspaces.create(name="Narrow").id
         self.path = f"/x/workspaces/{self.workspace_id}/models"
         headers = {"anthropic-workspace-id": self.workspace_id}
         made: Any = self.admin.post(
             "/x/keys", body={"name": "k"}, options={"headers": headers}, cast_to=object
         )
-        self.client = Anthropic(base_url=server.base_url, api_key=made["key"], max_retries=0)
+        self.client = self._as(server, made["key"])
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    def _as(self, server: Server, key: str) -> Anthropic:
+        made = Anthropic(base_url=server.base_url, api_key=key, max_retries=0)
+        return self._opened.enter_context(made)
 
     def allow(self, *models: str) -> Any:
         return self.admin.put(self.path, body={"models": list(models)}, cast_to=object)
@@ -75,8 +84,7 @@ class Site:
 
 @pytest.fixture
 def site(narrowed: Server) -> Iterator[Site]:
-    made = Site(narrowed)
-    with made.admin, made.client:
+    with Site(narrowed) as made:
         yield made
         made.admin.beta.organization.workspaces.archive(made.workspace_id)
 

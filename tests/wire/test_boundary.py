@@ -189,17 +189,17 @@ def test_api_keys_live_and_die(server: Server, client: Anthropic) -> None:
     made = client.post("/x/keys", body={"name": "ci"}, cast_to=object)
     assert isinstance(made, dict)
     assert made["scopes"] == ["workspace:developer", "workspace:inference"]
-    other = Anthropic(base_url=server.base_url, api_key=made["key"], max_retries=0)
-    other.beta.agents.list()
-    with pytest.raises(anthropic.PermissionDeniedError, match="org:admin"):
-        other.get("/x/keys", cast_to=object)
-    listed = client.get("/x/keys", cast_to=object)
-    assert isinstance(listed, dict)
-    assert made["id"] in [key["id"] for key in listed["data"]]
-    assert made["key"] not in json.dumps(listed)
-    client.delete(f"/x/keys/{made['id']}", cast_to=object)
-    with pytest.raises(anthropic.AuthenticationError):
+    with Anthropic(base_url=server.base_url, api_key=made["key"], max_retries=0) as other:
         other.beta.agents.list()
+        with pytest.raises(anthropic.PermissionDeniedError, match="org:admin"):
+            other.get("/x/keys", cast_to=object)
+        listed = client.get("/x/keys", cast_to=object)
+        assert isinstance(listed, dict)
+        assert made["id"] in [key["id"] for key in listed["data"]]
+        assert made["key"] not in json.dumps(listed)
+        client.delete(f"/x/keys/{made['id']}", cast_to=object)
+        with pytest.raises(anthropic.AuthenticationError):
+            other.beta.agents.list()
 
 
 def test_lenient_mode_ignores_unknown_fields(tmp_path_factory: pytest.TempPathFactory) -> None:

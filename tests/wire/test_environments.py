@@ -1,5 +1,7 @@
 """Environments and their keys through the official SDK."""
 
+from contextlib import ExitStack
+
 import anthropic
 import httpx2
 import pytest
@@ -124,19 +126,23 @@ def test_a_workers_key_is_shown_once_and_revocable_at_once(
 ) -> None:
     environment = client.beta.environments.create(name="own", config={"type": "self_hosted"})
     url = f"/x/environments/{environment.id}/keys"
-    with httpx2.Client(base_url=server.base_url, headers={"x-api-key": server.api_key}) as http:
+    with (
+        httpx2.Client(base_url=server.base_url, headers={"x-api-key": server.api_key}) as http,
+        ExitStack() as opened,
+    ):
         made = http.post(url, json={"name": "rack 1"}).json()
         assert made["key"].startswith("sk-ant-oat01-")
         assert made["environment_id"] == environment.id
         listed = http.get(url).json()["data"]
         assert [key["id"] for key in listed] == [made["id"]]
         assert "key" not in listed[0]
+        worker = opened.enter_context(as_worker(server, made["key"]))
         # The wrong kind is refused as such; once revoked it is as unknown as any other.
         with pytest.raises(anthropic.PermissionDeniedError, match="environment key"):
-            as_worker(server, made["key"]).beta.agents.list()
+            worker.beta.agents.list()
         assert http.delete(f"{url}/{made['id']}").json()["revoked_at"] is not None
         with pytest.raises(anthropic.AuthenticationError):
-            as_worker(server, made["key"]).beta.agents.list()
+            worker.beta.agents.list()
         assert http.delete(f"{url}/envkey_none").status_code == 404
         cloud = client.beta.environments.create(name="cloud")
         assert http.post(f"/x/environments/{cloud.id}/keys").status_code == 400

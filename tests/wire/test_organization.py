@@ -44,8 +44,8 @@ def test_R363_R025_the_organization_is_shown_without_a_workspace(
     assert found.type == "organization"
     assert raw.headers["anthropic-organization-id"] == found.id
     assert "anthropic-workspace-id" not in raw.headers
-    with pytest.raises(anthropic.AuthenticationError):
-        as_key(server, "sk-none-such-key").beta.organization.retrieve()
+    with as_key(server, "sk-none-such-key") as nobody, pytest.raises(anthropic.AuthenticationError):
+        nobody.beta.organization.retrieve()
 
 
 async def test_workspaces_are_made_changed_and_listed(async_client: AsyncAnthropic) -> None:

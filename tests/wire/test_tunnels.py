@@ -105,10 +105,10 @@ def test_a_certificate_belongs_to_its_tunnel(client: Anthropic) -> None:
 def test_plain_keys_may_not_manage_tunnels(server: Server, client: Anthropic) -> None:
     made = client.post("/x/keys", body={"name": "plain"}, cast_to=object)
     assert isinstance(made, dict)
-    plain = Anthropic(base_url=server.base_url, api_key=made["key"], max_retries=0)
-    plain.beta.agents.list()
-    with pytest.raises(anthropic.PermissionDeniedError, match="workspace:manage_tunnels"):
-        plain.beta.tunnels.list()
+    with Anthropic(base_url=server.base_url, api_key=made["key"], max_retries=0) as plain:
+        plain.beta.agents.list()
+        with pytest.raises(anthropic.PermissionDeniedError, match="workspace:manage_tunnels"):
+            plain.beta.tunnels.list()
 
 
 @pytest.mark.rule("R301")

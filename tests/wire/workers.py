@@ -6,18 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import pytest
 from anthropic import AsyncAnthropic
 
 from intramuros.execution.egress.upstream import Resolver, system_resolver
-from intramuros.execution.sandbox import bwrap
-from intramuros.execution.sandbox.base import Level
 from intramuros.execution.sandbox.bubblewrap import BubblewrapProvider
 from intramuros.execution.settings import WorkerSettings
 from intramuros.execution.worker import serve_worker
 from intramuros.kernel.appendlog import read_lines
 from intramuros.kernel.service import Stop
 from intramuros.protocol.audit import verify
+from tests.hosts import needs_sandboxes
 from tests.wire.site import Site
 
 
@@ -54,9 +52,7 @@ async def ours(
         resolver: turns names that sandboxes may reach into addresses.
         more: other settings of the worker.
     """
-    for finding in bwrap.probe():
-        if finding.level is Level.FAILURE:
-            pytest.skip(f"no sandbox on this host: {finding.what}: {finding.fix}")
+    needs_sandboxes()
     key = folder / "key"
     key.write_text(pool_key or site.key)
     key.chmod(0o600)

@@ -5,20 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from intramuros.execution.sandbox import bwrap
-from intramuros.execution.sandbox.base import Level, SandboxSpec
+from intramuros.execution.sandbox.base import SandboxSpec
 from intramuros.execution.sandbox.bubblewrap import BubblewrapProvider
 from intramuros.execution.sandbox.live import LiveSandbox
 from tests.fakes.control_plane import ControlPlane, running
 from tests.fakes.sandbox import FakeProvider
 from tests.fakes.worker import Rig
+from tests.hosts import needs_sandboxes
 
 
 @pytest.fixture(scope="session")
 def working_host() -> None:
-    for finding in bwrap.probe():
-        if finding.level is Level.FAILURE:
-            pytest.skip(f"no sandbox on this host: {finding.what}: {finding.fix}")
+    needs_sandboxes()
 
 
 @pytest.fixture

@@ -163,7 +163,7 @@ def test_two_servers_are_one(pair: tuple[Site, Site]) -> None:
     claimed: list[str] = []
 
     def poll(site: Site) -> None:
-        client = site.worker_of(here.key)
+        client = site.client(here.key)
         for _ in range(8):
             # On a slow machine nothing is to be handed out again for being slow.
             item = client.beta.environments.work.poll(
@@ -185,7 +185,7 @@ def test_two_servers_are_one(pair: tuple[Site, Site]) -> None:
 def test_a_poll_held_at_one_gets_what_comes_at_the_other(pair: tuple[Site, Site]) -> None:
     here, there = pair
     got: list[str] = []
-    client = there.worker_of(here.key)
+    client = there.client(here.key)
 
     def poll() -> None:
         item = client.beta.environments.work.poll(here.environment_id, block_ms=900)

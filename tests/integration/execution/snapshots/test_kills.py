@@ -8,18 +8,15 @@ from typing import Any
 
 import pytest
 
-from intramuros.execution.sandbox import bwrap
-from intramuros.execution.sandbox.base import Level
 from intramuros.kernel.config import clean_environment
+from tests.hosts import needs_sandboxes
 
 ROOT = Path(__file__).parents[4]
 pytestmark = pytest.mark.timeout(240)
 
 
 def killed(folder: Path, phase: str, steps: list[str]) -> dict[str, Any]:
-    for finding in bwrap.probe():
-        if finding.level is Level.FAILURE:
-            pytest.skip(f"no sandbox on this host: {finding.what}: {finding.fix}")
+    needs_sandboxes()
     done = subprocess.run(
         [sys.executable, "-m", f"{__package__}.rig", str(folder), phase, *steps],
         env={**clean_environment(), "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},

@@ -8,15 +8,15 @@ import anyio
 import pytest
 
 from intramuros.execution.hands import Hands
-from intramuros.execution.sandbox import bwrap, processes
+from intramuros.execution.sandbox import processes
 from intramuros.execution.sandbox.base import (
     MIB,
-    Level,
     Limits,
     Mount,
     SandboxError,
     SandboxSpec,
 )
+from tests.hosts import needs_sandboxes
 from tests.integration.execution.snapshots.rig import bash, worker
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
@@ -25,9 +25,7 @@ S = "sesn_x"
 
 @pytest.fixture(autouse=True)
 def able() -> None:
-    for finding in bwrap.probe():
-        if finding.level is Level.FAILURE:
-            pytest.skip(f"no sandbox on this host: {finding.what}: {finding.fix}")
+    needs_sandboxes()
 
 
 @pytest.fixture
