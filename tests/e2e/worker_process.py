@@ -36,14 +36,21 @@ class WorkerProcess:
         self._command = [
             *(sys.executable, "-m", "intramuros.cli.main", "worker"),
             *("--base-url", base_url, "--environment-id", environment_id),
-            *("--environment-key-file", str(key), "--state-dir", str(self.state)),
+            *("--environment-key-file", str(key), "--state-dir", self.state.name),
             *("--max-idle-s", "0.5"),
             *flags,
         ]
 
     def _start(self, log: IO[bytes]) -> subprocess.Popen[bytes]:
         environment = {**clean_environment(), "PYTHONPATH": str(ROOT / "src"), **self.variables}
-        return subprocess.Popen(self._command, env=environment, stdout=subprocess.PIPE, stderr=log)
+        # Its state lies where it was started, as operators write it.
+        return subprocess.Popen(
+            self._command,
+            env=environment,
+            cwd=self.state.parent,
+            stdout=subprocess.PIPE,
+            stderr=log,
+        )
 
     @contextlib.asynccontextmanager
     async def run(self) -> AsyncIterator[subprocess.Popen[bytes]]:

@@ -155,7 +155,8 @@ def _scalar(raw: object, hint: Any) -> object:  # noqa: ANN401  a type hint has 
             return False
         raise ValueError(f"expected true or false, got {raw!r}")
     if hint is Path:
-        return Path(str(raw)).expanduser()
+        # Processes of ours change their directory; the path means what it meant at the start.
+        return Path(str(raw)).expanduser().absolute()
     if hint in (int, float) and (isinstance(raw, bool) or not isinstance(raw, (str, int, float))):
         raise TypeError(f"expected a number, got {raw!r}")
     if hint is str and not isinstance(raw, (str, int, float)):

@@ -57,6 +57,9 @@ def test_lists_and_paths_are_converted(tmp_path: Path) -> None:
     settings = load(Sample, env=env).settings
     assert settings.hosts == ("a", "b")
     assert settings.key_file == Path("~/key").expanduser()
+    # Where it was named counts, not where the program goes later.
+    relative = load(Sample, flags={"url": "u", "key_file": "keys/one"}).settings
+    assert relative.key_file == Path.cwd() / "keys" / "one"
     file = write(tmp_path, "url: u\nhosts: [c, d]\n")
     assert load(Sample, file=file, env={}).settings.hosts == ("c", "d")
 

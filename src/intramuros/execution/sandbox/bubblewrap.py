@@ -124,7 +124,7 @@ class BubblewrapProvider:
         return [*bwrap.probe(), self._probe_disk()]
 
     def _probe_disk(self) -> Finding:
-        lack = "sandboxes are none" if self._drives is None else self._drives.lack
+        lack = None if self._drives is None else self._drives.lack
         return disk_finding(lack, as_root=self._root)
 
     def find_binary(self) -> Path:

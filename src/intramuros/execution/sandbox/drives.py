@@ -258,10 +258,15 @@ class Drives:
         return path
 
 
-def disk_finding(lack: str, *, as_root: bool) -> Finding:
-    """Return what there is to say about disk quotas, given why there are no drives."""
+def disk_finding(lack: str | None, *, as_root: bool) -> Finding:
+    """Return what there is to say about disk quotas.
+
+    Args:
+        lack: why there are no drives here; empty where there are, None where the provider has none.
+        as_root: whether the worker is root.
+    """
     scratch = "/tmp, the home directory and /dev/shm are limited by the kernel"  # noqa: S108 - inside
-    if not lack:
+    if lack == "":
         return Finding(
             Level.OK,
             "the workspace has a hard disk quota, in bytes and number of files: a file system of"
@@ -270,10 +275,12 @@ def disk_finding(lack: str, *, as_root: bool) -> Finding:
     fix = "install e2fsprogs, and give the worker CAP_SYS_ADMIN and /dev/loop-control"
     if not as_root:
         fix = "run the worker as root, which gives each sandbox a file system of its own"
+    if lack is None:
+        fix = "name a provider that keeps sandboxes apart (bubblewrap, oci, gvisor)"
     return Finding(
         Level.WARNING,
-        f"no hard disk quota ({lack}): single files and {scratch}; the workspace as a whole is"
-        " watched, and what outgrows its quota is stopped a moment later",
+        f"no hard disk quota ({lack or 'sandboxes are none'}): single files and {scratch}; the"
+        " workspace as a whole is watched, and what outgrows its quota is stopped a moment later",
         fix,
     )
 

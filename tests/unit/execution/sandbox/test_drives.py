@@ -317,4 +317,5 @@ def test_the_doctor_is_told_the_whole() -> None:
     lacking = disk_finding("there is no mke2fs", as_root=True)
     assert (lacking.level, "e2fsprogs" in lacking.fix) == (Level.WARNING, True)
     assert "there is no mke2fs" in lacking.what and "watched" in lacking.what
+    assert "name a provider" in disk_finding(None, as_root=True).fix
     assert "run the worker as root" in disk_finding("the worker is not root", as_root=False).fix
