@@ -11,7 +11,7 @@ import typer
 from intramuros.cli.crossing import checked, crossings, totals
 from intramuros.cli.database import control_audit
 from intramuros.cli.layout import Layout
-from intramuros.cli.output import say, table
+from intramuros.cli.output import note, say, table
 from intramuros.kernel.appendlog import read_lines
 from intramuros.kernel.errors import DomainError, OperatorError
 from intramuros.protocol.audit import BrokenChain, Head
@@ -96,15 +96,17 @@ def report(
 
     Example: intramuros audit report sesn_… --data-dir ./data
     """
-    files = Layout(data_dir).audit_files() if data_dir else {}
-    files |= {n: f for n, f in (("worker", worker), ("gateway", gateway)) if f is not None}
-    found = []
-    for name in ("worker", "gateway"):
-        if name in files:
-            records, _ = _checked(name, _lines(files[name]))
-            found += crossings(name, records, session_id)
+    kept = Layout(data_dir).audit_files() if data_dir else {}
+    named = {"worker": worker or kept.get("worker"), "gateway": gateway or kept.get("gateway")}
+    files = {name: file for name, file in named.items() if file is not None}
     if not files:
         raise OperatorError("no audit file", "pass --data-dir, or --worker and --gateway")
+    found = []
+    for name, file in files.items():
+        records, _ = _checked(name, _lines(file))
+        found += crossings(name, records, session_id)
+    if not found:
+        note(f"nothing of {session_id} is in {' or '.join(str(file) for file in files.values())}")
     if as_json:
         for crossing in found:
             say(json.dumps(asdict(crossing), ensure_ascii=False))

@@ -60,6 +60,18 @@ def test_the_report_of_a_session(run: Run, tmp_path: Path) -> None:
     assert [json.loads(line)["sha256"] for line in listed.splitlines()] == ["a", "b"]
 
 
+def test_a_report_of_nothing_says_where_it_looked(run: Run, tmp_path: Path) -> None:
+    lay(tmp_path)
+    ran = run("audit", "report", "elsewhere", "--data-dir", tmp_path)
+    assert (ran.status, ran.out) == (0, "")
+    assert str(tmp_path / "worker" / "audit.jsonl") in ran.err
+    assert str(tmp_path / "gateway" / "audit.jsonl") in ran.err
+    # A directory with the record of another program alone has nothing to say of sessions.
+    (tmp_path / "worker" / "audit.jsonl").unlink()
+    (tmp_path / "gateway" / "audit.jsonl").rename(tmp_path / "edge.jsonl")
+    assert run("audit", "report", "s", "--data-dir", tmp_path).status == 2
+
+
 def test_mistakes(run: Run, tmp_path: Path) -> None:
     assert run("audit", "verify").status == 2
     assert run("audit", "report", "s").status == 2
