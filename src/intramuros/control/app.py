@@ -74,7 +74,7 @@ from intramuros.control.tracing.exporter import Exporter
 from intramuros.control.tracing.recorder import Recorder
 from intramuros.control.web.policy import policy_from
 from intramuros.kernel.errors import OperatorError
-from intramuros.kernel.service import Stop, Task, run_service, settle
+from intramuros.kernel.service import Leave, Stop, Task, run_service, settle
 from intramuros.kernel.timing import to_micros
 from intramuros.protocol.tickets import SigningKey
 
@@ -209,7 +209,8 @@ async def serve(settings: ServerSettings, *, stop: Stop | None = None) -> None:
                 **background(services, settings),
             }
             settle()
-            await run_service(tasks, drain_s=DRAIN_S, stop=stop)
+            leave = Leave(settings.leave_s, server.leave) if settings.leave_s > 0 else None
+            await run_service(tasks, drain_s=DRAIN_S, stop=stop, leave=leave)
         finally:
             opened.close()
 

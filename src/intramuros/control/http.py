@@ -20,6 +20,7 @@ log = logger("server")
 
 _HTTP_DRAIN_S: Final = 5
 _KEEP_ALIVE_S: Final = 75
+_LAST: Final = (b"connection", b"close")
 
 
 class HttpServer(uvicorn.Server):
@@ -27,6 +28,7 @@ class HttpServer(uvicorn.Server):
 
     def __init__(self, app: FastAPI) -> None:
         super().__init__(_config(app))
+        self._app = app
         self._serving = anyio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -52,6 +54,15 @@ class HttpServer(uvicorn.Server):
                 raise RuntimeError("the HTTP server ended by itself")
 
         return run
+
+    def leave(self) -> None:
+        """Say at ``/readyz`` that others are to be asked; end each connection with its next answer.
+
+        Whoever keeps connections then closes them himself, and loses no request with one.
+        """
+        self._app.state.leaving = True
+        self.config.encoded_headers = [*self.config.encoded_headers, _LAST]
+        self.server_state.default_headers = [*self.server_state.default_headers, _LAST]
 
     async def _announce(self, listener: socket.socket) -> None:
         await self._serving.wait()

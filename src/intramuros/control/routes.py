@@ -67,6 +67,7 @@ def create_app(services: Services) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.services = services
+    app.state.leaving = False
     # Within a family routes are tried one after the other: what every turn calls comes first.
     routers = (
         events.router,
@@ -138,7 +139,9 @@ async def _healthz() -> Response:
 
 
 async def _readyz(request: Request) -> Response:
-    """Answer whether requests can be served: the database answers."""
+    """Answer whether requests are to be sent here: the database answers, and nobody stops us."""
+    if request.app.state.leaving:
+        return reply({"status": "leaving"}, 503)
     services: Services = request.app.state.services
     await services.db.read(lambda tx: tx.scalar(text("SELECT 1")))
     return reply({"status": "ready"})

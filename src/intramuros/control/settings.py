@@ -14,6 +14,9 @@ class ServerSettings:
     """Address to listen on."""
     port: int = 7700
     """Port to listen on; 0 takes a free one."""
+    leave_s: float = 0.0
+    """Seconds for which a server that is asked to stop goes on, while /readyz says 503 and answers
+    end their connections, so that balancers and clients turn to others."""
     database_url: str | None = field(default=None, repr=False)
     """Database, as sqlite:///PATH or postgresql://USER@HOST/NAME; a file in the data directory by
     default."""

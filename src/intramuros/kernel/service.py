@@ -1,15 +1,17 @@
 """Run a process's named tasks in one group, with two stops.
 
 The first SIGTERM or SIGINT asks the tasks to take no more and to finish; the second, or the end of
-the drain time, cancels them. If a task fails, the whole process stops with its cause.
+the drain time, cancels them. If a task fails, the whole process stops with its cause. A process
+that others send requests to may leave before: all goes on while they are told to turn elsewhere.
 """
 
 import gc
 import signal
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 
 import anyio
-from anyio.abc import TaskStatus
+from anyio.abc import TaskGroup, TaskStatus
 
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.telemetry import logger
@@ -40,8 +42,25 @@ class Stop:
 Task = Callable[[Stop], Awaitable[None]]
 
 
+@dataclass(frozen=True)
+class Leave:
+    """What comes between the first signal and the stop.
+
+    Args:
+        seconds: how long; another signal ends it.
+        begin: tells others to turn elsewhere.
+    """
+
+    seconds: float
+    begin: Callable[[], None]
+
+
 async def run_service(
-    tasks: Mapping[str, Task], *, drain_s: float, stop: Stop | None = None
+    tasks: Mapping[str, Task],
+    *,
+    drain_s: float,
+    stop: Stop | None = None,
+    leave: Leave | None = None,
 ) -> None:
     """Run named tasks until they end, a stop is drained, or one fails.
 
@@ -49,6 +68,7 @@ async def run_service(
         tasks: name → coroutine function that gets the :class:`Stop` and returns once drained.
         drain_s: seconds that the tasks have after the first stop.
         stop: the stop to use, for callers that stop the service themselves.
+        leave: what comes before a stop that a signal asks for.
 
     Raises:
         Exception: whatever a task raised, unwrapped when it was the only one.
@@ -56,7 +76,7 @@ async def run_service(
     stop = stop or Stop()
     try:
         async with anyio.create_task_group() as group:
-            await group.start(_watch_signals, stop, group.cancel_scope)
+            await group.start(_watch_signals, stop, group, leave)
             group.start_soon(_deadline, stop, drain_s, group.cancel_scope)
             async with anyio.create_task_group() as workers:
                 for name, task in tasks.items():
@@ -101,7 +121,8 @@ def _for_the_operator(error: Exception) -> bool:
 
 async def _watch_signals(
     stop: Stop,
-    scope: anyio.CancelScope,
+    group: TaskGroup,
+    leave: Leave | None,
     *,
     task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -109,10 +130,24 @@ async def _watch_signals(
         task_status.started()
         async for _ in signals:
             if stop.requested:
-                scope.cancel()
+                group.cancel_scope.cancel()
                 return
+            if leave is not None:
+                log.info("leaving", seconds=leave.seconds)
+                leave.begin()
+                group.start_soon(_stop_after, leave.seconds, stop)
+                leave = None
+                continue
             log.info("stopping", reason="signal")
             stop.request()
+
+
+async def _stop_after(seconds: float, stop: Stop) -> None:
+    with anyio.move_on_after(seconds):
+        await stop.wait()
+        return
+    log.info("stopping", reason="left")
+    stop.request()
 
 
 async def _deadline(stop: Stop, drain_s: float, scope: anyio.CancelScope) -> None:

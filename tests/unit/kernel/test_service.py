@@ -5,7 +5,7 @@ import signal
 import anyio
 import pytest
 
-from intramuros.kernel.service import Stop, run_service, settle
+from intramuros.kernel.service import Leave, Stop, run_service, settle
 
 pytestmark = pytest.mark.anyio
 
@@ -100,6 +100,29 @@ async def test_the_first_signal_drains(number: signal.Signals) -> None:
     with anyio.fail_after(60):
         await run_service({"task": task}, drain_s=3600)
     assert drained == [True]
+
+
+async def test_who_leaves_first_tells_others_and_goes_on() -> None:
+    told = anyio.Event()
+
+    async def task(stop: Stop) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await told.wait()
+        assert not stop.requested
+        os.kill(os.getpid(), signal.SIGTERM)
+        await stop.wait()
+
+    with anyio.fail_after(60):
+        await run_service({"task": task}, drain_s=3600, leave=Leave(3600, told.set))
+
+
+async def test_who_has_left_stops() -> None:
+    async def task(stop: Stop) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await stop.wait()
+
+    with anyio.fail_after(60):
+        await run_service({"task": task}, drain_s=3600, leave=Leave(0.01, lambda: None))
 
 
 async def test_the_second_signal_does_not_wait() -> None:
