@@ -194,6 +194,9 @@ class WorkerSettings:
     ssh_trust: Path | None = None
     """File of SSH authorities, a public key on each line, whose certificates let people in too: the
     control plane's (``GET /x/ssh_authority``); the worker's own alone when not set."""
+    ssh_revoked: Path | None = None
+    """File of certificates that let nobody in any more, ``serial: N``, ``id: WHO`` or ``hash:
+    SHA256:…`` on each line; read again whenever it changes."""
     ssh_idle_s: float = 900.0
     """Seconds without a byte until a person's connection is ended."""
     ssh_max_s: float = 14_400.0
@@ -266,8 +269,10 @@ class WorkerSettings:
                 raise OperatorError(f"setting {name!r} is not positive", "use a number above 0")
         if self.image is not None and self.rootfs is not None:
             raise OperatorError("image and rootfs are both set", "give sandboxes one of the two")
-        if self.ssh_trust is not None and self.ssh_listen is None:
-            raise OperatorError("ssh_trust is set, but nobody is let in", "set ssh_listen, too")
+        if (self.ssh_trust or self.ssh_revoked) is not None and self.ssh_listen is None:
+            raise OperatorError(
+                "ssh_trust or ssh_revoked is set, but nobody is let in", "set ssh_listen, too"
+            )
         self._check_sizes()
         self.server()
         self.spec()
@@ -437,6 +442,7 @@ class WorkerSettings:
             self.wake_secret_file,
             self.mcp_servers,
             self.ssh_trust,
+            self.ssh_revoked,
             self.outflow_policy,
             self.audit_file,
         )

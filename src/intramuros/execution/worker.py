@@ -353,6 +353,7 @@ def _door(settings: WorkerSettings, bench: Bench) -> Task | None:
     # Most workers have no use for it, and it is large.
     from intramuros.execution.ssh.authority import Authority
     from intramuros.execution.ssh.door import Door, Manner, Trusted
+    from intramuros.execution.ssh.revoked import Revoked
     from intramuros.execution.ssh.trust import read_trusted
     from intramuros.execution.ssh.visits import Rooms
 
@@ -361,7 +362,8 @@ def _door(settings: WorkerSettings, bench: Bench) -> Task | None:
     casts = folder / "recordings" if settings.ssh_record else None
     if casts is not None:
         casts.mkdir(mode=0o700, exist_ok=True)
-    manner = Manner(address, folder, settings.ssh_idle_s, settings.ssh_max_s)
+    revoked = Revoked(settings.ssh_revoked)
+    manner = Manner(address, folder, settings.ssh_idle_s, settings.ssh_max_s, revoked)
     rooms = Rooms(bench.hands.visit, bench.record, bench.clock, casts)
     trusted = (Trusted(authority.public_line), *read_trusted(settings.ssh_trust))
     return Door(manner, authority, trusted, rooms, bench.hands.guests).serve

@@ -113,7 +113,7 @@ def test_mounts_are_read_only_unless_they_say_otherwise(
     [
         "environment_key_file", "proxy_credentials_file", "egress_proxy_credentials_file",
         "search_key_file", "image_auth_file", "snapshot_key_file", "wake_secret_file",
-        "mcp_servers", "ssh_trust", "outflow_policy", "audit_file",
+        "mcp_servers", "ssh_trust", "ssh_revoked", "outflow_policy", "audit_file",
     ],
 )  # fmt: skip
 def test_no_mount_may_show_what_is_the_workers(

@@ -10,7 +10,7 @@ import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from intramuros.execution.guests import Guest, Guests
 from intramuros.execution.record import INWARD, RecordFailed
 from intramuros.execution.ssh.authority import Authority, private_pem
+from intramuros.execution.ssh.revoked import Papers, Revoked
 from intramuros.execution.ssh.visits import LOOPBACK, Rooms, Visit
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.service import Stop
@@ -51,6 +52,7 @@ class Manner:
     """Where the address is written down."""
     idle_s: float
     total_s: float
+    revoked: Revoked = field(default_factory=Revoked)
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ class Door:
         self.guests = guests
         self.trusted = trusted
         self.connections = 0
+        self.papers: dict[Guest, Papers] = {}
+        """With which everybody came."""
         key = Ed25519PrivateKey.generate()
         certificate = authority.certify_host(key.public_key())
         # In memory alone: it is gone with this process.
@@ -150,7 +154,10 @@ class Door:
     def _see_out(self) -> None:
         now = self.rooms.clock.monotonic()
         for guest in self.guests.all():
-            if now - guest.since_s > self.manner.total_s:
+            papers = self.papers.get(guest)
+            if papers is not None and self.manner.revoked.holds(papers):
+                guest.close("the certificate is revoked")
+            elif now - guest.since_s > self.manner.total_s:
                 guest.close("the connection was open for as long as it may be")
             elif now - guest.seen_s > self.manner.idle_s:
                 guest.close("nothing happened for too long")
@@ -186,6 +193,7 @@ class _Visitor(asyncssh.SSHServer):
             return
         self._guest = None
         self._door.guests.leave(guest)
+        self._door.papers.pop(guest, None)
         rooms = self._door.rooms
         rooms.record.note(
             "ssh.close",
@@ -210,6 +218,11 @@ class _Visitor(asyncssh.SSHServer):
             lifetime_s = certificate._valid_before - certificate._valid_after
             if key is not None and lifetime_s > MAX_LIFETIME_S + 2 * SKEW_S:
                 log.warning("ssh_certificate_too_long", session_id=username)
+                return None
+            if key is not None and self._door.manner.revoked.refuses(_papers(certificate)):
+                log.warning(
+                    "ssh_certificate_revoked", session_id=username, serial=str(certificate._serial)
+                )
                 return None
             self._certificate = certificate if key is not None else None
             return key
@@ -261,6 +274,7 @@ class _Visitor(asyncssh.SSHServer):
             conn.abort()
             return
         self._guest = guest
+        self._door.papers[guest] = _papers(certificate)
         self._door.guests.enter(guest)
 
     def _end(self, why: str) -> None:
@@ -335,6 +349,10 @@ class _Process(asyncssh.SSHServerProcess[bytes]):
         self._stdout = asyncssh.SSHWriter[bytes](self, chan)
         self._stderr = asyncssh.SSHWriter[bytes](self, chan, asyncssh.EXTENDED_DATA_STDERR)
         conn.create_task(self._run(self), self._stdin.logger)
+
+
+def _papers(certificate: Any) -> Papers:  # noqa: ANN401  the library's own
+    return Papers(certificate._serial, str(certificate._key_id), certificate.key.get_fingerprint())
 
 
 def _listen(address: tuple[str, int] | Path) -> socket.socket:

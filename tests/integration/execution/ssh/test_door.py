@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import SSHCertificateBuilder, 
 from intramuros.execution.sandbox.base import SandboxSpec
 from intramuros.execution.sandbox.bubblewrap import BubblewrapProvider
 from intramuros.execution.ssh.authority import Authority, Permit, private_pem
+from intramuros.execution.ssh.revoked import Revoked
 from tests.integration.execution.ssh.rig import SESSION, Rig
 from tests.waiting import until
 
@@ -275,6 +276,35 @@ async def test_who_has_no_certificate_for_this_session_stays_out(near: Rig, tmp_
     assert near.guests.all() == []
     opened = near.records()
     assert [one["who"] for one in opened if one["kind"] == "ssh.open"] == ["x"]
+
+
+async def test_one_that_is_taken_back_is_out_at_once_and_stays_out(
+    provider: BubblewrapProvider, tmp_path: Path
+) -> None:
+    file = tmp_path / "revoked"
+    file.write_text("")
+    rig = Rig(tmp_path, await provider.create(SandboxSpec(), SESSION))
+    rig.manner = replace(rig.manner, address=("127.0.0.1", 0), revoked=Revoked(file))
+    async with rig.open():
+        me, another = rig.identity(), rig.identity(name="another")
+        async with (
+            asyncssh.connect(**_options(rig, me)) as first,
+            asyncssh.connect(**_options(rig, another)) as second,
+        ):
+            await until(lambda: len(rig.guests.all()) == 2, 30)
+            serial = rig.records()[0]["serial"]
+            file.write_text(f"serial: {serial}\n")
+            await until(lambda: len(rig.guests.all()) == 1, 30)
+            assert (await second.run("echo on")).stdout == "on\n"
+            with anyio.fail_after(30):
+                await first.wait_closed()
+        done = await rig.ssh(SESSION, "true", me=me)
+        assert (done.status, "Permission denied" in done.err) == (255, True)
+        assert (await rig.ssh(SESSION, "true", me=another)).status == 0
+        file.write_text("serial: all\n")
+        assert (await rig.ssh(SESSION, "true", me=another)).status == 255, "nobody knows"
+    [why] = [one["why"] for one in rig.records() if "revoked" in str(one.get("why"))]
+    assert why == "the certificate is revoked"
 
 
 async def test_certificates_can_allow_less(near: Rig) -> None:
