@@ -40,8 +40,13 @@ _HEAD: Final = (
 )
 
 
-def facts(view: View) -> str | None:
-    """Return what is known of a thread's files and of what is open, or None if there is nothing."""
+def facts(view: View, most: int = MAX_CHARS) -> str | None:
+    """Return what is known of a thread's files and of what is open, or None if there is nothing.
+
+    Args:
+        most: characters that it may have, about; :data:`MAX_CHARS` if that is less.
+    """
+    share = min(1.0, most / MAX_CHARS)
     records = _since_forgotten(view)
     answers = {
         str(record.body[RESULTS[record.type][1]]): record
@@ -58,7 +63,7 @@ def facts(view: View) -> str | None:
     ]
     text: list[str] = []
     for title, room, lines in sections:
-        if kept := _fitting(lines, room):
+        if kept := _fitting(lines, int(room * share)):
             text += [f"{title}:", *kept]
     return "\n".join([_HEAD, *text]) if text else None
 

@@ -37,6 +37,8 @@ _LEAST: Final = 0.25
 # The words of clients that are carried over: of one message, and of all.
 _WORDS_EACH: Final = 6_000
 _WORDS: Final = 18_000
+# The share of the window that what the log knows may take.
+_FACTS: Final = 0.1
 # What users and other agents say to a thread.
 _SAYING: Final = frozenset(
     {
@@ -113,11 +115,16 @@ def request(view: View, window: int | None, max_tokens: int) -> ModelRequest:
     return replace(asked, messages=messages)
 
 
-def told(view: View, start_id: str, asked: ModelRequest, reply: ModelReply) -> list[Draft]:
+def told(
+    view: View, start_id: str, asked: ModelRequest, reply: ModelReply, window: int | None
+) -> list[Draft]:
     """Record a summary: the end of its request, then what stands for the conversation (AMB 28).
 
     A reply without text changes nothing but counts, so that it is asked for again, and not for
     ever. Calls in it are not made.
+
+    Args:
+        window: as for :func:`due`.
     """
     body = {
         "model_request_start_id": start_id,
@@ -137,7 +144,8 @@ def told(view: View, start_id: str, asked: ModelRequest, reply: ModelReply) -> l
     text = "\n".join(texts).strip()
     if not text or reply.stop_reason == "refusal":
         return [end]
-    return [end, Draft("agent.thread_context_compacted", private={"summary": _summary(view, text)})]
+    summary = _summary(view, text, window)
+    return [end, Draft("agent.thread_context_compacted", private={"summary": summary})]
 
 
 def shrink(messages: Sequence[Mapping[str, Any]], share: float) -> list[Block]:
@@ -202,8 +210,11 @@ def _cut(text: str, cap: int) -> str:
     return f"{text[: cap - tail]}\n[{left_out} characters left out]\n{text[-tail:]}"
 
 
-def _summary(view: View, text: str) -> list[Block]:
-    known = carried.facts(view)
+def _summary(view: View, text: str, window: int | None) -> list[Block]:
+    most = carried.MAX_CHARS
+    if window is not None:
+        most = min(most, int(window * _CHARS_PER_TOKEN * _FACTS))
+    known = carried.facts(view, most)
     facts = [f"<facts>\n{known}\n</facts>"] if known else []
     parts = [_OPENING, *_words(view), f"<summary>\n{text}\n</summary>", *facts, _LATEST]
     return [{"type": "text", "text": "\n\n".join(parts)}]

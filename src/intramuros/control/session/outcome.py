@@ -66,7 +66,8 @@ def replied(
         thinking_ids: the event ids under which thinking was previewed, oldest first.
     """
     if command.compacts:
-        return compaction.told(view, command.opened.start_id, command.request, reply)
+        window = context.limits.window_of(str(view.subject.agent["model"]["id"]))
+        return compaction.told(view, command.opened.start_id, command.request, reply, window)
     refusal = reply.stop_reason == "refusal"
     thoughts = [b for b in reply.content if b["type"] in ("thinking", "redacted_thinking")]
     drafts = [

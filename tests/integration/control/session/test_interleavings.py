@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from intramuros.control.mcp.base import McpResult
-from intramuros.control.model.base import ModelReply, Usage
+from intramuros.control.model.base import Failure, ModelError, ModelReply, Usage
 from intramuros.control.session import legality, outcome
 from intramuros.control.session.calls import Call
 from intramuros.control.session.drafts import error_result
@@ -67,6 +67,10 @@ REPLIES: Final[list[tuple[str, ...] | str]] = [
 # Calls that are made once: what they do, they may have done.
 ONCE: Final = {"insert", "web_fetch", "web_search"}
 LIMITS = Limits(failures=2, rounds=4)
+# A refusal for what is in the request, wherever that is; now and then there is such a thing.
+REFUSED = ModelError(Failure.REQUEST_FAILED, "bad", retryable=False, ours=True).at(())
+SOURCE = {"type": "base64", "media_type": "image/png", "data": "aGk="}
+IMAGE = {"type": "image", "source": SOURCE}
 DONE = ModelReply([{"type": "text", "text": "done"}], "end_turn", Usage(1, 1))
 
 
@@ -189,7 +193,8 @@ class History:
 
     def fail(self) -> None:
         if isinstance(self.effect, CallModel):
-            self.loop.model.append(away(bool(self.choose(3))))
+            how = self.choose(5)
+            self.loop.model.append(REFUSED if how == 4 else away(bool(how % 3)))
         self.bring()
 
     def bring(self) -> None:
@@ -282,7 +287,9 @@ class History:
         return Past(found, answers)
 
     def say(self, text: str) -> None:
-        content = [{"type": "text", "text": text}]
+        content: list[dict[str, Any]] = [{"type": "text", "text": text}]
+        if len(self.messages) % 2:
+            content.append(IMAGE)
         taken = self.send({"type": "user.message", "content": content})
         assert taken is not None, "a session that lives takes messages"
         self.messages.append(taken.id)

@@ -131,12 +131,13 @@ def test_every_replay_makes_the_same_bytes() -> None:
     empty = View.empty(loop.subject, initial("sthr_main", self_hosted=True))
     # Whoever writes the summary, from whatever view, comes to what stands in the log.
     before = empty.extend(records[:place_of])
+    room = 3_000  # in a window of so many tokens
     (stored,) = (records[place_of].private or {})["summary"]  # type: ignore[misc]  # our own row
-    assert facts(before) in stored["text"]
+    assert facts(before, room) in stored["text"]
     stepwise = empty
     for record in records[:place_of]:
         stepwise = stepwise.extend([record])
-    assert facts(stepwise) == facts(before)
+    assert facts(stepwise, room) == facts(before, room)
     # And who reads the log afterwards makes the very same request.
     whole = empty.extend(records)
     assert json.dumps(whole.conversation.settled) == json.dumps(loop.view.conversation.settled)
@@ -239,6 +240,15 @@ def test_a_servers_own_name_for_a_tool_is_quoted_like_its_texts() -> None:
     assert "named to" in told
     assert "<" not in told
     assert len(told.splitlines()) <= 5
+
+
+def test_a_small_window_gets_less_and_the_newest_of_it() -> None:
+    loop, _ = worked()
+    whole, less = facts(loop.view) or "", facts(loop.view, 300) or ""
+    assert len(less) < len(whole) < MAX_CHARS
+    assert '- "towns.json": named to "weather"' in less
+    assert facts(loop.view, 10 * MAX_CHARS) == whole
+    assert " more)" in less
 
 
 def test_nothing_is_said_where_nothing_is_known_or_all_was_forgotten() -> None:

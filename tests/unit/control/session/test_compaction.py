@@ -135,7 +135,7 @@ def test_words_of_other_threads_and_of_what_was_forgotten_stay_out() -> None:
     assert "<user>\nthe task\n</user>" in told
     assert "forgotten" not in told
     elsewhere = replace(loop.view, thread_id="sthr_child")
-    (block,) = compaction._summary(elsewhere, "x")
+    (block,) = compaction._summary(elsewhere, "x", None)
     assert "the task" not in block["text"]
 
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from intramuros.control.model.base import Failure, ModelError, ModelRequest
+from intramuros.control.session.calls import CallKind
 from intramuros.control.session.conversation import Conversation, hear
 from intramuros.control.session.fold import fold
 from intramuros.control.session.refusals import NAMED_IN_A_ROW
@@ -16,6 +17,8 @@ from intramuros.control.session.state import initial, load
 from intramuros.control.session.turn import CallModel, Limits, Wait
 from intramuros.control.session.view import View
 from intramuros.control.session.withheld import media
+from intramuros.control.store.records import Draft
+from tests.fakes.band import Band, definition, delegate, lead
 from tests.fakes.loop import (
     CUSTOM,
     Loop,
@@ -209,6 +212,38 @@ def test_one_block_after_the_other_comes_to_an_end() -> None:
     loop.run()
     assert [len(pieces) for pieces in sent(loop)] == [*range(13, 4, -1), 0]
     assert stop_reason(loop) == {"type": "end_turn"}
+
+
+def test_each_thread_goes_on_without_its_own_block() -> None:
+    scout = definition("scout", CUSTOM)
+    band = Band(
+        lead(scout),
+        lead=[delegate("scout"), text("waiting"), text("done")],
+        scout=[uses(use("weather")), refusal(2, 0, 0), text("41 rows")],
+    )
+    band.log.send("user.message", content=[TEXT, image("of the lead")])
+    for _ in range(30):
+        band.next()
+        if not band.flights and not open_crew_calls(band):
+            break
+        for thread_id in list(band.flights):
+            band.land(thread_id)
+        for use_id in open_crew_calls(band):
+            child = next(r.thread_id for r in band.log.records if r.id == use_id)
+            body = {"custom_tool_use_id": use_id, "content": [image("bad")]}
+            draft = Draft("user.custom_tool_result", body, thread_id=child, shared=True)
+            band.log.append(draft)
+    asked = dict(band.requests)
+    assert shown(asked["scout"]) == []
+    assert "It is withheld" in str(asked["scout"].messages)
+    assert [block["source"]["data"] for block in shown(asked["lead"])] == ["of the lead"]
+    assert "41 rows" in str(asked["lead"].messages)
+    assert band.log.state.withheld == 0
+
+
+def open_crew_calls(band: Band) -> list[str]:
+    calls = [call for call in band.log.state.open_calls if call.kind is CallKind.CUSTOM]
+    return [call.id for call in calls]
 
 
 def picky(bad: Sequence[str], *, names: bool) -> Callable[[ModelRequest], ModelError | None]:
