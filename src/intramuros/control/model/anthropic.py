@@ -20,6 +20,7 @@ from intramuros.control.model.failures import (
     retry_after_s,
 )
 from intramuros.control.model.keys import checked_key
+from intramuros.control.model.places import Place
 
 Json = Mapping[str, Any]
 Client = AsyncAnthropic | AsyncAnthropicBedrock | AsyncAnthropicVertex
@@ -230,7 +231,7 @@ class AnthropicModel:
             retry_after_s=retry_after_s(error.response.headers) if retryable else None,
             too_long=too_long,
             ours=ours,
-        ).at(places.named(said) if ours and not too_long else None)
+        ).at(_place(error, said, ours=ours and not too_long, failure=failure))
 
     def _passes(self, error: Exception) -> bool:
         """Tell whether credentials that were not to be had may be, a little later."""
@@ -300,6 +301,15 @@ def _verdict(error: anthropic.APIStatusError) -> tuple[Failure, bool]:
     if verdict in {"true", "false"} and status != 200:
         retryable = verdict == "true"
     return failure, retryable
+
+
+def _place(
+    error: anthropic.APIStatusError, said: str, *, ours: bool, failure: Failure
+) -> Place | None:
+    if ours:
+        return places.named(said)
+    broke = error.status_code >= 500 and failure is Failure.REQUEST_FAILED
+    return places.hinted(said) if broke else None
 
 
 def _said(error: anthropic.APIStatusError) -> str:

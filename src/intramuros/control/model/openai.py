@@ -27,6 +27,7 @@ from intramuros.control.model.failures import (
     clean,
     retry_after_s,
 )
+from intramuros.control.model.places import Place
 
 # Codes, types and words by which servers say that the conversation is too long.
 _TOO_LONG: Final = (
@@ -170,7 +171,7 @@ class OpenAIModel:
             retry_after_s=retry_after_s(headers) if retryable else None,
             too_long=too_long,
             ours=ours,
-        ).at(places.named(said, _parameter(error)) if ours and not too_long else None)
+        ).at(_place(status, error, said, ours=ours and not too_long, failure=failure))
 
 
 def _status(error: openai.APIError) -> int:
@@ -210,8 +211,13 @@ def _is_ours(status: int, error: openai.APIError) -> bool:
     return named or status in {400, 422}
 
 
-def _parameter(error: openai.APIError) -> str | None:
-    return error.param if isinstance(error.param, str) else None
+def _place(
+    status: int, error: openai.APIError, said: str, *, ours: bool, failure: Failure
+) -> Place | None:
+    if ours:
+        return places.named(said, error.param if isinstance(error.param, str) else None)
+    broke = status >= 500 and failure is Failure.REQUEST_FAILED
+    return places.hinted(said) if broke else None
 
 
 def _said(error: openai.APIError) -> str:

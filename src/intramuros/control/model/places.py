@@ -33,6 +33,7 @@ _PARAMETERS: Final = frozenset(
         "top_p",
     }
 )
+_MEDIA: Final = re.compile(r"\b(images?|image_url|pdfs?|documents?|multi-?modal|base64|mtmd)\b")
 # What is no fault of any block, although it is told like one.
 _UNPAID: Final = ("credit balance", "billing", "quota")
 
@@ -53,6 +54,14 @@ def named(said: str, parameter: str | None = None) -> Place | None:
     if _root(parameter or said) in _PARAMETERS:
         return None
     return None if any(words in said.lower() for words in _UNPAID) else ()
+
+
+def hinted(said: str) -> Place | None:
+    """Return the empty place if a server's failure seems to be about an image or a document.
+
+    Some servers of open models fail where others refuse, as when they cannot decode an image.
+    """
+    return () if _MEDIA.search(said.lower()) else None
 
 
 def _root(text: str) -> str:

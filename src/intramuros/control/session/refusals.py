@@ -7,7 +7,8 @@ missing (``conversation.py``), and the request is made again.
 
 Providers name the block, or they do not. What they name is withheld; else everything of its kind
 that came since the model's last reply, because what came before it was taken once; else everything
-of its kind. Each step withholds more than was withheld before, so there is an end. What did not
+of its kind. A server that fails again and again with words about an image or a document is taken to
+refuse it. Each step withholds more than was withheld before, so there is an end. What did not
 help is given back when the turn is given up: then something else is wrong, which may be cured.
 
 The facts stand in the private part of the failed request's end.
@@ -27,6 +28,8 @@ from intramuros.control.store.records import Draft
 
 Block = Mapping[str, Any]
 
+# Failures in a row of a server that fails where others refuse, before it is believed to do so.
+FAILURES_BEFORE: Final = 2
 # Blocks that a provider may name one after the other, before all that could be meant are withheld.
 NAMED_IN_A_ROW: Final = 8
 
@@ -41,7 +44,7 @@ def suspects(view: View, error: ModelError, *, compacts: bool) -> list[Block]:
     place: Place | None = error.place
     if compacts and error.too_long:
         place = ()
-    if place is None or error.retryable:
+    if place is None or (error.retryable and view.state.failures < FAILURES_BEFORE):
         return []
     everything = _everything(view.conversation)
     if view.state.withheld >= NAMED_IN_A_ROW:

@@ -349,6 +349,14 @@ async def test_where_the_refused_block_is(message: str, place: tuple[int, ...] |
     assert caught.value.place == place
 
 
+async def test_a_server_may_fail_where_others_refuse() -> None:
+    fake = FakeMessages.saying(CONTENT)
+    fake.faults = [Fault("status", status=500, type="api_error", message="bad image")]
+    with pytest.raises(ModelError) as caught:
+        await run(fake)
+    assert (caught.value.place, caught.value.retryable) == ((), True)
+
+
 @pytest.mark.parametrize("fault", [Fault("status"), Fault("status", status=401)])
 async def test_no_block_is_blamed_for_what_is_no_fault_of_the_request(fault: Fault) -> None:
     fake = FakeMessages.saying(CONTENT)

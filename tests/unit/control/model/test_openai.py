@@ -269,6 +269,26 @@ async def test_a_reply_that_was_cut_short_says_so() -> None:
     assert (await run(fake)).stop_reason == "max_tokens"
 
 
+@pytest.mark.parametrize(
+    ("status", "message", "place"),
+    [
+        (500, "Failed to load image", ()),
+        (500, "out of memory", None),
+        (503, "Failed to load image", None),
+        (429, "too many images", None),
+    ],
+)
+async def test_a_server_may_fail_where_others_refuse(
+    status: int, message: str, place: tuple[int, ...] | None
+) -> None:
+    fake = FakeChat.saying(CONTENT)
+    fake.faults = [Fault("status", status=status, type="x", message=message)]
+    with pytest.raises(ModelError) as caught:
+        await run(fake)
+    assert caught.value.place == place
+    assert caught.value.retryable
+
+
 async def test_a_refused_image_is_told_by_its_place_in_our_request() -> None:
     source = {"type": "base64", "media_type": "image/png", "data": "aGk="}
     picture = {"type": "image", "source": source}

@@ -1,6 +1,6 @@
 import pytest
 
-from intramuros.control.model.places import Place, named
+from intramuros.control.model.places import Place, hinted, named
 
 SAID: list[tuple[str, Place | None]] = [
     ("messages.3.content.1.image.source.base64.data: image exceeds 5 MB maximum", (3, 1)),
@@ -30,6 +30,21 @@ def test_the_parameter_beside_the_words_goes_first() -> None:
     assert named("Unsupported image.", "messages.[1].content.[0].image_url") == (1, 0)
     assert named("It is no good.", "tools[0].function.name") is None
     assert named("It is no good: messages[2].content[3]", "messages") == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("said", "place"),
+    [
+        ("Failed to load image or audio file", ()),
+        ("cannot identify image file <_io.BytesIO>", ()),
+        ("Invalid base64-encoded string", ()),
+        ("CUDA out of memory", None),
+        ("Internal Server Error", None),
+        ("imagine that", None),
+    ],
+)
+def test_failures_that_seem_to_be_about_a_block(said: str, place: Place | None) -> None:
+    assert hinted(said) == place
 
 
 def test_long_words_are_read_quickly() -> None:

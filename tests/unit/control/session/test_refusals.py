@@ -172,6 +172,26 @@ def test_a_failure_that_passes_changes_nothing_in_between() -> None:
     assert loop.log.state.failures == 0
 
 
+def test_a_server_that_fails_again_and_again_over_an_image_is_taken_to_refuse_it() -> None:
+    broken = ModelError(Failure.REQUEST_FAILED, "cannot load image", retryable=True).at(())
+    loop = Loop(agent(), model=[broken, broken, broken, text("fine")])
+    say(loop, image("bad"))
+    for _ in range(2):
+        wait = loop.run()
+        assert wait.until_us is not None
+        loop.log.now_us = wait.until_us
+    loop.run()
+    assert sent(loop) == [[image("bad")], [image("bad")], [image("bad")], []]
+    assert stop_reason(loop) == {"type": "end_turn"}
+    # One failure alone is waited for.
+    passing = Loop(agent(), model=[broken, text("fine")])
+    say(passing, image("good"))
+    wait = passing.run()
+    passing.log.now_us = wait.until_us or 0
+    passing.run()
+    assert sent(passing) == [[image("good")]] * 2
+
+
 def test_without_anything_to_withhold_the_turn_is_given_up_as_before() -> None:
     loop = Loop(agent(), model=[refusal(0, 0, why="odd words")])
     loop.log.say()
