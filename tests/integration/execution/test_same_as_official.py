@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from anthropic.lib.tools import agent_toolset
 from anthropic.lib.tools._tool_dispatch import tool_error_content
@@ -32,6 +33,7 @@ class Official:
 
     def __init__(self, workdir: Path) -> None:
         self.workdir = workdir
+        self.shell: agent_toolset.BashSession | None = None
         context = agent_toolset.AgentToolContext(workdir=workdir)
         self.tools = {
             tool.name: tool for tool in agent_toolset.beta_agent_toolset_20260401(context)
@@ -42,10 +44,20 @@ class Official:
             content, is_error = await self.tools[tool].call(arguments), False
         except Exception as error:  # noqa: BLE001 - the official runner does the same
             content, is_error = tool_error_content(error), True
+        await self._notice()
         if not isinstance(content, str):
             return is_error, list(content)
         text = content.replace(str(self.workdir), WORKSPACE)
         return is_error, text or "(no output)"
+
+    async def _notice(self) -> None:
+        """Let the vendor's side notice that its shell has exited; ours always has."""
+        if self.shell is None:
+            return
+        output: Any = self.shell._proc.stdout
+        if output._stream.at_eof():
+            with anyio.move_on_after(10):
+                await self.shell._proc.wait()
 
 
 async def ours(sandbox: LiveSandbox, tool: str, arguments: dict[str, Any]) -> Result:
@@ -56,8 +68,15 @@ async def ours(sandbox: LiveSandbox, tool: str, arguments: dict[str, Any]) -> Re
 
 
 @pytest.fixture
-async def official(tmp_path: Path) -> AsyncIterator[Official]:
+async def official(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Official]:
     made = Official(tmp_path / "official")
+    start = agent_toolset.BashSession.start
+
+    async def started(*args: Any, **named: Any) -> agent_toolset.BashSession:
+        made.shell = await start(*args, **named)
+        return made.shell
+
+    monkeypatch.setattr(agent_toolset.BashSession, "start", started)
     made.workdir.mkdir()
     yield made
     from anthropic.lib.tools._beta_functions import aclose_runnable_tool
