@@ -41,7 +41,7 @@ def client_of(server: Server) -> Anthropic:
     return Anthropic(base_url=server.base_url, api_key=server.api_key, max_retries=0, timeout=60)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_R243_a_dream_outlives_its_servers(tmp_path: Path) -> None:
     scripts = tmp_path / "scripts"
     scripts.mkdir()
