@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 import os
@@ -360,6 +361,35 @@ async def test_t35_no_record_no_call(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert upstream.requests == []
         assert (await client.post(url("/echo"), content=CALL, headers=JSON)).status_code == 200
     assert kinds(rig.audit("gateway-audit.jsonl")) == ["mcp.request", "mcp.response"]
+
+
+async def test_t01_an_edge_whose_disk_is_full_costs_no_call_while_there_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, upstream = Rig(tmp_path), Upstream()
+    other = Rig(tmp_path / "other", key=rig.key)
+    other.edge_ca = rig.edge_ca
+    for name in ("edge.crt", "edge.key"):
+        other.write(name, (rig.home / name).read_bytes())
+    append_all = AppendLog.append_all
+
+    def full(self: AppendLog, lines: Sequence[str]) -> None:
+        if self.path == rig.home / "edge-audit.jsonl":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        append_all(self, lines)
+
+    async with (
+        running_upstream(upstream.app) as upstream_port,
+        running_edge(rig) as first,
+        running_edge(other) as second,
+        running_gateway(rig.config([first, second], upstream_port), links=2),
+        client_of(rig, first, second) as client,
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(AppendLog, "append_all", full)
+            assert (await client.get(url("/echo"))).status_code == 200
+    assert "dial.opened" not in kinds(rig.audit("edge-audit.jsonl"))
+    assert "dial.opened" in kinds(other.audit("edge-audit.jsonl"))
 
 
 async def test_a_gateway_drains_before_it_stops(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ class TunnelDialer:
             Unavailable: no edge answers, or no gateway is connected (``tunnel_disconnected``).
             Overloaded: the tunnel is at a limit.
         """
-        return await self._patiently(host, self._connect_once)
+        return await self._patiently(host, _as_it_is)
 
     async def open(self, host: str) -> tuple[Wire, TLSStream]:
         """Return a connection to the host's gateway and its inner TLS stream, ready for requests.
@@ -149,9 +149,13 @@ class TunnelDialer:
         Raises:
             DomainError: as :meth:`connect` and :meth:`start_inner_tls`.
         """
-        return await self._patiently(host, self._open_once)
 
-    async def _patiently(self, host: str, attempt: Callable[[str], Awaitable[T]]) -> T:
+        async def secured(wire: Wire) -> tuple[Wire, TLSStream]:
+            return wire, await self.start_inner_tls(wire, host)
+
+        return await self._patiently(host, secured)
+
+    async def _patiently(self, host: str, then: Callable[[Wire], Awaitable[T]]) -> T:
         try:
             check_host(host)
         except BadHost as error:
@@ -166,7 +170,7 @@ class TunnelDialer:
         began_s = anyio.current_time()
         while True:
             try:
-                opened = await attempt(host)
+                opened = await self._by_an_edge(host, then)
             except Unavailable:
                 if anyio.current_time() - began_s >= patience_s:
                     self._reached.discard(host)
@@ -178,24 +182,24 @@ class TunnelDialer:
                 self._reached.add(host)
                 return opened
 
-    async def _open_once(self, host: str) -> tuple[Wire, TLSStream]:
-        # An edge that has not yet noticed the end of its gateway still takes the dial, so the
-        # handshake belongs to what is tried again.
-        wire = await self._connect_once(host)
-        try:
-            return wire, await self.start_inner_tls(wire, host)
-        except BaseException:
-            wire.abort()
-            raise
+    async def _by_an_edge(self, host: str, then: Callable[[Wire], Awaitable[T]]) -> T:
+        """Dial by the first edge on whose connection ``then`` works.
 
-    async def _connect_once(self, host: str) -> Wire:
+        An edge that has not yet noticed the end of its gateway still takes the dial, and so does
+        one whose disk is full: only what comes next tells whether another must be tried.
+        """
         failure: DomainError = Unavailable("no edge is configured", code="edge_unreachable")
         for edge in self._edges:
             ticket = await self._mint(host)
             try:
-                return await _call(edge, self._context, Dial(ticket))
-            except _TryNext as tried:
-                failure = tried.error
+                wire = await _call(edge, self._context, Dial(ticket))
+                try:
+                    return await then(wire)
+                except BaseException:
+                    wire.abort()
+                    raise
+            except (_TryNext, Unavailable) as tried:
+                failure = tried.error if isinstance(tried, _TryNext) else tried
                 log.info("edge_skipped", edge=f"{edge.host}:{edge.port}", reason=str(failure))
         raise failure
 
@@ -255,6 +259,10 @@ class TunnelDialer:
                 log.warning("fence_missed", edge=f"{edge.host}:{edge.port}", reason=str(error))
                 missed.append(f"{edge.host}:{edge.port}")
         return missed
+
+
+async def _as_it_is(wire: Wire) -> Wire:
+    return wire
 
 
 class _TryNext(Exception):

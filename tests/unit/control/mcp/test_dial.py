@@ -165,18 +165,18 @@ async def test_a_tunnel_without_certificates_is_not_dialled() -> None:
 
 async def test_a_gateway_that_was_there_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dial, "RETRY_S", 0.001)
-    monkeypatch.setattr(dial, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(dial, "PATIENCE_S", 0.5)
     away = Unavailable("the tunnel is not connected", code="tunnel_disconnected")
     answers: list[object] = [away, "wire", away, away, "wire", *[away] * 1000]
     asked = iter(answers)
 
-    async def connect_once(_self: object, _host: str) -> object:
+    async def by_an_edge(_self: object, _host: str, _then: object) -> object:
         answer = next(asked)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    monkeypatch.setattr(dial.TunnelDialer, "_connect_once", connect_once)
+    monkeypatch.setattr(dial.TunnelDialer, "_by_an_edge", by_an_edge)
     dialling = dialer(CA.cert_pem)
     with pytest.raises(Unavailable):
         await dialling.connect(HOST)
@@ -204,7 +204,7 @@ async def test_a_gateway_lost_before_its_handshake_is_tried_again_by_any_dialer(
         def abort(self) -> None:
             aborted.append("wire")
 
-    async def connect_once(_self: object, _host: str) -> object:
+    async def call(*_: object) -> object:
         return Dialled()
 
     async def start_inner_tls(_self: object, _wire: object, _host: str) -> object:
@@ -213,12 +213,13 @@ async def test_a_gateway_lost_before_its_handshake_is_tried_again_by_any_dialer(
             raise outcome
         return outcome
 
-    monkeypatch.setattr(dial.TunnelDialer, "_connect_once", connect_once)
+    monkeypatch.setattr(dial, "_call", call)
     monkeypatch.setattr(dial.TunnelDialer, "start_inner_tls", start_inner_tls)
     reached: set[str] = set()
-    first, second = (dialer(CA.cert_pem, reached=reached) for _ in range(2))
+    edges = (Edge("127.0.0.1", 1, "x"),)
+    first, second = (dialer(CA.cert_pem, edges=edges, reached=reached) for _ in range(2))
     assert (await first.open(HOST))[1] == "tls"
     assert (await second.open(HOST))[1] == "tls"
     assert aborted == ["wire", "wire"]
     with pytest.raises(Unavailable):
-        await dialer(CA.cert_pem).open(HOST)
+        await dialer(CA.cert_pem, edges=edges).open(HOST)
