@@ -114,8 +114,7 @@ def encode_reply(refusal: Refusal | None) -> bytes:
     """Return the edge's answer."""
     if refusal is None:
         return b"OK\n"
-    text = "".join(c if " " <= c <= "~" else "?" for c in refusal.text[:512])
-    return f"ERR {refusal.code} {text}\n".encode("ascii")
+    return f"ERR {refusal.code} {_printable(refusal.text)}\n".encode("ascii")
 
 
 def parse_reply(line: bytes) -> Refusal | None:
@@ -131,7 +130,12 @@ def parse_reply(line: bytes) -> Refusal | None:
     code, _, message = rest.partition(" ")
     if verb != "ERR" or _CODE.match(code) is None:
         raise BadLine("the edge gave no answer of ours; is this an edge?")
-    return Refusal(code, message)
+    # It is shown on terminals, and an edge may be anyone's.
+    return Refusal(code, _printable(message))
+
+
+def _printable(text: str) -> str:
+    return "".join(c if " " <= c <= "~" else "?" for c in text[:512])
 
 
 def _text(line: bytes) -> str:

@@ -43,6 +43,8 @@ log = logger("gateway")
 
 MIB: Final = 1024 * 1024
 CHUNK_BYTES: Final = 64 * 1024
+# Bodies up to this size are taken however much is held: streams are counted elsewhere.
+SMALL_BODY_BYTES: Final = 64 * 1024
 # A JSON-RPC error of the range that servers may define.
 DENIED_CODE: Final = -32003
 DENIED: Final = "the private network's policy does not permit this"
@@ -58,7 +60,9 @@ class RelayLimits:
     """Bounds of one connection; times in seconds."""
 
     max_body_bytes: int = 8 * MIB
-    """A request body is held in memory until it is recorded; MCP servers take 4 MiB."""
+    """A request body is held in memory until it is answered; MCP servers take 4 MiB."""
+    max_held_bytes: int = 256 * MIB
+    """Of all requests at once; beyond it only small bodies are taken."""
     head_s: float = 30.0
     """From the first byte of a request to its end."""
     idle_s: float = 600.0
@@ -101,6 +105,8 @@ class _Exchange:
     request: h11.Request
     caller: Caller
     body: bytes = b""
+    held_bytes: int = 0
+    """What was read of the body so far."""
     filter: ListFilter | None = None
 
 
@@ -126,6 +132,7 @@ class Relay:
         self._ledger = ledger
         self._clock = clock
         self._limits = limits or RelayLimits()
+        self._held_bytes = 0
 
     async def serve(
         self, stream: ByteStream, below: LinkStream, host: str, idle: IdleConnections
@@ -205,8 +212,11 @@ class Relay:
         headers = list(request.headers)
         check_request(request.method, request.target, headers, check.host)
         exchange = _Exchange(stream, http, request, check.check(headers))
-        exchange.body = await self._read_body(exchange)
-        await self._answer(exchange, below)
+        try:
+            exchange.body = await self._read_body(exchange)
+            await self._answer(exchange, below)
+        finally:
+            self._held_bytes -= exchange.held_bytes
         keep = http.our_state is h11.DONE and http.their_state is h11.DONE
         return keep, http.trailing_data[0]
 
@@ -224,15 +234,23 @@ class Relay:
                         http.receive_data(await exchange.stream.receive(CHUNK_BYTES))
                     elif isinstance(event, h11.Data):
                         body += event.data
-                        if len(body) > self._limits.max_body_bytes:
-                            limit = self._limits.max_body_bytes
-                            raise BadRequest("body_too_large", f"at most {limit} bytes", 413)
+                        self._hold(exchange, len(event.data))
                     else:
                         return bytes(body)
         except TimeoutError:
             raise BadRequest("request_timeout", "the body took too long", 408) from None
         except (anyio.EndOfStream, anyio.BrokenResourceError):
             raise BadRequest("malformed_request", "the body ended early") from None
+
+    def _hold(self, exchange: _Exchange, size: int) -> None:
+        """Count bytes of a body until its request is done; refuse those that are too many."""
+        exchange.held_bytes += size
+        self._held_bytes += size
+        limits, held_bytes = self._limits, exchange.held_bytes
+        if held_bytes > limits.max_body_bytes:
+            raise BadRequest("body_too_large", f"at most {limits.max_body_bytes} bytes", 413)
+        if held_bytes > SMALL_BODY_BYTES and self._held_bytes > limits.max_held_bytes:
+            raise BadRequest("overloaded", "too many large requests at once; try again", 503)
 
     async def _answer(self, exchange: _Exchange, below: LinkStream) -> None:
         caller, request = exchange.caller, exchange.request

@@ -39,6 +39,8 @@ def test_replies_travel() -> None:
     assert parse_reply(encode_reply(refusal)[:-1]) == refusal
     assert encode_reply(Refusal("x", "é\n\0" + "a" * 9000)).count(b"\n") == 1
     assert len(encode_reply(Refusal("x", "a" * 9000))) < MAX_LINE_BYTES
+    # What a terminal would obey is not passed on, whoever the edge is.
+    assert parse_reply(b"ERR no_link a\x1b[2Jb\x07") == Refusal("no_link", "a?[2Jb?")
 
 
 @pytest.mark.parametrize(

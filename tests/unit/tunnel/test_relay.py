@@ -34,7 +34,8 @@ SIGNER = signing_key()
 KEY = VerifyingKey(SIGNER.public_pem())
 TICKET = SIGNER.mint_call_ticket(CallTicket("tnl_1", HOST, "sesn_1", "t"), CLOCK.now().timestamp())
 PROOF = f"{CALL_HEADER}: {TICKET}"
-LIMITS = RelayLimits(max_body_bytes=1000, head_s=0.2, idle_s=0.2)
+LIMITS = RelayLimits(max_body_bytes=1000)
+HURRIED = RelayLimits(max_body_bytes=1000, head_s=0.2, idle_s=0.2)
 
 
 class Pool:
@@ -57,12 +58,12 @@ class Pool:
 class Bench:
     """A relay, what is under it and what it writes."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, limits: RelayLimits = LIMITS) -> None:
         self.path = home / "audit.jsonl"
         self.pool = Pool()
         self.ledger = Ledger(self.path, ManualClock())
         reached = Destinations(self.pool, {})
-        self.relay = Relay(ROUTES, reached, self.ledger, KEY, CLOCK, LIMITS)
+        self.relay = Relay(ROUTES, reached, self.ledger, KEY, CLOCK, limits)
         self.below = Below()
         self.idle = IdleConnections()
 
@@ -190,12 +191,47 @@ async def test_t28_what_could_be_misread_is_refused_before_anything_is_dialled(
     assert bench.audit() == []
 
 
-async def test_t07_slow_callers_are_timed_out(bench: Bench) -> None:
+async def test_t07_slow_callers_are_timed_out(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, HURRIED)
     assert await bench.talk(b"GET / HT", close=False) != b""
     assert (await bench.talk(request("POST", "/", "Content-Length: 9"), close=False)).startswith(
         b"HTTP/1.1 408"
     )
     assert await bench.talk(close=False) == b""
+
+
+async def test_many_large_bodies_at_once_are_bounded_and_small_ones_pass(tmp_path: Path) -> None:
+    limits = RelayLimits(max_body_bytes=200_000, max_held_bytes=250_000)
+    bench = Bench(tmp_path, limits)
+    arrived, goes_on = anyio.Event(), anyio.Event()
+
+    async def slowly(request: httpcore2.Request) -> httpcore2.Response:
+        arrived.set()
+        await goes_on.wait()
+        return httpcore2.Response(200, headers=[("content-length", "2")], content=b"ok")
+
+    at_once = bench.pool.handle_async_request
+    bench.pool.handle_async_request = slowly  # type: ignore[method-assign]  # for the first
+    said: list[bytes] = []
+    large, small = (request("POST", body=b"x" * size) for size in (150_000, 10_000))
+
+    async def first() -> None:
+        said.append(await bench.talk(large))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(first)
+        with anyio.fail_after(30):
+            await arrived.wait()
+        bench.pool.handle_async_request = at_once  # type: ignore[method-assign]  # again
+        refused = await bench.talk(large)
+        assert refused.startswith(b"HTTP/1.1 503 ")
+        assert b'"overloaded"' in refused
+        assert statuses(await bench.talk(small), 1) == [200]
+        goes_on.set()
+    assert statuses(said[0], 1) == [200]
+    # What is done with, refused ones included, is held no more.
+    assert statuses(await bench.talk(large), 1) == [200]
+    assert bench.relay._held_bytes == 0
 
 
 async def test_idle_connections_are_closed_by_a_drain(bench: Bench) -> None:
