@@ -321,7 +321,8 @@ async def test_the_command_has_a_status_for_each_kind_of_end(
         (rig.home / "tunnel-token").unlink()
         assert await status("--config", str(file), "--json") == 1
         told = capsys.readouterr()
-        report = json.loads(told.out[told.out.index("{") :])
+        # The edge runs in this process, and what it logs is printed before and behind.
+        report, _ = json.JSONDecoder().raw_decode(told.out[told.out.index("{\n") :])
         assert report["works"] is False
         assert next(h["hop"] for h in report["hops"] if h["level"] == "failure") == "token"
         assert "error: broken: token" in told.err
