@@ -331,6 +331,8 @@ class _Builder:
         arguments += ["--max-idle-s", "1", "--lease-ttl-s", "10", "--warm-min", "0"]
         arguments += ["--warm-max", "0", "--snapshots", "off", "--hibernate-after-s", "2"]
         arguments += ["--freeze-after-s", "1", "--provider", self.shape.provider]
+        # A full disk is to be met, and not waited out.
+        arguments += ["--reserve-disk-bytes", "0"]
         arguments += ["--mounts", f"{world.effects(name)}:/effects:rw", "--drain-s", "5"]
         under: list[str] = []
         if network is not None:

@@ -54,6 +54,7 @@ class Poller:
         self._clock = clock
         self._rand = rand
         self._failures = 0
+        self._waits_for_room = False
         self.crowded: Callable[[], str | None] = _never
         """Says why this host can hold no other sandbox now; nothing is claimed meanwhile."""
         self.asleep: Callable[[Stop], Awaitable[None]] | None = None
@@ -86,9 +87,8 @@ class Poller:
                 self.doing = "waiting for a free slot"
                 async with self._slots:
                     pass
-                if (lack := self.crowded()) is not None:
+                if self._is_crowded():
                     # Other workers may have room; ours asks again soon.
-                    self.doing = f"waiting for room: {lack}"
                     await _pause(CROWDED_S, stop)
                     continue
                 try:
@@ -114,6 +114,17 @@ class Poller:
         self.doing = "stopped"
         if refused is not None:
             raise _fatal(refused, self._queue.environment_id) from refused
+
+    def _is_crowded(self) -> bool:
+        """Tell whether there is no room; when it runs out, people can read why."""
+        lack, had_room = self.crowded(), not self._waits_for_room
+        self._waits_for_room = lack is not None
+        if lack is None:
+            return False
+        self.doing = f"waiting for room: {lack}"
+        if had_room:
+            log.warning("nothing_claimed", lack=lack)
+        return True
 
     async def _run(self, work: Work) -> None:
         try:

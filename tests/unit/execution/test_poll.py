@@ -3,6 +3,7 @@ from collections.abc import Sequence
 import anyio
 import anyio.lowlevel
 import pytest
+from structlog.testing import capture_logs
 
 from intramuros.execution import poll
 from intramuros.execution.client import Away, Refused, Work
@@ -135,8 +136,12 @@ async def test_nothing_is_claimed_while_the_host_has_no_room(pauses: list[float]
         return "3 MiB of memory are free" if len(seen) < 4 else None
 
     rig.poller.crowded = crowded
-    await rig.run()
+    with capture_logs() as logs:
+        await rig.run()
     assert pauses[:3] == [poll.CROWDED_S] * 3
+    # Said once, and not with each look.
+    (said,) = [entry for entry in logs if entry["event"] == "nothing_claimed"]
+    assert said["lack"] == "3 MiB of memory are free"
     # Not even asked, so that another worker gets it.
     assert seen[:4] == [0, 0, 0, 0]
     assert rig.served == ["a"]

@@ -1,4 +1,3 @@
-from intramuros.control.catalog import agents
 from intramuros.control.dreams import prompts
 from intramuros.control.dreams.statements import BadInput, parse
 from intramuros.protocol.resources.agents import AgentCreate
@@ -10,7 +9,6 @@ def test_an_agent_can_have_them() -> None:
     )
     assert made.tools is not None
     assert len(made.tools) == len(prompts.TOOLS)
-    assert agents is not None
 
 
 def test_every_tool_that_is_offered_is_there_and_no_other() -> None:
