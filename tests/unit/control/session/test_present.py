@@ -21,7 +21,7 @@ def test_a_session_is_shown_whole(world: World) -> None:
     assert shown["archived_at"] is None
 
 
-def test_10_27_times_run_and_freeze(world: World) -> None:
+def test_times_run_and_freeze(world: World) -> None:
     session_id = world.create()
     world.say(session_id)
     world.loop(session_id, Draft("session.status_running"))
