@@ -47,6 +47,9 @@ def upgrade(engine: Engine) -> None:
         current = revision(connection)
         try:
             if current != scripts().get_current_head():
+                if connection.dialect.name != "sqlite":
+                    # An index of all events takes longer than what a request may run.
+                    connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
                 _run(connection)
         except CommandError as error:
             raise OperatorError(

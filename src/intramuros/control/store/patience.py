@@ -1,7 +1,8 @@
 """Opens a database that may not be up yet, as after the machine has started.
 
 A PostgreSQL that is starting, recovering from a crash, shutting down, full, or not there yet will
-answer a little later; one that refuses us for who we are will not.
+answer a little later, and so will one that another server is migrating; one that refuses us for who
+we are will not.
 """
 
 import random
@@ -11,7 +12,6 @@ from typing import Final
 
 import anyio
 import anyio.to_thread
-from sqlalchemy.exc import DBAPIError
 
 from intramuros.control.store.db import Database
 from intramuros.control.store.drivers import DatabaseAway
@@ -67,7 +67,9 @@ async def _once(url: str, prepare: Callable[[Database], None]) -> Database:
         await anyio.to_thread.run_sync(prepare, db)
     except BaseException as error:
         db.close()
-        if isinstance(error, DBAPIError) and isinstance(db.backend.verdict(error), Unavailable):
+        if isinstance(db.backend.verdict(error), Unavailable):
             raise DatabaseAway("the database went away", "look at its log") from error
+        if db.backend.passing(error):
+            raise DatabaseAway("another server has the database", "let it end") from error
         raise
     return db

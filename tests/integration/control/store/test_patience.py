@@ -3,18 +3,23 @@
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
 import pytest
 from anthropic import Anthropic
+from sqlalchemy import Connection
+from structlog.testing import capture_logs
 
-from intramuros.control.store.db import Database
+from intramuros.control.store import migrate, postgres
+from intramuros.control.store.db import Database, Tx
 from intramuros.control.store.drivers import DatabaseAway
+from intramuros.control.store.migrate import upgrade
 from intramuros.control.store.patience import open_when_up
 from intramuros.kernel.errors import OperatorError
+from tests import waiting
 from tests.postgres import Cluster
 from tests.wire.host import log_file, running
 from tests.wire.site import until
@@ -115,6 +120,60 @@ def test_a_server_waits_for_a_database_that_recovers(cluster: Cluster, tmp_path:
         thread.join()
         cluster.drop_bare("late")
     assert "database_awaited" in _log(tmp_path)
+
+
+async def test_a_start_waits_for_who_is_migrating(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "LOCK_TIMEOUT_MS", 50)
+    monkeypatch.setattr(postgres, "IDLE_TIMEOUT_MS", 120_000)
+    other = Database.open(url)
+    inside, go = threading.Event(), threading.Event()
+
+    def migrate_for_long(_: Tx) -> None:
+        inside.set()
+        assert go.wait(60)
+
+    async def let_go(logs: Sequence[Mapping[str, object]]) -> None:
+        await waiting.until(lambda: any(e["event"] == "database_awaited" for e in logs))
+        go.set()
+
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(other.write, migrate_for_long)
+            try:
+                await anyio.to_thread.run_sync(inside.wait, 60)
+                with pytest.raises(DatabaseAway, match="another server has the database"):
+                    await open_when_up(url, 0.0, lambda db: upgrade(db.engine))
+                with capture_logs() as logs:
+                    group.start_soon(let_go, logs)
+                    (await open_when_up(url, 90.0, lambda db: upgrade(db.engine))).close()
+            finally:
+                go.set()
+    finally:
+        other.close()
+
+
+def test_a_migration_takes_as_long_as_it_takes(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "STATEMENT_TIMEOUT_MS", 100)
+    db = Database.open(cluster.bare("slow"))
+
+    def take_long(connection: Connection) -> None:
+        connection.exec_driver_sql("SELECT pg_sleep(0.3)")
+        connection.exec_driver_sql("CREATE TABLE made (id int)")
+
+    monkeypatch.setattr(migrate, "_run", take_long)
+    try:
+        upgrade(db.engine)
+        with db.engine.begin() as connection:
+            assert connection.exec_driver_sql("SELECT count(*) FROM made").scalar() == 0
+            # Everything else keeps its limit.
+            assert connection.exec_driver_sql("SHOW statement_timeout").scalar() == "100ms"
+    finally:
+        db.close()
+        cluster.drop_bare("slow")
 
 
 def _log(data_dir: Path) -> str:
