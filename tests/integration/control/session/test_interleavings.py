@@ -67,7 +67,7 @@ REPLIES: Final[list[tuple[str, ...] | str]] = [
 # Calls that are made once: what they do, they may have done.
 ONCE: Final = {"insert", "web_fetch", "web_search"}
 LIMITS = Limits(failures=2, rounds=4)
-# A refusal for what is in the request, wherever that is; now and then there is such a thing.
+# A refusal for what is in the request, wherever that is.
 REFUSED = ModelError(Failure.REQUEST_FAILED, "bad", retryable=False, ours=True).at(())
 SOURCE = {"type": "base64", "media_type": "image/png", "data": "aGk="}
 IMAGE = {"type": "image", "source": SOURCE}
@@ -287,9 +287,7 @@ class History:
         return Past(found, answers)
 
     def say(self, text: str) -> None:
-        content: list[dict[str, Any]] = [{"type": "text", "text": text}]
-        if len(self.messages) % 2:
-            content.append(IMAGE)
+        content = [{"type": "text", "text": text}, IMAGE]
         taken = self.send({"type": "user.message", "content": content})
         assert taken is not None, "a session that lives takes messages"
         self.messages.append(taken.id)
