@@ -25,7 +25,7 @@ def param(**more: Any) -> RepositoryParam:
     return RepositoryParam.model_validate({"type": "github_repository", "url": URL, **more})
 
 
-@pytest.mark.parametrize("url", [URL, "https://github.com/my_corp/repo.py", f"{URL}-1_x"])
+@pytest.mark.parametrize("url", [URL, "https://github.com/My_Corp/Repo.py", f"{URL}-1_x"])
 def test_c11_5_R391_a_repository_is_named_by_owner_and_name(url: str) -> None:
     assert check_repository(url) == url
 
