@@ -9,12 +9,14 @@ from typing import Any
 
 import anyio
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
+from structlog.testing import capture_logs
 
 from intramuros.control.model.base import ModelReply, ModelRequest
 from intramuros.control.session import runner as runner_module
 from intramuros.control.session.journal import NotBegun
 from intramuros.control.session.opening import Opening, opened
+from intramuros.control.session.repositories import KIND
 from intramuros.control.session.state import initial
 from intramuros.control.session.view import View
 from intramuros.control.store import db as db_module
@@ -242,10 +244,25 @@ async def test_a_session_that_another_process_drove_meanwhile_is_read_anew(
         assert known is not None
         rig.runner._memory.keep(_older(known))
         rig.model.answers.append(text("sunny"))
-        await rig.send(session, result(call))
+        with capture_logs() as logs:
+            await rig.send(session, result(call))
+        assert logs == [], "that is nothing to tell of"
         await rig.idle(session)
     assert len(claims) == 2
     assert rig.model.requests[1].messages[-1]["content"][0]["tool_use_id"] == "toolu_1"
+
+
+async def test_a_turn_that_must_wait_for_a_checkout_is_not_begun(rig: Rig) -> None:
+    until_us = rig.desk.now_us() + 3600 * 1_000_000
+    checkout = {"type": KIND, "_state": "cloning", "_until_us": until_us}
+    async with rig.running():
+        session, call = await asked(rig)
+        mounted = update(tables.sessions).values(resources=[checkout])
+        await rig.db.write(lambda tx: tx.execute(mounted))
+        await rig.send(session, result(call))
+        lease = await rig.lease(session)
+        assert (lease.state, lease.available_us) == ("ready", until_us)
+    assert len(rig.model.requests) == 1
 
 
 def _older(view: View) -> View:
