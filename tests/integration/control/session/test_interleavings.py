@@ -423,7 +423,7 @@ def spread(seed: int) -> Iterator[bytes]:
 
 @given(st.integers(0, 2**64 - 1), st.binary(max_size=CHOICES), st.booleans(), st.booleans())
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1200)
 def test_every_interleaving_keeps_the_contract(
     seed: int, drawn: bytes, self_hosted: bool, inside: bool
 ) -> None:
