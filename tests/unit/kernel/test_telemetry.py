@@ -1,6 +1,11 @@
 import json
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
 
 import pytest
 import structlog
@@ -69,3 +74,27 @@ def test_people_get_text(capsys: pytest.CaptureFixture[str]) -> None:
     configure(json=False, level="warning")
     logger("edge").warning("link_lost")
     assert "link_lost" in capsys.readouterr().err
+
+
+TELLING = """
+import sys
+from intramuros.kernel.telemetry import configure, logger
+configure(json=True)
+for number in range(3000):
+    logger("x").warning("told", number=number)
+print("went on")
+"""
+
+
+def told_to(stderr: IO[bytes] | int) -> bytes:
+    argv = [sys.executable, "-c", TELLING]
+    return subprocess.run(argv, stdout=subprocess.PIPE, stderr=stderr, check=False).stdout
+
+
+def test_nobody_ends_because_nobody_can_read_of_it() -> None:
+    with Path("/dev/full").open("wb") as full:
+        assert told_to(full) == b"went on\n"
+    read, write = os.pipe()
+    os.close(read)
+    assert told_to(write) == b"went on\n"
+    os.close(write)
