@@ -26,7 +26,7 @@ GROUPS = {
 }
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("group", GROUPS)
 def test_on_postgresql_too(group: str) -> None:
     if postgres.binaries() is None:
@@ -35,7 +35,7 @@ def test_on_postgresql_too(group: str) -> None:
         pytest.skip("everything runs on it now")
     ran = subprocess.run(
         [
-            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "timeout=60"),
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "timeout=180"),
             *("--engine=postgres", *GROUPS[group]),
         ],
         cwd=ROOT,
