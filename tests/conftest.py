@@ -1,9 +1,11 @@
 """Which database engine each test runs on, and that none is held to a time."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from tests import engines
@@ -27,6 +29,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A logger that keeps the settings of its first use, in whatever test that was, cannot be heard
+    # by a later one.
+    structlog.configure = partial(_configure, structlog.configure)
     engines.ENGINES.current = config.getoption("--engine") or engines.SQLITE
 
 
@@ -50,8 +55,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
-    """Let other tests have the databases that this one had."""
+    """Let other tests have the databases that this one had, and logs as they were."""
     yield
+    structlog.reset_defaults()
     directory = getattr(item, "funcargs", {}).get("tmp_path")
     if isinstance(directory, Path):
         engines.ENGINES.release(directory)
+
+
+def _configure(configure: Callable[..., None], **settings: object) -> None:
+    configure(**{**settings, "cache_logger_on_first_use": False})

@@ -28,15 +28,16 @@ def test_an_edge_without_certificate_makes_nothing(run_process: Run, tmp_path: P
     files = ("--cert-file", "c", "--key-file", "k", "--control-key-file", "p")
     ran = run_process("edge", *files, "--audit-file", "audit.jsonl")
     assert ran.status == 2
-    assert ran.err.startswith("error: the edge's certificate c and key k do not load")
+    named = f"error: the edge's certificate {tmp_path}/c and key {tmp_path}/k do not load"
+    assert ran.err.startswith(named)
     assert ran.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_worker_without_its_key_file(run_process: Run) -> None:
+def test_a_worker_without_its_key_file(run_process: Run, tmp_path: Path) -> None:
     ran = run_process(
         *("worker", "--base-url", "http://127.0.0.1:1", "--environment-id", "env_x"),
         *("--environment-key-file", "absent", "--state-dir", "state"),
     )
     assert ran.status == 2
-    assert "cannot read the environment key file absent" in ran.err
+    assert f"cannot read the environment key file {tmp_path}/absent" in ran.err
