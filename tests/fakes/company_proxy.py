@@ -18,7 +18,9 @@ REFUSAL = b"HTTP/1.1 407 No\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\
 class Company:
     port: int
     leads_to: int
-    """The port of this machine that every tunnel ends at."""
+    """The port that every tunnel ends at."""
+    address: str = "127.0.0.1"
+    """Whose port it is."""
     accepts: str | None = None
     """The ``Proxy-Authorization`` that lets pass; all do when not set."""
     tunnels: set[anyio.CancelScope] = field(default_factory=set)
@@ -50,7 +52,7 @@ class Company:
         if b" 200 " not in self.answer:
             return
         async with (
-            await anyio.connect_tcp("127.0.0.1", self.leads_to) as there,
+            await anyio.connect_tcp(self.address, self.leads_to) as there,
             anyio.create_task_group() as group,
         ):
             self.tunnels.add(group.cancel_scope)
@@ -73,11 +75,15 @@ class Company:
 
 @asynccontextmanager
 async def company(
-    leads_to: int, context: ssl.SSLContext | None = None, port: int = 0
+    leads_to: int,
+    context: ssl.SSLContext | None = None,
+    port: int = 0,
+    *,
+    address: str = "127.0.0.1",
 ) -> AsyncIterator[Company]:
-    """Run a proxy, in TLS when there is a context."""
+    """Run a proxy, in TLS when there is a context, before a host at this address and port."""
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=port)
-    made = Company(listener.extra(SocketAttribute.local_port), leads_to)
+    made = Company(listener.extra(SocketAttribute.local_port), leads_to, address)
 
     async def serve(stream: SocketStream) -> None:
         await made.serve(stream, context)

@@ -10,6 +10,8 @@ from anyio.abc import ByteStream, SocketAttribute, SocketStream
 from anyio.streams.tls import TLSStream
 
 Answer = Callable[["Visit"], Awaitable[None]]
+# Of its own: what other tests left behind may still dial a port of 127.0.0.1 that was theirs once.
+ADDRESS = "127.0.83.1"
 
 
 def answer(body: bytes = b"ok", status: int = 200, *headers: str) -> bytes:
@@ -106,7 +108,7 @@ class Origin:
 
 @asynccontextmanager
 async def origin(context: ssl.SSLContext | None = None) -> AsyncIterator[Origin]:
-    listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
+    listener = await anyio.create_tcp_listener(local_host=ADDRESS, local_port=0)
     made = Origin(listener.extra(SocketAttribute.local_port))
     async with listener, anyio.create_task_group() as group:
         group.start_soon(lambda: listener.serve(lambda stream: made.serve(stream, context)))

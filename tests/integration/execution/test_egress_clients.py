@@ -30,7 +30,7 @@ from intramuros.execution.sandbox.bubblewrap import BubblewrapProvider
 from intramuros.kernel.forward_proxy import ForwardProxy
 from intramuros.kernel.timing import SystemClock
 from tests.fakes.company_proxy import company
-from tests.fakes.origin import Origin, Visit, answer, origin
+from tests.fakes.origin import ADDRESS, Origin, Visit, answer, origin
 from tests.integration.execution.egress.whole import SESSION, VALUE, needs, rules
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
@@ -167,7 +167,7 @@ class Site:
 
 
 async def nearby(name: str, port: int) -> Sequence[str]:
-    return ["127.0.0.1"]
+    return [ADDRESS]
 
 
 class Open:
@@ -189,7 +189,7 @@ class Open:
         proxy, resolver = None, nearby
         internal = parse_hosts(HOSTS)
         if behind_proxy:
-            made = await stack.enter_async_context(company(secure.port))
+            made = await stack.enter_async_context(company(secure.port, address=ADDRESS))
             proxy = CompanyProxy(ForwardProxy("127.0.0.1", made.port), resolves=True)
             internal, resolver = parse_hosts([]), nobody
         own = OwnRules(

@@ -33,7 +33,7 @@ from intramuros.execution.egress.upstream import Dialler, client_context
 from intramuros.execution.record import Record
 from intramuros.kernel.appendlog import read_lines
 from intramuros.kernel.timing import SystemClock
-from tests.fakes.origin import Origin, origin
+from tests.fakes.origin import ADDRESS, Origin, origin
 
 NAME = "api.test"
 VALUE = "sk-real-777-888"
@@ -55,7 +55,7 @@ def own(port: int, **more: Any) -> OwnRules:
 class Names:
     """A name service that says what a test wants."""
 
-    addresses: list[Sequence[str]] = field(default_factory=lambda: [["127.0.0.1"]])
+    addresses: list[Sequence[str]] = field(default_factory=lambda: [[ADDRESS]])
     asked: list[str] = field(default_factory=list)
 
     async def __call__(self, name: str, port: int) -> Sequence[str]:

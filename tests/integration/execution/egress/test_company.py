@@ -18,6 +18,7 @@ from intramuros.execution.egress.secrets import Secrets
 from intramuros.execution.egress.upstream import Dialler, client_context
 from intramuros.kernel.forward_proxy import ForwardProxy
 from tests.fakes.company_proxy import Company, company
+from tests.fakes.origin import ADDRESS
 from tests.integration.execution.egress.rig import MARK, NAME, VALUE, Rig, get, own, rig, secret
 
 pytestmark = pytest.mark.anyio
@@ -52,7 +53,10 @@ async def behind(
     if secure:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         authority.issue_cert("proxy.company").configure_cert(context)
-    async with rig(tmp_path, tls=tls) as site, company(site.port, context) as proxy:
+    async with (
+        rig(tmp_path, tls=tls) as site,
+        company(site.port, context, address=ADDRESS) as proxy,
+    ):
         roots = tmp_path / "upstream.pem"
         roots.write_bytes(roots.read_bytes() + authority.cert_pem.bytes())
         through = CompanyProxy(ForwardProxy("proxy.company", proxy.port, secure, BASIC), **how)
@@ -111,7 +115,7 @@ async def test_a_name_that_is_unknown_here_is_the_proxys_matter_only_if_told_so(
 
 
 async def test_internal_hosts_go_past_the_proxy(tmp_path: Path) -> None:
-    async with behind(tmp_path, names=Names({"inside.test": ["127.0.0.1"]})) as (site, proxy):
+    async with behind(tmp_path, names=Names({"inside.test": [ADDRESS]})) as (site, proxy):
         assert (await site.once(get(host="inside.test"), "inside.test")).status == 200
         assert proxy.heads == []
 
@@ -148,7 +152,7 @@ async def test_a_proxy_with_another_certificate_is_not_told_the_credentials(
 ) -> None:
     wrong = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("proxy.company").configure_cert(wrong)
-    async with rig(tmp_path) as site, company(site.port, wrong) as proxy:
+    async with rig(tmp_path) as site, company(site.port, wrong, address=ADDRESS) as proxy:
         through = CompanyProxy(ForwardProxy("proxy.company", proxy.port, True, BASIC))
         dialler = Dialler(client_context(tmp_path / "upstream.pem"), Names(), 2.0, through)
         rules = Policy(own(site.port, internal=parse_hosts([])), Networking())

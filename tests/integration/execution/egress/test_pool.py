@@ -105,7 +105,10 @@ async def fetch(site: Rig, *lines: str, method: str = "GET", path: str = "/") ->
     return (await site.once(get(path, *lines, method=method))).status
 
 
-async def test_one_program_after_the_other_uses_one_connection(tmp_path: Path) -> None:
+async def test_one_program_after_the_other_uses_one_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("intramuros.execution.egress.pool.REST_S", 600.0)
     async with rig(tmp_path) as site:
         assert [await fetch(site, path=f"/{n}") for n in range(3)] == [200] * 3
         assert site.origin.connections == 1
@@ -116,7 +119,11 @@ async def test_one_program_after_the_other_uses_one_connection(tmp_path: Path) -
         assert len(site.records("egress.request")) == 4
 
 
-async def test_a_host_that_hung_up_meanwhile_is_dialled_anew(tmp_path: Path) -> None:
+async def test_a_host_that_hung_up_meanwhile_is_dialled_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("intramuros.execution.egress.pool.REST_S", 600.0)
+
     async def once_more(visit: Visit) -> None:
         if len(site.origin.visits) == 2 and site.origin.connections == 1:
             await visit.stream.aclose()  # just when the next request comes in

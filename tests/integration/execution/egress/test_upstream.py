@@ -15,7 +15,7 @@ from intramuros.execution.egress.upstream import (
     system_resolver,
 )
 from intramuros.kernel.errors import OperatorError
-from tests.fakes.origin import Visit, answer
+from tests.fakes.origin import ADDRESS, Visit, answer
 from tests.integration.execution.egress.rig import NAME, Names, get, own, rig
 
 pytestmark = pytest.mark.anyio
@@ -40,7 +40,7 @@ async def test_a_name_with_an_address_inside_is_not_dialled(tmp_path: Path, addr
 
 async def test_one_private_address_among_public_ones_is_enough(tmp_path: Path) -> None:
     async with rig(tmp_path, internal=Hosts()) as site:
-        site.names.addresses = [["93.184.215.14", "127.0.0.1"]]
+        site.names.addresses = [["93.184.215.14", ADDRESS]]
         assert (await site.once(get())).rule == "address_refused"
 
 
@@ -59,13 +59,13 @@ async def test_the_address_that_was_judged_is_the_one_that_is_dialled(tmp_path: 
     class Rebinding(Names):
         async def __call__(self, name: str, port: int) -> list[str]:
             asked.append(name)
-            return ["127.0.0.1"] if len(asked) == 1 else ["169.254.169.254"]
+            return [ADDRESS] if len(asked) == 1 else ["169.254.169.254"]
 
     async with rig(tmp_path) as site:
         dialler = Dialler(client_context(), Rebinding(), 2.0)
         place = Place("rebind.test", site.port, "http")
         stream = await dialler.open(place, internal=True, tls=False)
-        assert stream.extra(SocketAttribute.raw_socket).getpeername()[0] == "127.0.0.1"
+        assert stream.extra(SocketAttribute.raw_socket).getpeername()[0] == ADDRESS
         await stream.aclose()
         # Asked once, and once more only for a new connection, which is judged anew.
         assert asked == ["rebind.test"]
@@ -75,7 +75,7 @@ async def test_the_address_that_was_judged_is_the_one_that_is_dialled(tmp_path: 
 
 async def test_a_connection_that_is_made_anew_is_judged_anew(tmp_path: Path) -> None:
     async with rig(tmp_path) as site:
-        site.names.addresses = [["127.0.0.1"], ["169.254.169.254"]]
+        site.names.addresses = [[ADDRESS], ["169.254.169.254"]]
         assert (await site.once(get(method="POST"))).status == 200
         assert (await site.once(get(method="POST"))).rule == "address_refused"
 
@@ -91,7 +91,7 @@ async def test_a_name_that_has_no_address_is_said_to_have_none(
 
 async def test_the_next_address_is_tried_when_one_does_not_answer(tmp_path: Path) -> None:
     async with rig(tmp_path) as site:
-        site.names.addresses = [["127.0.0.9", "127.0.0.1"]]
+        site.names.addresses = [["127.0.0.9", ADDRESS]]
         assert (await site.once(get())).status == 200
         site.names.addresses = [["127.0.0.9"]]
         site.names.asked.clear()
