@@ -17,7 +17,7 @@ paths count from the file's directory.
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -27,7 +27,7 @@ import yaml
 from intramuros.kernel.errors import OperatorError
 from intramuros.protocol.hostname import BadHost, check_host
 from intramuros.tunnel.dialer import EdgeAddress, Transport
-from intramuros.tunnel.programs import Program, read_program
+from intramuros.tunnel.programs import SYSTEM, Program, read_program
 from intramuros.tunnel.routes import (
     PRIVATE_NETWORKS,
     AddressRule,
@@ -138,6 +138,7 @@ def parse_config(text: bytes, directory: Path) -> GatewayConfig:
     for section in (top, tls, upstream, upstream_tls):
         section.refuse_unknown()
     _check_routes(routes, domain, trust)
+    _check_apart(config)
     return config
 
 
@@ -264,3 +265,33 @@ def _check_routes(
                 f"routes.{key} is https, but no CA is trusted for it",
                 "set upstream.tls.ca_file or upstream.tls.include_system_cas",
             )
+
+
+def _check_apart(config: GatewayConfig) -> None:
+    """Refuse to show a program what proves who the gateway is, or have it change what binds it."""
+    confined = {
+        key: what
+        for key, what in config.routes.routes.items()
+        if isinstance(what, Program) and what.confined
+    }
+    secrets = [path for what in confined.values() for path in what.secret_files.values()]
+    hidden = [config.token_file, config.key_file, config.audit_file, *secrets]
+    binding = [config.cert_file, config.control_key_file]
+    hidden += filter(None, [config.edge_proxy_credentials])
+    binding += filter(None, [config.policy_file, config.edge_ca_file, config.upstream_tls.ca_file])
+    for key, what in confined.items():
+        _refuse_shown(f"routes.{key}.read", (*what.read, SYSTEM), hidden)
+        _refuse_shown(f"routes.{key}.write", what.write, [*hidden, *binding])
+
+
+def _refuse_shown(name: str, shown: Iterable[Path], kept: Sequence[Path]) -> None:
+    for path in shown:
+        whole = path.resolve()
+        for file in kept:
+            # By its own name, and by what a link at it leads to.
+            places = (file.resolve(), file.parent.resolve() / file.name)
+            if any(place.is_relative_to(whole) for place in places):
+                raise OperatorError(
+                    f"{name} shows {path}, in which the gateway's own {file} lies",
+                    "show directories that hold nothing of the gateway's, or move its file",
+                )

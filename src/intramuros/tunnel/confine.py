@@ -15,7 +15,7 @@ from typing import Final
 
 from intramuros.kernel.config import clean_environment
 from intramuros.kernel.errors import OperatorError
-from intramuros.tunnel.programs import Program
+from intramuros.tunnel.programs import SYSTEM, Program
 
 MAX_SECRET_BYTES: Final = 64 * 1024
 _TEMPORARY_BYTES: Final = 256 * 1024 * 1024
@@ -122,7 +122,7 @@ def _walls(program: Program, bwrap: str) -> tuple[str, ...]:
     if program.network:
         words += ["--share-net"]
         settings += _NETWORK
-    words += ["--ro-bind", "/usr", "/usr"]
+    words += ["--ro-bind", str(SYSTEM), str(SYSTEM)]
     for name in _SYSTEM:
         path = Path("/", name)
         if path.is_symlink():

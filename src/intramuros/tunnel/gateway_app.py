@@ -5,6 +5,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from intramuros.kernel.config import environment
@@ -85,7 +86,7 @@ async def serve_gateway(
                 edges=config.edges,
                 dialer=dialer,
                 token_file=config.token_file,
-                name=own_name(),
+                name=own_name(config.audit_file),
                 identity=identity,
                 routes=config.routes,
                 relay=relay,
@@ -176,9 +177,14 @@ def _trust(ca_file: Path | None, key: str, *, include_system: bool) -> ssl.SSLCo
     return context
 
 
-def own_name() -> str:
-    """Return the host's name with only the characters that the preamble allows."""
-    return "".join(c if (c.isalnum() and c.isascii()) or c in "._-" else "-" for c in _host())[:128]
+def own_name(audit_file: Path) -> str:
+    """Return what edges call this gateway: the host's name, and what tells it from others there.
+
+    Edges bring a session's calls to the same gateway by its name. It is the same after a restart,
+    so it comes from the record, which no two gateways of a host share.
+    """
+    host = "".join(c if (c.isalnum() and c.isascii()) or c in "._-" else "-" for c in _host())
+    return f"{host[:119]}-{sha256(bytes(audit_file.absolute())).hexdigest()[:8]}"
 
 
 def _host() -> str:

@@ -1,6 +1,7 @@
 """Which links an edge has, and which of them may serve a dial. Nothing here waits."""
 
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Final, Protocol
 
 from intramuros.protocol.tickets import DialTicket, Fence, TunnelToken
@@ -89,7 +90,12 @@ class LinkTable:
             self._entries.pop(entry.token.tunnel, None)
 
     def pick(self, ticket: DialTicket) -> Entry:
-        """Return the least loaded link that may serve the dial.
+        """Return a link that may serve the dial: of the same gateway for each dial of a session.
+
+        Servers keep state between the calls of a session, and programs behind routes live in one
+        gateway. Which gateway follows from the names of those that are there, so that every edge
+        finds the same and none remembers (rendezvous hashing, Thaler and Ravishankar 1998); of
+        its links the least loaded is taken. When gateways come or go, few sessions move.
 
         Raises:
             Refused: there is none now, or the tunnel has too many streams.
@@ -105,7 +111,9 @@ class LinkTable:
             raise Refused("no_link", "no gateway of this tunnel is connected here")
         if sum(entry.link.load for entry in entries) >= self.max_streams:
             raise Refused("too_many_streams", f"the tunnel has {self.max_streams} streams")
-        return min(usable, key=lambda entry: entry.link.load)
+        chosen = max({entry.gateway for entry in usable}, key=lambda name: _affinity(ticket, name))
+        own = [entry for entry in usable if entry.gateway == chosen]
+        return min(own, key=lambda entry: entry.link.load)
 
     def apply(self, fence: Fence) -> int:
         """Apply control's word on token versions and return how many links were cut.
@@ -129,3 +137,8 @@ class LinkTable:
     def _learn(self, tunnel: str, version: int) -> None:
         if version > self._versions.get(tunnel, 0):
             self._versions[tunnel] = version
+
+
+def _affinity(ticket: DialTicket, gateway: str) -> bytes:
+    # The host too, so that one busy session does not bring all its servers to one gateway.
+    return sha256("\0".join((ticket.host, ticket.session, gateway)).encode()).digest()

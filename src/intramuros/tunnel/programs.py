@@ -26,6 +26,8 @@ from intramuros.tunnel.sections import Section
 SESSIONS: Final = 32
 MAX_SESSIONS: Final = 1000
 IDLE_S: Final = 600.0
+# What each sandbox shows whatever its route says.
+SYSTEM: Final = Path("/usr")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
 
 

@@ -14,6 +14,7 @@ import httpx2
 import pytest
 from structlog.testing import capture_logs
 
+from intramuros.control.mcp.base import McpError
 from intramuros.control.mcp.transport import TunnelTransport
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.timing import SystemClock
@@ -154,6 +155,46 @@ async def test_each_caller_has_a_program_of_its_own_and_it_ends_with_them(tmp_pa
 
             await eventually(ended, 30)
         assert (await start(client)).status_code == 200
+
+
+async def test_two_gateways_serve_a_session_and_one_takes_over_when_the_other_is_gone(
+    tmp_path: Path,
+) -> None:
+    made = Program((sys.executable, "-I", str(SCRIPT)), confined=False)
+    rig, records = Rig(tmp_path), ("gateway-audit.jsonl", "gateway-2-audit.jsonl")
+    async with running_edge(rig) as port:
+        one = config_of(rig, port, made)
+        two = replace(one, audit_file=rig.home / records[1])
+        async with (
+            running_gateway(one) as first,
+            running_gateway(two) as second,
+            visit(url("/mcp", "tools"), way=lambda: TunnelTransport(rig.dialer(port))) as found,
+        ):
+            answers: list[str] = []
+
+            async def several() -> None:
+                answers.extend([await said(found, "pid") for _ in range(5)])
+
+            async with anyio.create_task_group() as group:
+                for _ in range(4):
+                    group.start_soon(several)
+            assert (len(answers), len(set(answers))) == (20, 1)
+            (serving,) = [name for name in records if calls(rig, name)]
+            (first if serving == records[0] else second).request()
+
+            async def taken_over() -> bool:
+                try:
+                    return await said(found, "pid") not in answers
+                except McpError:
+                    return False
+
+            await eventually(taken_over, 60)
+
+
+def calls(rig: Rig, name: str) -> list[object]:
+    if not (rig.home / name).exists():
+        return []
+    return [record for record in rig.audit(name) if record["kind"] == "mcp.request"]
 
 
 async def test_a_call_whose_program_dies_fails_once_and_the_next_finds_a_new_one(

@@ -132,3 +132,39 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_arbitrary_text_gives_an_operator_error(text: str) -> None:
     with pytest.raises(OperatorError):
         parse(text)
+
+
+NOTES = "routes:\n  notes: {command: [node], %s}\n"
+
+
+@pytest.mark.parametrize(
+    ("keys", "file"),
+    [
+        ("read: [/etc]", "/etc/gateway/tunnel-token"),
+        ("read: [/etc/keys]", "/etc/keys/tls.key"),
+        ("read: [.]", "/etc/gateway/tunnel-token"),
+        ("read: [/etc/gateway/audit.jsonl]", "/etc/gateway/audit.jsonl"),
+        ("read: [/run/x], secret_files: {K: /run/x/key}", "/run/x/key"),
+        ("secret_files: {K: /usr/local/key}", "/usr/local/key"),
+        ("write: [/etc/gateway/control.pub]", "/etc/gateway/control.pub"),
+        ("write: [/srv/policies]", "/srv/policies/p.cedar"),
+    ],
+)
+def test_no_program_is_shown_what_is_the_gateways_own(keys: str, file: str) -> None:
+    text = change("routes:\n", NOTES % keys) + "policy_file: /srv/policies/p.cedar\n"
+    with pytest.raises(OperatorError, match=rf"routes\.notes\..*own {file} lies"):
+        parse(text)
+
+
+def test_a_program_may_read_what_is_no_secret_and_links_hide_nothing(tmp_path: Path) -> None:
+    shown = "read: [/srv/policies, /etc/gateway/control.pub]"
+    parse(change("routes:\n", NOTES % shown) + "policy_file: /srv/policies/p.cedar\n")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "token").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    (tmp_path / "token").symlink_to("data/token")
+    for name in ("data", "link"):
+        text = change("routes:\n", NOTES % f"read: [{tmp_path}/{name}]")
+        text = text.replace("tunnel-token", f"{tmp_path}/token")
+        with pytest.raises(OperatorError, match="own"):
+            parse(text)

@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -37,6 +37,34 @@ def test_the_least_loaded_link_of_the_tunnel_is_picked() -> None:
         table.add(each)
     assert table.pick(ticket()) is free
     assert table.link_count == 3
+
+
+def test_the_dials_of_a_session_go_to_one_gateway_at_every_edge() -> None:
+    first, second = LinkTable(), LinkTable()
+    names = [f"gw-{number}" for number in range(5)]
+    token = TunnelToken("tnl_1", DOMAIN, 1)
+    for number, name in enumerate(names):
+        first.add(Entry(token, name, FakeLink(number)))
+    for number, name in enumerate(reversed(names)):
+        # A gateway has two links where it has just come back; the busier one is the dying.
+        second.add(Entry(token, name, FakeLink(9 + number)))
+        second.add(Entry(token, name, FakeLink(number)))
+
+    def gateways(table: LinkTable) -> list[str]:
+        found = [table.pick(replace(ticket(), session=f"sesn_{n}")) for n in range(200)]
+        assert all(each.link.load < 9 for each in found)
+        return [each.gateway for each in found]
+
+    before = gateways(first)
+    assert gateways(second) == before
+    assert all(20 < before.count(name) < 60 for name in names)
+    # Who leaves takes only its own sessions along.
+    (gone,) = [each for each in first._entries["tnl_1"] if each.gateway == "gw-2"]
+    first.remove(gone)
+    after = gateways(first)
+    assert [a for a, b in zip(after, before, strict=True) if b != "gw-2"] == [
+        b for b in before if b != "gw-2"
+    ]
 
 
 def test_without_a_usable_link_there_is_none() -> None:
