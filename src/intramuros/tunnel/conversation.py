@@ -4,6 +4,7 @@ Over HTTP an answer belongs to the request that asked, and so does what a server
 it; over pipes there is one stream for all. Which call a message is about is read from the messages.
 """
 
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Final, Protocol
@@ -15,7 +16,8 @@ from mcp.shared.message import ServerMessageMetadata, SessionMessage
 from intramuros.kernel.programs import GONE, Lines, Pipes, TooLong
 from intramuros.kernel.redact import Redactor
 
-MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
+# A caller that reads slowly makes the gateway hold a message several times over.
+MAX_MESSAGE_BYTES: Final = 8 * 1024 * 1024
 TAIL_BYTES: Final = 2000
 
 
@@ -133,12 +135,12 @@ class Conversation:
         lines = Lines(MAX_MESSAGE_BYTES)
         while (data := await pipes.receive()) is not None:
             try:
-                whole = lines.feed(data)
+                whole = deque(lines.feed(data))
             except TooLong as error:
                 self.fault = f"a message is too long: {error}"
                 return
-            for line in whole:
-                if (message := _message(line)) is not None:
+            while whole:
+                if (message := _message(whole.popleft())) is not None:
                     await self._going.send(SessionMessage(message, metadata=self.about(message)))
 
     async def _listen(self, pipes: Pipes) -> None:

@@ -106,3 +106,17 @@ async def test_a_failure_concerns_one_request_alone(begun: bool) -> None:
     async with serving(app) as served:
         with pytest.raises(httpcore2.RemoteProtocolError):
             await whole(await served.answer(request(), {}))
+
+
+async def test_a_large_part_goes_on_in_pieces() -> None:
+    large = bytes(range(256)) * 1000
+
+    async def app(_: Scope, __: Receive, send: Send) -> None:
+        await send(HEAD)
+        await send({"type": "http.response.body", "body": large})
+
+    async with serving(app) as served:
+        answer = await served.answer(request(), {})
+        parts = [part async for part in answer.aiter_stream()]
+    assert max(map(len, parts)) <= 64 * 1024
+    assert b"".join(parts) == large
