@@ -70,12 +70,14 @@ def hands(policy: dict[str, Any]) -> Any:
     return [{"type": "agent_toolset_20260401", "default_config": policy}]
 
 
-def led(site: Site, lead: str = "lead", scout: str = "scout", **more: Any) -> Any:
+def led(
+    site: Site, lead: str = "lead", scout: str = "scout", asker: str = "asker", **more: Any
+) -> Any:
     """A session whose coordinator delegates to three agents at once."""
     make = site.api.beta.agents.create
     roster = [
         make(name="Scout", model=f"scripted/{scout}").id,
-        make(name="Asker", model="scripted/asker", tools=hands(ASK)).id,
+        make(name="Asker", model=f"scripted/{asker}", tools=hands(ASK)).id,
         make(name="Clerk", model="scripted/clerk", tools=[WEATHER]).id,
     ]
     agent = make(
@@ -222,6 +224,52 @@ def test_a_child_is_interrupted_and_archived(site: Site) -> None:
     with pytest.raises(anthropic.NotFoundError):
         api.threads.retrieve("sthr_none", session_id=made.id)
     api.delete(made.id)
+
+
+def spans(log: list[Any], kind: str) -> dict[str, float]:
+    """Return the seconds that each thread, or the session, was running by the times of events."""
+    since: dict[str, Any] = {}
+    found: dict[str, float] = {}
+    for event in log:
+        key = getattr(event, "session_thread_id", "")
+        if event.type == f"{kind}_running":
+            since.setdefault(key, event.processed_at)
+        elif event.type.startswith(kind) and key in since:
+            lasted = event.processed_at - since.pop(key)
+            found[key] = found.get(key, 0.0) + lasted.total_seconds()
+    assert not since
+    return found
+
+
+def test_c10_27_the_time_of_children_side_by_side_is_summed(site: Site) -> None:
+    made = begun(site, scout="patient", asker="patient")
+    api = site.api.beta.sessions
+
+    def at_work() -> int:
+        return sum(t.status == "running" for t in children(site, made.id).values())
+
+    until(lambda: at_work() == 2 or None)
+
+    def overlap() -> float:
+        shown = api.retrieve(made.id)
+        return shown.stats.active_seconds - shown.usage.active_seconds
+
+    until(lambda: overlap() > 0.1 or None)
+    api.events.send(made.id, events=[{"type": "user.interrupt"}])
+    resting(site, made.id, "end_turn")
+    whole = api.retrieve(made.id)
+    check(whole)
+    parts = {t.id: t.stats.active_seconds for t in api.threads.list(made.id)}
+    log = site.events(made.id)
+    assert parts == pytest.approx(spans(log, "session.thread_status"), abs=1e-5)
+    assert whole.stats.active_seconds == pytest.approx(sum(parts.values()), abs=1e-5)
+    assert whole.usage.active_seconds == pytest.approx(spans(log, "session.status")[""], abs=1e-5)
+    assert whole.stats.active_seconds > whole.usage.active_seconds
+    # One that leaves has worked all the same.
+    api.threads.archive(children(site, made.id)["Scout"].id, session_id=made.id)
+    assert api.retrieve(made.id).stats.active_seconds == whole.stats.active_seconds
+    (listed,) = (each for each in api.list() if each.id == made.id)
+    assert listed.stats.active_seconds == whole.stats.active_seconds
 
 
 @pytest.mark.rule("c17_11", "c19_8")

@@ -109,9 +109,12 @@ def _of_member(state: State, crew: Crew, record: Record) -> State:
     known = crew.runs
     if before.state.run_id is not None and not before.over and lost:
         known = runs.lost(known, before.state.run_id)
+    departed_us = crew.departed_us
+    if gone and departed_us is not None:
+        departed_us += after.state.active_us
     return replace(
         state,
-        crew=replace(crew, members=members, runs=known),
+        crew=replace(crew, members=members, runs=known, departed_us=departed_us),
         usage=_grown(state.usage, before.state.usage, after.state.usage),
         last_seq=record.seq,
     )

@@ -164,7 +164,8 @@ class Journal:
         row = tx.run(_HOLD, {"session_id": session_id}).first()
         if row is None:
             raise NotFound(f"no session {session_id!r}")
-        return Held(row, load(row.state), End(row.last_seq, row.updated_us))
+        state = threads.recalled(tx, session_id, load(row.state))
+        return Held(row, state, End(row.last_seq, row.updated_us))
 
     def accept(
         self,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Final
 
 from sqlalchemy import Row
@@ -18,13 +19,39 @@ Shown = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class _Kept:
-    """What is shown of a session's state."""
+class _Clock:
+    """Time that a thread spent running, and since when it runs if it does."""
 
     active_us: int
     running_since_us: int | None
+
+    def at(self, now_us: int) -> int:
+        return running_us(self.active_us, self.running_since_us, now_us)
+
+
+@dataclass(frozen=True)
+class _Crew(_Clock):
+    """What is shown of :class:`~intramuros.control.session.state.Crew`, as it is dumped."""
+
+    members: list[list[_Clock | str | bool | None]]
+    departed_us: int | None = None
+
+
+@dataclass(frozen=True)
+class _Kept(_Clock):
+    """What is shown of a session's state."""
+
     usage: UsageTotals
     budget_cents: int | None = None
+    crew: _Crew | None = None
+
+    def summed(self, now_us: int) -> int:
+        """Return the time that each thread spent running, all added up (contract 10.27)."""
+        if self.crew is None:
+            return self.at(now_us)
+        parts = chain.from_iterable(self.crew.members)
+        clocks = [self.crew, *(part for part in parts if isinstance(part, _Clock))]
+        return sum(clock.at(now_us) for clock in clocks) + (self.crew.departed_us or 0)
 
 
 _KEPT: Final = Part(_Kept)
@@ -37,7 +64,6 @@ def session(row: Row[Any], now_us: int) -> Shown:
         row: whole, or with the columns of ``listing.SHOWN``.
     """
     kept = _KEPT.of(row.state)
-    active_us = running_us(kept.active_us, kept.running_since_us, now_us)
     return {
         "id": row.id,
         "type": "session",
@@ -51,8 +77,8 @@ def session(row: Row[Any], now_us: int) -> Shown:
         "budget": budget.shown(kept.budget_cents),
         "deployment_id": row.deployment_id,
         "outcome_evaluations": row.outcomes,
-        "stats": _stats(row, active_us, now_us),
-        "usage": snapshot(kept.usage, active_us),
+        "stats": _stats(row, kept.summed(now_us), now_us),
+        "usage": snapshot(kept.usage, kept.at(now_us)),
         **_times(row),
     }
 

@@ -336,6 +336,8 @@ class Crew:
         told: what the session's last status event said.
         asked: the calls that it asked for.
         runs: the workflow runs that have not ended, oldest first.
+        departed_us: time that the children spent running which have left; None if a release that
+            did not count it wrote this (``threads.recalled`` knows it).
     """
 
     members: tuple[Member, ...] = ()
@@ -345,6 +347,7 @@ class Crew:
     active_us: int = 0
     running_since_us: int | None = None
     runs: tuple[Run, ...] = ()
+    departed_us: int | None = 0
 
     def dump(self) -> dict[str, object]:
         """Return JSON values."""
@@ -356,6 +359,7 @@ class Crew:
             "usage": dict(vars(self.usage)),
             "active_us": self.active_us,
             "running_since_us": self.running_since_us,
+            "departed_us": self.departed_us,
         }
 
 
@@ -395,6 +399,7 @@ def _load_crew(dumped: Mapping[str, Any]) -> Crew:
         usage=UsageTotals(**dumped["usage"]),
         active_us=dumped["active_us"],
         running_since_us=dumped["running_since_us"],
+        departed_us=dumped.get("departed_us"),
     )
 
 

@@ -5,6 +5,7 @@ are there to be listed, long after a thread has left the session's state.
 """
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, insert, select, update
@@ -54,6 +55,20 @@ def settle(tx: Tx, before: State, after: State, now_us: int) -> None:
     for member in after.crew.members:
         if known.get(member.state.thread_id) != member.state:
             _keep(tx, member.state, now_us)
+
+
+def recalled(tx: Tx, session_id: str, state: State) -> State:
+    """Return a session's state with the time of the children that have left.
+
+    Releases that did not count it may have written the state.
+    """
+    if state.crew is None or state.crew.departed_us is not None:
+        return state
+    ended = select(threads.c.state).where(
+        threads.c.session_id == session_id, threads.c.status == Status.TERMINATED.value
+    )
+    departed_us = sum(kept.get("active_us", 0) for kept in tx.execute(ended).scalars())
+    return replace(state, crew=replace(state.crew, departed_us=departed_us))
 
 
 def find(

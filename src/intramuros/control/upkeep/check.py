@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from intramuros.control.catalog.kinds import CERTIFICATE
 from intramuros.control.identity.audit import read_lines
 from intramuros.control.identity.installation import DATABASE_FILE, RESTORING_SUFFIX
+from intramuros.control.session import threads
 from intramuros.control.session.fold import fold
 from intramuros.control.session.fold_thread import IllegalRecord
 from intramuros.control.session.state import initial, load
@@ -220,7 +221,10 @@ def _folds_to(tx: Tx, session_id: str, state: Mapping[str, object]) -> bool:
         empty = initial(
             stored.thread_id, self_hosted=stored.self_hosted, crewed=stored.crew is not None
         )
-        return reduce(fold, events.read(tx, session_id), empty).dump() == stored.dump()
+        found = reduce(fold, events.read(tx, session_id), empty)
+        if stored.crew is not None:
+            stored = threads.recalled(tx, session_id, stored)
+        return found.dump() == stored.dump()
     except (IllegalRecord, KeyError, TypeError, ValueError):
         return False
 

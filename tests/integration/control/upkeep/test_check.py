@@ -10,12 +10,17 @@ import anyio
 import pytest
 
 from intramuros.control.identity.installation import open_installation
+from intramuros.control.store.db import Tx
+from intramuros.control.store.records import Draft
 from intramuros.control.upkeep import move, restore
 from intramuros.control.upkeep.attached import Place, attach
 from intramuros.control.upkeep.check import NAMED, Finding, examine
 from intramuros.kernel.errors import OperatorError
+from intramuros.kernel.timing import ManualClock
 from tests.fakes.installation import CONTENTS
+from tests.fakes.world import World
 from tests.integration.control.upkeep.test_backup import flip, made_of, quiet
+from tests.unit.control.session.test_threads import IDLE, OTHER, created, led, status
 
 pytestmark = pytest.mark.sqlite
 
@@ -144,6 +149,41 @@ def test_deep_looks_find_what_others_cannot(good: Place) -> None:
     found = [one.what for one in wrong_with(good, deep=True)]
     assert sum("adds up to another state" in line for line in found) == 2
     assert any("file_0" in line and "damaged or lost" in line for line in found)
+
+
+async def _lead(place: Place) -> None:
+    """Make a session in which one child thread has left and another is at work."""
+    opened = await open_installation(place.data_dir)
+
+    def work(tx: Tx) -> None:
+        made = World(tx, ManualClock(), opened.ids, opened.workspace_id, opened.db)
+        session_id = led(made)
+
+        def append(*drafts: Draft) -> None:
+            made.journal.append(tx, made.journal.hold(tx, session_id), drafts)
+
+        append(created(), created(OTHER), Draft("session.status_running"))
+        append(status("running"), status("running", OTHER))
+        made.clock.advance(7)
+        append(status("idle", **IDLE), status("terminated"))
+
+    try:
+        await opened.db.write(work)
+    finally:
+        opened.close()
+
+
+def test_a_state_of_an_earlier_release_is_what_its_log_adds_up_to(good: Place) -> None:
+    anyio.run(_lead, good)
+    assert wrong_with(good, deep=True) == []
+    ours = "WHERE state LIKE '%departed_us%'"
+    less = "UPDATE sessions SET state = json_remove(state, '$.crew.departed_us')"
+    change(good, f"{less} {ours}")
+    assert wrong_with(good, deep=True) == []
+    # The rows of threads must say what the log says.
+    change(good, "UPDATE threads SET state = '{\"active_us\": 5}' WHERE status = 'terminated'")
+    (wrong,) = wrong_with(good, deep=True)
+    assert "adds up to another state" in wrong.what
 
 
 def test_of_many_some_are_named_and_the_rest_counted(place: Place) -> None:

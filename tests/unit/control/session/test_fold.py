@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -72,6 +73,32 @@ def test_a_session_ends_after_its_threads_and_runs() -> None:
     log.append(status("terminated"))
     with pytest.raises(IllegalRecord, match="after its threads"):
         log.append(Draft("session.status_terminated"))
+
+
+def test_c10_27_threads_that_left_are_counted_on() -> None:
+    log = crewed()
+    stop = {"stop_reason": {"type": "end_turn"}}
+    log.append(child(), child("sthr_3"), Draft("session.status_running"))
+    log.append(status("running", "sthr_2"), status("running", "sthr_3"))
+    log.now_us += 5_000_000
+    log.append(status("idle", "sthr_2", **stop), thread_ended("sthr_2", "scout"))
+    # One that is stopped while it runs has run until then.
+    log.now_us += 2_000_000
+    log.append(thread_ended("sthr_3", "scout"), idle())
+    assert log.state.crew is not None
+    assert log.state.crew.members == ()
+    times = [record.at_us for record in log.records]
+    assert log.state.crew.departed_us == (times[5] - times[3]) + (times[7] - times[4])
+    assert log.state.active_us == times[8] - times[2] < log.state.crew.departed_us
+    # What an earlier release did not count stays unknown until somebody asks the rows of threads.
+    old = replace(log.state, crew=replace(log.state.crew, departed_us=None))
+    later = fold(old, replace(log.records[0], seq=10, body={**log.records[0].body}))
+    assert later.crew is not None
+    assert later.crew.departed_us is None
+    ended = replace(log.records[6], seq=11)
+    gone = fold(later, ended).crew
+    assert gone is not None
+    assert (gone.members, gone.departed_us) == ((), None)
 
 
 @pytest.mark.rule("c15_28", "c19_13")

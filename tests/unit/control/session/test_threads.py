@@ -1,12 +1,17 @@
 from dataclasses import replace
+from functools import reduce
 
 import pytest
+from sqlalchemy import update
 
 from intramuros.control.catalog import agents
 from intramuros.control.identity.actor import Actor
-from intramuros.control.session import threads
-from intramuros.control.session.state import load
+from intramuros.control.session import present, threads
+from intramuros.control.session.fold import fold
+from intramuros.control.session.state import initial, load
+from intramuros.control.store import events
 from intramuros.control.store.records import Draft
+from intramuros.control.store.tables import sessions
 from intramuros.kernel.errors import Conflict, InvalidRequest, NotFound
 from intramuros.protocol.resources.agents import AgentCreate
 from intramuros.protocol.resources.sessions import SessionUpdate
@@ -140,3 +145,72 @@ def test_what_changes_for_the_coordinator_changes_for_its_copies_alone(world: Wo
     assert [t["name"] for t in copy["tools"]] == ["t"]
     assert scout["tools"] == []
     assert replace(world.journal.hold(world.tx, session_id).state, crew=None).last_seq == 1
+
+
+def seconds(world: World, session_id: str) -> tuple[float, float]:
+    """What a session and its usage show as active seconds."""
+    shown = present.session(world.sessions.get(world.tx, world.api, session_id), world.now_us)
+    asked = present.session(world.sessions.look(world.tx, world.api, session_id), world.now_us)
+    assert (asked["stats"], asked["usage"]) == (shown["stats"], shown["usage"])
+    parts = (shown["stats"]["active_seconds"], shown["usage"]["active_seconds"])
+    return round(parts[0], 3), round(parts[1], 3)
+
+
+def test_c10_27_the_time_of_threads_at_work_side_by_side_is_summed(world: World) -> None:
+    session_id = led(world)
+    primary = world.journal.hold(world.tx, session_id).state.thread_id
+    lead = {"session_thread_id": primary, "agent_name": "lead"}
+    world.loop(session_id, created(), created(OTHER))
+    world.loop(
+        session_id,
+        Draft("session.status_running"),
+        Draft("session.thread_status_running", lead),
+        status("running"),
+        status("running", OTHER),
+    )
+    world.clock.advance(10)
+    assert seconds(world, session_id) == (30, 10), "three at once"
+    world.loop(session_id, Draft("session.thread_status_idle", {**lead, **IDLE}))
+    world.clock.advance(5)
+    assert seconds(world, session_id) == (40, 15), "two at once"
+    # One that leaves has worked all the same.
+    world.loop(session_id, status("idle", **IDLE), status("terminated"))
+    assert seconds(world, session_id) == (40, 15)
+    world.clock.advance(1)
+    world.loop(
+        session_id,
+        status("idle", OTHER, **IDLE),
+        Draft("session.status_idle", IDLE),
+    )
+    world.clock.advance(100)
+    assert seconds(world, session_id) == (41, 16)
+    shown = [present.thread(world.sessions.get(world.tx, world.api, session_id), world.now_us)]
+    rows, _ = threads.find(world.tx, session_id, limit=5)
+    shown += [present.child(row, session_id, primary, world.now_us) for row in rows]
+    total = sum(each["stats"]["active_seconds"] for each in shown)
+    whole = present.session(world.sessions.get(world.tx, world.api, session_id), world.now_us)
+    assert whole["stats"]["active_seconds"] == pytest.approx(total, abs=1e-9)
+    world.sessions.archive(world.tx, world.api, session_id)
+    assert seconds(world, session_id) == (41, 16)
+
+
+def test_a_state_of_an_earlier_release_recalls_the_threads_that_left(world: World) -> None:
+    session_id = led(world)
+    world.loop(session_id, created(), created(OTHER), Draft("session.status_running"))
+    world.loop(session_id, status("running"), status("running", OTHER))
+    world.clock.advance(7)
+    world.loop(session_id, status("idle", **IDLE), status("terminated"))
+    new = world.journal.hold(world.tx, session_id).state
+    dumped = new.dump()
+    del dumped["crew"]["departed_us"]  # type: ignore[attr-defined]  # a dict, as dump says
+    ours = sessions.c.id == session_id
+    world.tx.execute(update(sessions).where(ours).values(state=dumped))
+    assert load(dumped) != new
+    # It is shown with what it knows, and exact as soon as something is written.
+    assert seconds(world, session_id) == (7, 7)
+    assert world.journal.hold(world.tx, session_id).state == new
+    world.loop(session_id, status("idle", OTHER, **IDLE), Draft("session.status_idle", IDLE))
+    assert seconds(world, session_id) == (14, 7)
+    row = world.sessions.get(world.tx, world.api, session_id)
+    empty = initial(new.thread_id, self_hosted=new.self_hosted, crewed=True)
+    assert reduce(fold, events.read(world.tx, session_id), empty).dump() == row.state
