@@ -262,7 +262,7 @@ def background(services: Services, settings: ServerSettings) -> Mapping[str, Tas
     sweeper = Sweeper(services.db, services.blobs, services.clock, services.ids)
     return {
         "hub": close,
-        **({} if shared_url is None else {"replicas": _relay(shared_url, services.hub)}),
+        **({} if shared_url is None else {"replicas": _relay(shared_url, services)}),
         "messages": relay,
         "dreams": dreamer.run,
         "reaper": reaper.run,
@@ -282,11 +282,13 @@ def background(services: Services, settings: ServerSettings) -> Mapping[str, Tas
     }
 
 
-def _relay(shared_url: str, hub: Hub) -> Task:
+def _relay(shared_url: str, services: Services) -> Task:
     # Not at the top: a server on SQLite needs nothing of it.
+    from intramuros.control.store.previews import Previews
     from intramuros.control.store.replicas import Relay
 
-    return Relay(shared_url, hub).run
+    voices = [Previews(services.hub, services.clock)]
+    return Relay(shared_url, services.hub, voices).run
 
 
 def _bench(services: Services, settings: ServerSettings) -> Bench:

@@ -4,7 +4,7 @@ A preview carries the id of the event that will conclude it. Indexes count the m
 content, so the text blocks of the reply, not the reply's blocks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from intramuros.control.model.base import Delta, TextDelta, ThinkingDelta
 from intramuros.control.store.notify import Whisper
@@ -27,6 +27,7 @@ class Preview:
         self._message_id = message_id
         self._new_id = new_id
         self._places: dict[int, int] = {}  # block of the reply → entry of the message
+        self._told = 0  # what was whispered so far, as whispers count it
         self.thinking_ids: list[str] = []
 
     def feed(self, delta: Delta) -> list[Whisper]:
@@ -46,8 +47,12 @@ class Preview:
             "event_id": self._message_id,
             "delta": {"type": "content_delta", "index": place, "content": content},
         }
-        return [*whispers, Whisper(self._request_seq, MESSAGE, event)]
+        return [*whispers, self._whisper(MESSAGE, event, len(delta.text))]
 
     def _start(self, kind: str, event_id: str) -> Whisper:
         event = {"type": "event_start", "event": {"type": kind, "id": event_id}}
-        return Whisper(self._request_seq, kind, event)
+        return self._whisper(kind, event, 1)
+
+    def _whisper(self, kind: str, event: Mapping[str, object], size: int) -> Whisper:
+        at, self._told = self._told, self._told + size
+        return Whisper(self._request_seq, kind, event, at, size)

@@ -60,6 +60,7 @@ class Mixer:
         self._numbered = numbered
         self._open: int | None = None  # position of the open request's start, once shown
         self._started: set[str] = set()  # ids that the client has an event_start of
+        self._concluded: set[str] = set()  # ids of the open request that the client has whole
         self._waiting: list[Whisper] = []
 
     def mix(self, records: Sequence[Record], whispers: Iterable[Whisper]) -> list[bytes]:
@@ -81,12 +82,19 @@ class Mixer:
             if record.type in _SPANS:
                 self._open = record.seq if record.type == "span.model_request_start" else None
                 self._started.clear()
+                self._concluded.clear()
+            elif record.type in PREVIEWS:
+                self._started.discard(record.id)
+                self._concluded.add(record.id)
         frames += self._flush()
         self._waiting = []
         return frames
 
     def _flush(self) -> list[bytes]:
-        """Return what waits for the open request, leaving out deltas without their start."""
+        """Return what waits for the open request, leaving out deltas without their start.
+
+        Nor what comes after the event that it previews, from a process far away.
+        """
         ready = [w for w in self._waiting if w.request_seq == self._open]
         self._waiting = [w for w in self._waiting if w.request_seq != self._open]
         return [frame(EVENT, _json(whisper.event)) for whisper in ready if self._has_start(whisper)]
@@ -94,6 +102,8 @@ class Mixer:
     def _has_start(self, whisper: Whisper) -> bool:
         begun = whisper.event.get("event")
         if isinstance(begun, Mapping):
+            if begun["id"] in self._concluded:
+                return False
             self._started.add(str(begun["id"]))
             return True
         return whisper.event.get("event_id") in self._started
@@ -164,6 +174,9 @@ class Follower:
             records = self._hear(self._subscription.take_news())
             if records is None:
                 records = await self._look()
+            elif not self._over and any(w.request_seq > self._seq for w in whispers):
+                # From another process, whose news do not come here: its request's start is there.
+                records += await self._look()
             frames = self._mixer.mix(records, whispers)
             if self._subscription.closed:
                 self._over = True

@@ -5,10 +5,11 @@ looks on its own from time to time. *News* are a hint that brings the new rows a
 readers of one log need not each read them again; who finds a gap looks. A *whisper* is a piece of
 a preview that may be lost as a whole request: when a slow reader's buffer is full, the rest of that
 request's whispers is dropped for it, so that what it has seen stays a prefix of the text (contract
-18.6).
+18.6). So is the rest behind a gap, for whispers of other processes may be lost on their way.
 
 What is told here is passed on to other processes on the same database, if there may be any
-(store/replicas.py): they hear hints, and look.
+(store/replicas.py): they hear hints, and look; whispers they hear if somebody there wants them
+(store/previews.py).
 
 All methods run on the event loop's thread; ``Tx.after_commit`` calls its hooks there.
 """
@@ -17,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import anyio
 
@@ -27,15 +28,18 @@ from intramuros.control.store.records import Record
 NEWS_LIMIT: Final = 100
 # Whispers that one reader may leave unread: about two seconds of a fast model.
 WHISPER_LIMIT: Final = 256
+# Requests whose whispers one reader is told apart: threads of a session ask at the same time.
+REQUESTS_LIMIT: Final = 64
 
 TURN_TOPIC: Final = "turn"
 WEBHOOK_TOPIC: Final = "webhook"
 DREAM_TOPIC: Final = "dream"
+_SESSION: Final = "session/"
 
 
 def session_topic(session_id: str) -> str:
     """Return the topic of a session's log."""
-    return f"session/{session_id}"
+    return f"{_SESSION}{session_id}"
 
 
 def work_topic(environment_id: str) -> str:
@@ -51,11 +55,15 @@ class Whisper:
         request_seq: the log position of the ``span.model_request_start`` it belongs to.
         kind: ``agent.message`` or ``agent.thinking``, the type being previewed.
         event: the wire form of an ``event_start`` or ``event_delta`` (contract 18.3).
+        at: how much of the request was whispered before: 1 for each start, and the characters.
+        size: how much of it this is.
     """
 
     request_seq: int
     kind: str
     event: Mapping[str, object]
+    at: int
+    size: int = 1
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,8 @@ class Subscription:
         self._rows = 0
         self._listens = whispers
         self._whispers: deque[Whisper] = deque()
-        self._cut: int | None = None  # the request whose whispers this reader lost
+        self._next: dict[int, int | None] = {}  # request → what follows; None once some is lost
+        self._passed = 0  # of this request and those before it no more is heard
 
     @property
     def closed(self) -> bool:
@@ -135,14 +144,39 @@ class Subscription:
         self._closed = self._look = True
         self._hinted.set()
 
+    @property
+    def listens(self) -> bool:
+        """True for one who wants whispers."""
+        return self._listens
+
     def _whisper(self, whisper: Whisper) -> None:
-        if not self._listens or whisper.request_seq == self._cut:
+        request = whisper.request_seq
+        if not self._listens or request <= self._passed:
             return
-        if len(self._whispers) >= WHISPER_LIMIT:
-            self._cut = whisper.request_seq
+        follows = self._next.get(request, whisper.at)
+        if follows is None or whisper.at < follows:
+            return  # the rest of what was lost, or heard already
+        if whisper.at > follows or len(self._whispers) >= WHISPER_LIMIT:
+            self._next[request] = None
             return
+        self._next[request] = follows + whisper.size
+        if len(self._next) > REQUESTS_LIMIT:
+            self._passed = min(self._next)
+            del self._next[self._passed]
         self._whispers.append(whisper)
         self._hinted.set()
+
+
+class Elsewhere(Protocol):
+    """Takes to other processes what is whispered in this one. Never waits."""
+
+    def whisper(self, session_id: str, whisper: Whisper) -> None:
+        """Pass on a piece of a preview, if somebody elsewhere wants it."""
+        ...
+
+    def awaited(self, session_id: str) -> None:
+        """Note that somebody here wants a session's previews from now on."""
+        ...
 
 
 class Hub:
@@ -150,6 +184,7 @@ class Hub:
 
     def __init__(self) -> None:
         self._elsewhere: Callable[[str], None] | None = None
+        self._whisperer: Elsewhere | None = None
         self._topics: dict[str, set[Subscription]] = {}
         self._closed = False
 
@@ -162,6 +197,8 @@ class Hub:
         self._topics.setdefault(topic, set()).add(subscription)
         if self._closed:
             subscription._close()
+        if whispers and self._whisperer is not None and topic.startswith(_SESSION):
+            self._whisperer.awaited(topic.removeprefix(_SESSION))
         try:
             yield subscription
         finally:
@@ -173,6 +210,10 @@ class Hub:
     def pass_on(self, elsewhere: Callable[[str], None]) -> None:
         """Call ``elsewhere`` with the topic of whatever is told here from now on."""
         self._elsewhere = elsewhere
+
+    def pass_whispers_on(self, whisperer: Elsewhere) -> None:
+        """Have ``whisperer`` know of whatever is whispered or awaited here from now on."""
+        self._whisperer = whisperer
 
     def hint(self, topic: str) -> None:
         """Tell every waiter of the topic to look again."""
@@ -203,8 +244,22 @@ class Hub:
         Send a request's whispers only after its ``span.model_request_start`` is recorded and
         before anything of its reply is.
         """
+        self.overhear(session_id, whisper)
+        if self._whisperer is not None:
+            self._whisperer.whisper(session_id, whisper)
+
+    def overhear(self, session_id: str, whisper: Whisper) -> None:
+        """Pass a piece of a preview to the streams of this process alone."""
         for subscription in self._topics.get(session_topic(session_id), ()):
             subscription._whisper(whisper)
+
+    def awaiting(self) -> list[str]:
+        """Return the sessions whose previews somebody here wants."""
+        return [
+            topic.removeprefix(_SESSION)
+            for topic, waiting in self._topics.items()
+            if topic.startswith(_SESSION) and any(one.listens for one in waiting)
+        ]
 
     def close(self) -> None:
         """Wake every waiter once, so that streams and held polls end when the server stops."""

@@ -5,11 +5,16 @@ A process may die between the two, a connection may break, and a pooler may swal
 waiter also looks by itself from time to time. Topics that change often are told once for each time
 that the sender gets to it, in a transaction of its own: a NOTIFY inside the writers' transactions
 would have them commit one after the other.
+
+By the same two connections go *voices*: what changes too often to be written down and may be lost,
+such as previews. They speak only while another process is heard, on a channel that older releases
+do not listen to.
 """
 
 import json
 import secrets
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, Protocol
 
 import anyio
 import psycopg
@@ -21,15 +26,57 @@ from intramuros.kernel.telemetry import logger
 log = logger("replicas")
 
 CHANNEL: Final = "intramuros"
+VOICES: Final = "intramuros_voices"
 # A notification has less than 8000 bytes.
 PAYLOAD_BYTES: Final = 7_000
 # Topics that wait to be told; beyond that everybody looks at everything.
 TOPICS_LIMIT: Final = 10_000
 AGAIN_S: Final = 1.0
 CONNECT_TIMEOUT_S: Final = 5
+# So often does a process say that it is there, in seconds, and believe that of others for so long.
+RENEW_S: Final = 10.0
+ALONE_S: Final = 35.0
 # For this transaction alone: the session may be a pooler's, and the next who has it a writer.
 _SPEAK: Final = "SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, %s)"
 _EVERYTHING: Final = "*"
+# What processes say to each other beside the voices: that they are there, and know nothing yet.
+_HERE: Final = "here"
+_NEW: Final = "new"
+# What reading something raises that none of us has said.
+_STRANGE: Final = (ValueError, TypeError, LookupError, ArithmeticError, RecursionError)
+
+
+class Voice(Protocol):
+    """Something that processes tell each other. Never waits; what it tells may be lost."""
+
+    @property
+    def kind(self) -> str:
+        """What it is called among processes."""
+        ...
+
+    def attach(self, soon: Callable[[float], None]) -> None:
+        """Have ``soon`` called with the seconds after which :meth:`say` should be."""
+        ...
+
+    def say(self) -> Iterable[Sequence[object]]:
+        """Return and forget what is to be told now: JSON, each of at most 7,500 bytes."""
+        ...
+
+    def hear(self, body: Sequence[Any]) -> None:
+        """Take in what another process told.
+
+        Raises:
+            ValueError, TypeError, LookupError: it is nothing that one of us says.
+        """
+        ...
+
+    def renew(self) -> None:
+        """Tell again what others may have missed, or have never heard."""
+        ...
+
+    def lost(self) -> None:
+        """Know that nothing could be told for a while."""
+        ...
 
 
 class Relay:
@@ -37,19 +84,27 @@ class Relay:
 
     Args:
         url: the database, as libpq reads it.
+        voices: what else they tell each other.
     """
 
-    def __init__(self, url: str, hub: Hub) -> None:
+    def __init__(self, url: str, hub: Hub, voices: Sequence[Voice] = ()) -> None:
         self._url = url
         self._hub = hub
+        self._voices = {voice.kind: voice for voice in voices}
         self._me = secrets.token_hex(8)
         self._changed: dict[str, None] = {}
         self._wanted = anyio.Event()
+        self._due_s = 0.0  # when to speak, by the loop's clock
+        self._renew_s = 0.0
+        self._new = True  # others are to be told that
+        self._company_s = 0.0  # until then somebody else is believed to be there
         self.listening = anyio.Event()
 
     async def run(self, stop: Stop) -> None:
         """Pass on what there is until asked to stop."""
         self._hub.pass_on(self._tell)
+        for voice in self._voices.values():
+            voice.attach(self._soon)
         async with anyio.create_task_group() as group:
             group.start_soon(self._keep, "listen", self._listen)
             group.start_soon(self._keep, "speak", self._speak)
@@ -60,7 +115,18 @@ class Relay:
         if len(self._changed) >= TOPICS_LIMIT:
             self._changed = {_EVERYTHING: None}
         self._changed[topic] = None
-        self._wanted.set()
+        self._soon(0.0)
+
+    def _soon(self, after_s: float) -> None:
+        due_s = anyio.current_time() + after_s
+        if due_s < self._due_s:
+            self._due_s = due_s
+            self._wanted.set()
+
+    def _renew(self) -> None:
+        """Say again who is here and what it wants, as soon as may be."""
+        self._renew_s = 0.0
+        self._soon(0.0)
 
     async def _keep(self, what: str, work: Any) -> None:  # noqa: ANN401  one of the two below
         """Do it again and again, on a new connection whenever one is lost."""
@@ -91,16 +157,38 @@ class Relay:
 
     async def _listen(self, connection: "psycopg.AsyncConnection[Any]") -> None:
         await connection.execute(f"LISTEN {CHANNEL}")
+        await connection.execute(f"LISTEN {VOICES}")
         # What was told before is lost.
         self._hub.hear_all()
+        self._new = True
+        self._renew()
         self.listening.set()
         async for notification in connection.notifies():
-            self._hear(notification.payload)
+            if notification.channel == VOICES:
+                self._hear_voice(notification.payload)
+            else:
+                self._hear(notification.payload)
+
+    def _hear_voice(self, payload: str) -> None:
+        try:
+            sender, kind, *body = json.loads(payload)
+            if sender == self._me:
+                return
+            alone, self._company_s = self._alone(), anyio.current_time() + ALONE_S
+            if alone or kind == _NEW:
+                self._renew()
+            if kind in self._voices:
+                self._voices[kind].hear(body)
+        except _STRANGE:
+            log.warning("replicas_strange", bytes=len(payload))
+
+    def _alone(self) -> bool:
+        return anyio.current_time() > self._company_s
 
     def _hear(self, payload: str) -> None:
         try:
             sender, *topics = json.loads(payload)
-        except (ValueError, TypeError):
+        except _STRANGE:
             log.warning("replicas_strange", bytes=len(payload))
             return
         if sender == self._me:
@@ -112,10 +200,18 @@ class Relay:
                 self._hub.hear(str(topic))
 
     async def _speak(self, connection: "psycopg.AsyncConnection[Any]") -> None:
+        for voice in self._voices.values():
+            voice.lost()
+        self._new = True
+        self._renew()
         while True:
-            await self._wanted.wait()
-            self._wanted = anyio.Event()
+            await self._until_due()
+            # What was whispered before a change is told before it.
+            for payload in self._voiced():
+                await connection.execute(_SPEAK, (VOICES, payload))
             topics, self._changed = list(self._changed), {}
+            if not topics:
+                continue
             try:
                 for payload in self._payloads(topics):
                     await connection.execute(_SPEAK, (CHANNEL, payload))
@@ -123,6 +219,28 @@ class Relay:
                 for topic in topics:
                     self._tell(topic)
                 raise
+
+    async def _until_due(self) -> None:
+        """Wait until something is to be said; what becomes due from now on is waited for anew."""
+        while (left_s := self._due_s - anyio.current_time()) > 0:
+            self._wanted = anyio.Event()
+            with anyio.move_on_after(left_s):
+                await self._wanted.wait()
+        self._due_s = anyio.current_time() + RENEW_S
+
+    def _voiced(self) -> list[str]:
+        """Return what the voices say now; nothing but that we are here while we are alone."""
+        payloads = []
+        if anyio.current_time() >= self._renew_s:
+            self._renew_s = anyio.current_time() + RENEW_S
+            payloads.append(_json([self._me, _NEW if self._new else _HERE]))
+            self._new = False
+            for voice in self._voices.values():
+                voice.renew()
+        for voice in self._voices.values():
+            said = [_json([self._me, voice.kind, *body]) for body in voice.say()]
+            payloads += () if self._alone() else said
+        return payloads
 
     def _payloads(self, topics: list[str]) -> list[str]:
         made: list[str] = []

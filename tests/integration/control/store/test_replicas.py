@@ -3,9 +3,10 @@
 import json
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import anyio
 import psycopg
@@ -14,7 +15,13 @@ from anthropic import Anthropic
 from sqlalchemy import make_url
 
 from intramuros.control.store.notify import Hub, News
-from intramuros.control.store.replicas import CHANNEL, PAYLOAD_BYTES, TOPICS_LIMIT, Relay
+from intramuros.control.store.replicas import (
+    CHANNEL,
+    PAYLOAD_BYTES,
+    TOPICS_LIMIT,
+    VOICES,
+    Relay,
+)
 from intramuros.kernel.service import Stop
 from tests.postgres import Cluster
 from tests.wire.host import Server, running
@@ -97,6 +104,76 @@ async def test_strange_notifications_change_nothing(url: str) -> None:
         stop.request()
 
 
+class _Heard:
+    """A voice that says what it is given and keeps what it hears."""
+
+    kind = "test"
+
+    def __init__(self) -> None:
+        self.soon: Callable[[float], None] = lambda _after_s: None
+        self.to_say: list[list[object]] = []
+        self.heard: list[object] = []
+        self.renewed = self.lost_it = 0
+        self.changed = anyio.Event()
+
+    def attach(self, soon: Callable[[float], None]) -> None:
+        self.soon = soon
+
+    def say(self) -> list[list[object]]:
+        said, self.to_say = self.to_say, []
+        return said
+
+    def hear(self, body: Sequence[Any]) -> None:
+        if body == ["strange"]:
+            raise LookupError
+        self.heard.append(list(body))
+        self.changed.set()
+
+    def renew(self) -> None:
+        self.renewed += 1
+        self.to_say.append(["again"])
+        self.changed.set()
+
+    def lost(self) -> None:
+        self.lost_it += 1
+
+
+async def _until(voice: _Heard, found: Callable[[], bool]) -> None:
+    with anyio.fail_after(60):
+        while not found():
+            voice.changed = anyio.Event()
+            await voice.changed.wait()
+
+
+async def test_voices_are_heard_by_the_others_before_what_changed_after_them(url: str) -> None:
+    hubs, voices, stop = (Hub(), Hub()), (_Heard(), _Heard()), Stop()
+    one, two = voices
+    relays = [Relay(url, hub, [voice]) for hub, voice in zip(hubs, voices, strict=True)]
+    async with anyio.create_task_group() as group:
+        group.start_soon(relays[0].run, stop)
+        await _until(one, lambda: one.renewed > 0)
+        # Nobody is there who could hear it.
+        one.to_say.append(["too early"])
+        one.soon(0.0)
+        group.start_soon(relays[1].run, stop)
+        # Each learns of the other at once, and tells again what it has told.
+        for voice in voices:
+            await _until(voice, lambda voice=voice: ["again"] in voice.heard)
+        with hubs[1].subscribe("a") as other:
+            one.to_say += [["a", 1], ["strange"], ["b"]]
+            hubs[0].hint("a")
+            assert await other.wait(60)
+            assert [body for body in two.heard if body != ["again"]] == [["a", 1], ["b"]]
+        before = one.renewed
+        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+            strange = ("", "[" * 7_000, '["x", []]', '["x", "test", "strange"]', '["x", "new"]')
+            for payload in strange:
+                await connection.execute("SELECT pg_notify(%s, %s)", (VOICES, payload))
+        # Whoever is new is told everything.
+        await _until(one, lambda: one.renewed > before)
+        stop.request()
+
+
 def test_payloads_are_bounded_and_whole() -> None:
     relay = Relay("postgresql://", Hub())
     topics = [f"session/sesn_{number:040d}" for number in range(1_000)]
@@ -105,7 +182,7 @@ def test_payloads_are_bounded_and_whole() -> None:
     assert [topic for payload in payloads for topic in json.loads(payload)[1:]] == topics
 
 
-def test_too_many_topics_become_one() -> None:
+async def test_too_many_topics_become_one() -> None:
     relay = Relay("postgresql://", Hub())
     for number in range(TOPICS_LIMIT + 1):
         relay._tell(f"topic {number}")

@@ -29,6 +29,13 @@ def test_a_message_starts_once_and_counts_its_own_entries() -> None:
     assert {whisper.kind for whisper in whispers} == {"agent.message"}
 
 
+def test_whispers_tell_how_much_came_before_them() -> None:
+    made = preview()
+    deltas = (ThinkingStarted(0), TextDelta(1, "abc"), TextDelta(1, "de"), TextDelta(2, "f"))
+    whispers = [whisper for delta in deltas for whisper in made.feed(delta)]
+    assert [(w.at, w.size) for w in whispers] == [(0, 1), (1, 1), (2, 3), (5, 2), (7, 1)]
+
+
 def test_an_empty_delta_starts_nothing() -> None:
     assert preview().feed(TextDelta(0, "")) == []
 

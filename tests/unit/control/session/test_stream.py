@@ -32,13 +32,13 @@ def record(seq: int, type: str, id: str | None = None) -> Record:
 
 def start(request_seq: int, id: str, kind: str = "agent.message") -> Whisper:
     event = {"type": "event_start", "event": {"type": kind, "id": id}}
-    return Whisper(request_seq, kind, event)
+    return Whisper(request_seq, kind, event, 0)
 
 
 def delta(request_seq: int, id: str, text: str) -> Whisper:
     content = {"type": "content_delta", "index": 0, "content": {"type": "text", "text": text}}
     event = {"type": "event_delta", "event_id": id, "delta": content}
-    return Whisper(request_seq, "agent.message", event)
+    return Whisper(request_seq, "agent.message", event, 1, len(text))
 
 
 def parsed(frames: list[bytes]) -> list[dict]:
@@ -371,6 +371,41 @@ async def test_rows_and_previews_that_follow_need_no_look(
         stage.world.hub.whisper(stage.session_id, start(follower._seq, "m"))
         assert types(await follower.next()) == ["event_start"]
         assert looks == []
+
+
+@pytest.mark.anyio
+async def test_a_preview_from_another_process_has_the_stream_look_for_its_request(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with stage.follow() as follower:
+        await stage.tell("session.updated")
+        await follower.next()
+        looks = count_looks(follower, monkeypatch)
+        asked = Draft("span.model_request_start", {}, private={"epoch": 1})
+        await stage.act(
+            lambda world: world.loop(stage.session_id, Draft("session.status_running"), asked)
+        )
+        # News stay in the process that wrote the rows.
+        follower._subscription.take_news()
+        stage.world.hub.overhear(stage.session_id, start(follower._seq + 2, "m"))
+        assert types(await follower.next()) == [
+            "session.status_running",
+            "span.model_request_start",
+            "event_start",
+        ]
+        stage.world.hub.overhear(stage.session_id, delta(follower._seq, "m", "a"))
+        assert types(await follower.next()) == ["event_delta"]
+        assert len(looks) == 1
+
+
+@pytest.mark.parametrize("late", [start(1, "m"), delta(1, "m", "b")])
+def test_a_preview_that_comes_after_what_it_previews_is_not_shown(late: Whisper) -> None:
+    mixer = Mixer(BOTH)
+    records = [record(1, "span.model_request_start"), record(2, "agent.message", "m")]
+    frames = mixer.mix(records, [start(1, "m"), delta(1, "m", "a")])
+    assert [told(e) for e in parsed(frames)][1:] == ["event_start:m", "event_delta:m", "message:m"]
+    assert mixer.mix([], [late, delta(1, "m", "c")]) == []
+    assert len(mixer.mix([], [start(1, "n")])) == 1
 
 
 @pytest.mark.anyio
