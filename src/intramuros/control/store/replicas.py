@@ -206,14 +206,13 @@ class Relay:
         self._renew()
         while True:
             await self._until_due()
-            # What was whispered before a change is told before it.
-            for payload in self._voiced():
-                await connection.execute(_SPEAK, (VOICES, payload))
+            # Both are taken now: what was said before a change is told before it.
+            voiced = self._voiced()
             topics, self._changed = list(self._changed), {}
-            if not topics:
-                continue
             try:
-                for payload in self._payloads(topics):
+                for payload in voiced:
+                    await connection.execute(_SPEAK, (VOICES, payload))
+                for payload in self._payloads(topics) if topics else ():
                     await connection.execute(_SPEAK, (CHANNEL, payload))
             except psycopg.Error:
                 for topic in topics:

@@ -121,6 +121,7 @@ class _Heard:
 
     def say(self) -> list[list[object]]:
         said, self.to_say = self.to_say, []
+        self.changed.set()
         return said
 
     def hear(self, body: Sequence[Any]) -> None:
@@ -155,6 +156,7 @@ async def test_voices_are_heard_by_the_others_before_what_changed_after_them(url
         # Nobody is there who could hear it.
         one.to_say.append(["too early"])
         one.soon(0.0)
+        await _until(one, lambda: not one.to_say)
         group.start_soon(relays[1].run, stop)
         # Each learns of the other at once, and tells again what it has told.
         for voice in voices:
