@@ -283,7 +283,7 @@ async def test_every_open_call_of_a_dead_program_is_answered(tmp_path: Path) -> 
 
 
 async def test_a_session_is_only_its_owners_and_has_an_end(tmp_path: Path) -> None:
-    made = here(program(sessions=2, idle_s=1.0))
+    made = here(program(sessions=2))
     async with served(tmp_path, made) as (rig, port), client_of(rig, port) as client:
         session = (await start(client)).headers["mcp-session-id"]
         assert (await ask(client, session, 2, "pid")).status_code == 200
@@ -301,11 +301,15 @@ async def test_a_session_is_only_its_owners_and_has_an_end(tmp_path: Path) -> No
         )
         assert gone.status_code == 200
         assert (await ask(client, session, 3, "pid")).status_code == 404
-        third = await start(client)
-        assert third.status_code == 200
+        assert (await start(client)).status_code == 200
+
+
+async def test_a_session_that_nobody_uses_ends(tmp_path: Path) -> None:
+    made = here(program(idle_s=1.0))
+    async with served(tmp_path, made) as (rig, port), client_of(rig, port) as client:
+        id = (await start(client)).headers["mcp-session-id"]
 
         async def idled() -> bool:
-            id = third.headers["mcp-session-id"]
             await anyio.sleep(1.5)
             return (await ask(client, id, 4, "pid")).status_code == 404
 
