@@ -26,8 +26,8 @@ log = logger("audit")
 RIDE_ALONG_S: Final = 0.05
 # Outcomes that wait at most; beyond it the disk is behind and the next intent waits for it anyway.
 MAX_WAITING: Final = 10_000
-# A network disk may take seconds to fail over; one that needs longer for one sync is as good as none,
-# and callers rather hear so than hang.
+# A network disk may take seconds to fail over; one that needs longer for one sync is as good as
+# none, and callers rather hear so than hang.
 LONGEST_S: Final = 10.0
 
 
