@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import socket
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +11,7 @@ import anyio
 import anyio.lowlevel
 from anyio import to_thread
 
-from intramuros.execution.sandbox import bwrap, runtime, seccomp
+from intramuros.execution.sandbox import birth, bwrap, runtime, seccomp
 from intramuros.execution.sandbox.admission import verify
 from intramuros.execution.sandbox.adoptions import Adoptions, Room
 from intramuros.execution.sandbox.base import (
@@ -25,7 +24,6 @@ from intramuros.execution.sandbox.base import (
     SandboxUnavailable,
 )
 from intramuros.execution.sandbox.cgroups import Group, Groups, find_groups, hurry, make_group
-from intramuros.execution.sandbox.channel import Channel
 from intramuros.execution.sandbox.drives import Drives, disk_finding
 from intramuros.execution.sandbox.etc import Etc
 from intramuros.execution.sandbox.launch import (
@@ -263,7 +261,13 @@ class BubblewrapProvider:
             cgroups=[str(path) for path in group.paths.values()] if group else [],
             uid=uid,
         )
-        room.records.save(record)
+        try:
+            room.records.save(record)
+        except BaseException:
+            # Nobody would know of it: what is noted down nowhere is cleared by nobody.
+            if group is not None:
+                group.remove()
+            raise
         places = Places(
             host.runtime.directory,
             host.runtime.binary,
@@ -286,6 +290,8 @@ class BubblewrapProvider:
                 workspace = await room.workspaces.open(sandbox_id, spec.limits)
             except SandboxError as error:
                 failure = error  # raised below: a task group would wrap it
+            except OSError as error:
+                failure = SandboxError(f"the workspace cannot be opened ({error.strerror})")
             tasks.cancel_scope.cancel()
         if workspace is None:
             raise failure or SandboxError("the workspace cannot be opened")
@@ -340,12 +346,10 @@ class BubblewrapProvider:
             wanted = {"resolving": spec.egress == "names", "trusting": spec.trust is not None}
             places = replace(places, etc=self._etc.prepare(**wanted))
         shape = plan(spec, places, uid=uid, seccomp=filtered)
-        ours, theirs = socket.socketpair()
-        errors = os.memfd_create("errors")
-        opened = [theirs.fileno(), errors, os.open(os.devnull, os.O_RDWR)]
         fds = {0: 2, 1: 2, 2: 1, CHANNEL_FD: 0}
+        files = []
         if filtered:
-            opened.append(_memfd("seccomp", seccomp.assemble(machine)))
+            files.append(seccomp.assemble(machine))
             fds[SECCOMP_FD] = 3
         request = Request(
             argv=shape.argv,
@@ -358,22 +362,15 @@ class BubblewrapProvider:
             cgroups=group.procs if group else [],
             drive=places.device,
         )
-        channel = Channel(ours)
-        try:
-            pid, pidfd = await self._zygote.launch(request, opened)
-            theirs.close()  # ours must see the end of the stream when the sandbox is gone
-            room.records.save(replace(record, outer=identify(pid)))
-            handles = Handles(channel, pidfd, pid, group, places.workspace, places.drive)
-            ended = self._ended if room is self._room else self._spares.ended
-            sandbox = LiveSandbox(record.sandbox_id, spec, handles, ended)
-            await self._await_ready(sandbox, places.python, group, errors)
-        except BaseException:
-            channel.close()
-            raise
-        finally:
-            theirs.close()
-            for fd in opened[1:]:
-                os.close(fd)
+        with birth.ends(*files) as ends:
+            pid, pidfd = await self._zygote.launch(request, ends.sent)
+            with birth.unborn(pidfd):
+                ends.handed()
+                room.records.save(replace(record, outer=identify(pid)))
+                handles = Handles(ends.channel, pidfd, pid, group, places.workspace, places.drive)
+                ended = self._ended if room is self._room else self._spares.ended
+                sandbox = LiveSandbox(record.sandbox_id, spec, handles, ended)
+            await self._await_ready(sandbox, places.python, group, ends.errors)
         return sandbox
 
     async def _await_ready(
@@ -490,11 +487,3 @@ def thaw(group: Group) -> None:
             with suppress(OSError):
                 if (path / file).exists():
                     (path / file).write_text(value)
-
-
-def _memfd(name: str, data: bytes) -> int:
-    """Return a descriptor to read ``data`` from; one per launch, for its offset is shared."""
-    fd = os.memfd_create(name)
-    os.write(fd, data)
-    os.lseek(fd, 0, os.SEEK_SET)
-    return fd

@@ -253,7 +253,11 @@ def _fork(request: dict[str, Any], fds: list[int]) -> tuple[int, int]:
                 ours.close()
                 _become(request, fds, parent, theirs)
             # Nobody else reaps while we are here, so the number is still its.
-            pidfd = os.pidfd_open(pid)
+            try:
+                pidfd = os.pidfd_open(pid)
+            except OSError:
+                os.kill(pid, signal.SIGKILL)
+                raise
         try:
             if request["contain"] is not None and ours.recv(1):
                 _map(pid, request["contain"])

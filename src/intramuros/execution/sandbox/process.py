@@ -5,9 +5,7 @@ can do all that the worker's user can, read the worker's own keys among it; so i
 an operator names it, and says so each time.
 """
 
-import os
 import signal
-import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -15,7 +13,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from intramuros.execution.sandbox import bwrap, processes
+from intramuros.execution.sandbox import birth, bwrap, processes
 from intramuros.execution.sandbox.admission import verify
 from intramuros.execution.sandbox.adoptions import Room
 from intramuros.execution.sandbox.base import (
@@ -31,7 +29,6 @@ from intramuros.execution.sandbox.base import (
 )
 from intramuros.execution.sandbox.bubblewrap import BubblewrapProvider
 from intramuros.execution.sandbox.cgroups import Group
-from intramuros.execution.sandbox.channel import Channel
 from intramuros.execution.sandbox.launch import Places
 from intramuros.execution.sandbox.live import Ended, Handles, LiveSandbox
 from intramuros.execution.sandbox.records import Record, identify
@@ -146,9 +143,6 @@ class ProcessProvider(BubblewrapProvider):
         _refuse(spec)
         for mount in spec.mounts:
             _link(places.workspace, mount)
-        ours, theirs = socket.socketpair()
-        errors = os.memfd_create("errors")
-        opened = [theirs.fileno(), errors, os.open(os.devnull, os.O_RDWR)]
         python = _on_host(places.python)
         *start, boot = command(python, str(places.runtime / "lib"))
         request = Request(
@@ -162,21 +156,14 @@ class ProcessProvider(BubblewrapProvider):
             gid=None,
             bare=True,
         )
-        channel = Channel(ours)
-        try:
-            pid, pidfd = await self._zygote.launch(request, opened)
-            theirs.close()  # ours must see the end of the stream when the sandbox is gone
-            room.records.save(replace(record, outer=identify(pid)))
-            handles = Handles(channel, pidfd, pid, group, places.workspace, direct=True)
-            sandbox = ProcessSandbox(record.sandbox_id, spec, handles, self._ended)
-            await self._await_ready(sandbox, python, group, errors)
-        except BaseException:
-            channel.close()
-            raise
-        finally:
-            theirs.close()
-            for fd in opened[1:]:
-                os.close(fd)
+        with birth.ends() as ends:
+            pid, pidfd = await self._zygote.launch(request, ends.sent)
+            with birth.unborn(pidfd):
+                ends.handed()
+                room.records.save(replace(record, outer=identify(pid)))
+                handles = Handles(ends.channel, pidfd, pid, group, places.workspace, direct=True)
+                sandbox = ProcessSandbox(record.sandbox_id, spec, handles, self._ended)
+            await self._await_ready(sandbox, python, group, ends.errors)
         return sandbox
 
 

@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from intramuros.execution.sandbox.base import SandboxError
+
 _VALID_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _UID_FLOOR = 0x6000_0000
 _UID_COUNT = 0x0FFF_FFFF
@@ -119,11 +121,19 @@ class Records:
         self._directory = directory
 
     def save(self, record: Record) -> None:
-        """Write a record whole or not at all."""
+        """Write a record whole or not at all.
+
+        Raises:
+            SandboxError: the host's disk refuses.
+        """
         path = self._directory / f"{record.sandbox_id}.json"
         draft = path.with_suffix(".new")
-        draft.write_text(json.dumps(asdict(record)))
-        draft.replace(path)
+        try:
+            draft.write_text(json.dumps(asdict(record)))
+            draft.replace(path)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            raise SandboxError(f"cannot note down the sandbox ({error.strerror})") from error
 
     def load(self, sandbox_id: str) -> Record | None:
         """Return the record, or None when there is none that can be read."""

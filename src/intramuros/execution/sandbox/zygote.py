@@ -1,9 +1,12 @@
 """The worker's side of the launcher process."""
 
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -91,6 +94,11 @@ class Zygote:
         if "pid" not in fields or not passed:
             if not answer:
                 self.close()
+            if "pid" in fields:
+                # We may hold no more descriptors, and nobody else knows of this process.
+                with suppress(ProcessLookupError):
+                    os.kill(int(fields["pid"]), signal.SIGKILL)
+                fields = {"error": "the worker has too many files open"}
             raise SandboxError(f"could not start a sandbox: {fields.get('error')}")
         return int(fields["pid"]), passed[0]
 

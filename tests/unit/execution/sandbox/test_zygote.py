@@ -8,7 +8,9 @@ import pytest
 
 from intramuros.execution.sandbox import launcher, zygote
 from intramuros.execution.sandbox.base import SandboxError
+from intramuros.execution.sandbox.records import identify
 from intramuros.execution.sandbox.zygote import Request, Zygote
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -95,3 +97,24 @@ async def test_a_refusal_of_the_launcher_is_passed_on(
 
 def test_the_limits_of_both_sides_agree() -> None:
     assert zygote.launcher.MAX_FDS >= 8
+
+
+async def test_a_process_that_we_get_no_descriptor_for_is_ended(
+    started: Zygote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receive = socket.recv_fds
+    pids = []
+
+    def receive_none(*args: object) -> tuple[bytes, list[int], int, None]:
+        answer, passed, _, _ = receive(*args)
+        for fd in passed:
+            os.close(fd)
+        pids.append(json.loads(answer)["pid"])
+        return answer, [], 0, None
+
+    monkeypatch.setattr(socket, "recv_fds", receive_none)
+    null = os.open("/dev/null", os.O_RDWR)
+    with pytest.raises(SandboxError, match="too many files open"):
+        await started.launch(request(["/bin/sleep", "600"]), [null, null])
+    os.close(null)
+    await until(lambda: identify(pids[0]) is None)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -13,7 +12,7 @@ from typing import Final
 import anyio
 from anyio import to_thread
 
-from intramuros.execution.sandbox import bwrap, seccomp, trees
+from intramuros.execution.sandbox import birth, bwrap, seccomp, trees
 from intramuros.execution.sandbox.admission import verify
 from intramuros.execution.sandbox.adoptions import Room
 from intramuros.execution.sandbox.base import (
@@ -144,28 +143,18 @@ class ContainerProvider(BubblewrapProvider):
             owner=AGENT_ID if record.uid is None else record.uid,
         )
         await to_thread.run_sync(self._lay_out, bundle, container, ids)
-        ours, theirs = socket.socketpair()
-        errors = os.memfd_create("errors")
-        opened = [theirs.fileno(), errors, os.open(os.devnull, os.O_RDWR)]
         request = self._request(container, spec, record.sandbox_id, ids, group)
         request = replace(request, drive=places.device)
-        channel = Channel(ours)
-        try:
-            _, started = await self._zygote.launch(request, opened)
-            theirs.close()  # ours must see the end of the stream when the sandbox is gone
-            pid, pidfd = await self._await_first(bundle, started, errors)
-            room.records.save(replace(record, outer=identify(pid)))
-            handles = self._handles(channel, (pid, pidfd), group, places)
-            ended = self._ended if room is self._room else self._spare_ended
-            sandbox = LiveSandbox(record.sandbox_id, spec, handles, ended)
-            await self._await_ready(sandbox, places.python, group, errors)
-        except BaseException:
-            channel.close()
-            raise
-        finally:
-            theirs.close()
-            for fd in opened[1:]:
-                os.close(fd)
+        with birth.ends() as ends:
+            _, started = await self._zygote.launch(request, ends.sent)
+            ends.handed()
+            pid, pidfd = await self._await_first(bundle, started, ends.errors)
+            with birth.unborn(pidfd):
+                room.records.save(replace(record, outer=identify(pid)))
+                handles = self._handles(ends.channel, (pid, pidfd), group, places)
+                ended = self._ended if room is self._room else self._spare_ended
+                sandbox = LiveSandbox(record.sandbox_id, spec, handles, ended)
+            await self._await_ready(sandbox, places.python, group, ends.errors)
         return sandbox
 
     def _handles(
@@ -283,11 +272,12 @@ class ContainerProvider(BubblewrapProvider):
         Raises:
             SandboxError: there is none.
         """
-        try:
-            with anyio.move_on_after(READY_S):
+        with birth.unborn(started):
+            with anyio.move_on_after(READY_S) as waiting:
                 await anyio.wait_readable(started)
-        finally:
-            os.close(started)
+            if waiting.cancelled_caught:
+                raise SandboxError(f"the container did not come up within {READY_S:g} s")
+        os.close(started)
         try:
             pid = int((bundle / _RUN / _PID).read_text())
             return pid, os.pidfd_open(pid)
