@@ -41,6 +41,11 @@ async def until(condition, within_s: float = 60.0) -> None:
             await anyio.sleep(0.01)
 
 
+def groups_of(pid: int, name: str) -> list[Path]:
+    parents = set(find_groups().parents.values())
+    return [path for parent in parents for path in parent.glob(f"intramuros-*-{pid}-*-{name}")]
+
+
 async def test_a_workspace_outlives_its_sandbox_and_the_shell_does_not(
     provider: BubblewrapProvider,
 ) -> None:
@@ -75,14 +80,14 @@ async def test_forgetting_removes_even_what_the_agent_closed(
 
 async def test_nothing_is_left_after_destroy(provider: BubblewrapProvider) -> None:
     sandbox = await provider.create(SandboxSpec(), "sesn_left")
+    assert len(groups_of(os.getpid(), "sesn_left")) == len(set(find_groups().parents.values()))
     await sandbox.call("bash", {"command": "sleep 600 & setsid sleep 601 & disown -a"})
     below = processes.descendants(sandbox.host_pid, processes.parents())
     assert len(below) >= 4
     await sandbox.destroy()
     alive = [pid for pid in [sandbox.host_pid, *below] if identify(pid)]
     assert alive == []
-    for parent in find_groups().parents.values():
-        assert not (parent / "intramuros-sesn_left").exists()
+    assert groups_of(os.getpid(), "sesn_left") == []
 
 
 async def test_pausing_stops_time_inside_and_resuming_goes_on(sandbox: LiveSandbox) -> None:
@@ -131,8 +136,7 @@ async def test_a_creation_given_up_leaves_nothing(
             await (await provider.create(SandboxSpec(), f"cut{step}")).destroy()
     await until(lambda: not _ours(before))
     assert list((tmp_path / "state/sandboxes").iterdir()) == []
-    for parent in find_groups().parents.values():
-        assert list(parent.glob("intramuros-cut*")) == []
+    assert groups_of(os.getpid(), "cut*") == []
 
 
 def _ours(before: set[int]) -> list[int]:
@@ -378,8 +382,25 @@ async def test_a_killed_worker_leaves_nothing_that_runs(
     await until(lambda: not any(identify(pid) for pid in [outer, *below]))
     assert await provider.sweep() == ["sesn_orphan"]
     await until(lambda: not any(identify(pid) for pid in [outer, *below]))
-    for parent in find_groups().parents.values():
-        assert not (parent / "intramuros-sesn_orphan").exists()
+    assert groups_of(worker.pid, "sesn_orphan") == []
     again = await provider.create(SandboxSpec(), "sesn_orphan")
     assert said(await again.call("read", {"file_path": "kept"})) == "kept"
     assert await provider.sweep() == []
+
+
+async def test_groups_of_a_killed_worker_go_even_where_its_records_went_too(
+    provider: BubblewrapProvider, tmp_path: Path
+) -> None:
+    argv = [sys.executable, "-c", WORKER, str(tmp_path / "other")]
+    env = {"PYTHONPATH": ":".join(path for path in sys.path if path), "PATH": "/usr/bin:/bin"}
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, env=env) as worker:  # noqa: ASYNC220 - must die without us
+        assert worker.stdout
+        outer = int(await anyio.to_thread.run_sync(worker.stdout.readline))
+        below = processes.descendants(outer, processes.parents())
+        await provider.sweep()
+        assert len(groups_of(worker.pid, "*")) == len(set(find_groups().parents.values()))
+        worker.kill()
+    await until(lambda: not any(identify(pid) for pid in [outer, *below]))
+    shutil.rmtree(tmp_path / "other/sandboxes")
+    assert await provider.sweep() == []
+    assert groups_of(worker.pid, "*") == []

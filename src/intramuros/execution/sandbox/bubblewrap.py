@@ -11,7 +11,7 @@ import anyio
 import anyio.lowlevel
 from anyio import to_thread
 
-from intramuros.execution.sandbox import birth, bwrap, runtime, seccomp
+from intramuros.execution.sandbox import birth, bwrap, leftovers, runtime, seccomp
 from intramuros.execution.sandbox.admission import verify
 from intramuros.execution.sandbox.adoptions import Adoptions, Room
 from intramuros.execution.sandbox.base import (
@@ -23,7 +23,14 @@ from intramuros.execution.sandbox.base import (
     SandboxSpec,
     SandboxUnavailable,
 )
-from intramuros.execution.sandbox.cgroups import Group, Groups, find_groups, hurry, make_group
+from intramuros.execution.sandbox.cgroups import (
+    Group,
+    Groups,
+    find_groups,
+    hurry,
+    make_group,
+    planned,
+)
 from intramuros.execution.sandbox.drives import Drives, disk_finding
 from intramuros.execution.sandbox.etc import Etc
 from intramuros.execution.sandbox.launch import (
@@ -254,20 +261,12 @@ class BubblewrapProvider:
         for mount in spec.mounts:
             if mount.owned:
                 await self._workspaces.give(mount.source, uid)
-        group = self._make_group(host.groups, sandbox_id, spec)
-        record = Record(
-            sandbox_id,
-            host.worker,
-            cgroups=[str(path) for path in group.paths.values()] if group else [],
-            uid=uid,
-        )
-        try:
-            room.records.save(record)
-        except BaseException:
-            # Nobody would know of it: what is noted down nowhere is cleared by nobody.
-            if group is not None:
-                group.remove()
-            raise
+        name = leftovers.name_of(host.worker, sandbox_id)
+        # Noted down before they are made: whenever we are killed, somebody knows of them.
+        wanted = planned(host.groups, name).paths.values()
+        record = Record(sandbox_id, host.worker, cgroups=list(map(str, wanted)), uid=uid)
+        room.records.save(record)
+        group = self._make_group(host.groups, name, spec)
         places = Places(
             host.runtime.directory,
             host.runtime.binary,
@@ -311,12 +310,11 @@ class BubblewrapProvider:
         self._uids[sandbox_id] = uid
         return uid
 
-    def _make_group(self, groups: Groups, sandbox_id: str, spec: SandboxSpec) -> Group | None:
+    def _make_group(self, groups: Groups, name: str, spec: SandboxSpec) -> Group | None:
         if not groups.parents:
             return None
         try:
-            # Two workers may have a session each that is called the same; the record knows which.
-            return make_group(groups, f"{os.getpid()}-{sandbox_id}", spec.limits)
+            return make_group(groups, name, spec.limits)
         except OSError as error:
             raise SandboxError(f"cannot set the sandbox's limits ({error})") from error
 
@@ -413,6 +411,10 @@ class BubblewrapProvider:
         await self._spares.tidy()
         if self._drives is not None:
             self._drives.tidy()
+        groups = self._host.groups if self._host else find_groups()
+        left = await to_thread.run_sync(leftovers.remove_left, groups)
+        if left:
+            _log.info("cgroups_removed", count=len(left))
         return cleaned
 
     async def watch(self) -> None:

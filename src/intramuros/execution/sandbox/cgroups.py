@@ -11,6 +11,8 @@ from pathlib import Path
 
 from intramuros.execution.sandbox.base import Limits
 
+PREFIX = "intramuros-"
+"""Of the names of all groups that are ours."""
 _V1 = ("memory", "pids", "cpu", "freezer")
 _V2 = ("memory", "pids", "cpu")
 _PERIOD_US = 100_000
@@ -119,10 +121,11 @@ def _v2_reason(error: OSError) -> str:
 
 def _try_make(parent: Path) -> str:
     """Return why no group can be made below ``parent``, or nothing."""
-    probe = parent / "intramuros-probe"
+    probe = parent / f"{PREFIX}probe"
     try:
         probe.mkdir(exist_ok=True)
-        probe.rmdir()
+        with suppress(FileNotFoundError):  # another worker looks at the same time
+            probe.rmdir()
     except OSError as error:
         return f"cannot make a group in {parent} ({error.strerror})"
     return ""
@@ -206,6 +209,12 @@ class Group:
         return True
 
 
+def planned(groups: Groups, name: str) -> Group:
+    """Return the groups that :func:`make_group` makes under a name."""
+    paths = {key: path / f"{PREFIX}{name}" for key, path in groups.parents.items()}
+    return Group(groups.version, paths)
+
+
 def make_group(groups: Groups, name: str, limits: Limits) -> Group:
     """Make a sandbox's groups with its limits set.
 
@@ -215,8 +224,7 @@ def make_group(groups: Groups, name: str, limits: Limits) -> Group:
     Raises:
         OSError: a limit could not be set; nothing is left behind.
     """
-    paths = {key: path / f"intramuros-{name}" for key, path in groups.parents.items()}
-    group = Group(groups.version, paths)
+    group = planned(groups, name)
     try:
         for path in set(group.paths.values()):
             path.mkdir(exist_ok=True)

@@ -356,14 +356,14 @@ class GvisorProvider(ContainerProvider):
         """What this host allows."""
         return replace(super().capabilities, isolation="user-kernel", gpu=False)
 
-    def _make_group(self, groups: Groups, sandbox_id: str, spec: SandboxSpec) -> Group | None:
+    def _make_group(self, groups: Groups, name: str, spec: SandboxSpec) -> Group | None:
         """Limit the kernel with all that it runs; each process of its takes several of the host."""
         limits = replace(
             spec.limits,
             memory_bytes=spec.limits.memory_bytes + KERNEL_BYTES,
             pids=self._host_tasks(spec),
         )
-        return super()._make_group(groups, sandbox_id, replace(spec, limits=limits))
+        return super()._make_group(groups, name, replace(spec, limits=limits))
 
     def _handles(
         self, channel: Channel, first: tuple[int, int], group: Group | None, places: Places
