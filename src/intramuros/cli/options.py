@@ -103,13 +103,20 @@ def declared_flags(module: str, cls: str) -> Iterator[Flag]:
 def _default(value: ast.expr | None) -> tuple[str | None, tuple[str, ...]]:
     """Return a field's default as source, and the names of its environment variables."""
     if not isinstance(value, ast.Call) or ast.unparse(value.func) != "field":
-        return (None if value is None else ast.unparse(value)), ()
+        return (None if value is None else _said(value)), ()
     given = {keyword.arg: keyword.value for keyword in value.keywords}
     metadata = given.get("metadata")
     env = ast.literal_eval(metadata)["env"] if metadata is not None else ()
     if "default_factory" in given:
         return "", env
-    return (ast.unparse(given["default"]) if "default" in given else None), env
+    return (_said(given["default"]) if "default" in given else None), env
+
+
+def _said(default: ast.expr) -> str:
+    """Return a default as source; of ``Path("x")`` the text alone."""
+    if isinstance(default, ast.Call) and ast.unparse(default.func) == "Path" and default.args:
+        default = default.args[0]
+    return ast.unparse(default)
 
 
 def _doc(node: ast.stmt | None) -> str:

@@ -162,12 +162,15 @@ def expire(state_dir: StateDirOption = None, data_dir: WorkerDataOption = None) 
 @app.command("rotate-key")
 def rotate_key(
     forget: Annotated[
-        bool, typer.Option("--forget", help="Drop the old keys, once nothing needs them.")
+        bool,
+        typer.Option(
+            "--forget", help="Make none: drop the old keys, once every worker has the new one."
+        ),
     ] = False,
     state_dir: StateDirOption = None,
     data_dir: WorkerDataOption = None,
 ) -> None:
-    """Seal under a new key from now on, and what is stored anew.
+    """Seal under a new key from now on, and what is stored anew; or drop the old keys.
 
     Example: intramuros snapshot rotate-key --data-dir ./data
     """

@@ -118,7 +118,7 @@ class Acts:
         waiting = await to_thread.run_sync(catalogue.sleeping_in, manifest.id)
         if waiting and request.get("force") is not True:
             raise SandboxError(
-                f"session {waiting[0]} would wake from it; force it to lose what the session has"
+                f"session {waiting[0]} would wake from it: `--force` gives up what the session has"
             )
         if waiting:
             await to_thread.run_sync(catalogue.expire, manifest)
@@ -131,15 +131,18 @@ class Acts:
         return {}
 
     async def _rotate(self, request: Request) -> object:
-        """Put a new key first and seal everything small anew under it."""
+        """Put a new key first, or forget the old ones; seals what is small under the first before.
+
+        Whoever forgets makes no key: other workers have had the first one only since it was copied.
+        """
         keys = self._keys
         if keys is None:
             raise SandboxError("this worker keeps no snapshots")
-        await to_thread.run_sync(keys.rotate)
+        forget = request.get("forget") is True
+        if not forget:
+            await to_thread.run_sync(keys.rotate)
         count = await to_thread.run_sync(self._catalogue().reseal)
-        forgotten = 0
-        if request.get("forget") is True:
-            forgotten = await to_thread.run_sync(keys.forget_old)
+        forgotten = await to_thread.run_sync(keys.forget_old) if forget else 0
         return {"resealed": count, "forgotten": forgotten}
 
     async def _manifest(self, request: Request) -> Manifest:

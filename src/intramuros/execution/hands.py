@@ -210,7 +210,10 @@ class Hands:
                 return
             sandbox = await self._resume(session_id)
             if sandbox is None:
-                raise SandboxError("the session has no sandbox here that is live or frozen")
+                raise SandboxError(
+                    "the session has no live or frozen sandbox here: it has none yet,"
+                    " is put away already, or is another worker's"
+                )
             try:
                 yield sandbox
             finally:

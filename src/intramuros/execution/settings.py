@@ -30,7 +30,6 @@ MAX_CONCURRENCY: Final = 256
 MAX_EGRESS_PORTS: Final = 62
 # Each sync lists every store of a session (contract 25.17).
 MIN_MEMORY_SYNC_S: Final = 5.0
-_LIMITS: Final = Limits()
 _EGRESS: Final = EgressLimits()
 _EGRESS_BOUNDS: Final = {
     "egress_connections": "connections",
@@ -106,11 +105,11 @@ class WorkerSettings:
     """``NAME=value`` in the environment of sandboxes; never a credential."""
     cpus: float = 1.0
     """Processors of one sandbox."""
-    memory_bytes: int = _LIMITS.memory_bytes
+    memory_bytes: int = 1_073_741_824
     """Memory of one sandbox."""
-    pids: int = _LIMITS.pids
+    pids: int = 256
     """Processes and threads of one sandbox."""
-    disk_bytes: int = _LIMITS.disk_bytes
+    disk_bytes: int = 4_294_967_296
     """What one sandbox may write."""
     egress_allow: tuple[str, ...] = ()
     """Hosts that sandboxes may reach if their environment agrees: ``name``, ``*.name``, ``*`` for
@@ -135,15 +134,15 @@ class WorkerSettings:
     """File that holds ``user:password`` for that proxy, and nothing else."""
     egress_proxy_resolves: bool = False
     """Leave names that the worker cannot resolve to that proxy, and the judgement of addresses."""
-    egress_connections: int = _EGRESS.connections
+    egress_connections: int = 128
     """Connections that one sandbox may have open."""
-    egress_requests_per_s: float = _EGRESS.rate
+    egress_requests_per_s: float = 100.0
     """Connections and requests of one sandbox in a second, in the long run."""
-    egress_bytes_per_s: float = _EGRESS.bytes_per_s
+    egress_bytes_per_s: float = 268_435_456.0
     """Bytes of one sandbox in a second, both ways, in the long run."""
-    egress_sent_bytes: int = _EGRESS.sent_bytes
+    egress_sent_bytes: int = 10_737_418_240
     """Bytes that one session's sandbox may send in all."""
-    egress_received_bytes: int = _EGRESS.received_bytes
+    egress_received_bytes: int = 107_374_182_400
     """Bytes that one session's sandbox may fetch in all."""
     web_tools: tuple[str, ...] = ()
     """Web calls that the server may hand over to this worker, of web_fetch and web_search; they are

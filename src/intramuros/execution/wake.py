@@ -111,7 +111,7 @@ class Doorbell:
         """
         at, answer = self._address, self._told
         async with listening(at, "--wake-listen", answer, MAX_BODY_BYTES) as bound:
-            log.info("wake_listen", at=str(bound))
+            log.info("wake_listen", at=f"{bound[0]}:{bound[1]}")
             yield bound
 
     def _told(self, asked: Asked) -> Told:

@@ -18,7 +18,7 @@ from intramuros.protocol.dial import DIAL_ALPN, LINK_ALPN
 from intramuros.tunnel.callers import load_control_key
 from intramuros.tunnel.edge import Edge, EdgeParts
 from intramuros.tunnel.ledger import Ledger
-from intramuros.tunnel.linktable import MAX_LINKS_PER_TUNNEL, MAX_STREAMS_PER_TUNNEL, LinkTable
+from intramuros.tunnel.linktable import LinkTable
 from intramuros.tunnel.pace import Pace
 from intramuros.tunnel.recorder import Recorder
 from intramuros.tunnel.vitals import Answer, answering, serve_vitals
@@ -53,9 +53,9 @@ class EdgeSettings:
     """How long open streams may finish after a stop."""
     max_connections: int = 20_000
     """Connections of gateways and of the control plane together; further ones are cut."""
-    max_links_per_tunnel: int = MAX_LINKS_PER_TUNNEL
+    max_links_per_tunnel: int = 32
     """Links that the gateways of one tunnel may keep; further ones are refused."""
-    max_streams_per_tunnel: int = MAX_STREAMS_PER_TUNNEL
+    max_streams_per_tunnel: int = 10_000
     """Dials of one tunnel under way at once; further ones are refused."""
     max_bytes_per_s_per_tunnel: int = 0
     """Bytes a second that one tunnel may move, both directions together; 0 for no limit."""

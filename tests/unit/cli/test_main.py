@@ -28,6 +28,13 @@ def test_a_wrong_command_line_is_status_2(
     assert says in ran.err or "log-level" in ran.err
 
 
+def test_help_cuts_no_name_off_on_a_small_terminal(run_process: Run) -> None:
+    ran = run_process("worker", "--help", COLUMNS="80", TERM="xterm")
+    assert "--egress-proxy-credentials-file" in ran.out
+    assert "INTRAMUROS_EGRESS_PROXY_CREDENTIALS_FILE" in ran.out
+    assert "default 1073741824" in " ".join(ran.out.split())
+
+
 def test_help_starts_no_plane(run_process: Run) -> None:
     ran = run_process("worker", "--help", PYTHONVERBOSE="1")
     assert "environment-key-file" in ran.out

@@ -6,6 +6,7 @@ import pytest
 
 from intramuros.execution.egress.limits import EgressLimits
 from intramuros.execution.egress.registries import REGISTRIES
+from intramuros.execution.sandbox.base import Limits
 from intramuros.execution.settings import WorkerSettings
 from intramuros.kernel.config import load
 from intramuros.kernel.errors import OperatorError
@@ -152,6 +153,13 @@ def test_a_missing_key_file_is_named(settings: WorkerSettings) -> None:
 def test_the_audit_file_lies_in_the_state_directory_unless_set(settings: WorkerSettings) -> None:
     assert settings.audit_path() == settings.state_dir / "audit.jsonl"
     assert replace(settings, audit_file=Path("/x")).audit_path() == Path("/x")
+
+
+def test_the_limits_of_sandboxes_are_the_usual_ones_unless_set(settings: WorkerSettings) -> None:
+    usual = Limits()
+    assert (settings.cpus, settings.memory_bytes) == (usual.cpus, usual.memory_bytes)
+    assert (settings.pids, settings.disk_bytes) == (usual.pids, usual.disk_bytes)
+    assert settings.egress_limits() == EgressLimits()
 
 
 def test_every_setting_can_come_from_the_environment(tmp_path: Path) -> None:

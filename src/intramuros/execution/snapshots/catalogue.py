@@ -92,7 +92,10 @@ class Catalogue:
         """
         if not snapshot_id.startswith("snap_") or not snapshot_id[5:].isalnum():
             raise ObjectGone(f"{snapshot_id[:80]!r} is no id of a snapshot")
-        raw = self._get(f"snapshots/{snapshot_id}")
+        try:
+            raw = self._get(f"snapshots/{snapshot_id}")
+        except ObjectGone as error:
+            raise ObjectGone(f"there is no snapshot {snapshot_id}") from error
         try:
             return Manifest(**{**raw, "lost": tuple(raw["lost"])})
         except (TypeError, KeyError) as error:
