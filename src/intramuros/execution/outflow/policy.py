@@ -105,8 +105,10 @@ def read_policy(file: Path, installed: Iterable[EntryPoint]) -> Policy:
         said = yaml.safe_load(raw)
         return _policy({} if said is None else said, file.parent, installed)
     except OSError as error:
+        which = "the outflow policy" if error.filename in (None, str(file)) else "its dictionary"
         raise OperatorError(
-            f"cannot read the outflow policy {file} ({error.strerror})", "check its path and mode"
+            f"cannot read {which} {error.filename or file} ({error.strerror})",
+            "check its path and mode",
         ) from error
     except (_Wrong, ValueError, yaml.YAMLError, RecursionError) as error:
         why = " ".join(str(error).split())

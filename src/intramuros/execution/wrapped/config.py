@@ -79,7 +79,9 @@ def read_servers(file: Path | None, taken: Iterable[str]) -> tuple[Wrapped, ...]
             raise ValueError(f"servers: name 1 to {MAX_SERVERS}")
         found = tuple(_server(name, each, file.parent) for name, each in servers.items())
     except OSError as error:
-        raise OperatorError(f"cannot read {file} ({error.strerror})", "check path, mode") from error
+        # Of what the file names, too: credentials lie in files of their own.
+        at = error.filename or file
+        raise OperatorError(f"cannot read {at} ({error.strerror})", "check path, mode") from error
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         why = " ".join(str(error).split())
         raise OperatorError(f"MCP servers of {file}: {why}", "see docs/how-to/tools.md") from error

@@ -113,6 +113,12 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, raw: str) -> None:
         read_servers(tmp_path / "none", [])
 
 
+def test_a_file_that_a_server_names_and_is_not_there_is_named(tmp_path: Path) -> None:
+    server = {"url": URL, "tools": ["a"], "header_files": {"Authorization": "gone"}}
+    with pytest.raises(OperatorError, match="cannot read .*/gone "):
+        read_servers(write(tmp_path, {"servers": {"bank": server}}), [])
+
+
 def test_a_tool_has_one_owner(tmp_path: Path) -> None:
     both = {"servers": {name: {"command": ["x"], "tools": ["a"]} for name in ("one", "two")}}
     with pytest.raises(OperatorError, match="two tools are named 'a'"):
