@@ -103,6 +103,9 @@ def complaint(arguments: list[str], *, whole: bool) -> str | None:
     except UsageError as error:
         said: str = error.format_message()
         return said if whole or "requires" not in said else None
+    lists = {p.name for p in command.params if getattr(p, "multiple", False)}
+    if commas := [name for name in lists & set(given) if any("," in one for one in given[name])]:
+        return f"{commas}: only the environment takes commas, give the flag again"
     if hasattr(command, "commands") and (left or (whole and not command.invoke_without_command)):
         return "no such command"
     if whole and left:
@@ -194,6 +197,8 @@ def test_every_anchor_exists() -> None:
     [
         ("worker --no-such-flag", "No such option"),
         ("worker …", None),
+        ("worker --egress-allow a --egress-allow b", None),
+        ("worker --egress-allow a,b", "only the environment"),
         ("sessions list", "no such command"),
         ("session list extra", "unexpected"),
         ("session", "no such command"),

@@ -138,11 +138,15 @@ def _flag_type(annotation: str) -> Any:  # noqa: ANN401  a type
 
 
 def _help(flag: Flag) -> str:
-    notes = [f"env {', '.join(flag.env)}"]
+    lists = flag.annotation.startswith("tuple")
+    notes = [f"env {', '.join(flag.env)}{', by commas' if lists else ''}"]
     if flag.default is None:
         notes.insert(0, "required")
     elif flag.annotation == "bool":
         notes.insert(0, "on by default" if flag.default == "True" else "off by default")
     elif flag.default not in ("None", "", "()"):
-        notes.insert(0, f"default {flag.default.strip(chr(39) + chr(34))}")
+        shown = ast.literal_eval(flag.default) if lists else flag.default.strip("'\"")
+        notes.insert(0, f"default {' and '.join(map(str, shown)) if lists else shown}")
+    if lists:
+        notes.insert(0, "give it again for each further one")
     return f"{flag.doc} ({'; '.join(notes)})".strip()

@@ -44,7 +44,8 @@ def checked_tools(names: Iterable[str]) -> frozenset[str]:
     tools = frozenset(names)
     if unknown := tools - {FETCH, SEARCH}:
         raise OperatorError(
-            f"web_tools: there is no {sorted(unknown)[0]!r}", f"name {FETCH} or {SEARCH}, or both"
+            f"web_tools: there is no {sorted(unknown)[0]!r}",
+            f"name {FETCH} or {SEARCH}, or both: --web-tools {FETCH} --web-tools {SEARCH}",
         )
     return tools
 

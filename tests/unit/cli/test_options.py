@@ -75,6 +75,22 @@ def test_booleans_and_lists() -> None:
     flags = {f.name: f for f in declared_flags("intramuros.control.settings", "ServerSettings")}
     assert flags["lenient"].annotation == "bool"
     assert flags["edge"].annotation.startswith("tuple")
+
+
+def test_help_says_how_lists_are_given() -> None:
+    app = typer.Typer()
+    module = "intramuros.control.settings"
+    app.command()(settings_command(module, "ServerSettings", print, extra="server", doc="Help."))
+    shown = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "300", "TERM": "dumb"}).output
+    text = " ".join(shown.replace("│", " ").split())
+    assert "(give it again for each further one; env INTRAMUROS_EDGE, by commas)" in text
+    assert (
+        "(give it again for each further one; default 80 and 443; env INTRAMUROS_WEB_PORTS" in text
+    )
+
+
+def test_a_setting_may_have_several_variables() -> None:
+    flags = {f.name: f for f in declared_flags("intramuros.control.settings", "ServerSettings")}
     assert flags["model_api_key"].env == (
         "INTRAMUROS_MODEL_API_KEY",
         "ANTHROPIC_UPSTREAM_API_KEY",

@@ -115,7 +115,7 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, raw: str) -> None:
 
 def test_a_file_that_a_server_names_and_is_not_there_is_named(tmp_path: Path) -> None:
     server = {"url": URL, "tools": ["a"], "header_files": {"Authorization": "gone"}}
-    with pytest.raises(OperatorError, match="cannot read .*/gone "):
+    with pytest.raises(OperatorError, match=r"cannot read .*/gone "):
         read_servers(write(tmp_path, {"servers": {"bank": server}}), [])
 
 
