@@ -3,20 +3,29 @@
 What a program writes is foreign: a line has a size, and what it says of errors is cut.
 """
 
+import errno
 import os
 import signal
+import socket
 import subprocess
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Final
 
 import anyio
 from anyio.abc import Process
 
+from intramuros.kernel import keeper
+
 GONE: Final = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
 # From the end of its input to a polite signal, and from that to one that it cannot refuse.
 GRACE_S: Final = 2.5
+_STUBBORN_S: Final = 2 * keeper.STUBBORN_S
+_KEEPER: Final = str(Path(keeper.__file__))
 
 
 class TooLong(ValueError):
@@ -75,31 +84,84 @@ class Pipes:
 
 @asynccontextmanager
 async def running(
-    command: Sequence[str], variables: Mapping[str, str], *, listen: bool = False
+    command: Sequence[str],
+    variables: Mapping[str, str],
+    *,
+    listen: bool = False,
+    contained: bool = False,
 ) -> AsyncIterator[Pipes]:
-    """Run a program in a process group of its own, and end it with all that it started.
+    """Run a program, and end it with all that it started, whichever way those went.
 
     Args:
         command: the program and its arguments.
         variables: its whole environment.
         listen: whether what it writes to its error output is wanted; else it is dropped.
+        contained: whether it keeps its own children together and dies with us, as a sandbox does;
+            else a process of ours stands between, which outlives us just so long (``keeper.py``).
 
     Raises:
         OSError: it cannot be started.
     """
-    process = await anyio.open_process(
+    async with AsyncExitStack() as stack:
+        if contained:
+            process = await _open(command, variables, listen=listen)
+            stack.push_async_callback(_end, process, partial(_group, process))
+        else:
+            # Nobody else must hold our end: it ends with us, however we end.
+            ours, theirs = socket.socketpair()
+            with theirs:
+                stack.callback(ours.close)
+                ours.setblocking(False)
+                keeper = [sys.executable, "-I", "-S", _KEEPER, str(theirs.fileno()), *command]
+                fds = (theirs.fileno(),)
+                process = await _open(keeper, variables, listen=listen, pass_fds=fds)
+            stack.push_async_callback(_end, process, partial(_kept, process, ours))
+            await _started(ours, command[0])
+        yield Pipes(process)
+
+
+async def _open(
+    command: Sequence[str],
+    variables: Mapping[str, str],
+    *,
+    listen: bool,
+    pass_fds: Sequence[int] = (),
+) -> Process:
+    return await anyio.open_process(
         list(command),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE if listen else subprocess.DEVNULL,
         env=dict(variables),
         start_new_session=True,
+        pass_fds=pass_fds,
     )
-    try:
-        yield Pipes(process)
-    finally:
-        with anyio.CancelScope(shield=True):
-            await _end(process)
+
+
+async def _started(lifeline: socket.socket, name: str) -> None:
+    """Wait for the keeper's word.
+
+    Raises:
+        OSError: the program cannot be started.
+    """
+    await anyio.wait_readable(lifeline)
+    said = lifeline.recv(16)
+    number = int(said) if said.isdigit() else errno.EIO
+    if number:
+        raise OSError(number, os.strerror(number), name)
+
+
+def _group(process: Process, number: signal.Signals) -> None:
+    """Tell a program's process group."""
+    os.killpg(process.pid, number)
+
+
+def _kept(process: Process, lifeline: socket.socket, number: signal.Signals) -> None:
+    """Have a keeper tell all that it keeps; what cannot be refused is the end of its lifeline."""
+    if number == signal.SIGKILL:
+        lifeline.close()
+    elif process.returncode is None:
+        os.kill(process.pid, number)
 
 
 async def _next(stream: "anyio.abc.ByteReceiveStream | None") -> bytes | None:
@@ -111,15 +173,20 @@ async def _next(stream: "anyio.abc.ByteReceiveStream | None") -> bytes | None:
         return None
 
 
-async def _end(process: Process) -> None:
-    assert process.stdin is not None
-    with suppress(*GONE):
-        await process.stdin.aclose()
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with anyio.move_on_after(GRACE_S):
+async def _end(process: Process, tell: Callable[[signal.Signals], None]) -> None:
+    with anyio.CancelScope(shield=True):
+        assert process.stdin is not None
+        with suppress(*GONE):
+            await process.stdin.aclose()
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with anyio.move_on_after(GRACE_S):
+                await process.wait()
+            # Also when it is gone: it may have left others behind.
+            with suppress(ProcessLookupError):
+                tell(number)
+        with anyio.move_on_after(_STUBBORN_S):
             await process.wait()
-        # Also when it is gone: it may have left others behind.
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-    await process.wait()
-    await process.aclose()
+            process.kill()
+        await process.wait()
+        await process.aclose()

@@ -45,6 +45,8 @@ class Launch:
     variables: Mapping[str, str]
     secrets: tuple[str, ...] = ()
     """Values that must not be logged."""
+    contained: bool = False
+    """Whether its sandbox ends with us, and with it all that it started."""
 
 
 def find_bwrap() -> str:
@@ -82,6 +84,7 @@ def launch(program: Program, bwrap: str) -> Launch:
         (*_walls(program, bwrap), *program.command) if program.confined else program.command,
         {**base, **program.variables, **secrets},
         tuple(secrets.values()),
+        program.confined,
     )
 
 

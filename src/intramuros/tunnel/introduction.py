@@ -26,7 +26,7 @@ async def introduced(launch: Launch, within_s: float) -> tuple[str | None, str]:
     async with (
         ask,
         answers,
-        running(launch.command, launch.variables, listen=True) as pipes,
+        running(launch.command, launch.variables, listen=True, contained=launch.contained) as pipes,
         anyio.create_task_group() as group,
     ):
 

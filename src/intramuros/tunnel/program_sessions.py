@@ -208,7 +208,9 @@ class ProgramSessions:
         why = self._no_answer("it cannot be started; the gateway's log says why")
         try:
             launch = self._ready()
-            async with running(launch.command, launch.variables, listen=True) as pipes:
+            async with running(
+                launch.command, launch.variables, listen=True, contained=launch.contained
+            ) as pipes:
                 log.info("program_started", route=self._route, pid=pipes.process.pid)
                 try:
                     await conversation.hold(pipes)
