@@ -468,11 +468,12 @@ async def test_a_crowd_gets_exactly_what_the_limit_allows(
     async with AsyncAnthropic(
         base_url=metered.base_url, api_key=theirs.api_key, max_retries=0
     ) as client:
-        with anyio.move_on_after(8):
-            async with anyio.create_task_group() as group:
-                for _ in range(60):
-                    group.start_soon(ask, client)
+        began_s = anyio.current_time()
+        async with anyio.create_task_group() as group:
+            for _ in range(60):
+                group.start_soon(ask, client)
+        took_s = anyio.current_time() - began_s
     assert len(statuses) == 60
     # One more flows in every twelve seconds.
-    assert 5 <= statuses.count(200) <= 6
+    assert 5 <= statuses.count(200) <= 6 + took_s // 12
     assert set(statuses) == {200, 429}

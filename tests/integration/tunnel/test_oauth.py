@@ -127,7 +127,7 @@ async def test_discovery_registration_and_tokens_go_through_the_tunnel(
         )
         transport = TunnelTransport(rig.dialer(edge_port))
         http = await stack.enter_async_context(
-            httpx2.AsyncClient(transport=transport, auth=agreed, timeout=10)
+            httpx2.AsyncClient(transport=transport, auth=agreed, timeout=60)
         )
         client = await stack.enter_async_context(
             Client(streamable_http_client(RESOURCE, http_client=http), mode="auto")

@@ -133,7 +133,7 @@ class Rig:
                         yield stream
                     except Exception as error:  # noqa: BLE001  raised again outside of the group
                         failure = error
-                with anyio.move_on_after(5):
+                with anyio.move_on_after(60):
                     await over.wait()
                 group.cancel_scope.cancel()
         if failure is not None:

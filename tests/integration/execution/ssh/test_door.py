@@ -174,7 +174,7 @@ async def test_tunnels_end_in_the_sandbox(near: Rig, tmp_path: Path) -> None:
 def _fetch(port: int) -> bytes:
     for _ in range(100):
         try:
-            with socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as sock:
                 sock.sendall(b"GET /page HTTP/1.0\r\n\r\n")
                 parts = []
                 while part := sock.recv(4096):

@@ -65,7 +65,7 @@ async def test_bytes_are_counted_before_they_go() -> None:
 
 async def test_bytes_that_come_too_fast_are_held_back() -> None:
     meter = Meter(EgressLimits(bytes_per_s=1000.0, bytes_burst=100), ManualClock())
-    with anyio.fail_after(0.05):
+    with anyio.fail_after(60):
         await meter.hold(100)
     with anyio.move_on_after(0.05) as scope:
         await meter.hold(100)
