@@ -52,6 +52,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "not": lambda value: not value,
     "required": required,
     "toJson": lambda value: json.dumps(value, sort_keys=True, separators=(",", ":")),
+    "omit": lambda mapping, *keys: {k: v for k, v in mapping.items() if k not in keys},
     "sha256sum": lambda value: hashlib.sha256(value.encode()).hexdigest(),
 }
 

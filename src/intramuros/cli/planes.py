@@ -1,5 +1,6 @@
 """``intramuros server | worker | edge | gateway``: one plane in one process."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import anyio
@@ -7,7 +8,7 @@ import typer
 
 from intramuros.cli.options import imported, settings_command
 from intramuros.cli.output import say
-from intramuros.kernel.service import Stop, Task, run_service
+from intramuros.kernel.service import Stop, Task, on_hangup, run_service
 
 if TYPE_CHECKING:
     from intramuros.control.settings import ServerSettings
@@ -91,17 +92,24 @@ def run_gateway(settings: "GatewaySettings") -> None:
     """Run a gateway until stopped; it is ready once it is linked to an edge."""
     serve = imported("intramuros.tunnel.gateway_app", "tunnel", "serve_gateway")
 
+    asked = imported("intramuros.tunnel.reload", "tunnel", "Asked")()
+
     async def task(stop: Stop) -> None:
-        await serve(settings, on_ready=_ready, stop=stop)
+        await serve(settings, on_ready=_ready, stop=stop, asked=asked)
 
-    run_plane("gateway", task, GATEWAY_DRAIN_S)
+    async def hangups(stop: Stop) -> None:
+        await on_hangup(asked.ask, stop)
+
+    run_plane("gateway", task, GATEWAY_DRAIN_S, {"hangups": hangups})
 
 
-def run_plane(name: str, task: Task, drain_s: float) -> None:
-    """Run one plane's task on uvloop until it ends or a signal stops it."""
+def run_plane(
+    name: str, task: Task, drain_s: float, others: Mapping[str, Task] | None = None
+) -> None:
+    """Run one plane's task on uvloop, and others beside it, until a signal stops them."""
 
     async def run() -> None:
-        await run_service({name: task}, drain_s=drain_s)
+        await run_service({**(others or {}), name: task}, drain_s=drain_s)
 
     anyio.run(run, backend_options={"use_uvloop": True})
 

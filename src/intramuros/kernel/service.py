@@ -91,6 +91,23 @@ async def run_service(
         raise cause from cause.__cause__
 
 
+async def on_hangup(act: Callable[[], None], stop: Stop) -> None:
+    """Act on each SIGHUP until a stop; none ends the process meanwhile."""
+    async with anyio.create_task_group() as group:
+        await group.start(_watch_hangups, act)
+        await stop.wait()
+        group.cancel_scope.cancel()
+
+
+async def _watch_hangups(
+    act: Callable[[], None], *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+) -> None:
+    with anyio.open_signal_receiver(signal.SIGHUP) as signals:
+        task_status.started()
+        async for _ in signals:
+            act()
+
+
 def settle() -> None:
     """Take what is loaded by now out of the garbage collector's sight; call it once set up.
 

@@ -9,7 +9,8 @@ import re
 import sys
 from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
-from typing import Any, TextIO, cast
+from dataclasses import dataclass
+from typing import Any, Final, TextIO, cast
 
 import structlog
 
@@ -30,7 +31,8 @@ def configure(*, json: bool, level: str = "info") -> None:
         json: one JSON object a line instead of text for people.
         level: debug, info, warning or error.
     """
-    number = logging.getLevelNamesMapping()[level.upper()]
+    number = _number(level)
+    _LEVEL.configured = _LEVEL.now = number
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if json
@@ -45,11 +47,43 @@ def configure(*, json: bool, level: str = "info") -> None:
             mask_secrets,
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
+        wrapper_class=_Leveled,
         logger_factory=structlog.PrintLoggerFactory(file=cast("TextIO", _Lossy(sys.stderr))),
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(stream=sys.stderr, level=max(number, logging.WARNING), force=True)
+
+
+def set_level(level: str | None) -> None:
+    """Have loggers say more or less from now on; None for what :func:`configure` said."""
+    _LEVEL.now = _LEVEL.configured if level is None else _number(level)
+
+
+def _number(level: str) -> int:
+    return _NUMBERS[level.lower()]
+
+
+@dataclass
+class _Level:
+    """What loggers say; they are made once, so they look here each time."""
+
+    configured: int = logging.INFO
+    now: int = logging.INFO
+
+
+_LEVEL: Final = _Level()
+_NUMBERS: Final = {name.lower(): n for name, n in logging.getLevelNamesMapping().items()}
+
+
+class _Leveled(structlog.make_filtering_bound_logger(logging.NOTSET)):  # type: ignore[misc]  # a class
+    """A logger whose level may change."""
+
+    def _proxy_to_logger(
+        self, method_name: str, event: str | None = None, **fields: object
+    ) -> object:
+        if _NUMBERS.get(method_name, logging.ERROR) < _LEVEL.now:
+            return None
+        return super()._proxy_to_logger(method_name, event, **fields)
 
 
 class _Lossy:

@@ -12,7 +12,7 @@ or ``none`` to ignore the environment's) and ``edge_proxy_credentials_file``; an
 may also be a program that speaks MCP over its pipes: a mapping, see ``programs.py``.
 
 ``listen_addr`` is accepted and not used: this gateway dials out and listens on nothing. Relative
-paths count from the file's directory.
+paths count from the file's directory. Which keys a running gateway takes up says ``changes.py``.
 """
 
 import ipaddress
@@ -66,16 +66,19 @@ class GatewayConfig:
     routes: RouteTable
     addresses: AddressRule
     upstream_tls: UpstreamTls
-    log_level: str = "info"
+    log_level: str | None = None
+    """None for what the command says."""
     shutdown_timeout_s: float = 30.0
     edge_transport: Transport = Transport.AUTO
     edge_proxy: str | None = None
     """A URL, "none", or None for what the environment says."""
     edge_proxy_credentials: Path | None = None
     policy_file: Path | None = None
+    """Cedar: who may call what. Whatever has a route may be called without it."""
     health_port: int | None = None
     """Loopback port for /healthz, /readyz and /metrics; 0 takes any."""
-    """Cedar: who may call what. Whatever has a route may be called without it."""
+    listen_addr: object = None
+    """As written; nothing listens there."""
 
 
 def load_config(path: Path) -> GatewayConfig:
@@ -84,15 +87,25 @@ def load_config(path: Path) -> GatewayConfig:
     Raises:
         OperatorError: names the key that is wrong and what to write instead.
     """
+    return parse_config(read_text(path), path.absolute().parent)
+
+
+def read_text(path: Path) -> bytes:
+    """Return what a configuration file holds.
+
+    Raises:
+        OperatorError: it cannot be read, or is too large.
+    """
     try:
-        text = path.read_bytes()[: MAX_FILE_BYTES + 1]
+        with path.open("rb") as file:
+            text = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise OperatorError(
             f"cannot read {path} ({error.strerror})", "check the path and its mode"
         ) from error
     if len(text) > MAX_FILE_BYTES:
         raise OperatorError(f"{path} is larger than 1 MiB", "give the gateway's configuration")
-    return parse_config(text, path.absolute().parent)
+    return text
 
 
 def parse_config(text: bytes, directory: Path) -> GatewayConfig:
@@ -107,8 +120,8 @@ def parse_config(text: bytes, directory: Path) -> GatewayConfig:
     """
     try:
         data = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise OperatorError("the configuration is no YAML", " ".join(str(error).split())) from error
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise OperatorError("the configuration is no YAML", _where(error)) from error
     top = Section("", data, directory)
     tls, upstream = top.section("tls", required=True), top.section("upstream")
     upstream_tls = upstream.section("tls")
@@ -133,13 +146,21 @@ def parse_config(text: bytes, directory: Path) -> GatewayConfig:
         edge_proxy_credentials=top.path("edge_proxy_credentials_file"),
         policy_file=top.path("policy_file"),
         health_port=top.port("health_port"),
+        listen_addr=top.take("listen_addr"),
     )
-    top.take("listen_addr")
     for section in (top, tls, upstream, upstream_tls):
         section.refuse_unknown()
     _check_routes(routes, domain, trust)
     _check_apart(config)
     return config
+
+
+def _where(error: Exception) -> str:
+    """Say where a file is wrong; its own words, which may be secrets, are not repeated."""
+    mark = getattr(error, "problem_mark", None)
+    what = getattr(error, "problem", None) or "it cannot be read"
+    what = re.sub(r"'[^']*'", "...", what)
+    return what if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: {what}"
 
 
 def _edges(top: Section) -> tuple[EdgeAddress, ...]:
@@ -210,10 +231,15 @@ def _route_upstream(key: object, text: object) -> Upstream:
         return parse_upstream(text if isinstance(text, str) else "")
     except BadUpstream as error:
         raise OperatorError(
-            f"routes.{key} has an invalid upstream {text!r}",
+            f"routes.{key} has an invalid upstream {_shown(text)!r}",
             "write scheme://host:port, without a path, such as http://10.0.0.5:8080,"
             " or a mapping with a `command`",
         ) from error
+
+
+def _shown(text: object) -> object:
+    """Return an upstream as it may be told: without credentials that somebody put there."""
+    return re.sub(r"[^/]*@", "...@", text) if isinstance(text, str) else type(text).__name__
 
 
 def _addresses(upstream: Section) -> AddressRule:
@@ -242,8 +268,10 @@ def _network(item: object) -> IPNetwork:
         ) from error
 
 
-def _level(top: Section) -> str:
-    level = (top.text("log_level") or "info").lower()
+def _level(top: Section) -> str | None:
+    level = (top.text("log_level") or "").lower()
+    if not level:
+        return None
     if level not in _LEVELS:
         raise OperatorError(f"key 'log_level' is {level!r}", f"use one of {', '.join(_LEVELS)}")
     return "warning" if level == "warn" else level

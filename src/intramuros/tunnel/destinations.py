@@ -1,19 +1,15 @@
 """Where recorded requests go: to servers over the network, or to programs of the gateway's own."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
-from functools import partial
-from typing import Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
 
-import anyio
 import httpcore2
 
-from intramuros.kernel.timing import Clock
 from intramuros.tunnel.callers import Caller
-from intramuros.tunnel.confine import check, find_bwrap, launch
-from intramuros.tunnel.in_process import InProcess
-from intramuros.tunnel.programs import Program
-from intramuros.tunnel.routes import Route, RouteTable
+from intramuros.tunnel.routes import Route
+
+if TYPE_CHECKING:
+    from intramuros.tunnel.in_process import InProcess
 
 
 class RequestHandler(Protocol):
@@ -32,8 +28,8 @@ class Destinations:
         programs: by route.
     """
 
-    def __init__(self, pool: RequestHandler, programs: Mapping[str, InProcess]) -> None:
-        self._pool = pool
+    def __init__(self, pool: RequestHandler, programs: Mapping[str, "InProcess"]) -> None:
+        self.pool = pool
         self._programs = programs
 
     async def send(
@@ -47,48 +43,7 @@ class Destinations:
         """
         program = self._programs.get(route.key)
         if program is None:
-            return await self._pool.handle_async_request(request)
+            return await self.pool.handle_async_request(request)
         # A session is one person's in one session of an agent: who joins it opens another.
         owner = (caller.workspace, caller.session, caller.who)
         return await program.answer(request, {"owner": owner})
-
-
-@asynccontextmanager
-async def destinations(
-    routes: RouteTable,
-    pool: RequestHandler,
-    clock: Clock,
-    rand: Callable[[], float],
-) -> AsyncIterator[tuple[Destinations, Callable[[], int]]]:
-    """Give the destinations of a gateway, and what counts its programs' sessions.
-
-    Raises:
-        OperatorError: a route's program cannot be run as configured.
-    """
-    found = {key: what for key, what in routes.routes.items() if isinstance(what, Program)}
-    bwrap = find_bwrap() if any(program.confined for program in found.values()) else ""
-    for program in found.values():
-        await anyio.to_thread.run_sync(check, program, bwrap)
-    if not found:
-        yield Destinations(pool, {}), lambda: 0
-        return
-    # A gateway without programs shall not carry the MCP package's 30 MB.
-    from intramuros.tunnel.program_sessions import ProgramSessions
-
-    sessions = {
-        key: ProgramSessions(
-            key, partial(launch, program, bwrap), program.sessions, program.idle_s, clock, rand
-        )
-        for key, program in found.items()
-    }
-    async with anyio.create_task_group() as group:
-        for held in sessions.values():
-            await group.start(held.run)
-        programs = {key: InProcess(held, group) for key, held in sessions.items()}
-        try:
-            yield (
-                Destinations(pool, programs),
-                lambda: sum(held.count for held in sessions.values()),
-            )
-        finally:
-            group.cancel_scope.cancel()

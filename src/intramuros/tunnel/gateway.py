@@ -30,8 +30,8 @@ from intramuros.tunnel.dialer import CONNECT_S, EdgeAddress, EdgeDialer
 from intramuros.tunnel.inner import HandshakeFailed, ServerIdentity, say_goodbye
 from intramuros.tunnel.ledger import Ledger
 from intramuros.tunnel.link import DEFAULT_KEEPALIVE, Keepalive, Link, LinkStream
+from intramuros.tunnel.reach import Reach
 from intramuros.tunnel.relay import IdleConnections, Relay
-from intramuros.tunnel.routes import RouteTable
 from intramuros.tunnel.vitals import Answer, answering, serve_vitals
 
 log = logger("gateway")
@@ -66,7 +66,7 @@ class GatewayParts:
     token_file: Path
     name: str
     identity: ServerIdentity
-    routes: RouteTable
+    reach: Reach
     relay: Relay
     ledger: Ledger
     clock: Clock
@@ -113,8 +113,11 @@ class Gateway:
         """How many links are up."""
         return len(self._links)
 
-    async def run(self, stop: Stop, drain_s: float) -> None:
-        """Keep the links until a stop; then finish what is open, for ``drain_s`` at most."""
+    async def run(self, stop: Stop, drain_s: Callable[[], float]) -> None:
+        """Keep the links until a stop; then finish what is open, for ``drain_s`` seconds at most.
+
+        How long that may be is asked when it comes to it.
+        """
         async with anyio.create_task_group() as group:
             group.start_soon(self._parts.ledger.run)
             if self._parts.health_port is not None:
@@ -122,7 +125,7 @@ class Gateway:
             for edge in self._parts.edges:
                 group.start_soon(self._edge_loop, edge, group, stop)
             await stop.wait()
-            with anyio.move_on_after(drain_s):
+            with anyio.move_on_after(drain_s()):
                 await self._drain()
             group.cancel_scope.cancel()
 
@@ -189,7 +192,7 @@ class Gateway:
         idle = IdleConnections()
 
         def accept(stream: LinkStream, request: Open) -> None:
-            if not parts.routes.serves(request.host):
+            if not parts.reach.serves(request.host):
                 log.warning("foreign_host", host=request.host, edge=str(edge))
                 stream.close(Code.NO_ROUTE)
                 return

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+import anyio
+
+from intramuros.kernel import telemetry
 from intramuros.kernel.config import environment
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.forward_proxy import (
@@ -22,15 +25,15 @@ from intramuros.kernel.timing import Clock, SystemClock
 from intramuros.protocol.dial import LINK_ALPN
 from intramuros.tunnel.callers import load_control_key
 from intramuros.tunnel.certs import BadCertificate, check_server_certificate
-from intramuros.tunnel.config import GatewayConfig, UpstreamTls, load_config
-from intramuros.tunnel.destinations import destinations
+from intramuros.tunnel.config import GatewayConfig, UpstreamTls
 from intramuros.tunnel.dialer import EdgeDialer, Trust
 from intramuros.tunnel.gateway import Gateway, GatewayParts
 from intramuros.tunnel.guard import Guard
 from intramuros.tunnel.inner import ServerIdentity
 from intramuros.tunnel.ledger import Ledger
+from intramuros.tunnel.reaching import InForce, reaching
 from intramuros.tunnel.relay import Relay
-from intramuros.tunnel.upstream import upstream_pool
+from intramuros.tunnel.reload import Asked, Checks, Reloader, Text, read
 
 log = logger("gateway")
 
@@ -49,46 +52,56 @@ async def serve_gateway(
     on_ready: Callable[[str], None] | None = None,
     stop: Stop | None = None,
     clock: Clock | None = None,
+    asked: Asked | None = None,
 ) -> None:
     """Serve until cancelled, or until ``stop`` is requested and open requests have ended.
 
     Args:
-        settings: the configuration file, or what was read from it.
+        settings: the configuration file, which is taken up when it changes; or what was read.
         on_ready: called with the edge's address each time a link to an edge is up.
         stop: asks for a drain.
         clock: where time comes from.
+        asked: asks for a look at the configuration file.
 
     Raises:
         OperatorError: the configuration, a certificate or a file cannot be used.
     """
-    config = settings if isinstance(settings, GatewayConfig) else load_config(settings.config_file)
+    text: Text | None = None
+    if isinstance(settings, GatewayConfig):
+        config = settings
+    else:
+        text = read(settings.config_file)
+        config = text.config
+    in_force = InForce(config)
     clock = clock or SystemClock()
     identity = ServerIdentity(
-        config.cert_file, config.key_file, clock, lambda pem: check_certificate(pem, config, clock)
+        config.cert_file,
+        config.key_file,
+        clock,
+        lambda pem: check_certificate(pem, in_force.config, clock),
     )
     dialer = EdgeDialer(trusts(config), config.edge_transport, proxies(config))
     control_key = load_control_key(config.control_key_file)
     guard = None if config.policy_file is None else Guard(config.policy_file)
+    context = upstream_context(config.upstream_tls)
+    telemetry.set_level(config.log_level)
     ledger = Ledger(config.audit_file, clock)
     try:
         rand = random.SystemRandom().random
-        async with (
-            upstream_pool(config.addresses, upstream_context(config.upstream_tls)) as pool,
-            destinations(config.routes, pool, clock, rand) as (reached, program_count),
-        ):
-            relay = Relay(config.routes, reached, ledger, control_key, clock)
+        async with reaching(in_force, context, clock, rand) as held:
+            relay = Relay(held.reach, ledger, control_key, clock)
+            relay.guard = guard
             relay.figures.gauges["program_sessions_now"] = (
                 "Sessions of programs behind routes now",
-                program_count,
+                lambda: held.program_count,
             )
-            relay.guard = guard
             parts = GatewayParts(
                 edges=config.edges,
                 dialer=dialer,
                 token_file=config.token_file,
                 name=own_name(config.audit_file),
                 identity=identity,
-                routes=config.routes,
+                reach=held.reach,
                 relay=relay,
                 ledger=ledger,
                 clock=clock,
@@ -99,9 +112,28 @@ async def serve_gateway(
                 "gateway_starting", routes=sorted(config.routes.routes), edges=len(parts.edges)
             )
             settle()
-            await Gateway(parts, on_ready).run(stop or Stop(), config.shutdown_timeout_s)
+            async with anyio.create_task_group() as group:
+                if text is not None:
+                    reloader = Reloader(text, held, ledger, relay.figures, _checks(clock))
+                    group.start_soon(reloader.run, asked or Asked())
+                gateway = Gateway(parts, on_ready)
+                await gateway.run(stop or Stop(), lambda: in_force.config.shutdown_timeout_s)
+                group.cancel_scope.cancel()
     finally:
         ledger.close()
+
+
+def _checks(clock: Clock) -> Checks:
+    def certificate(config: GatewayConfig) -> None:
+        try:
+            pem = config.cert_file.read_bytes()
+        except OSError as error:
+            raise OperatorError(
+                f"cannot read {config.cert_file} ({error.strerror})", "check the path and its mode"
+            ) from error
+        check_certificate(pem, config, clock)
+
+    return Checks(certificate, lambda config: upstream_context(config.upstream_tls))
 
 
 def check_certificate(pem: bytes, config: GatewayConfig, clock: Clock) -> None:

@@ -50,6 +50,9 @@ class _Session:
     """Requests that wait for their answers, or for the last of them to be sent."""
     quiet: anyio.Event = field(default_factory=anyio.Event)
     """Set whenever there are none."""
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    """Ends the session when it is cancelled."""
+    ended: anyio.Event = field(default_factory=anyio.Event)
 
     @contextmanager
     def posting(self, method: str) -> Iterator[None]:
@@ -98,6 +101,8 @@ class ProgramSessions:
         self._group: TaskGroup | None = None
         self._failures = 0
         self._not_before_s = 0.0
+        self._scope = anyio.CancelScope()
+        self._retired = ""
 
     @property
     def count(self) -> int:
@@ -106,10 +111,32 @@ class ProgramSessions:
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Hold the sessions until cancelled; every program has ended then."""
+        with self._scope:
+            async with anyio.create_task_group() as group:
+                self._group = group
+                task_status.started()
+                await anyio.sleep_forever()
+
+    async def retire(self, why: str, within_s: float) -> None:
+        """End the sessions, each once its open calls are answered, and :meth:`run` after them.
+
+        Args:
+            why: for calls that are still open after ``within_s``; these are answered with it.
+            within_s: how long open calls may take.
+        """
+        self._retired = why
+
+        async def end(session: _Session) -> None:
+            with anyio.move_on_after(within_s):
+                if session.posts:
+                    await session.quiet.wait()
+            session.scope.cancel()
+            await session.ended.wait()
+
         async with anyio.create_task_group() as group:
-            self._group = group
-            task_status.started()
-            await anyio.sleep_forever()
+            for session in list(self._sessions.values()):
+                group.start_soon(end, session)
+        self._scope.cancel()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -162,6 +189,8 @@ class ProgramSessions:
                 mcp_types.UNSUPPORTED_PROTOCOL_VERSION,
                 {"supported": list(HANDSHAKE_PROTOCOL_VERSIONS), "requested": version[:64]},
             )
+        if not id and self._retired:
+            return _Refusal(503, "the route has just been changed; try again")
         if not id and len(self._sessions) >= self._limit:
             log.warning("program_sessions_full", route=self._route, limit=self._limit)
             return _Refusal(503, "too many sessions are open; try again later")
@@ -194,12 +223,13 @@ class ProgramSessions:
             async with transport.connect() as (coming, going):
                 idle = transport.idle_scope or anyio.CancelScope()
                 task_status.started()
-                with idle:
+                with session.scope, idle:
                     await self._converse(session, Conversation(coming, going))
         except Exception:
             log.exception("program_session_failed", route=self._route)
         finally:
             await self._close(session)
+            session.ended.set()
 
     async def _converse(self, session: _Session, conversation: Conversation) -> None:
         # No program is started for a request that HTTP turns away.
@@ -215,7 +245,7 @@ class ProgramSessions:
                 try:
                     await conversation.hold(pipes)
                 finally:
-                    why = self._no_answer(conversation.fault or "it ended")
+                    why = self._no_answer(conversation.fault or self._retired or "it ended")
                     # A program may take its time to end; nobody shall wait for that.
                     await self._part(session, conversation, why)
             self._note_end(conversation, pipes.process.returncode, launch)

@@ -6,7 +6,6 @@ arrive as they are sent.
 """
 
 import hashlib
-import json
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final
@@ -19,10 +18,17 @@ from anyio.abc import ByteStream
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock
 from intramuros.protocol.tickets import VerifyingKey
-from intramuros.tunnel.acts import Act, Action, act_of
-from intramuros.tunnel.callers import Caller, CallerCheck, CallerUnknown
+from intramuros.tunnel.acts import Act, act_of
+from intramuros.tunnel.callers import CallerCheck, CallerUnknown
 from intramuros.tunnel.calls import Summary, check_mirrored, summarise
-from intramuros.tunnel.destinations import Destinations
+from intramuros.tunnel.exchange import (
+    Exchange,
+    Outcome,
+    next_event,
+    plain_error,
+    send_denial,
+    send_error,
+)
 from intramuros.tunnel.guard import Guard, asked_by
 from intramuros.tunnel.http_rules import (
     MAX_HEAD_BYTES,
@@ -34,8 +40,8 @@ from intramuros.tunnel.http_rules import (
 )
 from intramuros.tunnel.ledger import AuditUnavailable, Ledger
 from intramuros.tunnel.link import LinkStream
-from intramuros.tunnel.listings import ListFilter
-from intramuros.tunnel.routes import Route, RouteTable
+from intramuros.tunnel.reach import Lease, Reach
+from intramuros.tunnel.routes import Route
 from intramuros.tunnel.upstream import UpstreamRefused
 from intramuros.tunnel.vitals import gateway_figures
 
@@ -45,9 +51,6 @@ MIB: Final = 1024 * 1024
 CHUNK_BYTES: Final = 64 * 1024
 # Bodies up to this size are taken however much is held: streams are counted elsewhere.
 SMALL_BODY_BYTES: Final = 64 * 1024
-# A JSON-RPC error of the range that servers may define.
-DENIED_CODE: Final = -32003
-DENIED: Final = "the private network's policy does not permit this"
 _UPSTREAM_ERRORS: Final = (
     httpcore2.NetworkError,
     httpcore2.TimeoutException,
@@ -86,37 +89,12 @@ class IdleConnections:
             scope.cancel()
 
 
-@dataclass
-class _Outcome:
-    """What became of a forwarded request, for the second record."""
-
-    status: int | None = None
-    size: int = 0
-    digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
-    ended: str = "aborted"
-
-
-@dataclass
-class _Exchange:
-    """One request on one connection."""
-
-    stream: ByteStream
-    http: h11.Connection
-    request: h11.Request
-    caller: Caller
-    body: bytes = b""
-    held_bytes: int = 0
-    """What was read of the body so far."""
-    filter: ListFilter | None = None
-
-
 class Relay:
     """Serves requests that arrive over inner TLS connections."""
 
     def __init__(
         self,
-        routes: RouteTable,
-        destinations: Destinations,
+        reach: Reach,
         ledger: Ledger,
         key: VerifyingKey,
         clock: Clock,
@@ -127,8 +105,7 @@ class Relay:
         self.figures = gateway_figures()
         """Judges each call; without one, whatever has a route may be called."""
         self._key = key
-        self._routes = routes
-        self._destinations = destinations
+        self._reach = reach
         self._ledger = ledger
         self._clock = clock
         self._limits = limits or RelayLimits()
@@ -162,7 +139,7 @@ class Relay:
                 self.figures.count("refused", bad.code)
                 if isinstance(bad, CallerUnknown):
                     self._ledger.note("mcp.refused", {"host": host, "reason": str(bad)})
-                await stream.send(_plain_error(bad))
+                await stream.send(plain_error(bad))
                 return True
             if not keep:
                 return False
@@ -206,12 +183,12 @@ class Relay:
         """Serve one request; return whether the connection may be kept, and bytes read ahead."""
         http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
         http.receive_data(read)
-        request = _next_event(http)
+        request = next_event(http)
         if not isinstance(request, h11.Request):
             raise BadRequest("malformed_request", "the request cannot be read")
         headers = list(request.headers)
         check_request(request.method, request.target, headers, check.host)
-        exchange = _Exchange(stream, http, request, check.check(headers))
+        exchange = Exchange(stream, http, request, check.check(headers))
         try:
             exchange.body = await self._read_body(exchange)
             await self._answer(exchange, below)
@@ -220,7 +197,7 @@ class Relay:
         keep = http.our_state is h11.DONE and http.their_state is h11.DONE
         return keep, http.trailing_data[0]
 
-    async def _read_body(self, exchange: _Exchange) -> bytes:
+    async def _read_body(self, exchange: Exchange) -> bytes:
         http, body = exchange.http, bytearray()
         if http.they_are_waiting_for_100_continue:
             await exchange.stream.send(
@@ -229,7 +206,7 @@ class Relay:
         try:
             with anyio.fail_after(self._limits.head_s):
                 while True:
-                    event = _next_event(http)
+                    event = next_event(http)
                     if event is h11.NEED_DATA:
                         http.receive_data(await exchange.stream.receive(CHUNK_BYTES))
                     elif isinstance(event, h11.Data):
@@ -242,7 +219,7 @@ class Relay:
         except (anyio.EndOfStream, anyio.BrokenResourceError):
             raise BadRequest("malformed_request", "the body ended early") from None
 
-    def _hold(self, exchange: _Exchange, size: int) -> None:
+    def _hold(self, exchange: Exchange, size: int) -> None:
         """Count bytes of a body until its request is done; refuse those that are too many."""
         exchange.held_bytes += size
         self._held_bytes += size
@@ -252,14 +229,19 @@ class Relay:
         if held_bytes > SMALL_BODY_BYTES and self._held_bytes > limits.max_held_bytes:
             raise BadRequest("overloaded", "too many large requests at once; try again", 503)
 
-    async def _answer(self, exchange: _Exchange, below: LinkStream) -> None:
-        caller, request = exchange.caller, exchange.request
-        route = self._routes.match(caller.host)
-        if route is None:
-            log.warning("no_route", host=caller.host)
-            self.figures.count("refused", "no_route")
-            await _send_error(exchange, 404, "no_route", "no route for this host")
-            return
+    async def _answer(self, exchange: Exchange, below: LinkStream) -> None:
+        caller, streams = exchange.caller, exchange.request.method == b"GET"
+        with self._reach.lease(caller.host, streams=streams) as lease:
+            if lease is not None:
+                await self._judge(exchange, below, lease)
+                return
+        log.warning("no_route", host=caller.host)
+        self.figures.count("refused", "no_route")
+        await send_error(exchange, 404, "no_route", "no route for this host")
+
+    async def _judge(self, exchange: Exchange, below: LinkStream, lease: Lease) -> None:
+        """Record a request that has a route, and forward or refuse it."""
+        caller, request, route = exchange.caller, exchange.request, lease.route
         fields = {
             "host": caller.host,
             "session": caller.session,
@@ -285,44 +267,46 @@ class Relay:
             log.error("audit_unavailable", host=caller.host, reason=repr(error.__cause__))
             if error.late:
                 # The intent may yet be written; then the record must also say what became of it.
-                not_sent = _Outcome(503, ended="not_sent")
+                not_sent = Outcome(503, ended="not_sent")
                 self._record_outcome(fields, not_sent, self._clock.monotonic())
-            await _send_error(exchange, 503, "audit_unavailable", error.message)
+            await send_error(exchange, 503, "audit_unavailable", error.message)
             return
         if denied:
             self.figures.count("refused", "denied")
             log.warning("call_denied", host=caller.host, action=asked.act.action.value)
-            await _send_denial(exchange, asked.act, found.id)
+            await send_denial(exchange, asked.act, found.id)
             return
-        await self._forward(exchange, below, route, fields)
+        await self._forward(exchange, below, lease, fields)
 
     async def _forward(
-        self, exchange: _Exchange, below: LinkStream, route: Route, fields: dict[str, object]
+        self, exchange: Exchange, below: LinkStream, lease: Lease, fields: dict[str, object]
     ) -> None:
         """Send the recorded request on; one outcome is recorded whatever happens."""
-        outcome = _Outcome()
+        outcome = Outcome()
         started_s = self._clock.monotonic()
         try:
             with anyio.CancelScope() as scope:
                 below.when_gone(scope.cancel)
-                await self._pass_on(exchange, route, outcome)
+                lease.bind(scope)
+                await self._pass_on(exchange, lease, outcome)
             if scope.cancelled_caught:
-                outcome.ended = "caller_gone"
+                outcome.ended = "route_gone" if lease.cut else "caller_gone"
         finally:
             below.when_gone(None)
             hidden = exchange.filter.hidden if exchange.filter is not None else 0
             self._record_outcome(fields, outcome, started_s, hidden)
 
-    async def _pass_on(self, exchange: _Exchange, route: Route, outcome: _Outcome) -> None:
+    async def _pass_on(self, exchange: Exchange, lease: Lease, outcome: Outcome) -> None:
+        route = lease.route
         try:
-            response = await self._destinations.send(
+            response = await lease.destinations.send(
                 self._upstream_request(exchange, route), route, exchange.caller
             )
         except UpstreamRefused as error:
             outcome.ended = "address_refused"
             log.warning("address_refused", route=route.key, reason=str(error))
             text = f"route {route.key!r}: the upstream's address is not allowed"
-            await _send_error(exchange, 502, "address_refused", text)
+            await send_error(exchange, 502, "address_refused", text)
             return
         except (
             httpcore2.NetworkError,
@@ -332,7 +316,7 @@ class Relay:
             outcome.ended = "upstream_unreachable"
             log.warning("upstream_unreachable", route=route.key, reason=repr(error))
             text = f"route {route.key!r} does not answer; check that its server runs"
-            await _send_error(exchange, 502, "upstream_unreachable", text)
+            await send_error(exchange, 502, "upstream_unreachable", text)
             return
         passed = response if exchange.filter is None else exchange.filter.wrap(response)
         try:
@@ -341,7 +325,7 @@ class Relay:
             with anyio.CancelScope(shield=True):
                 await response.aclose()
 
-    def _upstream_request(self, exchange: _Exchange, route: Route) -> httpcore2.Request:
+    def _upstream_request(self, exchange: Exchange, route: Route) -> httpcore2.Request:
         request, upstream = exchange.request, route.upstream
         named = {name for name, _ in request.headers}
         has_body = bool(named & {b"content-length", b"transfer-encoding"})
@@ -377,7 +361,7 @@ class Relay:
         )
 
     def _record_outcome(
-        self, fields: dict[str, object], outcome: _Outcome, started_s: float, hidden: int = 0
+        self, fields: dict[str, object], outcome: Outcome, started_s: float, hidden: int = 0
     ) -> None:
         done = {
             name: fields[name]
@@ -400,7 +384,7 @@ class Relay:
         self._ledger.note("mcp.response", done)
 
 
-def _read(exchange: _Exchange) -> Summary:
+def _read(exchange: Exchange) -> Summary:
     """Return what the body asks for; raises BadRequest if that is not clear."""
     headers = list(exchange.request.headers)
     found = summarise(exchange.body, dict(headers).get(b"content-type", b""))
@@ -408,15 +392,13 @@ def _read(exchange: _Exchange) -> Summary:
     return found
 
 
-def _act(exchange: _Exchange, route: Route, found: Summary) -> Act:
+def _act(exchange: Exchange, route: Route, found: Summary) -> Act:
     request = exchange.request
     method, target = (part.decode("latin-1") for part in (request.method, request.target))
     return act_of(route.key, method, target, list(request.headers), found)
 
 
-async def _stream_back(
-    exchange: _Exchange, response: httpcore2.Response, outcome: _Outcome
-) -> None:
+async def _stream_back(exchange: Exchange, response: httpcore2.Response, outcome: Outcome) -> None:
     http, stream = exchange.http, exchange.stream
     outcome.status = response.status
     headers = response_headers(response.headers)
@@ -443,50 +425,3 @@ async def _stream_back(
     except (anyio.BrokenResourceError, anyio.ClosedResourceError):
         outcome.ended = "caller_gone"
         http.send_failed()
-
-
-async def _send_denial(exchange: _Exchange, act: Act, id: str | int | None) -> None:
-    """Say that a call is refused, and nothing of why: that is in the gateway's own record."""
-    accepted = dict(exchange.request.headers).get(b"accept", b"")
-    # On the transport before streamable HTTP nobody would read the answer to a POST.
-    if id is None or act.action is Action.CONNECT or b"application/json" not in accepted:
-        await _send_error(exchange, 403, "not_permitted", DENIED)
-        return
-    error = {"code": DENIED_CODE, "message": DENIED}
-    answer = json.dumps({"jsonrpc": "2.0", "id": id, "error": error})
-    await _send_json(exchange, 200, answer.encode())
-
-
-async def _send_error(exchange: _Exchange, status: int, code: str, message: str) -> None:
-    await _send_json(exchange, status, _error_body(code, message))
-
-
-async def _send_json(exchange: _Exchange, status: int, body: bytes) -> None:
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    http = exchange.http
-    data = http.send(h11.Response(status_code=status, headers=headers)) or b""
-    if exchange.request.method != b"HEAD":
-        data += http.send(h11.Data(data=body)) or b""
-    data += http.send(h11.EndOfMessage()) or b""
-    await exchange.stream.send(data)
-
-
-def _plain_error(bad: BadRequest) -> bytes:
-    """Return a whole response without h11, whose state is undefined after a bad request."""
-    body = _error_body(bad.code, str(bad))
-    head = (
-        f"HTTP/1.1 {bad.status} Refused\r\ncontent-type: application/json\r\n"
-        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-    )
-    return head.encode("ascii") + body
-
-
-def _error_body(code: str, message: str) -> bytes:
-    return json.dumps({"type": "error", "error": {"type": code, "message": message}}).encode()
-
-
-def _next_event(http: h11.Connection) -> object:
-    try:
-        return http.next_event()
-    except h11.RemoteProtocolError as error:
-        raise BadRequest("malformed_request", str(error)) from error

@@ -118,3 +118,15 @@ class AddressRule:
         return any(
             address.version == network.version and address in network for network in self.networks
         )
+
+    def covers(self, other: "AddressRule") -> bool:
+        """Whether every address that another rule allows is allowed by this one."""
+        if self.anything or other.anything:
+            return self.anything
+        return all(any(_within(part, whole) for whole in self.networks) for part in other.networks)
+
+
+def _within(part: IPNetwork, whole: IPNetwork) -> bool:
+    if isinstance(part, ipaddress.IPv4Network):
+        return isinstance(whole, ipaddress.IPv4Network) and part.subnet_of(whole)
+    return isinstance(whole, ipaddress.IPv6Network) and part.subnet_of(whole)

@@ -89,6 +89,7 @@ def gateway_figures() -> Figures:
             "response_bytes": ("Bytes of their answers", "ended"),
             "refused": ("Requests refused before they were passed on, by reason", "reason"),
             "handshakes_failed": ("Inner TLS handshakes that failed", "reason"),
+            "reloads": ("Changed configuration files, by what became of them", "outcome"),
         },
     )
 

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 from intramuros.control.mcp.base import McpError, McpFailure, McpResult
 from intramuros.control.mcp.transport import TunnelTransport
 from intramuros.protocol.who import Group, Kind, Who
-from intramuros.tunnel.relay import DENIED
+from intramuros.tunnel.exchange import DENIED
 from tests.fakes.mcp_visitor import Visit, visit
 from tests.integration.tunnel.rig import Rig, running_tunnel, url
 

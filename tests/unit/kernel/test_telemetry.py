@@ -10,7 +10,13 @@ from typing import IO
 import pytest
 import structlog
 
-from intramuros.kernel.telemetry import configure, logger, mask_secrets, mask_text
+from intramuros.kernel.telemetry import (
+    configure,
+    logger,
+    mask_secrets,
+    mask_text,
+    set_level,
+)
 
 KEY = "sk-ant-api03-abcdefghijklmnopqrstuvwxyz"
 JWT = "eyJhbGciOiJFZERTQSJ9.eyJ0dW5uZWwiOiJ0bmxfMSJ9.c2lnbmF0dXJl"
@@ -74,6 +80,23 @@ def test_people_get_text(capsys: pytest.CaptureFixture[str]) -> None:
     configure(json=False, level="warning")
     logger("edge").warning("link_lost")
     assert "link_lost" in capsys.readouterr().err
+
+
+def test_a_level_changes_for_loggers_that_are_in_use(capsys: pytest.CaptureFixture[str]) -> None:
+    configure(json=True, level="info")
+    log = logger("gateway")
+    for level in (None, "debug", "error", None):
+        set_level(level)
+        log.debug("detail", about=level)
+        log.info("news", about=level)
+        log.error("trouble", about=level)
+    told = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(entry["event"], entry["about"]) for entry in told] == [
+        *(("news", None), ("trouble", None)),
+        *(("detail", "debug"), ("news", "debug"), ("trouble", "debug")),
+        ("trouble", "error"),
+        *(("news", None), ("trouble", None)),
+    ]
 
 
 TELLING = """

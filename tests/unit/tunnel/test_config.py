@@ -54,7 +54,7 @@ def test_the_products_own_file_is_read() -> None:
 @pytest.mark.rule("R314")
 def test_defaults() -> None:
     config = parse(change("log_level: warn\n", "").replace("shutdown_timeout: 1m30s\n", ""))
-    assert (config.log_level, config.shutdown_timeout_s) == ("info", 30)
+    assert (config.log_level, config.shutdown_timeout_s) == (None, 30)
 
 
 def test_the_way_to_the_edge_may_be_told() -> None:
@@ -168,3 +168,20 @@ def test_a_program_may_read_what_is_no_secret_and_links_hide_nothing(tmp_path: P
         text = text.replace("tunnel-token", f"{tmp_path}/token")
         with pytest.raises(OperatorError, match="own"):
             parse(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        change("docs: http://10.0.0.5:8080", "docs: http://u:planted@10.0.0.5:8080"),
+        change("docs: http://10.0.0.5:8080", "docs: http://planted:u@p@10.0.0.5:8080/x"),
+        GOOD + "secret: 'planted\n",
+        GOOD + "secret: {planted: [planted\n",
+        GOOD + "? {a: planted}\n: planted\n",
+        change("docs: http://10.0.0.5:8080", "docs: [planted]"),
+    ],
+)
+def test_an_error_does_not_repeat_what_may_be_a_secret(text: str) -> None:
+    with pytest.raises(OperatorError) as caught:
+        parse(text)
+    assert "planted" not in str(caught.value)

@@ -16,6 +16,7 @@ from intramuros.kernel.timing import ManualClock
 from intramuros.protocol.tickets import CALL_HEADER, CallTicket, VerifyingKey
 from intramuros.tunnel.destinations import Destinations
 from intramuros.tunnel.ledger import Ledger
+from intramuros.tunnel.reach import Reach
 from intramuros.tunnel.relay import IdleConnections, Relay, RelayLimits
 from intramuros.tunnel.routes import RouteTable, Upstream
 from intramuros.tunnel.upstream import UpstreamRefused
@@ -62,8 +63,8 @@ class Bench:
         self.path = home / "audit.jsonl"
         self.pool = Pool()
         self.ledger = Ledger(self.path, ManualClock())
-        reached = Destinations(self.pool, {})
-        self.relay = Relay(ROUTES, reached, self.ledger, KEY, CLOCK, limits)
+        self.reach = Reach(ROUTES, Destinations(self.pool, {}))
+        self.relay = Relay(self.reach, self.ledger, KEY, CLOCK, limits)
         self.below = Below()
         self.idle = IdleConnections()
 

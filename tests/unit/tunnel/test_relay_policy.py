@@ -9,9 +9,9 @@ import pytest
 
 from intramuros.protocol.tickets import CALL_HEADER, CallTicket
 from intramuros.protocol.who import Kind, Who
+from intramuros.tunnel.exchange import DENIED_CODE
 from intramuros.tunnel.guard import Guard
 from intramuros.tunnel.ledger import AuditUnavailable
-from intramuros.tunnel.relay import DENIED_CODE
 from tests.unit.tunnel.test_relay import CLOCK, HOST, PROOF, SIGNER, Bench
 
 pytestmark = pytest.mark.anyio

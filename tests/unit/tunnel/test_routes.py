@@ -133,3 +133,24 @@ def test_switched_off_still_refuses_what_no_server_has(
     if AddressRule(anything=True).allows(address):
         assert not address.is_multicast
         assert not address.is_unspecified
+
+
+def rule(*networks: str, anything: bool = False) -> AddressRule:
+    return AddressRule(tuple(map(ipaddress.ip_network, networks)), anything)
+
+
+@pytest.mark.parametrize(
+    ("wide", "narrow", "covers"),
+    [
+        (rule("10.0.0.0/8"), rule("10.1.0.0/16", "10.2.0.1"), True),
+        (rule("10.1.0.0/16"), rule("10.0.0.0/8"), False),
+        (rule("10.0.0.0/8", "fd00::/8"), rule("fd00::1", "10.0.0.1"), True),
+        (rule("10.0.0.0/8"), rule("fd00::1"), False),
+        (rule("fd00::/8"), rule("10.0.0.1"), False),
+        (rule(anything=True), rule("10.0.0.0/8"), True),
+        (rule("0.0.0.0/0", "::/0"), rule(anything=True), False),
+        (rule(anything=True), rule(anything=True), True),
+    ],
+)
+def test_a_rule_covers_another(wide: AddressRule, narrow: AddressRule, covers: bool) -> None:
+    assert wide.covers(narrow) is covers
