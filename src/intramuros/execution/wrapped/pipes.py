@@ -13,6 +13,7 @@ import mcp_types
 from mcp.client import Transport
 from mcp.shared.message import SessionMessage
 
+from intramuros.execution.wrapped.bounds import Marks, TooMany, Until
 from intramuros.kernel.programs import GONE, Lines, TooLong
 
 Receive = Callable[[], Awaitable[bytes | None]]
@@ -47,7 +48,7 @@ async def _over(
 ]:
     inward, coming = anyio.create_memory_object_stream[SessionMessage | Exception](0)
     going, outward = anyio.create_memory_object_stream[SessionMessage](0)
-    lines = Lines(limit)
+    lines, marks = Lines(limit), Marks(Until.LINE)
     asked = 0
 
     async def read() -> None:
@@ -55,13 +56,14 @@ async def _over(
         async with inward:
             try:
                 while (data := await receive()) is not None:
+                    await marks.feed(data)
                     for line in lines.feed(data):
                         if (message := _message(line)) is not None:
                             asked += isinstance(message.message, mcp_types.JSONRPCRequest)
                             if asked > MAX_ASKED:
                                 return
                             await inward.send(message)
-            except (TooLong, *GONE):
+            except (TooLong, TooMany, *GONE):
                 return
 
     async def write() -> None:

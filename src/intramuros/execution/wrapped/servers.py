@@ -20,6 +20,7 @@ from mcp_types import CONNECTION_CLOSED
 from intramuros.execution.sandbox.attachments import Attachable, Attaching, Attachment
 from intramuros.execution.sandbox.base import Sandbox, SandboxError
 from intramuros.execution.tools.outcomes import ToolOutcome
+from intramuros.execution.wrapped.bounds import Marks, TooMany, Until, limited, size_of
 from intramuros.execution.wrapped.config import Wrapped
 from intramuros.execution.wrapped.pipes import over
 from intramuros.kernel.config import clean_environment
@@ -133,7 +134,7 @@ class Outside:
         opened = False
         try:
             with anyio.CancelScope(deadline=anyio.current_time() + CONNECT_S) as opening:
-                async with self._reach() as transport, Client(transport, mode=_MODE) as client:
+                async with self._reach() as transport, _client(transport) as client:
                     opening.deadline = math.inf
                     self._client, self._failures, opened = client, 0, True
                     self._tell()
@@ -186,6 +187,10 @@ class _Broken(Exception):
     """The session ended under a call."""
 
 
+def _client(transport: Transport) -> Client:
+    return Client(limited(transport), mode=_MODE)
+
+
 async def _called(
     client: Client, server: Wrapped, tool: str, arguments: Mapping[str, Any]
 ) -> ToolOutcome:
@@ -208,8 +213,7 @@ async def _called(
         raise _Broken(f"its answer cannot be read ({type(error).__name__})") from error
     said = result.model_dump(mode="json", by_alias=True, exclude_none=True)
     found = [dict(block) for block in blocks(said)]
-    size = sum(len(str(block)) for block in found)
-    if size > server.max_bytes:
+    if sum(map(size_of, found)) > server.max_bytes:
         return _fault(f"The result is longer than {server.max_bytes} bytes.")
     is_error = bool(result.is_error)
     return ToolOutcome(found, is_error) if found else ToolOutcome.text("", is_error=is_error)
@@ -245,7 +249,7 @@ async def called_inside(
         async with sandbox.attach(list(server.command), options) as held:
             transport = over(_output_of(held), held.send, server.max_bytes)
             with anyio.fail_after(CONNECT_S + server.timeout_s):
-                async with Client(transport, mode=_MODE) as client:
+                async with _client(transport) as client:
                     done.append(await _called(client, server, tool, arguments))
     except SandboxError:
         raise
@@ -295,8 +299,9 @@ class _Bounded(httpx2.AsyncBaseTransport):
             raise httpx2.ReadError("the answer is packed, though none was to be")
         stream = answer.stream
         events = answer.headers.get("content-type", "").startswith("text/event-stream")
-        if isinstance(stream, httpx2.AsyncByteStream) and not (events and request.method == "GET"):
-            answer.stream = _Counted(stream, self._limit)
+        if isinstance(stream, httpx2.AsyncByteStream):
+            lasting = events and request.method == "GET"
+            answer.stream = _Counted(stream, None if lasting else self._limit)
         return answer
 
     async def aclose(self) -> None:
@@ -305,9 +310,12 @@ class _Bounded(httpx2.AsyncBaseTransport):
 
 
 class _Counted(httpx2.AsyncByteStream):
-    def __init__(self, inner: httpx2.AsyncByteStream, limit: int) -> None:
+    """A body that ends at a size, or without one is of events that each are bounded."""
+
+    def __init__(self, inner: httpx2.AsyncByteStream, limit: int | None) -> None:
         self._inner = inner
-        self._limit = limit
+        self._limit = math.inf if limit is None else limit
+        self._marks = Marks(Until.EVENT if limit is None else Until.BODY)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         size = 0
@@ -315,6 +323,10 @@ class _Counted(httpx2.AsyncByteStream):
             size += len(chunk)
             if size > self._limit:
                 raise httpx2.ReadError("the answer is too long")
+            try:
+                await self._marks.feed(chunk)
+            except TooMany as error:
+                raise httpx2.ReadError(str(error)) from error
             yield chunk
 
     async def aclose(self) -> None:

@@ -202,3 +202,65 @@ for line in sys.stdin:
         answer["error"] = {"code": -32601, "message": "no such method"}
     print(json.dumps(answer), flush=True)
 """
+
+
+MANY = """
+import json, sys
+for line in sys.stdin:
+    said = json.loads(line)
+    if "id" not in said:
+        continue
+    if said["method"] == "initialize":
+        result = {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}},
+                  "serverInfo": {"name": "many", "version": "1"}}
+    elif said["method"] == "tools/list":
+        schema = {"type": "object", "properties": {"a": {"pattern": "^(a+)+$"}}}
+        result = {"tools": [
+            {"name": "many", "inputSchema": {"type": "object"}, "outputSchema": schema}]}
+    elif said["method"] == "tools/call":
+        count = said["params"]["arguments"]["count"]
+        result = {"content": [{"type": "text", "text": "x"}] * count,
+                  "structuredContent": {"a": "a" * 60 + "!"}}
+    else:
+        error = {"code": -32601, "message": "unknown"}
+        print(json.dumps({"jsonrpc": "2.0", "id": said["id"], "error": error}), flush=True)
+        continue
+    print(json.dumps({"jsonrpc": "2.0", "id": said["id"], "result": result}), flush=True)
+"""
+
+
+async def test_an_answer_of_many_blocks_costs_its_own_call_alone(tmp_path: Path) -> None:
+    script = tmp_path / "server.py"
+    script.write_text(MANY)
+    async with kept(program(command=(sys.executable, str(script)))) as server:
+        fits = await server.call("many", {"count": 1000})
+        assert (len(fits.content), fits.is_error) == (1000, False)
+        refused = await server.call("many", {"count": 1001})
+        assert refused.is_error
+        assert "1001 content blocks; at most 1000" in text(refused)
+        lost = await server.call("many", {"count": 300_000})
+        assert "its session ended" in text(lost)
+        assert len((await server.call("many", {"count": 2})).content) == 2
+
+
+class Pieces(httpx2.AsyncByteStream):
+    def __init__(self, piece: bytes) -> None:
+        self._piece = piece
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for _ in range(20):
+            yield self._piece
+
+
+async def test_bodies_and_events_of_too_many_values_end_early() -> None:
+    class Pretended(httpx2.AsyncHTTPTransport):
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+            piece = b"data: [1]\n\n" if request.method == "GET" else b"["
+            events = {"content-type": "text/event-stream"}
+            return httpx2.Response(200, stream=Pieces(piece * 10_000), headers=events)
+
+    bounded = module._Bounded(Pretended(), 16 << 20)
+    async with httpx2.AsyncClient(transport=bounded) as http:
+        assert len((await http.get("http://server/mcp")).content) == 11 * 200_000
+        with pytest.raises(httpx2.ReadError, match="100000 values"):
+            await http.post("http://server/mcp")
