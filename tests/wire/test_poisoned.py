@@ -11,7 +11,7 @@ import pytest
 from anthropic import AsyncAnthropic
 
 from tests.fakes.chat_server import FakeChat
-from tests.fakes.messages_server import FakeMessages
+from tests.fakes.messages_server import FakeMessages, Fault
 from tests.wire.host import running
 from tests.wire.structure import check
 
@@ -26,7 +26,10 @@ PROBE = {
 }
 FILE = """
 providers: [{{id: house, kind: openai, base_url: "{url}/v1", key_file: "{key}"}}]
-models: [{{id: house-7b, display_name: House, provider: house, upstream_model: house}}]
+models:
+  - {{id: house-7b, display_name: House, provider: house, upstream_model: house}}
+  - {{id: claude-first, display_name: First, fallback: [claude-other]}}
+  - {{id: claude-other, display_name: Other}}
 """
 CALL = [{"type": "tool_use", "id": "call_1", "name": "probe", "input": {}}]
 DONE = [{"type": "text", "text": "done"}]
@@ -157,3 +160,76 @@ async def test_a_session_outlives_what_its_provider_refuses(
     newest = str(provider.bodies[-1]["messages"])
     assert newest.count("It is withheld, because the model provider refused it") >= 2
     assert newest.count(GOOD) == (2 if refuses is naming else 0)
+
+
+def thinking(body: dict[str, Any]) -> list[dict[str, Any]]:
+    """Think, call once after each message of the user, then end; thoughts bear the model's name."""
+    thought = {"type": "thinking", "thinking": "hm", "signature": body["model"]}
+    results = [b for b in body["messages"][-1]["content"] if b["type"] == "tool_result"]
+    call = {**CALL[0], "id": f"call_{len(body['messages'])}"}
+    return [thought, *(DONE if results else [call])]
+
+
+def signers(body: dict[str, Any]) -> list[str]:
+    replies = [message["content"] for message in body["messages"] if message["role"] == "assistant"]
+    return [b["signature"] for reply in replies for b in reply if b["type"] == "thinking"]
+
+
+def foreign(body: dict[str, Any]) -> str | None:
+    """Refuse thoughts that another model signed, in the words of the Messages API."""
+    for index, message in enumerate(body["messages"]):
+        for number, block in enumerate(message["content"]):
+            if block.get("signature", body["model"]) != body["model"]:
+                return f"messages.{index}.content.{number}: Invalid `signature` in `thinking` block"
+    return None
+
+
+async def called(client: AsyncAnthropic, session_id: str, idles: int) -> list[Any]:
+    """Send a message, answer the call that comes of it; return the events at the turn's end."""
+    await client.beta.sessions.events.send(session_id, events=[said()])
+    events = await rested(client, session_id, idles - 1)
+    (use_id,) = events[-1].stop_reason.event_ids
+    result: Any = {"type": "user.custom_tool_result", "custom_tool_use_id": use_id, "content": []}
+    await client.beta.sessions.events.send(session_id, events=[result])
+    return await rested(client, session_id, idles)
+
+
+async def test_a_fall_back_answers_in_spite_of_thoughts_that_it_refuses(tmp_path: Path) -> None:
+    provider = FakeMessages(thinking)
+    provider.refuses = foreign
+    first, other = "claude-first", "claude-other"
+    async with session(tmp_path, provider, first) as (client, session_id):
+        await called(client, session_id, 2)
+        # Once the first one does not know us.
+        away = Fault("status", status=401, type="authentication_error")
+        provider.faults = [away]
+        send = client.beta.sessions.events.send
+        await send(session_id, events=[said()])
+        events = await rested(client, session_id, 3)
+        assert events[-1].stop_reason.type == "requires_action"
+        assert [event for event in events if event.type == "session.error"] == []
+        (use_id,) = events[-1].stop_reason.event_ids
+        result: Any = {"type": "user.custom_tool_result", "custom_tool_use_id": use_id}
+        await send(session_id, events=[result])
+        await rested(client, session_id, 4)
+        events = await called(client, session_id, 6)
+    for event in events:
+        check(event, nullable=False)
+    assert events[-1].stop_reason.type == "end_turn"
+    assert [(body["model"], signers(body)) for body in provider.bodies] == [
+        (first, []),
+        (first, [first]),
+        (first, [first] * 2),
+        (other, [first] * 2),
+        (other, []),
+        # The first one is back and has its own thoughts again, but refuses the other's.
+        (first, [first, first, other]),
+        (first, []),
+        # What it thinks from then on comes back to it, as it must within a turn with tools.
+        (first, [first]),
+        (first, [first] * 2),
+    ]
+    assert str(provider.bodies[-1]["messages"]).count("'tool_use'") == 3, "calls stay"
+    (error,) = [event.error for event in events if event.type == "session.error"]
+    assert error.retry_status.type == "retrying"
+    assert "withheld from the model from here on: 3 thinking" in error.message

@@ -224,6 +224,7 @@ class AnthropicModel:
         too_long = status == 413 or (refused and any(w in said.lower() for w in _TOO_LONG))
         advice = _ADVICE.get(status, "").format(where=self._account.where)
         ours = refused and not retryable and failure is not Failure.BILLING
+        place = _place(error, said, ours=ours and not too_long, failure=failure)
         return ModelError(
             failure,
             self._clean(f"{advice} ({said})" if advice else f"the model provider answered: {said}"),
@@ -231,7 +232,7 @@ class AnthropicModel:
             retry_after_s=retry_after_s(error.response.headers) if retryable else None,
             too_long=too_long,
             ours=ours,
-        ).at(_place(error, said, ours=ours and not too_long, failure=failure))
+        ).at(place, thoughts=ours and place is not None and places.of_thoughts(said))
 
     def _passes(self, error: Exception) -> bool:
         """Tell whether credentials that were not to be had may be, a little later."""

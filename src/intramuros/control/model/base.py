@@ -167,14 +167,17 @@ class ModelError(IntramurosError):
         self.too_long = too_long
         self.ours = ours
         self.place: Place | None = None
+        self.thoughts = False
 
-    def at(self, place: Place | None) -> "ModelError":
+    def at(self, place: Place | None, *, thoughts: bool = False) -> "ModelError":
         """Say where in the messages the block is that was refused (see ``places.py``).
 
         Args:
             place: empty where the provider did not say where; None where it can have been none.
+            thoughts: whether the provider spoke of thinking that it was given back.
         """
         self.place = place
+        self.thoughts = thoughts
         return self
 
 

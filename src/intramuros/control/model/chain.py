@@ -6,6 +6,9 @@ failure that may pass (overload, rate limit, 5xx, timeout, broken stream) was tr
 as ``fallback_after`` says. A request that is itself wrong is not passed on, and neither is a
 conversation that is too long: the loop makes it shorter.
 
+What another model thought earlier in the conversation is signed by that one: a model that refuses
+to take it back is asked again at once, without it. The log keeps it for the model that had it.
+
 A model that was passed over for a failure of its provider rests for a while: requests go to the
 others at once, and to it again if they fail. What answered is in the log; nothing else is kept.
 """
@@ -18,6 +21,7 @@ import anyio
 
 from intramuros.control.model.base import Delta, ModelError, ModelReply, ModelRequest
 from intramuros.control.model.catalogue import Catalogue
+from intramuros.control.model.thoughts import thoughts, without_thoughts
 from intramuros.kernel.telemetry import logger
 
 log = logger("models")
@@ -78,7 +82,10 @@ class Chain:
             return await self._ask(request, shown.next())
         except ModelError as error:
             log.warning("model_fallback_failed", model=request.model, error=error.message)
-            return None
+            if not error.thoughts or not any(thoughts(request.messages)):
+                return None
+        rest = replace(request, messages=without_thoughts(request.messages))
+        return await self._try(rest, asked, shown)
 
     def _others(self, request: ModelRequest) -> list[str]:
         entry = self._known.find(request.model)

@@ -34,6 +34,12 @@ _PARAMETERS: Final = frozenset(
     }
 )
 _MEDIA: Final = re.compile(r"\b(images?|image_url|pdfs?|documents?|multi-?modal|base64|mtmd)\b")
+# ``Invalid `signature` in `thinking` block`` and whatever else is said of thoughts that come back.
+_THOUGHTS: Final = re.compile(
+    r"\bredacted_thinking\b|\bsignature\b|\bthinking\W{1,3}blocks?\b"
+    r"|\bmessages\W{1,3}\d{1,6}\W{1,3}content\W{1,3}\d{1,6}\b.{0,300}\bthinking\b",
+    re.DOTALL,
+)
 # What is no fault of any block, although it is told like one.
 _UNPAID: Final = ("credit balance", "billing", "quota")
 
@@ -51,9 +57,20 @@ def named(said: str, parameter: str | None = None) -> Place | None:
     for text in (parameter or "", said):
         if found := _BLOCK.search(text):
             return tuple(int(index) for index in found.groups() if index is not None)
+    if of_thoughts(said):
+        return ()
     if _root(parameter or said) in _PARAMETERS:
         return None
     return None if any(words in said.lower() for words in _UNPAID) else ()
+
+
+def of_thoughts(said: str) -> bool:
+    """Tell whether a refusal is about what a model thought earlier, which comes back to it.
+
+    Thinking is signed by the model that thought it: another one, or another provider's, may refuse
+    what it did not sign.
+    """
+    return _THOUGHTS.search(said.lower()) is not None
 
 
 def hinted(said: str) -> Place | None:

@@ -9,7 +9,8 @@ them valid for the Messages API:
 * what clients said between two replies is one user message, behind the tool results; operator text
   (``system.message``) follows it as a ``system`` message (contract 13.15, 13.18);
 * a refused or broken reply leaves no trace: what it said was never part of the conversation;
-* a block that the provider refused is told by words, from the failed request on that says so.
+* a block that the provider refused is told by words, from the failed request on that says so;
+  thoughts that it refused are left out from there on.
 
 A conversation never changes; :func:`hear` gives the next one, at a cost that does not depend on how
 much was said before.
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
+from intramuros.control.model import thoughts
 from intramuros.control.session import outcomes, runs, withheld
 from intramuros.control.session.calls import RESULTS
 from intramuros.control.store.records import Record
@@ -43,7 +45,6 @@ CUT_OFF: Final = (
 )
 # Stands in for a message without text, which the Messages API refuses.
 _SILENCE: Final = {"type": "text", "text": "(no text)"}
-_THOUGHTS: Final = frozenset({"thinking", "redacted_thinking"})
 
 
 class Unanswered(IntramurosError):
@@ -64,6 +65,7 @@ class Conversation:
         aim: what it was told of the outcome under way; it outlives a compaction.
         files: at least the uploaded files that the messages name.
         doubts: what was withheld since the last reply: the words that stand for it, and the block.
+        thoughts: the replies whose thoughts were withheld since: their places, and what they were.
     """
 
     settled: tuple[Block, ...] = ()
@@ -75,6 +77,7 @@ class Conversation:
     aim: str | None = None
     files: frozenset[str] = frozenset()
     doubts: tuple[tuple[Block, Block], ...] = ()
+    thoughts: tuple[tuple[int, Block], ...] = ()
 
 
 def hear(conversation: Conversation, record: Record) -> Conversation:
@@ -193,10 +196,14 @@ def _refused(conversation: Conversation, private: Mapping[str, Any]) -> Conversa
     if private.get("restored"):
         kept = {id(words): block for words, block in conversation.doubts}
         given = _with_blocks(conversation, lambda block: kept.get(id(block), block))
-        return replace(given, doubts=())
+        whole = dict(conversation.thoughts)
+        settled = tuple(whole.get(place, said) for place, said in enumerate(given.settled))
+        return replace(given, settled=settled, doubts=(), thoughts=())
     named = frozenset(private.get("withheld", ()))
     if not named:
         return conversation
+    if withheld.THOUGHTS in named:
+        conversation = _thoughtless(conversation)
     doubts = list(conversation.doubts)
 
     def withhold(block: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -208,6 +215,17 @@ def _refused(conversation: Conversation, private: Mapping[str, Any]) -> Conversa
 
     left = _with_blocks(conversation, withhold)
     return replace(left, doubts=tuple(doubts))
+
+
+def _thoughtless(conversation: Conversation) -> Conversation:
+    """Leave out all that the model has thought; its words and calls stay, which every reply has."""
+    settled, left = list(conversation.settled), list(conversation.thoughts)
+    for place, said in enumerate(conversation.settled):
+        rest = thoughts.thoughtless(said)
+        if rest is not None and rest is not said:
+            settled[place] = dict(rest)
+            left.append((place, said))
+    return replace(conversation, settled=tuple(settled), thoughts=tuple(left))
 
 
 def _with_blocks(
@@ -271,7 +289,7 @@ def _reply(private: Mapping[str, Any]) -> list[Block]:
         return []
     kept = [block for block in private.get("content", ()) if not _empty(block)]
     # The API refuses a message that ends in thought.
-    return [] if all(block["type"] in _THOUGHTS for block in kept) else kept
+    return [] if all(block["type"] in thoughts.KINDS for block in kept) else kept
 
 
 def _compacted(conversation: Conversation, record: Record) -> Conversation:

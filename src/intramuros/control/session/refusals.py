@@ -11,6 +11,10 @@ of its kind. A server that fails again and again with words about an image or a 
 refuse it. Each step withholds more than was withheld before, so there is an end. What did not
 help is given back when the turn is given up: then something else is wrong, which may be cured.
 
+Thoughts are signed by the model that had them, and another one, or another provider, may refuse to
+take them back. All that were had until then are withheld at once; the words and calls around them
+stay, and what the model thinks from then on comes back to it.
+
 The facts stand in the private part of the failed request's end.
 """
 
@@ -20,6 +24,7 @@ from typing import Any, Final
 
 from intramuros.control.model.base import ModelError
 from intramuros.control.model.places import Place
+from intramuros.control.model.thoughts import KINDS, thoughts
 from intramuros.control.session import withheld
 from intramuros.control.session.conversation import Conversation, messages
 from intramuros.control.session.drafts import failure, request_lost
@@ -46,6 +51,8 @@ def suspects(view: View, error: ModelError, *, compacts: bool) -> list[Block]:
         place = ()
     if place is None or (error.retryable and view.state.failures < FAILURES_BEFORE):
         return []
+    if error.thoughts and (had := list(thoughts(view.conversation.settled))):
+        return had
     everything = _everything(view.conversation)
     if view.state.withheld >= NAMED_IN_A_ROW:
         return everything
@@ -54,8 +61,10 @@ def suspects(view: View, error: ModelError, *, compacts: bool) -> list[Block]:
 
 def withhold(start_id: str, blocks: Sequence[Block], error: ModelError) -> list[Draft]:
     """Record that blocks are withheld from here on: the end of the request, and what is told."""
-    known = {"withheld": [withheld.digest(block) for block in blocks], "why": error.message}
     kinds = [str(block["type"]) for block in blocks]
+    thought = KINDS.issuperset(kinds)
+    named = [withheld.THOUGHTS] if thought else [withheld.digest(block) for block in blocks]
+    known = {"withheld": named, "why": error.message}
     counted = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
     message = f"{error.message} (withheld from the model from here on: {counted})"
     return [
@@ -66,7 +75,8 @@ def withhold(start_id: str, blocks: Sequence[Block], error: ModelError) -> list[
 
 def undone(view: View) -> Mapping[str, object] | None:
     """Return what the end of a turn's last request notes: that nothing stays withheld in vain."""
-    return {"restored": True} if view.conversation.doubts else None
+    heard = view.conversation
+    return {"restored": True} if heard.doubts or heard.thoughts else None
 
 
 def _at(conversation: Conversation, place: Place) -> list[Block]:

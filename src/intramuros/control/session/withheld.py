@@ -1,7 +1,8 @@
 """Blocks that a provider refused, and the words that stand for them. Pure.
 
 A block is known by a digest of its content: a fact in the log stays true however the conversation
-around the block is put together.
+around the block is put together. Thoughts are withheld all at once: no provider says which of them
+it would take, and none takes a part of those of one message.
 """
 
 import json
@@ -14,6 +15,8 @@ Block = dict[str, Any]
 # What may be kept from a model. Words never are, and calls need their results.
 KINDS: Final = frozenset({"image", "document", "search_result"})
 _NAMES: Final = {"image": "An image", "document": "A document", "search_result": "A search result"}
+# Stands among the digests for all that the model thought until then.
+THOUGHTS: Final = "thinking"
 # Of a title, a file's name or an address.
 _NAME_CHARS: Final = 200
 _WHY_CHARS: Final = 600

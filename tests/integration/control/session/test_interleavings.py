@@ -69,6 +69,11 @@ ONCE: Final = {"insert", "web_fetch", "web_search"}
 LIMITS = Limits(failures=2, rounds=4)
 # A refusal for what is in the request, wherever that is.
 REFUSED = ModelError(Failure.REQUEST_FAILED, "bad", retryable=False, ours=True).at(())
+# The same for what another model thought.
+FOREIGN = ModelError(Failure.REQUEST_FAILED, "foreign", retryable=False, ours=True).at(
+    (), thoughts=True
+)
+THOUGHT: Final[dict[str, object]] = {"type": "thinking", "thinking": "hm", "signature": "s"}
 SOURCE = {"type": "base64", "media_type": "image/png", "data": "aGk="}
 IMAGE = {"type": "image", "source": SOURCE}
 DONE = ModelReply([{"type": "text", "text": "done"}], "end_turn", Usage(1, 1))
@@ -193,8 +198,9 @@ class History:
 
     def fail(self) -> None:
         if isinstance(self.effect, CallModel):
-            how = self.choose(5)
-            self.loop.model.append(REFUSED if how == 4 else away(bool(how % 3)))
+            how = self.choose(6)
+            refused = {4: REFUSED, 5: FOREIGN}.get(how)
+            self.loop.model.append(refused or away(bool(how % 3)))
         self.bring()
 
     def bring(self) -> None:
@@ -224,8 +230,8 @@ class History:
     def reply(self) -> ModelReply:
         said = REPLIES[self.choose(len(REPLIES))]
         if isinstance(said, str):
-            return ModelReply([{"type": "text", "text": "hm"}], said, Usage(1, 1))
-        blocks = []
+            return ModelReply([THOUGHT, {"type": "text", "text": "hm"}], said, Usage(1, 1))
+        blocks = [THOUGHT]
         for name in said:
             self.tools += 1
             given = {"query": "q"} if name == SEARCH else {"url": "https://x.test/"}

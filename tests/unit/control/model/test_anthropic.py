@@ -336,6 +336,7 @@ async def test_whose_fault_it_is(fault: Fault, too_long: bool, ours: bool) -> No
     ("message", "place"),
     [
         ("messages.0.content.0.image.source.base64: image exceeds 5 MB maximum", (0, 0)),
+        ("messages.1.content.0: Invalid `signature` in `thinking` block", (1, 0)),
         ("Could not process image", ()),
         ("max_tokens: 9 > 8", None),
         ("prompt is too long: 210000 tokens > 200000 maximum", None),
@@ -347,6 +348,7 @@ async def test_where_the_refused_block_is(message: str, place: tuple[int, ...] |
     with pytest.raises(ModelError) as caught:
         await run(fake)
     assert caught.value.place == place
+    assert caught.value.thoughts == ("thinking` block" in message)
 
 
 async def test_a_server_may_fail_where_others_refuse() -> None:

@@ -15,6 +15,7 @@ from intramuros.control.model.base import (
 )
 from intramuros.control.model.catalogue import Catalogue, load_catalogue
 from intramuros.control.model.chain import REST_S, Chain
+from intramuros.control.model.thoughts import thoughts
 
 pytestmark = pytest.mark.anyio
 
@@ -23,6 +24,10 @@ models:
   - {id: first, display_name: F, fallback: [second, third], fallback_after: 1}
   - {id: alone, display_name: A}
 """
+
+
+THOUGHT = {"type": "thinking", "thinking": "hm", "signature": "of the first"}
+TALK = [{"role": "assistant", "content": [THOUGHT, {"type": "text", "text": "so"}]}]
 
 
 def failing(**members: bool) -> ModelError:
@@ -38,6 +43,8 @@ class World:
     asked: list[str] = field(default_factory=list)
     errors: dict[str, ModelError] = field(default_factory=dict)
     deltas: list[Delta] = field(default_factory=list)
+    # Who refuses requests with thoughts.
+    proud: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.chain = Chain(self.ask, self.known, lambda: self.now)
@@ -47,10 +54,12 @@ class World:
         show(TextDelta(0, request.model))
         if request.model in self.errors:
             raise self.errors[request.model]
+        if request.model in self.proud and any(thoughts(request.messages)):
+            raise failing(retryable=False, ours=True).at((), thoughts=True)
         return ModelReply((), "end_turn")
 
     async def run(self, model: str = "first", **members: object) -> str:
-        request = ModelRequest(model, [], **members)  # type: ignore[arg-type]  test brevity
+        request = ModelRequest(model, TALK, **members)  # type: ignore[arg-type]  test brevity
         return (await self.chain.run(request, self.deltas.append)).model or model
 
 
@@ -141,3 +150,28 @@ async def test_a_model_without_others_fails_as_it_does(world: World) -> None:
     world.errors["alone"] = failing(retryable=False)
     with pytest.raises(ModelError):
         await world.run("alone", last_try=True)
+
+
+async def test_a_model_that_refuses_anothers_thoughts_is_asked_without_them(world: World) -> None:
+    world.errors["first"] = failing()
+    world.proud = {"second"}
+    assert await world.run(last_try=True) == "second"
+    assert world.asked == ["first", "second", "second"]
+    # While the first one rests too; it gets its own thoughts whole when it is back.
+    assert await world.run() == "second"
+    world.now += REST_S
+    del world.errors["first"]
+    world.asked.clear()
+    assert await world.run() == "first"
+    assert world.asked == ["first"]
+
+
+async def test_without_thoughts_to_leave_out_nobody_is_asked_twice(world: World) -> None:
+    world.errors = {"first": failing(), "second": failing(ours=True).at((), thoughts=True)}
+    assert await world.run(last_try=True) == "third"
+    assert world.asked == ["first", "second", "second", "third"], "refused without them as well"
+    first = failing(retryable=False, ours=True).at((), thoughts=True)
+    world.errors = {"alone": first}
+    with pytest.raises(ModelError) as caught:
+        await world.run("alone", last_try=True)
+    assert caught.value is first, "whose own thoughts are refused, the loop withholds them"

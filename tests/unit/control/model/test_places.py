@@ -1,6 +1,6 @@
 import pytest
 
-from intramuros.control.model.places import Place, hinted, named
+from intramuros.control.model.places import Place, hinted, named, of_thoughts
 
 SAID: list[tuple[str, Place | None]] = [
     ("messages.3.content.1.image.source.base64.data: image exceeds 5 MB maximum", (3, 1)),
@@ -16,6 +16,8 @@ SAID: list[tuple[str, Place | None]] = [
     ("`thinking.budget_tokens`: too small", None),
     ("model: some-model is not available", None),
     ("Your credit balance is too low to access the API.", None),
+    ("messages.1.content.0: Invalid `signature` in `thinking` block", (1, 0)),
+    ("`thinking` or `redacted_thinking` blocks in the latest assistant message cannot be", ()),
     ("", ()),
     ("messages." + "9" * 4000 + ".content.1: no", ()),
 ]
@@ -50,3 +52,25 @@ def test_failures_that_seem_to_be_about_a_block(said: str, place: Place | None) 
 def test_long_words_are_read_quickly() -> None:
     assert named("messages" * 50_000) == ()
     assert named("messages.1" * 50_000) == ()
+
+
+@pytest.mark.parametrize(
+    ("said", "thoughts"),
+    [
+        ("messages.1.content.0: Invalid `signature` in `thinking` block", True),
+        ("Invalid `data` in `redacted_thinking` block", True),
+        ("Invalid signature in thinking block", True),
+        ("messages.3.content.1.thinking.signature: Field required", True),
+        ("messages.1.content.0: Input tag 'thinking' found using 'type' does not match", True),
+        ("The `thinking` blocks in the latest assistant message cannot be modified.", True),
+        ("messages.3.content.1.image.source.base64.data: image exceeds 5 MB maximum", False),
+        ("adaptive thinking is not supported on this model", False),
+        ("`thinking.budget_tokens`: too small", False),
+        ("max_tokens must be greater than thinking.budget_tokens", False),
+        ("Could not process image", False),
+        ("", False),
+    ],
+)
+def test_refusals_of_thoughts(said: str, thoughts: bool) -> None:
+    assert of_thoughts(said) == thoughts
+    assert not of_thoughts("messages.1.content." * 50_000)
