@@ -198,9 +198,9 @@ class History:
 
     def fail(self) -> None:
         if isinstance(self.effect, CallModel):
-            how = self.choose(6)
-            refused = {4: REFUSED, 5: FOREIGN}.get(how)
-            self.loop.model.append(refused or away(bool(how % 3)))
+            how = self.choose(5)
+            refused = FOREIGN if self.loop.log.state.last_seq % 2 else REFUSED
+            self.loop.model.append(refused if how == 4 else away(bool(how % 3)))
         self.bring()
 
     def bring(self) -> None:
