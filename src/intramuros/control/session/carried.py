@@ -2,9 +2,10 @@
 
 A model may leave anything out of its summary. Which files its calls wrote, where long results lie,
 which calls failed, what an evaluation found missing and who still works need no model to say: they
-follow from the log, are bounded, and stand beside the summary (``compaction.py``). What users and
-operators said is carried over there and in ``conversation.py``; what is mounted stands in the
-system prompt, which no compaction touches.
+follow from the log, are bounded, and stand beside the summary (``compaction.py``). A coordinator is
+also told of the files of the threads that worked for it, and whose work they are: all share a
+sandbox, and a report may leave them out. What users and operators said is carried over there and in
+``conversation.py``; what is mounted stands in the system prompt, which no compaction touches.
 
 Names and texts of tools are data: each is quoted as JSON, so that none can end the place it is in.
 """
@@ -22,7 +23,7 @@ from intramuros.control.store.records import Record
 from intramuros.protocol.spills import place
 
 # Characters of all lines together, at most about, and of one part of a line.
-MAX_CHARS: Final = 10_000
+MAX_CHARS: Final = 11_500
 _PART_CHARS: Final = 300
 _VERDICT_CHARS: Final = 2_500
 # The newest of each kind.
@@ -47,17 +48,14 @@ def facts(view: View, most: int = MAX_CHARS) -> str | None:
         most: characters that it may have, about; :data:`MAX_CHARS` if that is less.
     """
     share = min(1.0, most / MAX_CHARS)
-    records = _since_forgotten(view)
-    answers = {
-        str(record.body[RESULTS[record.type][1]]): record
-        for record in records
-        if record.type in RESULTS
-    }
+    records = list(filter(view.own, _since_forgotten(view)))
+    answers = _answers(records)
     uses = [record for record in records if record.type in USES]
     # In each, what matters most comes last and stays if not everything fits.
     sections = [
         ("Not finished", 4_500, [*_failed(uses, answers), *_working(view), *_verdict(view)]),
         ("Files", 3_000, _files(uses, answers)),
+        ("Files of the threads that worked for you, in the same sandbox", 1_500, _theirs(view)),
         ("Long results, whole in the sandbox", 1_000, _spilled(uses, answers)),
         ("Latest commands", 1_000, _commands(uses, answers)),
     ]
@@ -69,15 +67,23 @@ def facts(view: View, most: int = MAX_CHARS) -> str | None:
 
 
 def _since_forgotten(view: View) -> list[Record]:
-    """Return the thread's own records behind what was forgotten on purpose."""
+    """Return the records of all threads behind what this one forgot on purpose."""
     kept: list[Record] = []
-    for record in filter(view.own, view.records):
+    for record in view.records:
         kept.append(record)
-        if record.type == "agent.thread_context_compacted" and not (record.private or {}).get(
-            "summary"
-        ):
+        compacted = record.type == "agent.thread_context_compacted" and view.own(record)
+        if compacted and not (record.private or {}).get("summary"):
             kept = []
     return kept
+
+
+def _answers(records: Sequence[Record]) -> dict[str, Record]:
+    """Return the results among records, by the calls that they answer."""
+    return {
+        str(record.body[RESULTS[record.type][1]]): record
+        for record in records
+        if record.type in RESULTS
+    }
 
 
 def _fitting(lines: Sequence[str], room: int) -> list[str]:
@@ -139,6 +145,43 @@ def _failed(uses: Sequence[Record], answers: Mapping[str, Record]) -> list[str]:
 def _files(uses: Sequence[Record], answers: Mapping[str, Record]) -> list[str]:
     """Return the files that calls named and that are known to be there, the latest last."""
     known: dict[str, list[str]] = {}
+    for _, path, did in _touched(uses, answers):
+        before = known.pop(path, [])
+        known[path] = before if did in before else [*before, did]
+    return [f"- {_quoted(path)}: {', '.join(did)[:_PART_CHARS]}" for path, did in known.items()]
+
+
+def _theirs(view: View) -> list[str]:
+    """Return the same of a session's other threads, past ones included, for its primary one.
+
+    What was only read comes first, so that it goes first where not everything fits.
+    """
+    if view.thread_id is not None:
+        return []
+    names = {
+        str(record.body["session_thread_id"]): record.body["agent_name"]
+        for record in view.records
+        if record.type == "session.thread_created"
+    }
+    records = [record for record in _since_forgotten(view) if record.thread_id in names]
+    uses = [record for record in records if record.type in USES]
+    known: dict[tuple[str, str], list[str]] = {}
+    for use, path, did in _touched(uses, _answers(records)):
+        key = (path, str(use.thread_id))
+        before = known.pop(key, [])
+        known[key] = before if did in before else [*before, did]
+    latest = sorted(known.items(), key=lambda item: item[1] != [_DONE["read"]])
+    return [
+        f"- {_quoted(path)}: {', '.join(done)[:_PART_CHARS]}, by {_quoted(names[thread_id], 80)} "
+        f"(thread {thread_id})"
+        for (path, thread_id), done in latest
+    ]
+
+
+def _touched(
+    uses: Sequence[Record], answers: Mapping[str, Record]
+) -> Iterator[tuple[Record, str, str]]:
+    """Yield the calls that named a file and went well, the file, and what was done to it."""
     for use in uses:
         answer = answers.get(use.id)
         if answer is None or answer.body.get("is_error"):
@@ -150,11 +193,8 @@ def _files(uses: Sequence[Record], answers: Mapping[str, Record]) -> list[str]:
             else f"named to {_quoted(use.body['name'], 80)}"
         )
         path = _path_in(use.body["input"])
-        if did is None or path is None:
-            continue
-        before = known.pop(path, [])
-        known[path] = before if did in before else [*before, did]
-    return [f"- {_quoted(path)}: {', '.join(did)[:_PART_CHARS]}" for path, did in known.items()]
+        if did is not None and path is not None:
+            yield use, path, did
 
 
 def _path_in(given: object) -> str | None:
