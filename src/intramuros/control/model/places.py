@@ -36,8 +36,8 @@ _PARAMETERS: Final = frozenset(
 _MEDIA: Final = re.compile(r"\b(images?|image_url|pdfs?|documents?|multi-?modal|base64|mtmd)\b")
 # ``Invalid `signature` in `thinking` block`` and whatever else is said of thoughts that come back.
 _THOUGHTS: Final = re.compile(
-    r"\bredacted_thinking\b|\bsignature\b|\bthinking\W{1,3}blocks?\b"
-    r"|\bmessages\W{1,3}\d{1,6}\W{1,3}content\W{1,3}\d{1,6}\b.{0,300}\bthinking\b",
+    r"\bredacted_thinking\b|\binvalid\W{1,3}signature\b|\bthinking\W{1,3}blocks?\b"
+    r"|\bmessages\W{1,3}\d{1,6}\W{1,3}content\W{1,3}\d{1,6}\b.{0,300}\b(?:thinking|signature)\b",
     re.DOTALL,
 )
 # What is no fault of any block, although it is told like one.

@@ -51,7 +51,8 @@ def suspects(view: View, error: ModelError, *, compacts: bool) -> list[Block]:
         place = ()
     if place is None or (error.retryable and view.state.failures < FAILURES_BEFORE):
         return []
-    if error.thoughts and (had := list(thoughts(view.conversation.settled))):
+    had = list(thoughts(view.conversation.settled))
+    if error.thoughts and had and not _of_user(view.conversation, place):
         return had
     everything = _everything(view.conversation)
     if view.state.withheld >= NAMED_IN_A_ROW:
@@ -77,6 +78,12 @@ def undone(view: View) -> Mapping[str, object] | None:
     """Return what the end of a turn's last request notes: that nothing stays withheld in vain."""
     heard = view.conversation
     return {"restored": True} if heard.doubts or heard.thoughts else None
+
+
+def _of_user(conversation: Conversation, place: Place) -> bool:
+    """Tell whether a place is in what users or tools said, where nobody thinks."""
+    said = messages(conversation)
+    return bool(place) and place[0] < len(said) and said[place[0]]["role"] == "user"
 
 
 def _at(conversation: Conversation, place: Place) -> list[Block]:

@@ -68,6 +68,8 @@ def test_long_words_are_read_quickly() -> None:
         ("`thinking.budget_tokens`: too small", False),
         ("max_tokens must be greater than thinking.budget_tokens", False),
         ("Could not process image", False),
+        ("the image's file signature is wrong", False),
+        ("messages.1.content.0.signature: Field required", True),
         ("", False),
     ],
 )

@@ -113,6 +113,17 @@ def test_what_helped_stays_withheld_and_pictures_stay() -> None:
     assert "withheld, because" not in str([request.messages for request in loop.requests])
 
 
+def test_a_picture_whose_own_signature_is_wrong_costs_no_thoughts() -> None:
+    source = {"type": "base64", "media_type": "image/png", "data": "aGk="}
+    loop = Loop(agent(), model=[thinks("a"), refused(2, 0), thinks("a")])
+    loop.log.say()
+    loop.run()
+    loop.log.send("user.message", content=[{"type": "image", "source": source}])
+    loop.run()
+    assert sent(loop) == [[], ["a"], ["a"]]
+    assert "1 image" in last(loop, "session.error")["error"]["message"]
+
+
 def test_a_summary_is_made_without_refused_thoughts() -> None:
     limits = Limits(window_of=lambda _: 10_000, max_tokens=1_000)
     too_long = ModelError(Failure.REQUEST_FAILED, "x", retryable=False, too_long=True)

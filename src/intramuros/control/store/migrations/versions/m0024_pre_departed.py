@@ -27,6 +27,7 @@ def upgrade() -> None:
             .where(_SESSIONS.c.id > after, led)
             .order_by(_SESSIONS.c.id)
             .limit(_PAGE)
+            .with_for_update()  # servers of the release before may be at work
         ).all()
         if not page:
             return
