@@ -187,7 +187,8 @@ class Repositories:
     async def _ask(self, road: Road, repository: Repository) -> None:
         status = await road.ask(repository)
         if status is None or status >= 500 or status == 429:
-            raise CheckoutFailed("unreachable", f"the host answered {status}")
+            said = f"the host answered {status}" if status else "the host did not answer"
+            raise CheckoutFailed("unreachable", said)
         if status in _REFUSED:
             raise CheckoutFailed(_REFUSED[status])
 

@@ -325,5 +325,6 @@ async def _api(call: Awaitable[T], what: str) -> T:
         ) from error
     except APIConnectionError as error:
         raise OperatorError(
-            f"cannot {what}: the API is unreachable", "check the URL and that the server runs"
+            f"cannot {what}: the API at {error.request.url.netloc.decode()} is unreachable",
+            "check the URL (--url, INTRAMUROS_URL) and that the server runs",
         ) from error

@@ -114,7 +114,7 @@ def test_R326_the_tunnel_is_named_or_found_or_made(
     nowhere = ("--edge", "e:1", "--route", "bank=http://127.0.0.1:8080", "--dir", "x")
     refused = run("gateway", "init", *nowhere, "--url", "http://127.0.0.1:1", *served.options[2:])
     assert (refused.status, refused.err.count("\n")) == (2, 1)
-    assert "the API is unreachable" in refused.err
+    assert "the API at 127.0.0.1:1 is unreachable" in refused.err
     for made in (new, tunnel_id):  # an organization has only ten
         assert run("tunnel", "archive", made, *served.options).status == 0
     assert new not in run("tunnel", "list", *served.options).out

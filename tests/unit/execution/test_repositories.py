@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from structlog.testing import capture_logs
 
 from intramuros.execution import repositories as room
 from intramuros.execution.checkout import CheckedOut, CheckoutFailed, Found
@@ -151,8 +152,12 @@ async def test_a_host_that_is_away_is_asked_again(
     rig.item()
     rig.remote.granted = [Repository("sesrsc_2", URL, "/workspace/b", "1")]
     rig.road.statuses = [status] * 3
-    await rig.sync()
+    with capture_logs() as logs:
+        await rig.sync()
     assert rig.told()[1:] == [("unreachable", None)]
+    (left,) = [one for one in logs if one["event"] == "repository_left_out"]
+    said = f"answered {status}" if status else "did not answer"
+    assert left["error"] == f"unreachable: the host {said}"
 
 
 async def test_what_cannot_pass_is_not_tried_twice(rig: Rig) -> None:
