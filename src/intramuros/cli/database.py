@@ -120,7 +120,7 @@ def _opened(data_dir: Path, database_url: str | None = None) -> Iterator["Databa
     if database_url is None and not file.exists():
         raise OperatorError(f"there is no database {file}", "name the server's --data-dir")
     database = imported(f"{STORE}.db", "server", "Database")
-    db: Database = database.open(database_url or f"sqlite:///{file.absolute()}")
+    db: Database = database.open(database_url or f"sqlite:///{file.absolute()}", statement_s=0)
     try:
         yield db
     finally:

@@ -200,6 +200,7 @@ async def serve(settings: ServerSettings, *, stop: Stop | None = None) -> None:
             settings.database_url,
             settings.bootstrap_api_key,
             wait_s=settings.database_wait_s,
+            statement_s=settings.database_statement_timeout_s,
         )
         try:
             services = await build_services(opened, settings)

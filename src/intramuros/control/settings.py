@@ -22,6 +22,9 @@ class ServerSettings:
     default."""
     database_wait_s: float = 30.0
     """Seconds to wait at the start for a PostgreSQL that is not up yet; 0 to give up at once."""
+    database_statement_timeout_s: float = 30.0
+    """Seconds after which PostgreSQL cuts a statement off, and its caller gets a 504; 0 for never.
+    Migrations, backups and checks take as long as they take."""
     bootstrap_api_key: str | None = field(default=None, repr=False)
     """The first API key; generated into DATA_DIR/api-key by default."""
     base_domain: str = "intramuros.internal"

@@ -41,6 +41,7 @@ class Kind(StrEnum):
     TOO_LARGE = "too_large"
     RATE_LIMITED = "rate_limited"
     UNAVAILABLE = "unavailable"
+    TIMED_OUT = "timed_out"
     OVERLOADED = "overloaded"
     INTERNAL = "internal"
 
@@ -156,6 +157,12 @@ class Unavailable(DomainError):
     """A dependency is away: try again later."""
 
     kind = Kind.UNAVAILABLE
+
+
+class TimedOut(Unavailable):
+    """A dependency took too long: try again later."""
+
+    kind = Kind.TIMED_OUT
 
 
 class Overloaded(DomainError):

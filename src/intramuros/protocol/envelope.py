@@ -36,6 +36,7 @@ _WIRE: Final[Mapping[Kind, tuple[int, str]]] = {
     Kind.RATE_LIMITED: (429, "rate_limit_error"),
     Kind.INTERNAL: (500, "api_error"),
     Kind.UNAVAILABLE: (503, "api_error"),
+    Kind.TIMED_OUT: (504, "timeout_error"),
     Kind.OVERLOADED: (529, "overloaded_error"),
 }
 

@@ -3,12 +3,19 @@ from pathlib import Path
 
 import pytest
 
-from intramuros.kernel.errors import Conflict, DomainError, InvalidRequest, Kind, RateLimited
+from intramuros.kernel.errors import (
+    Conflict,
+    DomainError,
+    InvalidRequest,
+    Kind,
+    RateLimited,
+    TimedOut,
+)
 from intramuros.protocol.envelope import error_body, error_headers, parse_betas, status_of
 
 
 def errors_by_kind() -> dict[Kind, DomainError]:
-    classes = [DomainError, *DomainError.__subclasses__()]
+    classes = [DomainError, TimedOut, *DomainError.__subclasses__()]
     return {cls.kind: cls("m") for cls in classes if cls.__module__.startswith("intramuros.kernel")}
 
 
@@ -25,6 +32,7 @@ def errors_by_kind() -> dict[Kind, DomainError]:
         (Kind.RATE_LIMITED, 429, "rate_limit_error"),
         (Kind.INTERNAL, 500, "api_error"),
         (Kind.UNAVAILABLE, 503, "api_error"),
+        (Kind.TIMED_OUT, 504, "timeout_error"),
         (Kind.OVERLOADED, 529, "overloaded_error"),
     ],
 )

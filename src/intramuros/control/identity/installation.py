@@ -9,6 +9,7 @@ from intramuros.control.identity import bootstrap
 from intramuros.control.identity.actor import Actor
 from intramuros.control.store import rekey
 from intramuros.control.store.db import Database
+from intramuros.control.store.drivers import STATEMENT_S
 from intramuros.control.store.migrate import upgrade
 from intramuros.control.store.patience import open_when_up
 from intramuros.control.store.rekey import KeyFiles
@@ -74,6 +75,7 @@ async def open_installation(
     bootstrap_api_key: str | None = None,
     *,
     wait_s: float = 0.0,
+    statement_s: float = STATEMENT_S,
 ) -> Installation:
     """Open, migrate and bootstrap what a data directory holds; safe to repeat.
 
@@ -82,6 +84,7 @@ async def open_installation(
         database_url: a file in the data directory when None.
         bootstrap_api_key: the operator's first API key; made into a file when None.
         wait_s: seconds to wait for a database that is not up yet.
+        statement_s: seconds that a statement may take on PostgreSQL; 0 for as long as it takes.
 
     Raises:
         OperatorError: the directory, the database or a key in it is unusable.
@@ -89,7 +92,7 @@ async def open_installation(
     _make_directory(data_dir)
     clock = SteadyClock(SystemClock())
     ids = IdFactory(clock, os.urandom)
-    store = await open_store(data_dir, database_url, wait_s=wait_s)
+    store = await open_store(data_dir, database_url, wait_s=wait_s, statement_s=statement_s)
     db = store.db
     try:
         names = await db.write(lambda tx: bootstrap.ensure_workspace(tx, clock, ids))
@@ -104,13 +107,19 @@ async def open_installation(
 
 
 async def open_store(
-    data_dir: Path, database_url: str | None, *, alone: bool = False, wait_s: float = 0.0
+    data_dir: Path,
+    database_url: str | None,
+    *,
+    alone: bool = False,
+    wait_s: float = 0.0,
+    statement_s: float = STATEMENT_S,
 ) -> Store:
     """Open and migrate the database of a data directory, and find the key it is sealed by.
 
     Args:
         alone: only if no other process uses the key.
         wait_s: seconds to wait for a database that is not up yet.
+        statement_s: seconds that a statement may take on PostgreSQL; 0 for as long as it takes.
 
     Raises:
         OperatorError: the database or the key is unusable.
@@ -120,7 +129,7 @@ async def open_store(
     try:
         current, successor = files.current(), files.successor()
         url = database_url or f"sqlite:///{_private(data_dir / DATABASE_FILE)}"
-        db = await open_when_up(url, wait_s, lambda db: upgrade(db.engine))
+        db = await open_when_up(url, wait_s, lambda db: upgrade(db.engine), statement_s=statement_s)
     except BaseException:
         files.release()
         raise

@@ -33,7 +33,7 @@ async def rotate_master_key(data_dir: Path, database_url: str | None = None) -> 
     """
     if database_url is None:
         _require(data_dir / DATABASE_FILE)
-    store = await open_store(data_dir, database_url, alone=True)
+    store = await open_store(data_dir, database_url, alone=True, statement_s=0)
     try:
         if store.finished:
             return Rotation(0, finished=True)

@@ -16,7 +16,7 @@ import anyio
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from intramuros.control.store.drivers import Backend, Keys, raw
+from intramuros.control.store.drivers import STATEMENT_S, Backend, Keys, raw
 from intramuros.control.store.sqlite import PREFIX, Sqlite
 from intramuros.control.store.transactions import Job, Queue, Reader, Writer
 from intramuros.control.store.tx import Tx
@@ -74,12 +74,13 @@ class Database:
             thread.start()
 
     @classmethod
-    def open(cls, url: str) -> "Database":
+    def open(cls, url: str, *, statement_s: float = STATEMENT_S) -> "Database":
         """Open a database.
 
         Args:
             url: ``sqlite:///path/to/file.db``; the file is created when absent. Or
                 ``postgresql://user@host/name``, which may hold a password and is never shown.
+            statement_s: seconds that a statement may take on PostgreSQL; 0 for as long as it takes.
 
         Raises:
             OperatorError: it cannot be opened or is no database.
@@ -88,7 +89,7 @@ class Database:
         if url.startswith(PREFIX):
             return cls(Sqlite.open(url))
         if scheme in ("postgresql", "postgres"):
-            return cls(_postgres(url))
+            return cls(_postgres(url, statement_s))
         raise OperatorError(
             f"cannot use database {scheme!r}", "use sqlite:///PATH or postgresql://HOST/NAME"
         )
@@ -179,7 +180,7 @@ class Database:
         self.backend.readers.dispose()
 
 
-def _postgres(url: str) -> Backend:
+def _postgres(url: str, statement_s: float) -> Backend:
     try:
         # Not at the top: a server on SQLite needs nothing of it.
         from intramuros.control.store.postgres import Postgres
@@ -187,7 +188,7 @@ def _postgres(url: str) -> Backend:
         raise OperatorError(
             "PostgreSQL needs the package psycopg", "install intramuros[postgres]"
         ) from error
-    return Postgres.open(url)
+    return Postgres.open(url, statement_s)
 
 
 async def _answer(job: Job[T]) -> T:

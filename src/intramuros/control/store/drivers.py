@@ -17,6 +17,9 @@ from intramuros.kernel.errors import OperatorError
 
 # Names of the locks that one transaction holds against others, such as sessions.
 Keys = Sequence[str]
+# How long a statement may take, in seconds: longer than any of ours does, shorter than anybody
+# waits for an answer.
+STATEMENT_S: Final = 30.0
 Fetched = tuple[Sequence[Sequence[Any]], int]
 
 

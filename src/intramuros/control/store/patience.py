@@ -14,7 +14,7 @@ import anyio
 import anyio.to_thread
 
 from intramuros.control.store.db import Database
-from intramuros.control.store.drivers import DatabaseAway
+from intramuros.control.store.drivers import STATEMENT_S, DatabaseAway
 from intramuros.kernel.errors import OperatorError, Unavailable
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import backoff_s
@@ -31,6 +31,8 @@ async def open_when_up(
     wait_s: float,
     prepare: Callable[[Database], None],
     rand: Callable[[], float] = random.random,
+    *,
+    statement_s: float = STATEMENT_S,
 ) -> Database:
     """Open a database and prepare it, waiting for one that is not up yet.
 
@@ -38,6 +40,7 @@ async def open_when_up(
         url: as for :meth:`Database.open`.
         wait_s: seconds to wait for it; 0 tries once.
         prepare: what is done with it before anything else, on another thread; perhaps again.
+        statement_s: as for :meth:`Database.open`.
 
     Raises:
         OperatorError: it cannot be opened, or was not up in time.
@@ -45,7 +48,7 @@ async def open_when_up(
     began = anyio.current_time()
     for attempt in count():
         try:
-            return await _once(url, prepare)
+            return await _once(url, prepare, statement_s)
         except DatabaseAway as away:
             left_s = wait_s - (anyio.current_time() - began)
             if left_s <= 0:
@@ -61,8 +64,8 @@ async def open_when_up(
     raise AssertionError("counting never ends")
 
 
-async def _once(url: str, prepare: Callable[[Database], None]) -> Database:
-    db = Database.open(url)
+async def _once(url: str, prepare: Callable[[Database], None], statement_s: float) -> Database:
+    db = Database.open(url, statement_s=statement_s)
     try:
         await anyio.to_thread.run_sync(prepare, db)
     except BaseException as error:

@@ -12,7 +12,8 @@ behind a lock sees all that its earlier holders wrote. Reads have one snapshot e
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from typing import Any, Final
@@ -29,6 +30,7 @@ from sqlalchemy.pool import NullPool
 from intramuros.control.store.codec import decode, encode
 from intramuros.control.store.drivers import (
     DRIVERS,
+    STATEMENT_S,
     DatabaseAway,
     Fetched,
     Keys,
@@ -36,17 +38,25 @@ from intramuros.control.store.drivers import (
     raw,
 )
 from intramuros.control.store.postgres_dialect import dialect, register
-from intramuros.kernel.errors import InvalidRequest, OperatorError, Unavailable
+from intramuros.kernel.errors import InvalidRequest, OperatorError, TimedOut, Unavailable
+from intramuros.kernel.telemetry import logger
+
+log = logger("store")
 
 LANES: Final = 4
 READERS: Final = 4
 MIN_VERSION: Final = 150_000
 CONNECT_TIMEOUT_S: Final = 5
-# Longer than any statement of ours takes, shorter than anybody waits for an answer.
-STATEMENT_TIMEOUT_MS: Final = 30_000
 # A stopped process holds its locks no longer than this, and others wait for them longer.
 IDLE_TIMEOUT_MS: Final = 5_000
+# What may be chosen for statements, in seconds: less would cut off waiting for locks.
+MIN_STATEMENT_S: Final = 0.1
+MAX_STATEMENT_S: Final = 86_400.0
 LOCK_TIMEOUT_MS: Final = 10_000
+# What a statement ends with that took too long, or that an administrator cancelled.
+_CUT_OFF: Final = "57014"
+# So much of it is logged: its text has placeholders where values are.
+_SQL_CHARS: Final = 300
 
 # Advisory locks of two numbers are apart from those of one, which are keys.
 _SPACE: Final = 0x1A7A
@@ -158,23 +168,32 @@ class Postgres:
     reading = READERS
     looks_here = False
 
-    def __init__(self, engine: Engine, readers: Engine, url: str) -> None:
+    def __init__(self, engine: Engine, readers: Engine, url: str, limits: str) -> None:
         self.engine = engine
         self.readers = readers
         self.shared_url: str | None = url
+        self._limits = limits
+        self._noted: weakref.ref[psycopg.Error] | None = None
 
     @classmethod
-    def open(cls, url: str) -> "Postgres":
+    def open(cls, url: str, statement_s: float = STATEMENT_S) -> "Postgres":
         """Open ``postgresql://user@host:port/name``.
 
         Parameters of libpq may follow (``?sslmode=verify-full``), and ``prepare_threshold=none``
         for a pooler that cannot have the server keep statements.
 
+        Args:
+            url: where it is.
+            statement_s: seconds that a statement may take; 0 for as long as it takes.
+
         Raises:
             DatabaseAway: it is not up, or not yet.
             OperatorError: it cannot be used, or is too old.
         """
-        made = cls(_engine(url, _alone), _engine(url, _snapshot), _plain_url(url))
+        limits = _limits(statement_s)
+        writers = _engine(url, _begin(limits), reads=False)
+        readers = _engine(url, _snapshot(limits), reads=True)
+        made = cls(writers, readers, _plain_url(url), limits)
         try:
             with made.readers.connect() as probe:
                 version = raw(probe).info.server_version
@@ -197,7 +216,7 @@ class Postgres:
         Args:
             keys: in the order of :func:`number_of`; None to be alone.
         """
-        connection.info["begin"] = _alone() if keys is None else _begin(keys)
+        connection.info["begin"] = _begin(self._limits, keys)
         transaction = connection.begin()
         try:
             yield
@@ -273,6 +292,9 @@ class Postgres:
         if found.sqlstate is None and isinstance(found, psycopg.DataError):
             # Found by the driver before anything was sent: text that the database cannot hold.
             told = InvalidRequest("text must not contain the character U+0000")
+        elif found.sqlstate == _CUT_OFF:
+            self._note(error, found)
+            told = TimedOut("the database took too long; nothing was changed")
         elif (isinstance(found, psycopg.OperationalError) and found.sqlstate is None) or _state(
             found
         ).startswith(_DOWN):
@@ -281,6 +303,14 @@ class Postgres:
             return error
         told.__cause__ = error
         return told
+
+    def _note(self, error: BaseException, found: psycopg.Error) -> None:
+        """Log a statement that was cut off, once for all who waited for its transaction."""
+        if self._noted is not None and self._noted() is found:
+            return
+        self._noted = weakref.ref(found)
+        sql = error.statement if isinstance(error, DBAPIError) else None
+        log.warning("statement_cut_off", sql=(sql or "")[:_SQL_CHARS])
 
     def lost(self, connection: Connection) -> bool:
         """Tell whether a connection is of no use any more."""
@@ -296,36 +326,45 @@ def number_of(key: str) -> int:
     return int.from_bytes(digest[:8], signed=True)
 
 
-def _alone() -> str:
-    return f"BEGIN; SELECT {_limits()}, pg_advisory_xact_lock{_GATE}"
-
-
-def _begin(keys: Keys) -> str:
+def _begin(limits: str, keys: Keys | None = None) -> str:
+    if keys is None:
+        return f"BEGIN; SELECT {limits}, pg_advisory_xact_lock{_GATE}"
     # Everybody locks in the order of the numbers.
     numbers = sorted({number_of(key) for key in keys})
-    shared = f"BEGIN; SELECT {_limits()}, pg_advisory_xact_lock_shared{_GATE}"
+    shared = f"BEGIN; SELECT {limits}, pg_advisory_xact_lock_shared{_GATE}"
     return "".join([shared, *(f"; SELECT pg_advisory_xact_lock({n})" for n in numbers)])
 
 
-def _snapshot() -> str:
-    return f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT {_limits()}"
+def _snapshot(limits: str) -> str:
+    return f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT {limits}"
 
 
-def _limits() -> str:
+def _limits(statement_s: float) -> str:
     """Return what sets the limits of a transaction.
 
     Not of the session: behind a pooler that is everybody's, so that what was set for it would be
     gone in the next transaction and in force in somebody else's.
     """
+    statement_ms = _statement_ms(statement_s)
     wanted = {
-        "lock_timeout": LOCK_TIMEOUT_MS,
-        "statement_timeout": STATEMENT_TIMEOUT_MS,
+        # Who waits for a lock tries again; the statement's own limit would have it fail.
+        "lock_timeout": min(LOCK_TIMEOUT_MS, statement_ms // 2 or LOCK_TIMEOUT_MS),
+        "statement_timeout": statement_ms,
         "idle_in_transaction_session_timeout": IDLE_TIMEOUT_MS,
     }
     return ", ".join(f"set_config('{name}', '{ms}', true)" for name, ms in wanted.items())
 
 
-def _engine(url: str, begin: Callable[[], str]) -> Engine:
+def _statement_ms(statement_s: float) -> int:
+    if statement_s and not MIN_STATEMENT_S <= statement_s <= MAX_STATEMENT_S:
+        raise OperatorError(
+            f"a statement cannot be given {statement_s:g} s",
+            f"choose {MIN_STATEMENT_S:g} to {MAX_STATEMENT_S:g} seconds, or 0 for no limit",
+        )
+    return round(statement_s * 1_000)
+
+
+def _engine(url: str, begin: str, *, reads: bool) -> Engine:
     options: dict[str, Any] = {
         "connect_timeout": CONNECT_TIMEOUT_S,
         "application_name": "intramuros",
@@ -353,14 +392,14 @@ def _engine(url: str, begin: Callable[[], str]) -> Engine:
     @event.listens_for(engine, "connect")
     def _connect(connection: "psycopg.Connection[Any]", _record: object) -> None:
         connection.adapters.register_loader("numeric", _Whole)
-        if begin is _snapshot:
+        if reads:
             connection.adapters.register_dumper(str, _Sought)
 
     @event.listens_for(engine, "begin")
     def _begun(connection: Connection) -> None:
         here = raw(connection)
         try:
-            here.execute(connection.info.pop("begin", None) or begin())
+            here.execute(connection.info.pop("begin", None) or begin)
         except psycopg.Error:
             # SQLAlchemy knows of no transaction yet that it could roll back.
             if not here.closed:

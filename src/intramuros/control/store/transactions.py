@@ -238,8 +238,9 @@ class Writer:
     def _unavailable(self, error: BaseException) -> Unavailable:
         """Return what callers learn of a transaction that the database refused."""
         told = self._backend.verdict(error)
-        refused = "the database refused the write; nothing was changed"
-        failure = Unavailable(told.message if isinstance(told, Unavailable) else refused)
+        if isinstance(told, Unavailable):
+            return told
+        failure = Unavailable("the database refused the write; nothing was changed")
         failure.__cause__ = error
         return failure
 
@@ -280,9 +281,17 @@ class Reader:
             if error is not None and self._backend.passing(error):
                 error = self._serve(job)
             if error is not None:
-                job.refuse(self._backend.verdict(error))
+                job.refuse(self._told(error))
             job.tell()
         self._drop()
+
+    def _told(self, error: BaseException) -> BaseException:
+        """Return what the caller is told of what failed, twice if it might pass."""
+        told = self._backend.verdict(error)
+        if told is error and self._backend.passing(error):
+            told = Unavailable("the database is too busy")
+            told.__cause__ = error
+        return told
 
     def _serve(self, job: Job[Any]) -> BaseException | None:
         """Run a job and say what it gave; return what it raised instead."""

@@ -80,7 +80,7 @@ def attach(place: Place, *, alone: bool = False) -> Attached:
         raise OperatorError(f"there is no database {place.file}", "name the server's --data-dir")
     files = hold_key(place, alone=alone)
     try:
-        db = Database.open(place.url)
+        db = Database.open(place.url, statement_s=0)
     except BaseException:
         files.release()
         raise

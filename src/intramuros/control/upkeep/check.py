@@ -68,7 +68,7 @@ def examine(place: Place, tell: Tell, *, deep: bool = False) -> Iterator[Finding
     sealers, trouble = _keys(place)
     if trouble is not None:
         yield trouble
-    db = Database.open(place.url)
+    db = Database.open(place.url, statement_s=0)
     try:
         looks = _looks(place, sealers, tell, deep=deep)
         try:

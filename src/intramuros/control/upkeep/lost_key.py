@@ -64,7 +64,7 @@ def replace_lost_key(place: Place) -> Replaced:
     try:
         successor = files.successor()
         sealer = files.current()
-        db = Database.open(place.url)
+        db = Database.open(place.url, statement_s=0)
         try:
             return anyio.run(db.write, partial(_replace, tried=(sealer, successor), sealer=sealer))
         finally:

@@ -117,7 +117,7 @@ def _already(source: Attached, to_url: str, tell: Tell) -> dict[str, Sum] | None
     Raises:
         OperatorError: it holds something else.
     """
-    db = Database.open(to_url)
+    db = Database.open(to_url, statement_s=0)
     try:
         taken = anyio.run(db.read, lambda tx: whole.occupied(tx.connection))
         if taken is None:

@@ -144,7 +144,7 @@ def check_empty(target: Place) -> None:
                     "move it away with that database; SQLite reads them only together",
                 )
         return
-    db = Database.open(target.url)
+    db = Database.open(target.url, statement_s=0)
     try:
         taken = anyio.run(db.read, lambda tx: whole.occupied(tx.connection))
     finally:
@@ -171,7 +171,7 @@ def put_rows(file: Path, url: str, tell: Tell) -> dict[str, whole.Sum]:
 
 def put_all(source: Connection, url: str, tell: Tell) -> dict[str, whole.Sum]:
     """Like :func:`put_rows`, of rows that a transaction sees."""
-    db = Database.open(url)
+    db = Database.open(url, statement_s=0)
     backend = db.backend
     try:
         upgrade(db.engine)

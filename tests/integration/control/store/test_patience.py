@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
+import psycopg
 import pytest
-from anthropic import Anthropic
-from sqlalchemy import Connection
+from anthropic import Anthropic, InternalServerError
+from sqlalchemy import Connection, make_url
 from structlog.testing import capture_logs
 
 from intramuros.control.store import migrate, postgres
@@ -122,6 +123,45 @@ def test_a_server_waits_for_a_database_that_recovers(cluster: Cluster, tmp_path:
     assert "database_awaited" in _log(tmp_path)
 
 
+_SLOW = """
+CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN PERFORM pg_sleep(600); RETURN NEW; END $$;
+CREATE TRIGGER slow BEFORE INSERT ON resources FOR EACH ROW EXECUTE FUNCTION slow()
+"""
+
+
+@pytest.mark.timeout(240)
+def test_a_caller_of_a_statement_that_is_cut_off_gets_a_504_and_may_try_again(
+    tmp_path: Path, cluster: Cluster
+) -> None:
+    url = cluster.bare("cut")
+    name = str(make_url(url).database)
+    try:
+        with (
+            running(tmp_path, database_url=url, database_statement_timeout_s=2.0) as server,
+            Anthropic(base_url=server.base_url, api_key=server.api_key, max_retries=0) as client,
+        ):
+            cluster.run(_SLOW, name)
+            with pytest.raises(InternalServerError, match="took too long") as raised:
+                client.beta.agents.create(name="hunter2", model="scripted/x")
+            assert raised.value.status_code == 504
+            assert raised.value.type == "timeout_error"
+            # A reader that waits for a lock in vain is told too.
+            with psycopg.connect(cluster.url(name)) as holder:
+                holder.execute("LOCK TABLE resources IN ACCESS EXCLUSIVE MODE")
+                with pytest.raises(InternalServerError, match="too busy") as raised:
+                    list(client.beta.agents.list())
+                assert raised.value.status_code == 503
+            cluster.run("DROP FUNCTION slow() CASCADE", name)
+            assert list(client.beta.agents.list()) == []
+            made = client.beta.agents.create(name="hunter2", model="scripted/x")
+            assert [agent.id for agent in client.beta.agents.list()] == [made.id]
+    finally:
+        cluster.drop_bare("cut")
+    assert _log(tmp_path).count("statement_cut_off") == 1
+    assert "hunter2" not in _log(tmp_path)
+
+
 async def test_a_start_waits_for_who_is_migrating(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,8 +197,7 @@ async def test_a_start_waits_for_who_is_migrating(
 def test_a_migration_takes_as_long_as_it_takes(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres, "STATEMENT_TIMEOUT_MS", 100)
-    db = Database.open(cluster.bare("slow"))
+    db = Database.open(cluster.bare("slow"), statement_s=0.1)
 
     def take_long(connection: Connection) -> None:
         connection.exec_driver_sql("SELECT pg_sleep(0.3)")

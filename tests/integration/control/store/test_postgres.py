@@ -8,6 +8,7 @@ import anyio
 import pytest
 from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
+from structlog.testing import capture_logs
 
 from intramuros.control.identity import audit
 from intramuros.control.identity.audit import read_lines
@@ -15,7 +16,7 @@ from intramuros.control.store import leases, postgres
 from intramuros.control.store.db import Database, Tx
 from intramuros.control.store.tables import leases as queue
 from intramuros.control.store.tables import workspaces
-from intramuros.kernel.errors import InvalidRequest, OperatorError, Unavailable
+from intramuros.kernel.errors import InvalidRequest, OperatorError, TimedOut, Unavailable
 from intramuros.kernel.timing import SystemClock
 from intramuros.protocol.audit import verify
 from tests import postgres as postgres_server
@@ -321,6 +322,58 @@ async def test_a_lock_that_is_held_long_is_asked_for_again(
     finally:
         slow.close()
         other.close()
+
+
+def _sleep(tx: Tx) -> None:
+    tx.execute(insert(W).values(id="cut", name="hunter2", created_us=1))
+    tx.execute(text("SELECT pg_sleep(:seconds), :name"), {"seconds": 60, "name": "hunter2"})
+
+
+@pytest.mark.parametrize("keys", [None, ("k",)])
+async def test_a_statement_that_takes_too_long_is_cut_off_and_told_once(
+    url: str, keys: tuple[str] | None
+) -> None:
+    db = Database.open(url, statement_s=0.2)
+    failed: list[Exception] = []
+
+    async def cut_off() -> None:
+        with pytest.raises(TimedOut, match="took too long; nothing was changed") as raised:
+            await db.write(_sleep, keys)
+        failed.append(raised.value)
+
+    try:
+        with capture_logs() as logs:
+            async with anyio.create_task_group() as group:
+                group.start_soon(cut_off)
+                # What waits with it for one commit is done.
+                for name in "abc":
+                    group.start_soon(db.write, add(name), keys)
+            with pytest.raises(TimedOut):
+                await db.read(lambda tx: tx.execute(text("SELECT pg_sleep(60)")))
+        assert len(failed) == 1
+        assert [await db.read(count_of(name)) for name in ("a", "b", "c", "cut")] == [0, 0, 0, None]
+    finally:
+        db.close()
+    told = [entry for entry in logs if entry["event"] == "statement_cut_off"]
+    assert ["pg_sleep" in entry["sql"] for entry in told] == [True, True]
+    assert "hunter2" not in str(logs)
+    assert "60" not in told[0]["sql"]
+
+
+async def test_without_a_limit_a_statement_takes_as_long_as_it_takes(url: str) -> None:
+    db = Database.open(url, statement_s=0)
+    try:
+        limits = text("SELECT current_setting('statement_timeout')")
+        assert await db.write(lambda tx: tx.scalar(limits)) == "0"
+        assert await db.read(lambda tx: tx.scalar(limits)) == "0"
+    finally:
+        db.close()
+
+
+@pytest.mark.parametrize("seconds", [-1.0, 0.01, 1e9, float("nan")])
+def test_limits_that_make_no_sense_are_refused(url: str, seconds: float) -> None:
+    with pytest.raises(OperatorError, match="a statement cannot be given"):
+        Database.open(url, statement_s=seconds)
 
 
 async def test_reads_have_one_snapshot_and_cannot_write(two: tuple[Database, Database]) -> None:

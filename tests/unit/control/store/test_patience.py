@@ -21,12 +21,12 @@ def attempts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     made: list[str] = []
     right = Database.open
 
-    def open_later(url: str) -> Database:
+    def open_later(url: str, **more: float) -> Database:
         made.append(url)
         failures, _, rest = url.partition("!")
         if len(made) <= int(failures):
             raise DatabaseAway("cannot reach the database here/x (refused)", "look at its log")
-        return right(rest)
+        return right(rest, **more)
 
     monkeypatch.setattr(Database, "open", open_later)
     monkeypatch.setattr(patience, "BASE_S", 0.001)
