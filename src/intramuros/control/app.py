@@ -286,9 +286,15 @@ def background(services: Services, settings: ServerSettings) -> Mapping[str, Tas
 def _relay(shared_url: str, services: Services) -> Task:
     # Not at the top: a server on SQLite needs nothing of it.
     from intramuros.control.store.previews import Previews
-    from intramuros.control.store.replicas import Relay
+    from intramuros.control.store.replicas import Relay, Voice
+    from intramuros.control.store.tallies import Book, Tally
 
-    voices = [Previews(services.hub, services.clock)]
+    books: dict[str, Book] = {
+        "rates": services.meter.rates,
+        "calls": services.calls,
+        "failures": services.throttle,
+    }
+    voices: list[Voice] = [Previews(services.hub, services.clock), Tally(services.clock, books)]
     return Relay(shared_url, services.hub, voices).run
 
 

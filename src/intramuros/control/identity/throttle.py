@@ -6,6 +6,7 @@ out others behind the same address.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,6 +31,7 @@ class FailureThrottle:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+        self._note: Callable[[tuple[str, ...], float, float], None] | None = None
 
     def fail(self, address: str) -> float | None:
         """Count a failure.
@@ -38,6 +40,27 @@ class FailureThrottle:
             None while the address is within its bounds, else the seconds after which it may
             fail again.
         """
+        bucket = self._look(address)
+        if bucket.left < 1:
+            return (1 - bucket.left) / REFILL_PER_S
+        bucket.left -= 1
+        if self._note is not None:
+            self._note((address,), 1, REFILL_PER_S)
+        return None
+
+    def share(self, note: Callable[[tuple[str, ...], float, float], None]) -> None:
+        """Call ``note`` with failures that are counted here: whose, how many, what is forgiven."""
+        self._note = note
+
+    def charge(self, key: tuple[str, ...], amount: float) -> bool:
+        """Count what another process has counted; tell whether it is an address."""
+        if len(key) != 1:
+            return False
+        bucket = self._look(key[0])
+        bucket.left = min(BURST, max(0.0, bucket.left - amount))
+        return True
+
+    def _look(self, address: str) -> _Bucket:
         now_s = self._clock.monotonic()
         bucket = self._buckets.pop(address, None) or _Bucket(BURST, now_s)
         bucket.left = min(BURST, bucket.left + (now_s - bucket.at_s) * REFILL_PER_S)
@@ -45,7 +68,4 @@ class FailureThrottle:
         self._buckets[address] = bucket
         if len(self._buckets) > MAX_ADDRESSES:
             self._buckets.popitem(last=False)
-        if bucket.left < 1:
-            return (1 - bucket.left) / REFILL_PER_S
-        bucket.left -= 1
-        return None
+        return bucket

@@ -1,6 +1,7 @@
 """Limits on API calls as such: creations and reads of managed agents, files and skills (c1_27)."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -53,6 +54,7 @@ class Calls:
         self._rates = rates
         sorts = {"create": creates_per_minute, "read": reads_per_minute}
         now_s = clock.monotonic()
+        self._note: Callable[[tuple[str, ...], float, float], None] | None = None
         self._buckets = {sort: Bucket.full(n, now_s) for sort, n in sorts.items() if n > 0}
 
     def admit(self, call: Call) -> dict[str, str]:
@@ -75,12 +77,25 @@ class Calls:
                 retry_after_s=math.ceil(wait_s),
             )
         bucket.take(1, now_s)
+        if self._note is not None:
+            self._note((call.sort,), 1, bucket.limit / bucket.period_s)
         reset_unix_s = self._clock.now().timestamp() + bucket.full_in_s(now_s)
         return {
             "anthropic-ratelimit-requests-limit": str(bucket.limit),
             "anthropic-ratelimit-requests-remaining": str(bucket.remaining(now_s)),
             "anthropic-ratelimit-requests-reset": stamp(math.ceil(reset_unix_s)),
         }
+
+    def share(self, note: Callable[[tuple[str, ...], float, float], None]) -> None:
+        """Call ``note`` with what is let in here: of which sort, how much, its flow a second."""
+        self._note = note
+
+    def charge(self, key: tuple[str, ...], amount: float) -> bool:
+        """Take what another process has let in; tell whether anything limits it here."""
+        bucket = self._buckets.get(key[0]) if len(key) == 1 else None
+        if bucket is not None:
+            bucket.take(amount, self._clock.monotonic())
+        return bucket is not None
 
     def _grouped(self, call: Call) -> dict[str, str]:
         group = self._rates.groups.of_type(call.sort)

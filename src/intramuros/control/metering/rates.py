@@ -1,11 +1,12 @@
 """Rate limits at work: one set of buckets for the organization and one for each limited workspace.
 
 Buckets live in this process's memory: they are exact for it, cost a microsecond, and start full
-with it. Everything here is synchronous, so that no two requests can take the same room.
+with it. What other processes of the same database let in is taken here too, a moment later
+(store/tallies.py). Everything here is synchronous, so that no two requests can take the same room.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -89,6 +90,7 @@ class Rates:
         self._buckets: dict[Key, Bucket] = {}
         self._applied: dict[tuple[str, str], tuple[Key, ...]] = {}
         self._promises: dict[str, _Promise] = {}
+        self._note: Callable[[tuple[str, ...], float, float], None] | None = None
         self.generation = 0
         """Grows whenever the workspaces' limits are set."""
         for group in groups.all:
@@ -161,8 +163,20 @@ class Rates:
         for key, taken in ticket.taken:
             bucket = self._buckets.get(key)
             if bucket is not None and key.limiter != "requests_per_minute":
-                bucket.take((_used(key.limiter, used) if used else 0.0) - taken, now_s)
+                more = (_used(key.limiter, used) if used else 0.0) - taken
+                self._draw(key, bucket, more, now_s)
         ticket.taken = []
+
+    def share(self, note: Callable[[tuple[str, ...], float, float], None]) -> None:
+        """Call ``note`` with what is taken here: of which bucket, how much, its flow a second."""
+        self._note = note
+
+    def charge(self, key: tuple[str, ...], amount: float) -> bool:
+        """Take what another process has let in; tell whether there is such a bucket."""
+        bucket = self._buckets.get(Key(*key)) if len(key) == len(Key._fields) else None
+        if bucket is not None:
+            bucket.take(amount, self._clock.monotonic())
+        return bucket is not None
 
     def headers(self, workspace_id: str, group: Group) -> dict[str, str]:
         """Return the headers that tell where a workspace stands in a group."""
@@ -218,7 +232,12 @@ class Rates:
 
     def _take(self, ticket: Ticket, now_s: float) -> None:
         for key, amount in ticket.taken:
-            self._buckets[key].take(amount, now_s)
+            self._draw(key, self._buckets[key], amount, now_s)
+
+    def _draw(self, key: Key, bucket: Bucket, amount: float, now_s: float) -> None:
+        bucket.take(amount, now_s)
+        if self._note is not None and amount:
+            self._note(key, amount, bucket.limit / bucket.period_s)
 
     def _redeem(self, who: str | None, now_s: float) -> Ticket | None:
         if who is None or who not in self._promises:

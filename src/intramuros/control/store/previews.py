@@ -73,8 +73,8 @@ class Previews:
         self._names[session_id] = None
         self._soon(0.0)
 
-    def renew(self) -> None:
-        """Ask for all of them again."""
+    def renew(self, *, anew: bool) -> None:
+        """Ask for all of them again, whether or not somebody new is there."""
         self._names = dict.fromkeys(self._hub.awaiting())
         now_s = self._clock.monotonic()
         self._wanted = {one: until for one, until in self._wanted.items() if until >= now_s}

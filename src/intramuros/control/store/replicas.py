@@ -70,8 +70,12 @@ class Voice(Protocol):
         """
         ...
 
-    def renew(self) -> None:
-        """Tell again what others may have missed, or have never heard."""
+    def renew(self, *, anew: bool) -> None:
+        """Tell again what others may have missed.
+
+        Args:
+            anew: somebody may have heard nothing yet.
+        """
         ...
 
     def lost(self) -> None:
@@ -97,6 +101,7 @@ class Relay:
         self._due_s = 0.0  # when to speak, by the loop's clock
         self._renew_s = 0.0
         self._new = True  # others are to be told that
+        self._anew = True  # others may have heard nothing of what there is
         self._company_s = 0.0  # until then somebody else is believed to be there
         self.listening = anyio.Event()
 
@@ -125,7 +130,7 @@ class Relay:
 
     def _renew(self) -> None:
         """Say again who is here and what it wants, as soon as may be."""
-        self._renew_s = 0.0
+        self._renew_s, self._anew = 0.0, True
         self._soon(0.0)
 
     async def _keep(self, what: str, work: Any) -> None:  # noqa: ANN401  one of the two below
@@ -235,7 +240,8 @@ class Relay:
             payloads.append(_json([self._me, _NEW if self._new else _HERE]))
             self._new = False
             for voice in self._voices.values():
-                voice.renew()
+                voice.renew(anew=self._anew)
+            self._anew = False
         for voice in self._voices.values():
             said = [_json([self._me, voice.kind, *body]) for body in voice.say()]
             payloads += () if self._alone() else said

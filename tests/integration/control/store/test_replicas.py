@@ -130,7 +130,7 @@ class _Heard:
         self.heard.append(list(body))
         self.changed.set()
 
-    def renew(self) -> None:
+    def renew(self, *, anew: bool) -> None:
         self.renewed += 1
         self.to_say.append(["again"])
         self.changed.set()

@@ -39,3 +39,16 @@ def test_memory_is_bounded_and_the_oldest_address_is_forgotten() -> None:
         throttle.fail(f"other {index}")
     assert len(throttle._buckets) == MAX_ADDRESSES
     assert throttle.fail("first") is None
+
+
+def test_failures_that_another_process_counted_count_here_and_never_below_nothing() -> None:
+    clock, told = ManualClock(), []
+    throttle = FailureThrottle(clock)
+    throttle.share(lambda *counted: told.append(counted))
+    assert throttle.fail("a") is None
+    assert throttle.charge(("a",), BURST + 100)
+    assert throttle.fail("a") is not None
+    clock.advance(3.1)
+    assert throttle.fail("a") is None
+    assert told == [(("a",), 1, 1 / 3)] * 2
+    assert not throttle.charge(("a", "b"), 1)

@@ -93,3 +93,17 @@ def _timed(calls: Calls, call: Call) -> float:
     for _ in range(200):
         calls.admit(call)
     return (time.perf_counter() - start) / 200
+
+
+def test_calls_that_another_process_let_in_count_here(clock: ManualClock, groups: Groups) -> None:
+    calls = Calls(clock, Rates(clock, groups), 60, 0)
+    told: list[object] = []
+    calls.share(lambda *taken: told.append(taken))
+    calls.admit(Call("create", "w"))
+    calls.admit(Call("read", "w"))
+    assert told == [(("create",), 1, 1.0)]
+    assert calls.charge(("create",), 59)
+    with pytest.raises(RateLimited):
+        calls.admit(Call("create", "w"))
+    assert not calls.charge(("read",), 1), "nothing limits those"
+    assert not calls.charge(("create", "more"), 1)

@@ -181,3 +181,26 @@ def test_promises_that_nobody_comes_for_are_let_go(
                 rates.admit("w", group, promise_to=f"sesn_{n}_{_}")
         clock.advance(PROMISE_S + 60)
         assert len(rates._promises) <= 2 * 8
+
+
+def test_what_other_processes_let_in_counts_here_and_is_not_told_again(
+    rates: Rates, group: Group, clock: ManualClock
+) -> None:
+    told: list[tuple[object, ...]] = []
+    rates.share(lambda *taken: told.append(taken))
+    ticket = rates.admit("w", group, 400)
+    rates.settle(ticket, Tokens(input=100, output=50))
+    by_limiter = {key.limiter: sum(amount for k, amount, _ in told if k == key) for key, *_ in told}
+    assert by_limiter == {
+        "requests_per_minute": 1,
+        "input_tokens_per_minute_cache_aware": 100,
+        "output_tokens_per_minute": 50,
+    }
+    assert {flow for _, _, flow in told} == {6 / 60, 1000 / 60, 500 / 60}
+    count = len(told)
+    key = Key("organization", group.id, "requests_per_minute")
+    assert rates.charge(tuple(key), 5)
+    assert wait_of(rates, group) == 10
+    assert not rates.charge(("somebody", group.id, "requests_per_minute"), 1)
+    assert not rates.charge(("organization",), 1)
+    assert len(told) == count

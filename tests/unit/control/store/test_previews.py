@@ -123,13 +123,13 @@ def test_what_is_wanted_lapses_unless_it_is_asked_for_again() -> None:
     with pair.hubs[1].subscribe(session_topic(ID)):
         pair.ask()
         pair.clock.advance(WANTED_S - 1)
-        pair.there.renew()
+        pair.there.renew(anew=False)
         pair.ask()
         pair.clock.advance(WANTED_S - 1)
-        pair.here.renew()
+        pair.here.renew(anew=False)
         tell(pair.hubs[0], [TextDelta(0, "a")], 1)
         assert len(pair.here.say()) == 1
-    pair.there.renew()
+    pair.there.renew(anew=False)
     pair.ask()
     pair.clock.advance(2)
     tell(pair.hubs[0], [TextDelta(0, "a")], 2)
@@ -166,7 +166,7 @@ def test_no_process_remembers_more_wishes_than_a_bound(monkeypatch: pytest.Monke
     pair.here.hear(["want", *"abcde"])
     assert set(pair.here._wanted) == set("abc")
     pair.clock.advance(WANTED_S + 1)
-    pair.here.renew()
+    pair.here.renew(anew=False)
     assert pair.here._wanted == {}
 
 
