@@ -6,7 +6,9 @@ making one costs the time of copying some hundred kilobytes; the host's disk giv
 
 A drive has no journal and does not wait for the disk, for the kernel writes it back whole however
 the worker ends. Only where the machine itself lost its power is one found that was not closed; it
-is checked before it is mounted again.
+is checked before it is mounted again. Its superblock, the one place that nothing else tells, is had
+from the copy in the drive, or from the template that it was made of; what the check cannot bring
+back is refused, and costs its own session alone.
 """
 
 import errno
@@ -18,6 +20,7 @@ import subprocess
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from secrets import token_hex
 from typing import Final
@@ -50,13 +53,27 @@ _RESERVED_BYTES: Final = 16 * MIB
 _TOOL_S: Final = 120.0
 _BUSY_S: Final = 5.0
 _SLACK_BYTES: Final = 64 * MIB
-_STATE_AT, _CLEAN, _ERRORS = 1024 + 0x3A, 1, 2
+_SUPER_AT, _SUPER_BYTES = 1024, 1024
+_MARK_AT, _MARK = 0x38, 0xEF53
+_CLEAN, _ERRORS = 1, 2
+_DAMAGED: Final = (errno.EINVAL, errno.EUCLEAN, errno.EIO, errno.EBADMSG)
+"""What the kernel says of a file system that it cannot read."""
+_FOUND, _LOST = "lost+found", "lost-workspace"
 _SEARCH: Final = "/usr/sbin:/sbin:/usr/bin:/bin"
 _REPAIRED: Final = 3
 """The highest status with which e2fsck says that all is well now."""
-_SETTINGS: Final = "lazy_itable_init=1,nodiscard,num_backup_sb=0"
+_SETTINGS: Final = "lazy_itable_init=1,nodiscard,num_backup_sb=1"
 _FEATURES: Final = "^has_journal,^resize_inode,sparse_super2"
 _log = logger("sandbox")
+
+
+class Care(Enum):
+    """What was needed to have a drive whole."""
+
+    NONE = 0
+    CHECKED = 1
+    RESTORED = 2
+    """Its superblock was the template's."""
 
 
 @dataclass(frozen=True)
@@ -228,7 +245,7 @@ class Drives:
         with anyio.move_on_after(_BUSY_S):
             while True:
                 try:
-                    return await to_thread.run_sync(_open, image, shape)
+                    return await to_thread.run_sync(_open, image, shape, self._named(shape))
                 except BlockingIOError:
                     # Whoever had it was killed, and it is being written back.
                     await anyio.sleep(0.002)
@@ -246,8 +263,11 @@ class Drives:
         finally:
             draft.unlink(missing_ok=True)
 
+    def _named(self, shape: Shape) -> Path:
+        return self._directory / f"{shape.size}-{shape.files}{SUFFIX}"
+
     def _template(self, shape: Shape) -> Path:
-        path = self._directory / f"{shape.size}-{shape.files}{SUFFIX}"
+        path = self._named(shape)
         if not path.exists():
             draft = self._directory / f"{_NEW}{token_hex(8)}"
             try:
@@ -313,39 +333,80 @@ def _format(image: Path, shape: Shape) -> None:
     _run("mke2fs", [*argv, "-m", "0", "-O", _FEATURES, "-E", _SETTINGS, str(image)])
 
 
-def _open(image: Path, shape: Shape) -> Drive:
+def _open(image: Path, shape: Shape, template: Path | None = None) -> Drive:
     fd = os.open(image, os.O_RDWR | os.O_CLOEXEC)
     try:
-        _prepare(fd, image, shape)
-        path, device = loops.attach(fd)
+        care = _prepare(fd, image, shape, template)
         try:
-            root = loops.mount(path, KIND, OPTIONS)
-        finally:
-            os.close(device)
+            path, root = _mount(fd)
+        except OSError as error:
+            if care is not Care.NONE or error.errno not in _DAMAGED:
+                raise
+            # It said that all was well.
+            care = _check(fd, image, template)
+            path, root = _mount(fd)
     finally:
         os.close(fd)
     try:
-        with suppress(FileExistsError):
-            os.mkdir(WORKSPACE, 0o700, dir_fd=root)
+        _furnish(root, care)
     except BaseException:
         os.close(root)
         raise
     return Drive(image, path, root)
 
 
-def _prepare(fd: int, image: Path, shape: Shape) -> None:
+def _mount(fd: int) -> tuple[str, int]:
+    path, device = loops.attach(fd)
+    try:
+        return path, loops.mount(path, KIND, OPTIONS)
+    finally:
+        os.close(device)
+
+
+def _furnish(root: int, care: Care) -> None:
+    """Have a workspace in a drive.
+
+    Raises:
+        OSError: there was one, but the check could not say any more where its files belong.
+    """
+    try:
+        os.mkdir(WORKSPACE, 0o700, dir_fd=root)
+    except FileExistsError:
+        return
+    if care is Care.RESTORED or (care is Care.CHECKED and _strays(root)):
+        with suppress(FileExistsError):
+            os.mkdir(_LOST, 0o700, dir_fd=root)  # by which it is known later, when it is whole
+    with suppress(FileNotFoundError):
+        os.stat(_LOST, dir_fd=root)
+        os.rmdir(WORKSPACE, dir_fd=root)
+        raise OSError(errno.EUCLEAN, "it is damaged, and its workspace is not found; remove it")
+
+
+def _strays(root: int) -> bool:
+    """Return whether a check found files whose directories are gone."""
+    try:
+        found = os.open(_FOUND, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root)
+    except FileNotFoundError:
+        return False
+    try:
+        with os.scandir(found) as entries:
+            return any(entries)
+    finally:
+        os.close(found)
+
+
+def _prepare(fd: int, image: Path, shape: Shape, template: Path | None = None) -> Care:
     """Lock a drive; check it if the machine died with it, and give it the size it should have."""
     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    state = struct.unpack("<H", os.pread(fd, 2, _STATE_AT))[0]
+    mark, state = struct.unpack("<HH", os.pread(fd, 4, _SUPER_AT + _MARK_AT).ljust(4, b"\0"))
     # What was found broken while it was mounted, or was being resized, says so beside "clean".
-    clean = state & (_CLEAN | _ERRORS) == _CLEAN
+    clean = mark == _MARK and state & (_CLEAN | _ERRORS) == _CLEAN
     size = os.fstat(fd).st_size
     if clean and size == shape.size:
-        return
-    _log.warning("drive_checked", image=image.name, clean=clean)
-    _run("e2fsck", ["-f", "-y", str(image)], _REPAIRED, fd)
+        return Care.NONE
+    care = _check(fd, image, template if size == shape.size else None)
     if size == shape.size:
-        return
+        return care
     if size < shape.size:
         # A wrong size, until it is done: whoever opens it after we are killed begins again.
         os.ftruncate(fd, shape.size + _BLOCK)
@@ -353,6 +414,32 @@ def _prepare(fd: int, image: Path, shape: Shape) -> None:
         # What is in use stays, where it is more than is allowed now.
         _run("resize2fs", [str(image), f"{shape.size // 1024}K"], 0, fd)
         os.ftruncate(fd, shape.size)
+    return care
+
+
+def _check(fd: int, image: Path, template: Path | None) -> Care:
+    """Mend a locked drive.
+
+    Args:
+        template: what it was made of, if it still has the same size.
+
+    Raises:
+        subprocess.CalledProcessError: nothing can be made of it.
+    """
+    _log.warning("drive_checked", image=image.name)
+    arguments = ["-f", "-y", str(image)]
+    try:
+        # It looks for the superblock's copy by itself.
+        _run("e2fsck", arguments, _REPAIRED, fd)
+        return Care.CHECKED
+    except subprocess.CalledProcessError:
+        if template is None or not template.exists():
+            raise
+        _log.warning("drive_superblock_restored", image=image.name)
+        with template.open("rb") as whole:
+            os.pwrite(fd, os.pread(whole.fileno(), _SUPER_BYTES, _SUPER_AT), _SUPER_AT)
+        _run("e2fsck", arguments, _REPAIRED, fd)
+        return Care.RESTORED
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -95,6 +95,74 @@ async def test_what_the_machine_died_with_is_checked(tmp_path: Path, drives: Dri
     again.close()
 
 
+def damage(image: Path, at: int, count: int) -> None:
+    with image.open("r+b") as file:
+        file.seek(at)
+        file.write(os.urandom(count))
+
+
+async def kept_one(drives: Drives, image: Path, shape: Shape) -> None:
+    """Make a drive with a file in it, and close it."""
+    await drives.make(image, shape)
+    drive = await drives.open(image, shape)
+    write(drive.workspace / "kept", b"kept")
+    drive.close()
+
+
+LARGE = Shape.of(Limits(disk_bytes=300 * MIB))
+
+
+@pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["template", "backup"])
+@pytest.mark.parametrize("count", [4, 2048], ids=["fields", "whole"])
+async def test_a_lost_superblock_is_had_from_elsewhere(
+    tmp_path: Path, drives: Drives, shape: Shape, count: int
+) -> None:
+    image = tmp_path / "a.img"
+    await kept_one(drives, image, shape)
+    if shape is LARGE:
+        drives._named(shape).unlink()  # then only its own copy is left
+    # Only some fields: it still says that all is well, and the kernel does not believe it.
+    damage(image, 1024 + 0x18 if count == 4 else 0, count)
+    drive = await drives.open(image, shape)
+    try:
+        assert (drive.workspace / "kept").read_bytes() == b"kept"
+        write(drive.workspace / "more", b"more")
+    finally:
+        drive.close()
+    drive = await drives.open(image, shape)
+    assert sorted(path.name for path in drive.workspace.iterdir()) == ["kept", "more"]
+    drive.close()
+
+
+async def test_what_cannot_be_mended_is_refused_and_named_each_time(
+    tmp_path: Path, drives: Drives
+) -> None:
+    image, other = tmp_path / "a.img", tmp_path / "b.img"
+    await kept_one(drives, image, SMALL)
+    damage(image, 0, image.stat().st_size)
+    before = image.stat().st_size
+    for _ in range(2):
+        with pytest.raises(SandboxError, match=r"cannot mount .* workspace is not found"):
+            await drives.open(image, SMALL)
+    assert image.stat().st_size == before
+    await kept_one(drives, other, SMALL)  # and nobody else minds
+
+
+async def test_files_that_have_lost_their_place_are_no_empty_workspace(
+    tmp_path: Path, drives: Drives
+) -> None:
+    image = tmp_path / "a.img"
+    await kept_one(drives, image, SMALL)
+    debug = ["/usr/sbin/debugfs", "-w", "-R", "unlink workspace", str(image)]
+    subprocess.run(debug, check=True, capture_output=True)  # noqa: ASYNC221 - short
+    with image.open("r+b") as file:
+        file.seek(1024 + 0x3A)
+        file.write(b"\0\0")  # the machine died
+    for _ in range(2):
+        with pytest.raises(SandboxError, match="its workspace is not found"):
+            await drives.open(image, SMALL)
+
+
 async def test_limits_that_changed_change_it(tmp_path: Path, drives: Drives) -> None:
     image = tmp_path / "a.img"
     await drives.make(image, SMALL)
@@ -112,7 +180,7 @@ async def test_limits_that_changed_change_it(tmp_path: Path, drives: Drives) -> 
 
 def state_of(image: Path) -> int:
     with image.open("rb") as file:
-        file.seek(module._STATE_AT)
+        file.seek(1024 + 0x3A)
         return file.read(1)[0]
 
 
