@@ -73,7 +73,7 @@ class Authority:
         except OSError as error:
             raise OperatorError(
                 f"cannot read {path} ({error.strerror})",
-                "start the worker with --ssh-listen, and be the user that it runs as",
+                "name the --state-dir of a worker with --ssh-listen, and be its user",
             ) from error
         except (ValueError, UnsupportedAlgorithm) as error:
             raise OperatorError(f"{path} is no key", "remove it; the worker makes one") from error
