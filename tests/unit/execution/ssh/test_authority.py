@@ -63,7 +63,7 @@ def test_a_host_s_certificate_lets_nobody_in(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
-    with pytest.raises(OperatorError, match="cannot read.*--state-dir"):
+    with pytest.raises(OperatorError, match=r"cannot read.*--state-dir"):
         Authority.loaded(tmp_path / "nowhere")
     (tmp_path / "ca").write_text("no key")
     with pytest.raises(OperatorError, match="no key"):
