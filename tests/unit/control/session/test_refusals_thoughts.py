@@ -8,11 +8,15 @@ from hypothesis import strategies as st
 
 from intramuros.control.model.base import Failure, ModelError, ModelReply, ModelRequest, Usage
 from intramuros.control.model.thoughts import thoughts
+from intramuros.control.session.calls import CallKind
 from intramuros.control.session.conversation import Conversation, hear
 from intramuros.control.session.fold import fold
+from intramuros.control.session.phase import Phase
 from intramuros.control.session.state import initial, load
 from intramuros.control.session.turn import CallModel, Limits, Wait
 from intramuros.control.session.view import View
+from intramuros.control.store.records import Draft
+from tests.fakes.band import Band, definition, delegate, lead
 from tests.fakes.loop import (
     CUSTOM,
     Loop,
@@ -203,6 +207,31 @@ def test_no_session_is_lost_to_a_change_of_models_and_every_replay_says_the_same
             raise AssertionError("it never ends")
         assert stop_reason(loop)["type"] == "end_turn", "no session is lost"
     check_replay(loop, cut)
+
+
+def test_each_thread_goes_on_without_its_own_thoughts() -> None:
+    scout = definition("scout", CUSTOM)
+    band = Band(
+        lead(scout),
+        lead=[thinks("l", *delegate("scout").content), thinks("l"), thinks("l")],
+        scout=[thinks("s", use("weather")), refused(1, 0), thinks("t")],
+    )
+    band.log.say()
+    for _ in range(30):
+        band.next()
+        for thread_id in list(band.flights):
+            band.land(thread_id)
+            band.crash()  # whoever held the others' requests is gone
+            band.next()
+        for call in [c for c in band.log.state.open_calls if c.kind is CallKind.CUSTOM]:
+            child = next(r.thread_id for r in band.log.records if r.id == call.id)
+            body = {"custom_tool_use_id": call.id, "content": []}
+            band.log.append(Draft("user.custom_tool_result", body, thread_id=child, shared=True))
+    asked = [(name, had(request)) for name, request in band.requests]
+    assert [had for name, had in asked if name == "scout"] == [[], ["s"], []]
+    assert max(len(had) for name, had in asked if name == "lead") == 2
+    assert band.log.state.withheld == 0
+    assert band.log.state.phase is Phase.IDLE
 
 
 def test_a_reply_without_thoughts_is_as_it_was() -> None:
