@@ -33,6 +33,16 @@ class Caller:
     agent_version: int = 0
     who: tuple[Who, ...] = ()
 
+    @property
+    def owner(self) -> tuple[object, ...]:
+        """Whose an MCP session is that is opened now; also what a program's session belongs to.
+
+        Who joins a session opens another. What somebody is called, and in which groups they are,
+        may change meanwhile: that is for the policy to judge at each call.
+        """
+        people = sorted({(str(who.kind), who.id) for who in self.who})
+        return self.workspace, self.session, tuple(people)
+
 
 class CallerUnknown(BadRequest):
     """The request does not prove that the control plane made it."""

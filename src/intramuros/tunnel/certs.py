@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -43,6 +43,23 @@ class KeyPair:
 
     cert_pem: bytes
     key_pem: bytes
+
+
+def private_bytes(key_pem: bytes) -> bytes:
+    """Return a private key in one spelling, however its file has it.
+
+    Raises:
+        ValueError: it is no private key, or one with a passphrase.
+    """
+    try:
+        key = serialization.load_pem_private_key(key_pem, None)
+    except (TypeError, UnsupportedAlgorithm) as error:
+        raise ValueError("no private key that can be read") from error
+    return key.private_bytes(
+        serialization.Encoding.DER,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
 
 
 def make_ca(common_name: str, now: datetime) -> KeyPair:

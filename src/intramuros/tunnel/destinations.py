@@ -44,6 +44,4 @@ class Destinations:
         program = self._programs.get(route.key)
         if program is None:
             return await self.pool.handle_async_request(request)
-        # A session is one person's in one session of an agent: who joins it opens another.
-        owner = (caller.workspace, caller.session, caller.who)
-        return await program.answer(request, {"owner": owner})
+        return await program.answer(request, {"owner": caller.owner})

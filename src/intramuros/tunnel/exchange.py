@@ -9,12 +9,14 @@ import h11
 from anyio.abc import ByteStream
 
 from intramuros.tunnel.acts import Act, Action
+from intramuros.tunnel.bound_sessions import Bound
 from intramuros.tunnel.callers import Caller
-from intramuros.tunnel.http_rules import BadRequest
+from intramuros.tunnel.http_rules import BadRequest, Headers
 from intramuros.tunnel.listings import ListFilter
 
 # A JSON-RPC error of the range that servers may define.
 DENIED_CODE: Final = -32003
+INVALID_REQUEST: Final = -32600
 DENIED: Final = "the private network's policy does not permit this"
 
 
@@ -40,6 +42,11 @@ class Exchange:
     held_bytes: int = 0
     """What was read of the body so far."""
     filter: ListFilter | None = None
+    headers: Headers = ()
+    """What a server gets of the request's own, once it is known whose sessions are named."""
+    target: bytes = b""
+    bound: Bound | None = None
+    """What tags the server's session ids; None at a route whose sessions are the gateway's own."""
 
 
 async def send_denial(exchange: Exchange, act: Act, id: str | int | None) -> None:
@@ -57,6 +64,13 @@ async def send_denial(exchange: Exchange, act: Act, id: str | int | None) -> Non
 async def send_error(exchange: Exchange, status: int, code: str, message: str) -> None:
     """Answer with an error of the gateway's own."""
     await send_json(exchange, status, _error_body(code, message))
+
+
+async def send_unknown_session(exchange: Exchange) -> None:
+    """Say that there is no such session, as a server says it of one that never was."""
+    error = {"code": INVALID_REQUEST, "message": "there is no such session"}
+    answer = json.dumps({"jsonrpc": "2.0", "id": None, "error": error})
+    await send_json(exchange, 404, answer.encode())
 
 
 async def send_json(exchange: Exchange, status: int, body: bytes) -> None:

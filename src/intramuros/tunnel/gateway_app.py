@@ -23,6 +23,7 @@ from intramuros.kernel.service import Stop, settle
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock, SystemClock
 from intramuros.protocol.dial import LINK_ALPN
+from intramuros.tunnel.bound_sessions import Binder
 from intramuros.tunnel.callers import load_control_key
 from intramuros.tunnel.certs import BadCertificate, check_server_certificate
 from intramuros.tunnel.config import GatewayConfig, UpstreamTls
@@ -89,7 +90,8 @@ async def serve_gateway(
     try:
         rand = random.SystemRandom().random
         async with reaching(in_force, context, clock, rand) as held:
-            relay = Relay(held.reach, ledger, control_key, clock)
+            binder = Binder(lambda: identity.session_keys)
+            relay = Relay(held.reach, ledger, control_key, clock, binder)
             relay.guard = guard
             relay.figures.gauges["program_sessions_now"] = (
                 "Sessions of programs behind routes now",

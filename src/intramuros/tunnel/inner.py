@@ -14,12 +14,16 @@ from anyio.streams.tls import TLSAttribute, TLSStream
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock
+from intramuros.tunnel.bound_sessions import session_key
+from intramuros.tunnel.certs import private_bytes
 
 log = logger("gateway")
 
 # Looking at two files costs microseconds; once a second is soon enough for a renewal.
 RECHECK_S: Final = 1.0
 ALPN: Final = "http/1.1"
+# A certificate lives for months and is renewed once or twice before; more keys than these are old.
+MAX_SESSION_KEYS: Final = 4
 # How long a goodbye may wait for the caller's own, which nobody needs.
 GOODBYE_S: Final = 0.1
 
@@ -47,6 +51,7 @@ class ServerIdentity:
         self._check = check
         self._names: WeakKeyDictionary[ssl.SSLObject, str] = WeakKeyDictionary()
         self._stamp = self._read_stamp()
+        self._session_keys: tuple[bytes, ...] = ()
         self._context = self._load()
         self._looked_s = clock.monotonic()
 
@@ -76,6 +81,15 @@ class ServerIdentity:
         if tls.extra(TLSAttribute.alpn_protocol) != ALPN:  # noqa: S610  anyio's, not Django's
             raise HandshakeFailed(f"the caller did not ask for {ALPN} (ALPN)")
         return tls
+
+    @property
+    def session_keys(self) -> tuple[bytes, ...]:
+        """What follows from the private key for ids of MCP sessions; the newest first.
+
+        Those of keys that were replaced while this process ran are kept, so that a new certificate
+        ends no session.
+        """
+        return self._session_keys
 
     def _current(self) -> ssl.SSLContext:
         """Return the context, made anew if the files changed and are good."""
@@ -112,13 +126,16 @@ class ServerIdentity:
         try:
             pem = self._cert_file.read_bytes()
             context.load_cert_chain(self._cert_file, self._key_file)
-        except OSError as error:
-            detail = getattr(error, "reason", None) or error.strerror or str(error)
+            key = session_key(private_bytes(self._key_file.read_bytes()))
+        except (OSError, ValueError) as error:
+            detail = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
             raise OperatorError(
                 f"{self._cert_file} and {self._key_file} do not load ({detail})",
                 "give a certificate and its own private key in PEM, readable by this user",
             ) from error
         self._check(pem)
+        older = (known for known in self._session_keys if known != key)
+        self._session_keys = (key, *older)[:MAX_SESSION_KEYS]
         return context
 
     def _on_name(

@@ -19,6 +19,7 @@ from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock
 from intramuros.protocol.tickets import VerifyingKey
 from intramuros.tunnel.acts import Act, act_of
+from intramuros.tunnel.bound_sessions import Binder
 from intramuros.tunnel.callers import CallerCheck, CallerUnknown
 from intramuros.tunnel.calls import Summary, check_mirrored, summarise
 from intramuros.tunnel.exchange import (
@@ -28,6 +29,7 @@ from intramuros.tunnel.exchange import (
     plain_error,
     send_denial,
     send_error,
+    send_unknown_session,
 )
 from intramuros.tunnel.guard import Guard, asked_by
 from intramuros.tunnel.http_rules import (
@@ -40,6 +42,7 @@ from intramuros.tunnel.http_rules import (
 )
 from intramuros.tunnel.ledger import AuditUnavailable, Ledger
 from intramuros.tunnel.link import LinkStream
+from intramuros.tunnel.programs import Program
 from intramuros.tunnel.reach import Lease, Reach
 from intramuros.tunnel.routes import Route
 from intramuros.tunnel.upstream import UpstreamRefused
@@ -51,6 +54,7 @@ MIB: Final = 1024 * 1024
 CHUNK_BYTES: Final = 64 * 1024
 # Bodies up to this size are taken however much is held: streams are counted elsewhere.
 SMALL_BODY_BYTES: Final = 64 * 1024
+FOREIGN_SESSION: Final = "foreign_session"
 _UPSTREAM_ERRORS: Final = (
     httpcore2.NetworkError,
     httpcore2.TimeoutException,
@@ -98,6 +102,7 @@ class Relay:
         ledger: Ledger,
         key: VerifyingKey,
         clock: Clock,
+        binder: Binder,
         limits: RelayLimits | None = None,
     ) -> None:
         """Take the parts; ``key`` is the control plane's, which signs for each caller."""
@@ -108,6 +113,7 @@ class Relay:
         self._reach = reach
         self._ledger = ledger
         self._clock = clock
+        self._binder = binder
         self._limits = limits or RelayLimits()
         self._held_bytes = 0
 
@@ -260,8 +266,12 @@ class Relay:
             denied = not verdict.ruling.allowed
             exchange.filter = verdict.filter
             fields |= verdict.fields()
+        foreign = not denied and not self._bind(exchange, route)
+        if foreign:
+            fields |= {"decision": "deny", "reason": FOREIGN_SESSION}
         try:
-            await self._ledger.append("mcp.denied" if denied else "mcp.request", fields)
+            kind = "mcp.denied" if denied or foreign else "mcp.request"
+            await self._ledger.append(kind, fields)
         except AuditUnavailable as error:
             self.figures.count("refused", "audit_unavailable")
             log.error("audit_unavailable", host=caller.host, reason=repr(error.__cause__))
@@ -276,7 +286,27 @@ class Relay:
             log.warning("call_denied", host=caller.host, action=asked.act.action.value)
             await send_denial(exchange, asked.act, found.id)
             return
+        if foreign:
+            self.figures.count("refused", FOREIGN_SESSION)
+            log.warning("foreign_session", host=caller.host, session=caller.session)
+            await send_unknown_session(exchange)
+            return
         await self._forward(exchange, below, lease, fields)
+
+    def _bind(self, exchange: Exchange, route: Route) -> bool:
+        """Have the server get its own session ids; return whether they are the caller's."""
+        request = exchange.request
+        exchange.headers, exchange.target = list(request.headers), request.target
+        if isinstance(route.upstream, Program):
+            # A program's sessions are the gateway's own, and bound to their callers there.
+            return True
+        exchange.bound = self._binder.of(route.key, exchange.caller)
+        rpc = request.method == b"POST" and exchange.body.lstrip()[:1] in (b"{", b"[")
+        found = exchange.bound.request(exchange.headers, exchange.target, rpc=rpc)
+        if found is None:
+            return False
+        exchange.headers, exchange.target = found.headers, found.target
+        return True
 
     async def _forward(
         self, exchange: Exchange, below: LinkStream, lease: Lease, fields: dict[str, object]
@@ -319,6 +349,8 @@ class Relay:
             await send_error(exchange, 502, "upstream_unreachable", text)
             return
         passed = response if exchange.filter is None else exchange.filter.wrap(response)
+        if exchange.bound is not None:
+            passed = exchange.bound.response(passed, stream=exchange.request.method == b"GET")
         try:
             await _stream_back(exchange, passed, outcome)
         finally:
@@ -328,6 +360,10 @@ class Relay:
     def _upstream_request(self, exchange: Exchange, route: Route) -> httpcore2.Request:
         request, upstream = exchange.request, route.upstream
         named = {name for name, _ in request.headers}
+        streams = request.method == b"GET" and b"text/event-stream" in dict(request.headers).get(
+            b"accept", b""
+        )
+        unpacked = exchange.filter is not None or streams
         has_body = bool(named & {b"content-length", b"transfer-encoding"})
         limits = self._limits
         return httpcore2.Request(
@@ -336,14 +372,14 @@ class Relay:
                 scheme=upstream.scheme.encode(),
                 host=upstream.host.encode(),
                 port=upstream.port,
-                target=request.target,
+                target=exchange.target,
             ),
             headers=upstream_headers(
-                # What is to be filtered must come unpacked.
+                # What is to be read here must come unpacked.
                 [
                     (name, value)
-                    for name, value in request.headers
-                    if exchange.filter is None or name != b"accept-encoding"
+                    for name, value in exchange.headers
+                    if not unpacked or name != b"accept-encoding"
                 ],
                 authority=upstream.authority,
                 host=exchange.caller.host,

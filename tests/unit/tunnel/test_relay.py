@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from intramuros.kernel.timing import ManualClock
 from intramuros.protocol.tickets import CALL_HEADER, CallTicket, VerifyingKey
+from intramuros.tunnel.bound_sessions import Binder
 from intramuros.tunnel.destinations import Destinations
 from intramuros.tunnel.ledger import Ledger
 from intramuros.tunnel.reach import Reach
@@ -34,6 +35,7 @@ CLOCK = ManualClock()
 SIGNER = signing_key()
 KEY = VerifyingKey(SIGNER.public_pem())
 TICKET = SIGNER.mint_call_ticket(CallTicket("tnl_1", HOST, "sesn_1", "t"), CLOCK.now().timestamp())
+BINDER = Binder(lambda: [b"k" * 32])
 PROOF = f"{CALL_HEADER}: {TICKET}"
 LIMITS = RelayLimits(max_body_bytes=1000)
 HURRIED = RelayLimits(max_body_bytes=1000, head_s=0.2, idle_s=0.2)
@@ -64,7 +66,7 @@ class Bench:
         self.pool = Pool()
         self.ledger = Ledger(self.path, ManualClock())
         self.reach = Reach(ROUTES, Destinations(self.pool, {}))
-        self.relay = Relay(self.reach, self.ledger, KEY, CLOCK, limits)
+        self.relay = Relay(self.reach, self.ledger, KEY, CLOCK, BINDER, limits)
         self.below = Below()
         self.idle = IdleConnections()
 
