@@ -16,6 +16,7 @@ from intramuros.tunnel.certs import (
     make_ca,
     make_self_signed_edge,
     make_server_certificate,
+    private_bytes,
     write_private,
 )
 
@@ -130,3 +131,22 @@ def test_private_files_are_private_and_whole(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="directory"):
         write_private(tmp_path / "directory", b"x")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["below", "directory"]
+
+
+def test_a_private_key_has_one_spelling() -> None:
+    key = serialization.load_pem_private_key(SERVER.key_pem, None)
+    old = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.TraditionalOpenSSL,
+        serialization.NoEncryption(),
+    )
+    assert old != SERVER.key_pem
+    assert private_bytes(old) == private_bytes(SERVER.key_pem) != private_bytes(CA.key_pem)
+    locked = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"x"),
+    )
+    for nothing in (b"", SERVER.cert_pem, locked):
+        with pytest.raises(ValueError):
+            private_bytes(nothing)
