@@ -10,18 +10,22 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import anyio
 import mcp_types
 from anyio.lowlevel import checkpoint
 from mcp.client import Transport
+from mcp.shared._stream_protocols import WriteStream
 from mcp.shared.message import SessionMessage
 
 from intramuros.protocol.events import MAX_BLOCKS
 
 MAX_VALUES: Final = 100_000
 """Of one message: members, elements, objects and lists."""
+MAX_ASKED: Final = 64
+"""Requests of the server's own that are not answered yet; one that asks for more is given up."""
+_ANSWERS: Final = (mcp_types.JSONRPCResponse, mcp_types.JSONRPCError)
 _PIECE: Final = 16 * 1024
 _MARKS: Final = (b",", b"{", b"[")
 _OUTSIDE: Final = re.compile(rb'[^"\r\n]*+')
@@ -123,17 +127,49 @@ async def limited(transport: Transport) -> AsyncIterator[Any]:
     """
     inward, coming = anyio.create_memory_object_stream[SessionMessage | Exception](0)
     async with transport as (read, write), coming, anyio.create_task_group() as group:
+        answers = Answers(write)
 
         async def forward() -> None:
             async with inward:
                 async for message in read:
+                    if answers.owed(message) > MAX_ASKED:
+                        return
                     await inward.send(judged(message))
 
         group.start_soon(forward)
         try:
-            yield coming, write
+            yield coming, answers
         finally:
             group.cancel_scope.cancel()
+
+
+class Answers:
+    """The way to a server, which knows how many of its own requests wait for an answer."""
+
+    def __init__(self, write: WriteStream[SessionMessage]) -> None:
+        self._write = write
+        self._owed = 0
+
+    def owed(self, message: SessionMessage | Exception) -> int:
+        """Count a message of the server's; return how many of its requests are not answered."""
+        if not isinstance(message, Exception):
+            self._owed += isinstance(message.message, mcp_types.JSONRPCRequest)
+        return self._owed
+
+    async def send(self, item: SessionMessage, /) -> None:
+        """Send a message."""
+        await self._write.send(item)
+        self._owed -= isinstance(item.message, _ANSWERS)
+
+    async def aclose(self) -> None:
+        """Close the way."""
+        await self._write.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
 
 
 def judged(message: SessionMessage | Exception) -> SessionMessage | Exception:

@@ -6,7 +6,6 @@ foreign, and must not fill the worker's memory.
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Final
 
 import anyio
 import mcp_types
@@ -18,10 +17,6 @@ from intramuros.kernel.programs import GONE, Lines, TooLong
 
 Receive = Callable[[], Awaitable[bytes | None]]
 Send = Callable[[bytes], Awaitable[None]]
-
-MAX_ASKED: Final = 64
-"""Requests of the program's own that are not answered yet; one that asks for more is given up."""
-_ANSWERS: Final = (mcp_types.JSONRPCResponse, mcp_types.JSONRPCError)
 
 
 def _message(line: bytes) -> SessionMessage | None:
@@ -49,31 +44,24 @@ async def _over(
     inward, coming = anyio.create_memory_object_stream[SessionMessage | Exception](0)
     going, outward = anyio.create_memory_object_stream[SessionMessage](0)
     lines, marks = Lines(limit), Marks(Until.LINE)
-    asked = 0
 
     async def read() -> None:
-        nonlocal asked
         async with inward:
             try:
                 while (data := await receive()) is not None:
                     await marks.feed(data)
                     for line in lines.feed(data):
                         if (message := _message(line)) is not None:
-                            asked += isinstance(message.message, mcp_types.JSONRPCRequest)
-                            if asked > MAX_ASKED:
-                                return
                             await inward.send(message)
             except (TooLong, TooMany, *GONE):
                 return
 
     async def write() -> None:
-        nonlocal asked
         async with outward:
             try:
                 async for message in outward:
                     text = message.message.model_dump_json(by_alias=True, exclude_unset=True)
                     await send(text.encode() + b"\n")
-                    asked -= isinstance(message.message, _ANSWERS)
             except GONE:
                 # Who waits for an answer learns that there is none to come.
                 await inward.aclose()

@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mcp.shared.message import SessionMessage
 
-from intramuros.execution.wrapped.bounds import Marks, TooMany, Until, judged, limited, size_of
+from intramuros.execution.wrapped.bounds import (
+    MAX_ASKED,
+    Marks,
+    TooMany,
+    Until,
+    judged,
+    limited,
+    size_of,
+)
 from intramuros.protocol.events import MAX_BLOCKS
 
 JSON = st.recursive(
@@ -140,8 +148,9 @@ async def test_messages_pass_both_ways_and_results_are_not_held_against_schemas(
         async with limited(transport()) as (coming, going):
             await from_server.send(response({"tools": [{"name": "a", "outputSchema": {}}]}))
             assert (await coming.receive()).message.result == {"tools": [{"name": "a"}]}
-            await going.send(1)
-            assert await to_server.receive() == 1
+            answer = response({})
+            await going.send(answer)
+            assert await to_server.receive() is answer
             from_server.close()
             with pytest.raises(anyio.EndOfStream):
                 await coming.receive()
@@ -150,3 +159,36 @@ async def test_messages_pass_both_ways_and_results_are_not_held_against_schemas(
 
 def test_sizes_are_those_of_what_is_sent() -> None:
     assert size_of({"type": "text", "text": "abc", "n": 1, "source": {"data": "de"}}) == 28
+
+
+@pytest.mark.parametrize("answered", [True, False])
+@pytest.mark.anyio
+async def test_a_server_that_asks_without_end_is_given_up(answered: bool) -> None:
+    """However it is reached: over HTTP its requests come by a stream that stays open."""
+    from_server, read = anyio.create_memory_object_stream[Any](0)
+    write, to_server = anyio.create_memory_object_stream[Any](1)
+
+    @asynccontextmanager
+    async def transport() -> AsyncIterator[Any]:
+        yield read, write
+
+    async def ask() -> None:
+        for number in range(3 * MAX_ASKED):
+            asked = mcp_types.JSONRPCRequest(jsonrpc="2.0", id=number, method="ping")
+            await from_server.send(SessionMessage(asked))
+        await from_server.aclose()
+
+    seen = 0
+    with from_server, read, write, to_server:
+        async with limited(transport()) as (coming, going), anyio.create_task_group() as group:
+            group.start_soon(ask)
+            async for message in coming:
+                seen += 1
+                if answered:
+                    said = mcp_types.JSONRPCResponse(
+                        jsonrpc="2.0", id=message.message.id, result={}
+                    )
+                    await going.send(SessionMessage(said))
+                    await to_server.receive()
+            group.cancel_scope.cancel()
+    assert seen == (3 * MAX_ASKED if answered else MAX_ASKED)
