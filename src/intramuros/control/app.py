@@ -93,14 +93,15 @@ async def build_services(opened: Installation, settings: ServerSettings) -> Serv
     db, clock, ids = opened.db, opened.clock, opened.ids
     now_us = to_micros(clock.now())
 
-    def own_keys(tx: Tx) -> tuple[bytes, bytes, bytes]:
+    def own_keys(tx: Tx) -> tuple[bytes, bytes, bytes, bytes]:
         return (
             ensure_secret(tx, opened.sealer, "ticket-signing", _new_signing_key, now_us),
             ensure_secret(tx, opened.sealer, "cursors", lambda: ids.random(32), now_us),
             ensure_secret(tx, opened.sealer, "ssh-authority", _new_ssh_authority, now_us),
+            ensure_secret(tx, opened.sealer, "voices", lambda: ids.random(32), now_us),
         )
 
-    signing_pem, cursor_key, ssh_authority = await db.write(own_keys)
+    signing_pem, cursor_key, ssh_authority, voices_key = await db.write(own_keys)
     signing_key = SigningKey(signing_pem)
     _publish(settings.data_dir / TICKET_KEY_FILE, signing_key.public_pem())
     hub = Hub()
@@ -148,6 +149,7 @@ async def build_services(opened: Installation, settings: ServerSettings) -> Serv
         deployments=Deployments(tokens, known),
         runs=Runs(clock, ids, sessions, journal, Shelf(db, blobs, clock).resolve),
         cursors=Cursors(cursor_key, clock),
+        voices_key=voices_key,
         throttle=FailureThrottle(clock),
         issuer=issuer,
         reach=reach,
@@ -285,6 +287,7 @@ def background(services: Services, settings: ServerSettings) -> Mapping[str, Tas
 
 def _relay(shared_url: str, services: Services) -> Task:
     # Not at the top: a server on SQLite needs nothing of it.
+    from intramuros.control.store.correspondence import Correspondence
     from intramuros.control.store.previews import Previews
     from intramuros.control.store.replicas import Relay, Voice
     from intramuros.control.store.tallies import Book, Tally
@@ -295,7 +298,8 @@ def _relay(shared_url: str, services: Services) -> Task:
         "failures": services.throttle,
     }
     voices: list[Voice] = [Previews(services.hub, services.clock), Tally(services.clock, books)]
-    return Relay(shared_url, services.hub, voices).run
+    post = Correspondence(services.voices_key, services.ids.random(16).hex(), services.clock)
+    return Relay(shared_url, services.hub, post, voices).run
 
 
 def _bench(services: Services, settings: ServerSettings) -> Bench:

@@ -75,6 +75,8 @@ class Services:
     runs: Runs
     """Starts sessions of deployments."""
     cursors: Cursors
+    voices_key: bytes = field(repr=False)
+    """Seals what the servers of one database tell each other."""
     throttle: FailureThrottle
     issuer: Issuer
     """Makes tunnel domains and tokens."""

@@ -43,7 +43,7 @@ class Correspondence:
 
     def __init__(self, secret: bytes, me: str, clock: Clock) -> None:
         self._secret = secret
-        self._me = me
+        self.me: Final = me
         self._clock = clock
         self._last = 0
         self._mine = self._cipher(me)
@@ -58,7 +58,7 @@ class Correspondence:
         self._last = max(self._last + 1, self._now_us())
         nonce = self._last.to_bytes(_NONCE_BYTES)
         sealed = nonce + self._mine.encrypt(nonce, said, None)
-        return f"{self._me}:{base64.b64encode(sealed).decode()}"
+        return f"{self.me}:{base64.b64encode(sealed).decode()}"
 
     def open(self, told: str) -> bytes | None:
         """Return what another said; None for what this one has said itself.
@@ -67,9 +67,9 @@ class Correspondence:
             Strange: it is none of ours, was heard before, or the clocks are too far apart.
         """
         sender, _, text = told.partition(":")
-        if sender == self._me:
+        if sender == self.me:
             return None
-        if len(sender) != len(self._me):
+        if len(sender) != len(self.me):
             raise Strange("it has no sender")
         cipher, last = self._others.get(sender) or (self._cipher(sender), 0)
         try:

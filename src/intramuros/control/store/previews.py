@@ -22,9 +22,9 @@ WANTED_LIMIT: Final = 50_000
 # What may wait to be told, in characters.
 WAITING_LIMIT: Final = 65_536
 # A piece of so many characters fits, whatever they are: JSON has at most twelve bytes for each.
-PIECE: Final = 480
+PIECE: Final = 400
 # Pieces and names that go together, by the length of their JSON.
-BODY_BYTES: Final = 6_500
+BODY_BYTES: Final = 5_000
 NAMES: Final = 100
 
 # What is passed on of a whisper: where it is, how much, whose; then kind, or entry and text.

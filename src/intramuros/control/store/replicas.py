@@ -8,17 +8,18 @@ would have them commit one after the other.
 
 By the same two connections go *voices*: what changes too often to be written down and may be lost,
 such as previews. They speak only while another process is heard, on a channel that older releases
-do not listen to.
+do not listen to, and sealed (store/correspondence.py): unlike a table, anybody who may connect to the
+database hears a channel and may speak on it.
 """
 
 import json
-import secrets
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Protocol
 
 import anyio
 import psycopg
 
+from intramuros.control.store.correspondence import LONGEST_BYTES, Correspondence
 from intramuros.control.store.notify import Hub
 from intramuros.kernel.service import Stop
 from intramuros.kernel.telemetry import logger
@@ -59,7 +60,7 @@ class Voice(Protocol):
         ...
 
     def say(self) -> Iterable[Sequence[object]]:
-        """Return and forget what is to be told now: JSON, each of at most 7,500 bytes."""
+        """Return and forget what is to be told now: JSON, each of at most 5,800 bytes."""
         ...
 
     def hear(self, body: Sequence[Any]) -> None:
@@ -88,14 +89,18 @@ class Relay:
 
     Args:
         url: the database, as libpq reads it.
+        post: seals what voices say.
         voices: what else they tell each other.
     """
 
-    def __init__(self, url: str, hub: Hub, voices: Sequence[Voice] = ()) -> None:
+    def __init__(
+        self, url: str, hub: Hub, post: Correspondence, voices: Sequence[Voice] = ()
+    ) -> None:
         self._url = url
         self._hub = hub
         self._voices = {voice.kind: voice for voice in voices}
-        self._me = secrets.token_hex(8)
+        self._post = post
+        self._me = post.me
         self._changed: dict[str, None] = {}
         self._wanted = anyio.Event()
         self._due_s = 0.0  # when to speak, by the loop's clock
@@ -176,9 +181,10 @@ class Relay:
 
     def _hear_voice(self, payload: str) -> None:
         try:
-            sender, kind, *body = json.loads(payload)
-            if sender == self._me:
+            said = self._post.open(payload)
+            if said is None:
                 return
+            kind, *body = json.loads(said)
             alone, self._company_s = self._alone(), anyio.current_time() + ALONE_S
             if alone or kind == _NEW:
                 self._renew()
@@ -234,18 +240,26 @@ class Relay:
 
     def _voiced(self) -> list[str]:
         """Return what the voices say now; nothing but that we are here while we are alone."""
-        payloads = []
+        payloads: list[str] = []
         if anyio.current_time() >= self._renew_s:
             self._renew_s = anyio.current_time() + RENEW_S
-            payloads.append(_json([self._me, _NEW if self._new else _HERE]))
+            payloads += self._sealed([_NEW if self._new else _HERE])
             self._new = False
             for voice in self._voices.values():
                 voice.renew(anew=self._anew)
             self._anew = False
         for voice in self._voices.values():
-            said = [_json([self._me, voice.kind, *body]) for body in voice.say()]
-            payloads += () if self._alone() else said
+            said = list(voice.say())
+            for body in () if self._alone() else said:
+                payloads += self._sealed([voice.kind, *body])
         return payloads
+
+    def _sealed(self, body: Sequence[object]) -> list[str]:
+        said = _json(body).encode()
+        if len(said) > LONGEST_BYTES:
+            log.error("replicas_too_long", kind=body[0], bytes=len(said))
+            return []
+        return [self._post.seal(said)]
 
     def _payloads(self, topics: list[str]) -> list[str]:
         made: list[str] = []

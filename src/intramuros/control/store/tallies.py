@@ -27,7 +27,7 @@ SILENT_S: Final = 120.0
 # Limits that are known of one process; the longest untouched is forgotten first.
 ACCOUNTS_LIMIT: Final = 20_000
 PEERS_LIMIT: Final = 100
-BODY_BYTES: Final = 6_500
+BODY_BYTES: Final = 5_000
 
 Key = tuple[str, ...]
 

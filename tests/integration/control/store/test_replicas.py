@@ -1,6 +1,7 @@
 """Server processes of one database: what one is told, the others hear; work is claimed once."""
 
 import json
+import secrets
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ import pytest
 from anthropic import Anthropic
 from sqlalchemy import make_url
 
+from intramuros.control.store.correspondence import Correspondence
 from intramuros.control.store.notify import Hub, News
 from intramuros.control.store.replicas import (
     CHANNEL,
@@ -21,8 +23,10 @@ from intramuros.control.store.replicas import (
     TOPICS_LIMIT,
     VOICES,
     Relay,
+    Voice,
 )
 from intramuros.kernel.service import Stop
+from intramuros.kernel.timing import SystemClock
 from tests.postgres import Cluster
 from tests.wire.host import Server, running
 from tests.wire.site import MESSAGE, Site, until
@@ -32,9 +36,17 @@ pytestmark = pytest.mark.anyio
 SCRIPTS = Path(__file__).parents[3] / "wire/scripts"
 
 
+def relay_of(url: str, hub: Hub, *voices: Voice) -> Relay:
+    return Relay(url, hub, post(), voices)
+
+
+def post() -> Correspondence:
+    return Correspondence(b"s" * 32, secrets.token_hex(16), SystemClock())
+
+
 async def test_hints_and_news_of_one_are_hints_to_the_other(url: str) -> None:
     hubs, stop = (Hub(), Hub()), Stop()
-    relays = [Relay(url, hub) for hub in hubs]
+    relays = [relay_of(url, hub) for hub in hubs]
     async with anyio.create_task_group() as group:
         for relay in relays:
             group.start_soon(relay.run, stop)
@@ -67,7 +79,7 @@ async def test_what_breaks_is_taken_up_again_and_everybody_looks(
     url: str, cluster: Cluster
 ) -> None:
     hubs, stop = (Hub(), Hub()), Stop()
-    relays = [Relay(url, hub) for hub in hubs]
+    relays = [relay_of(url, hub) for hub in hubs]
     async with anyio.create_task_group() as group:
         for relay in relays:
             group.start_soon(relay.run, stop)
@@ -91,7 +103,7 @@ async def test_what_breaks_is_taken_up_again_and_everybody_looks(
 
 async def test_strange_notifications_change_nothing(url: str) -> None:
     hub, stop = Hub(), Stop()
-    relay = Relay(url, hub)
+    relay = relay_of(url, hub)
     async with anyio.create_task_group() as group:
         group.start_soon(relay.run, stop)
         with anyio.fail_after(60):
@@ -149,7 +161,7 @@ async def _until(voice: _Heard, found: Callable[[], bool]) -> None:
 async def test_voices_are_heard_by_the_others_before_what_changed_after_them(url: str) -> None:
     hubs, voices, stop = (Hub(), Hub()), (_Heard(), _Heard()), Stop()
     one, two = voices
-    relays = [Relay(url, hub, [voice]) for hub, voice in zip(hubs, voices, strict=True)]
+    relays = [relay_of(url, hub, voice) for hub, voice in zip(hubs, voices, strict=True)]
     async with anyio.create_task_group() as group:
         group.start_soon(relays[0].run, stop)
         await _until(one, lambda: one.renewed > 0)
@@ -168,16 +180,23 @@ async def test_voices_are_heard_by_the_others_before_what_changed_after_them(url
             assert [body for body in two.heard if body != ["again"]] == [["a", 1], ["b"]]
         before = one.renewed
         async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
-            strange = ("", "[" * 7_000, '["x", []]', '["x", "test", "strange"]', '["x", "new"]')
-            for payload in strange:
+            # Whoever may connect may say something, and is not heard.
+            heard = list(one.heard)
+            for payload in ("", "[" * 7_000, '["new"]', post().me + ":", post().me + ":AAAA"):
+                await connection.execute("SELECT pg_notify(%s, %s)", (VOICES, payload))
+            third = post()
+            said: tuple[object, ...] = ([], ["test", "strange"], 7, ["test", "c"], ["new"])
+            for body in said:
+                payload = third.seal(json.dumps(body).encode())
                 await connection.execute("SELECT pg_notify(%s, %s)", (VOICES, payload))
         # Whoever is new is told everything.
         await _until(one, lambda: one.renewed > before)
+        assert [body for body in one.heard[len(heard) :] if body != ["again"]] == [["c"]]
         stop.request()
 
 
 def test_payloads_are_bounded_and_whole() -> None:
-    relay = Relay("postgresql://", Hub())
+    relay = relay_of("postgresql://", Hub())
     topics = [f"session/sesn_{number:040d}" for number in range(1_000)]
     payloads = relay._payloads(topics)
     assert all(len(payload.encode()) < PAYLOAD_BYTES + 100 for payload in payloads)
@@ -185,7 +204,7 @@ def test_payloads_are_bounded_and_whole() -> None:
 
 
 async def test_too_many_topics_become_one() -> None:
-    relay = Relay("postgresql://", Hub())
+    relay = relay_of("postgresql://", Hub())
     for number in range(TOPICS_LIMIT + 1):
         relay._tell(f"topic {number}")
     assert list(relay._changed) == ["*", f"topic {TOPICS_LIMIT}"]
