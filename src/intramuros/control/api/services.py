@@ -1,6 +1,6 @@
 """What the endpoints need, built once by ``control/app.py`` and handed down."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from intramuros.control.api.pages import Cursors
 from intramuros.control.catalog.exchange import Exchange

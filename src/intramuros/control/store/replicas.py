@@ -8,8 +8,8 @@ would have them commit one after the other.
 
 By the same two connections go *voices*: what changes too often to be written down and may be lost,
 such as previews. They speak only while another process is heard, on a channel that older releases
-do not listen to, and sealed (store/correspondence.py): unlike a table, anybody who may connect to the
-database hears a channel and may speak on it.
+do not listen to, and sealed (store/correspondence.py): whoever may connect to the database hears a
+channel and may speak on it.
 """
 
 import json

@@ -15,7 +15,7 @@ import pytest
 from anthropic import Anthropic
 from sqlalchemy import make_url
 
-from intramuros.control.store.correspondence import Correspondence
+from intramuros.control.store.correspondence import LONGEST_BYTES, Correspondence
 from intramuros.control.store.notify import Hub, News
 from intramuros.control.store.replicas import (
     CHANNEL,
@@ -162,7 +162,16 @@ async def test_voices_are_heard_by_the_others_before_what_changed_after_them(url
     hubs, voices, stop = (Hub(), Hub()), (_Heard(), _Heard()), Stop()
     one, two = voices
     relays = [relay_of(url, hub, voice) for hub, voice in zip(hubs, voices, strict=True)]
+    told: list[str] = []
+
+    async def eavesdrop() -> None:
+        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+            await connection.execute(f"LISTEN {VOICES}")
+            async for notification in connection.notifies():
+                told[len(told) :] = [notification.payload]
+
     async with anyio.create_task_group() as group:
+        group.start_soon(eavesdrop)
         group.start_soon(relays[0].run, stop)
         await _until(one, lambda: one.renewed > 0)
         # Nobody is there who could hear it.
@@ -174,7 +183,7 @@ async def test_voices_are_heard_by_the_others_before_what_changed_after_them(url
         for voice in voices:
             await _until(voice, lambda voice=voice: ["again"] in voice.heard)
         with hubs[1].subscribe("a") as other:
-            one.to_say += [["a", 1], ["strange"], ["b"]]
+            one.to_say += [["a", 1], ["strange"], ["b"], ["x" * LONGEST_BYTES]]
             hubs[0].hint("a")
             assert await other.wait(60)
             assert [body for body in two.heard if body != ["again"]] == [["a", 1], ["b"]]
@@ -193,6 +202,9 @@ async def test_voices_are_heard_by_the_others_before_what_changed_after_them(url
         await _until(one, lambda: one.renewed > before)
         assert [body for body in one.heard[len(heard) :] if body != ["again"]] == [["c"]]
         stop.request()
+        group.cancel_scope.cancel()
+    assert len(told) > 5
+    assert not [payload for payload in told if '"test"' in payload or "again" in payload]
 
 
 def test_payloads_are_bounded_and_whole() -> None:

@@ -174,7 +174,9 @@ def test_a_read_that_lost_its_connection_is_tried_once_more(backend: Backend) ->
         queue.put(job)
     Reader(backend, queue).run()
     assert jobs[0].done.result()[0] == "done"
-    assert isinstance(jobs[1].done.exception(), Met)
+    told = jobs[1].done.exception()
+    assert isinstance(told, Unavailable)
+    assert isinstance(told.__cause__, Met)
     assert jobs[2].done.result()[0] == 3
 
 
