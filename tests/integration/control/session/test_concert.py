@@ -30,7 +30,7 @@ pytestmark = pytest.mark.anyio
 QUICK = RunnerSettings(
     poll_s=0.1,
     drive=DriveSettings(
-        lease_s=1.0,
+        lease_s=10.0,
         beat_s=0.2,
         watch_s=0.1,
         limits=Limits(backoff_base_s=0.01, backoff_cap_s=0.02, failures=2),

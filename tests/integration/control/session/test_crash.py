@@ -15,7 +15,7 @@ from intramuros.kernel.config import clean_environment
 from tests.engines import database_url
 from tests.fakes.loop import ALLOW, AUTO, agent, mcp_toolset, opinion, text, toolset
 from tests.integration.control.session.rig import Rig, types
-from tests.integration.control.session.test_runner import QUICK
+from tests.integration.control.session.test_runner import BRIEF
 
 pytestmark = pytest.mark.anyio
 
@@ -40,7 +40,7 @@ async def killed_at(rig: Rig, file: Path, where: str) -> AsyncIterator[str]:
 
 @pytest.mark.timeout(240)
 async def test_killed_in_a_model_request(tmp_path: Path) -> None:
-    rig = Rig(tmp_path / "log.db", settings=QUICK)
+    rig = Rig(tmp_path / "log.db", settings=BRIEF)
     async with killed_at(rig, tmp_path / "log.db", "model") as session:
         assert (await rig.lease(session)).state == "held"
         rig.model.answers.append(text("finished by another"))
@@ -55,7 +55,7 @@ async def test_killed_in_a_model_request(tmp_path: Path) -> None:
 @pytest.mark.timeout(240)
 async def test_killed_between_two_attempts(tmp_path: Path) -> None:
     """The retry is the log's: another process makes it at its time, and counts on."""
-    rig = Rig(tmp_path / "log.db", settings=QUICK)
+    rig = Rig(tmp_path / "log.db", settings=BRIEF)
     async with killed_at(rig, tmp_path / "log.db", "backoff") as session:
         retry_at_us = (await rig.state(session)).retry_at_us
         rig.model.answers.append(text("back again"))
@@ -73,7 +73,7 @@ async def test_killed_between_two_attempts(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(240)
 async def test_killed_in_an_mcp_call(tmp_path: Path) -> None:
-    rig = Rig(tmp_path / "log.db", settings=QUICK)
+    rig = Rig(tmp_path / "log.db", settings=BRIEF)
     async with killed_at(rig, tmp_path / "log.db", "mcp") as session:
         rig.model.answers.append(text("I will check."))
         async with rig.running():
@@ -87,7 +87,7 @@ async def test_killed_in_an_mcp_call(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(240)
 async def test_killed_in_a_web_call(tmp_path: Path) -> None:
-    rig = Rig(tmp_path / "log.db", settings=QUICK)
+    rig = Rig(tmp_path / "log.db", settings=BRIEF)
     async with killed_at(rig, tmp_path / "log.db", "web") as session:
         rig.model.answers.append(text("I will look again."))
         async with rig.running():
@@ -102,7 +102,7 @@ async def test_killed_in_a_web_call(tmp_path: Path) -> None:
 @pytest.mark.timeout(240)
 async def test_killed_while_a_call_is_judged(tmp_path: Path) -> None:
     """The reply is durable, the call has not begun: another process judges and makes it, once."""
-    rig = Rig(tmp_path / "log.db", settings=QUICK)
+    rig = Rig(tmp_path / "log.db", settings=BRIEF)
     async with killed_at(rig, tmp_path / "log.db", "judge") as session:
         rig.model.answers += [opinion("allow"), text("done")]
         async with rig.running():

@@ -4,6 +4,7 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -28,12 +29,14 @@ pytestmark = pytest.mark.anyio
 QUICK = RunnerSettings(
     poll_s=0.1,
     drive=DriveSettings(
-        lease_s=1.0,
+        lease_s=10.0,
         beat_s=0.2,
         watch_s=0.1,
         limits=Limits(backoff_base_s=0.01, backoff_cap_s=0.02, failures=2),
     ),
 )
+# For tests that wait until a lease has run out.
+BRIEF = replace(QUICK, drive=replace(QUICK.drive, lease_s=2.0))
 
 
 @pytest.fixture
@@ -277,17 +280,19 @@ async def test_a_reply_under_a_lost_lease_is_dropped(rig: Rig) -> None:
     assert said == [[{"type": "text", "text": "from the new"}]]
 
 
-async def test_a_held_session_keeps_its_lease_for_longer_than_its_term(rig: Rig) -> None:
+async def test_a_held_session_keeps_its_lease_for_longer_than_its_term(tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "held.db", settings=BRIEF)
     session = await rig.create(agent())
     gate = Gate(text("late"))
     rig.model.answers.append(gate)
     async with rig.running():
         await rig.say(session)
         await gate.reached.wait()
-        await anyio.sleep(1.5)  # past lease_s, which is what is being tested
+        await anyio.sleep(3.0)  # past lease_s, which is what is being tested
         gate.open.set()
         await rig.idle(session)
     assert len(rig.model.requests) == 1
+    rig.db.close()
 
 
 async def test_a_stop_gives_the_session_to_the_next_process(rig: Rig) -> None:

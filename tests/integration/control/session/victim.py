@@ -14,7 +14,7 @@ from intramuros.control.session.phase import Phase
 from intramuros.web.base import Answer, Fetch, Search
 from tests.fakes.loop import away, use, uses
 from tests.integration.control.session.rig import Rig
-from tests.integration.control.session.test_runner import QUICK
+from tests.integration.control.session.test_runner import BRIEF
 
 
 async def stay() -> None:
@@ -39,7 +39,7 @@ async def browsed(_: Fetch | Search) -> Answer:
 
 
 async def main(file: str, where: str) -> None:
-    rig = Rig(file, settings=QUICK, fresh=False)
+    rig = Rig(file, settings=BRIEF, fresh=False)
     rig.connector.handler = called
     rig.web.handler = browsed
     if where == "model":
