@@ -62,6 +62,7 @@ class Code(IntEnum):
     INTERNAL = 9
     DRAIN = 10
     STALE_TOKEN = 11
+    NO_RECORD = 12
 
 
 class MuxViolation(Exception):

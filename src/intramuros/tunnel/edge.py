@@ -47,6 +47,8 @@ log = logger("edge")
 PREAMBLE_S: Final = 10.0
 # What the gateway gets for the inner handshake.
 OPEN_DEADLINE_MS: Final = 10_000
+# So long does another gateway serve in place of one that could not record what it was asked.
+SPARED_S: Final = 10.0
 # Who finds no place is told so, this many at a time and for this long each.
 MAX_TURNED_AWAY: Final = 16
 TURN_AWAY_S: Final = 1.0
@@ -210,7 +212,7 @@ class Edge:
                 await self._fence(wire, call, now_s)
                 return
             ticket = self._parts.key.read_dial_ticket(call.ticket, now_s)
-            entry = self.table.pick(ticket)
+            entry = self.table.pick(ticket, self._parts.clock.monotonic())
             with self._pace.dial(ticket.tunnel) as account:
                 await wire.send(encode_reply(None))
                 first = await _client_hello(wire, ticket.host)
@@ -244,6 +246,8 @@ class Edge:
         recording = recorder.start(ticket.tunnel) if recorder else None
         try:
             tally = await splice(wire, stream, first, recording, meter.passed)
+            if tally.reset == Code.NO_RECORD and not tally.down_bytes:
+                entry.spared_until_s = self._parts.clock.monotonic() + SPARED_S
             wire_fields = {
                 "up_bytes": tally.up_bytes,
                 "down_bytes": tally.down_bytes,

@@ -61,9 +61,11 @@ async def send_denial(exchange: Exchange, act: Act, id: str | int | None) -> Non
     await send_json(exchange, 200, answer.encode())
 
 
-async def send_error(exchange: Exchange, status: int, code: str, message: str) -> None:
-    """Answer with an error of the gateway's own."""
-    await send_json(exchange, status, _error_body(code, message))
+async def send_error(
+    exchange: Exchange, status: int, code: str, message: str, *, last: bool = False
+) -> None:
+    """Answer with an error of the gateway's own; the ``last`` answer ends the connection."""
+    await send_json(exchange, status, _error_body(code, message), last=last)
 
 
 async def send_unknown_session(exchange: Exchange) -> None:
@@ -73,9 +75,11 @@ async def send_unknown_session(exchange: Exchange) -> None:
     await send_json(exchange, 404, answer.encode())
 
 
-async def send_json(exchange: Exchange, status: int, body: bytes) -> None:
+async def send_json(exchange: Exchange, status: int, body: bytes, *, last: bool = False) -> None:
     """Answer with a whole body."""
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    if last:
+        headers.append((b"connection", b"close"))
     http = exchange.http
     data = http.send(h11.Response(status_code=status, headers=headers)) or b""
     if exchange.request.method != b"HEAD":

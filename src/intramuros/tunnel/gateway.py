@@ -45,6 +45,8 @@ QUICK_PHASE_S: Final = 60.0
 MAX_REDIAL_S: Final = 30.0
 # A token that was refused is tried again when its file changes, or after this time.
 REFUSED_REDIAL_S: Final = 20.0
+# So often is an edge told that nothing can be recorded here; it remembers that for longer.
+TURN_AWAY_S: Final = 5.0
 _TOKEN_CODES: Final = frozenset(
     {"bad_signature", "stale_token", "bad_ticket", "bad_request", "no_token"}
 )
@@ -190,11 +192,16 @@ class Gateway:
         parts = self._parts
         wire = await self._connect(edge)
         idle = IdleConnections()
+        turns = _Turns(parts.clock)
 
         def accept(stream: LinkStream, request: Open) -> None:
             if not parts.reach.serves(request.host):
                 log.warning("foreign_host", host=request.host, edge=str(edge))
                 stream.close(Code.NO_ROUTE)
+                return
+            if parts.ledger.failing and turns.due():
+                # The edge takes another gateway if it has one; else the next is told what is wrong.
+                stream.close(Code.NO_RECORD)
                 return
             group.start_soon(self._serve_stream, stream, request, idle)
 
@@ -276,6 +283,22 @@ class Gateway:
         # No caller is named: so far only the edge has said who it is.
         fields = {"host": request.host, "reason": reason}
         self._parts.ledger.note("tunnel.handshake_failed", fields)
+
+
+class _Turns:
+    """Tells when to turn somebody away: now and then, for whoever comes again finds no other."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._next_s = clock.monotonic()
+
+    def due(self) -> bool:
+        """Tell whether it is time, which counts once."""
+        now_s = self._clock.monotonic()
+        if now_s < self._next_s:
+            return False
+        self._next_s = now_s + TURN_AWAY_S
+        return True
 
 
 def _read_token(path: Path) -> str:

@@ -62,6 +62,8 @@ class Ledger:
         # One thread keeps the disk off the event loop, and the chain in order.
         self._disk = ThreadPoolExecutor(1, "audit")
         self._writing = False
+        self.failing = False
+        """Whether the last that was to be recorded could not be."""
         self._pending: list[_Entry] = []
         self._noted = anyio.Event()
         try:
@@ -98,6 +100,7 @@ class Ledger:
             "the audit record cannot be written, so nothing was done", code="audit_unavailable"
         )
         if not settled:
+            self.failing = True
             log.error("audit_failed", kind=kind, reason=f"the disk took over {LONGEST_S:g} s")
             refused.late = entry not in self._pending
             if not refused.late:
@@ -153,6 +156,7 @@ class Ledger:
                 entry.done, entry.error = True, defect
             if entry.done:
                 entry.settled.set()
+        self.failing = any(entry.error is not None for entry in batch)
         self._pending = [entry for entry in batch if not entry.done] + self._pending
         if any(not entry.noted for entry in self._pending):
             self._start()

@@ -45,6 +45,8 @@ class Entry:
     token: TunnelToken
     gateway: str
     link: Carrier
+    spared_until_s: float = 0.0
+    """Until then others are taken where there are any: it could not record what it was asked."""
 
 
 @dataclass
@@ -89,13 +91,17 @@ class LinkTable:
         if not entries:
             self._entries.pop(entry.token.tunnel, None)
 
-    def pick(self, ticket: DialTicket) -> Entry:
+    def pick(self, ticket: DialTicket, now_s: float = 0.0) -> Entry:
         """Return a link that may serve the dial: of the same gateway for each dial of a session.
 
         Servers keep state between the calls of a session, and programs behind routes live in one
         gateway. Which gateway follows from the names of those that are there, so that every edge
         finds the same and none remembers (rendezvous hashing, Thaler and Ravishankar 1998); of
         its links the least loaded is taken. When gateways come or go, few sessions move.
+
+        Args:
+            ticket: what control shows.
+            now_s: the time that ``spared_until_s`` is about.
 
         Raises:
             Refused: there is none now, or the tunnel has too many streams.
@@ -111,6 +117,7 @@ class LinkTable:
             raise Refused("no_link", "no gateway of this tunnel is connected here")
         if sum(entry.link.load for entry in entries) >= self.max_streams:
             raise Refused("too_many_streams", f"the tunnel has {self.max_streams} streams")
+        usable = [entry for entry in usable if entry.spared_until_s <= now_s] or usable
         chosen = max({entry.gateway for entry in usable}, key=lambda name: _affinity(ticket, name))
         own = [entry for entry in usable if entry.gateway == chosen]
         return min(own, key=lambda entry: entry.link.load)

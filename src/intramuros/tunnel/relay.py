@@ -279,7 +279,8 @@ class Relay:
                 # The intent may yet be written; then the record must also say what became of it.
                 not_sent = Outcome(503, ended="not_sent")
                 self._record_outcome(fields, not_sent, self._clock.monotonic())
-            await send_error(exchange, 503, "audit_unavailable", error.message)
+            # Whoever comes again may find another gateway, which can.
+            await send_error(exchange, 503, "audit_unavailable", error.message, last=True)
             return
         if denied:
             self.figures.count("refused", "denied")

@@ -30,6 +30,8 @@ class Tally:
     up_bytes: int = 0
     down_bytes: int = 0
     ended: str = "finished"
+    reset: int | None = None
+    """The code by which the gateway ended the stream, if it did."""
 
 
 async def splice(
@@ -87,7 +89,7 @@ class _Copy:
             await stream.send_eof()
             await anyio.sleep(LINGER_S)
         except StreamReset as reset:
-            tally.ended = f"gateway: {reset}"
+            tally.ended, tally.reset = f"gateway: {reset}", reset.code
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             tally.ended = "caller_lost"
         scope.cancel()
@@ -106,6 +108,6 @@ class _Copy:
         except anyio.EndOfStream:
             return
         except StreamReset as reset:
-            tally.ended = f"gateway: {reset}"
+            tally.ended, tally.reset = f"gateway: {reset}", reset.code
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             tally.ended = "caller_lost"

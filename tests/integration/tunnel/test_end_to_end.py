@@ -4,6 +4,7 @@ import json
 import os
 import resource
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -390,6 +391,43 @@ async def test_t01_an_edge_whose_disk_is_full_costs_no_call_while_there_is_anoth
             assert (await client.get(url("/echo"))).status_code == 200
     assert "dial.opened" not in kinds(rig.audit("edge-audit.jsonl"))
     assert "dial.opened" in kinds(other.audit("edge-audit.jsonl"))
+
+
+async def test_t15_a_gateway_whose_disk_is_full_leaves_calls_to_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, upstream = Rig(tmp_path), Upstream()
+    append_all, names = AppendLog.append_all, ("gateway-audit.jsonl", "gateway-2-audit.jsonl")
+    full: list[str] = []
+
+    def sometimes(self: AppendLog, lines: Sequence[str]) -> None:
+        if self.path.name in full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        append_all(self, lines)
+
+    def served(name: str) -> int:
+        return kinds(rig.audit(name)).count("mcp.request")
+
+    monkeypatch.setattr(AppendLog, "append_all", sometimes)
+    async with running_upstream(upstream.app) as upstream_port, running_edge(rig) as port:
+        config = rig.config([port], upstream_port)
+        second = replace(config, audit_file=rig.home / names[1])
+        async with (
+            running_gateway(config),
+            running_gateway(second),
+            client_of(rig, port) as client,
+        ):
+            assert (await client.post(url("/echo"), content=CALL, headers=JSON)).status_code == 200
+            full.extend(name for name in names if served(name))
+            # The one that meets the full disk is told so; the next finds the other gateway.
+            answer = await client.post(url("/echo"), content=CALL, headers=JSON)
+            assert (answer.status_code, answer.headers["connection"]) == (503, "close")
+            for _ in range(3):
+                async with client_of(rig, port) as newcomer:
+                    answer = await newcomer.post(url("/echo"), content=CALL, headers=JSON)
+                    assert answer.status_code == 200
+            assert sorted(map(served, names)) == [1, 3]
+            full.clear()
 
 
 async def test_a_gateway_drains_before_it_stops(tmp_path: Path) -> None:

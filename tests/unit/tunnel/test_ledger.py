@@ -84,9 +84,11 @@ async def test_t35_a_disk_that_does_not_answer_refuses_in_time(
             group.start_soon(act, 2)
     # What the disk has may still be written, and is said to be; what only waited is gone.
     assert refused == {0: True, 1: False, 2: False}
+    assert ledger.failing
     goes_on.set()
     monkeypatch.setattr(module, "LONGEST_S", 30)
     await act(3)
+    assert not ledger.failing
     ledger.close()
     lines = path.read_text().splitlines()
     verify(lines)

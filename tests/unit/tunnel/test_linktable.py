@@ -67,6 +67,18 @@ def test_the_dials_of_a_session_go_to_one_gateway_at_every_edge() -> None:
     ]
 
 
+def test_who_could_not_record_is_spared_for_a_while_if_there_is_another() -> None:
+    table, token = LinkTable(), TunnelToken("tnl_1", DOMAIN, 1)
+    one, two = Entry(token, "one", FakeLink()), Entry(token, "two", FakeLink())
+    table.add(one)
+    one.spared_until_s = 110.0
+    assert table.pick(ticket(), 100.0) is one
+    table.add(two)
+    sessions = [replace(ticket(), session=f"sesn_{n}") for n in range(50)]
+    assert all(table.pick(each, 100.0) is two for each in sessions)
+    assert {table.pick(each, 110.0).gateway for each in sessions} == {"one", "two"}
+
+
 def test_without_a_usable_link_there_is_none() -> None:
     table = LinkTable()
     with pytest.raises(Refused) as caught:

@@ -167,12 +167,15 @@ class TunnelDialer:
         # No request was sent yet, so waiting is safe. Only where somebody was before: an edge or a
         # gateway that starts again is soon back, one that never was would cost every turn the wait.
         patience_s = PATIENCE_S if host in self._reached else 0.0
-        began_s = anyio.current_time()
+        # A gateway that cannot record anything turns one away, and the next finds another.
+        began_s, turned_away = anyio.current_time(), False
         while True:
             try:
                 opened = await self._by_an_edge(host, then)
-            except Unavailable:
-                if anyio.current_time() - began_s >= patience_s:
+            except Unavailable as error:
+                again = error.hints.code == "inner_tls_failed" and not turned_away
+                turned_away = turned_away or again
+                if anyio.current_time() - began_s >= patience_s and not again:
                     self._reached.discard(host)
                     raise
                 await anyio.sleep(RETRY_S)
