@@ -221,7 +221,7 @@ async def test_operators_put_away_live_and_resting_ones(worker) -> None:
     await a.take("resting")
     await a.hands.rest("resting")
     await a.hands.put_away("resting")
-    with pytest.raises(SandboxError, match="no sandbox here"):
+    with pytest.raises(SandboxError, match="no live or frozen sandbox here"):
         await a.hands.put_away("resting")
     assert (a.provider.live, a.provider.disk) == ({}, {})
     await a.hands.wake("resting")

@@ -26,7 +26,8 @@ def killed(folder: Path, phase: str, steps: list[str]) -> dict[str, Any]:
         timeout=80,
     )
     assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
+    # The log may have lines of its own before, such as of what others left on this machine.
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
