@@ -2,8 +2,9 @@
 
 Whoever may connect to a PostgreSQL database may listen to its notifications, and send some. So
 each is sealed: by AES-256-GCM, with a key that the sender's name and a secret of all servers make.
-Its number is the time, or one more than the number before; a receiver opens only what is recent
-and has a higher number than the last of that sender, so that nothing is heard twice.
+All are numbered, and a receiver opens only what has a higher number than the last of that sender,
+so that nothing is heard twice. Whom it does not know yet it hears only if what is said is recent:
+it may be the words of a server that is gone, said again by somebody else.
 """
 
 import base64
@@ -21,9 +22,10 @@ from intramuros.kernel.timing import Clock, to_micros
 _PURPOSE: Final = b"intramuros voices 1"
 _NONCE_BYTES: Final = 12
 _TAG_BYTES: Final = 16
+_TIME_BYTES: Final = 8
 # A notification has less than 8000 bytes, of which the sender's name has 32.
-LONGEST_BYTES: Final = (8000 - 1 - 32 - 1) // 4 * 3 - _NONCE_BYTES - _TAG_BYTES
-# So far may the clocks of two servers be apart, with all that takes time between them.
+LONGEST_BYTES: Final = (8000 - 1 - 32 - 1) // 4 * 3 - _NONCE_BYTES - _TAG_BYTES - _TIME_BYTES
+# So far may the clocks of two servers be apart when they meet, with what takes time between them.
 APART_S: Final = 120.0
 # Senders that are remembered; who is forgotten is known again by the next thing that is said.
 SENDERS_LIMIT: Final = 256
@@ -45,7 +47,7 @@ class Correspondence:
         self._secret = secret
         self.me: Final = me
         self._clock = clock
-        self._last = 0
+        self._said = 0
         self._mine = self._cipher(me)
         self._others: dict[str, tuple[AESGCM, int]] = {}
 
@@ -55,9 +57,11 @@ class Correspondence:
         Args:
             said: of at most :data:`LONGEST_BYTES`.
         """
-        self._last = max(self._last + 1, self._now_us())
-        nonce = self._last.to_bytes(_NONCE_BYTES)
-        sealed = nonce + self._mine.encrypt(nonce, said, None)
+        # Counted, for a clock may be set back.
+        self._said += 1
+        nonce = self._said.to_bytes(_NONCE_BYTES)
+        timed = self._now_us().to_bytes(_TIME_BYTES) + said
+        sealed = nonce + self._mine.encrypt(nonce, timed, None)
         return f"{self.me}:{base64.b64encode(sealed).decode()}"
 
     def open(self, told: str) -> bytes | None:
@@ -71,23 +75,25 @@ class Correspondence:
             return None
         if len(sender) != len(self.me):
             raise Strange("it has no sender")
-        cipher, last = self._others.get(sender) or (self._cipher(sender), 0)
+        known = self._others.get(sender)
+        cipher, last = known or (self._cipher(sender), 0)
         try:
             sealed = base64.b64decode(text, validate=True)
             nonce = sealed[:_NONCE_BYTES]
-            said = cipher.decrypt(nonce, sealed[_NONCE_BYTES:], None)
+            timed = cipher.decrypt(nonce, sealed[_NONCE_BYTES:], None)
         except (InvalidTag, ValueError, binascii.Error) as error:
             raise Strange("it does not open") from error
         number = int.from_bytes(nonce)
         if number <= last:
             raise Strange("it was heard before")
-        if abs(number - self._now_us()) > APART_S * 1_000_000:
-            raise Strange("it is of another time")
+        at_us = int.from_bytes(timed[:_TIME_BYTES])
+        if known is None and abs(at_us - self._now_us()) > APART_S * 1_000_000:
+            raise Strange("it is of another time, or the servers' clocks differ")
         self._others.pop(sender, None)
         self._others[sender] = cipher, number
         if len(self._others) > SENDERS_LIMIT:
             del self._others[next(iter(self._others))]
-        return said
+        return timed[_TIME_BYTES:]
 
     def _now_us(self) -> int:
         return to_micros(self._clock.now())

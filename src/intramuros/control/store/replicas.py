@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 import anyio
 import psycopg
 
-from intramuros.control.store.correspondence import LONGEST_BYTES, Correspondence
+from intramuros.control.store.correspondence import LONGEST_BYTES, Correspondence, Strange
 from intramuros.control.store.notify import Hub
 from intramuros.kernel.service import Stop
 from intramuros.kernel.telemetry import logger
@@ -37,6 +37,8 @@ CONNECT_TIMEOUT_S: Final = 5
 # So often does a process say that it is there, in seconds, and believe that of others for so long.
 RENEW_S: Final = 10.0
 ALONE_S: Final = 35.0
+# So often is it logged that somebody says what none of us would.
+WONDER_S: Final = 60.0
 # For this transaction alone: the session may be a pooler's, and the next who has it a writer.
 _SPEAK: Final = "SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, %s)"
 _EVERYTHING: Final = "*"
@@ -107,6 +109,8 @@ class Relay:
         self._renew_s = 0.0
         self._new = True  # others are to be told that
         self._anew = True  # others may have heard nothing of what there is
+        self._strange = 0
+        self._wonder_s = 0.0  # when to log it again
         self._company_s = 0.0  # until then somebody else is believed to be there
         self.listening = anyio.Event()
 
@@ -190,8 +194,17 @@ class Relay:
                 self._renew()
             if kind in self._voices:
                 self._voices[kind].hear(body)
-        except _STRANGE:
-            log.warning("replicas_strange", bytes=len(payload))
+        except _STRANGE as error:
+            self._wonder(payload, error)
+
+    def _wonder(self, payload: str, error: Exception) -> None:
+        """Log what none of us says, but not each: whoever may connect may say it all the time."""
+        self._strange += 1
+        now_s = anyio.current_time()
+        if now_s >= self._wonder_s:
+            self._wonder_s = now_s + WONDER_S
+            reason = str(error) if isinstance(error, Strange) else type(error).__name__
+            log.warning("replicas_strange", bytes=len(payload), reason=reason, count=self._strange)
 
     def _alone(self) -> bool:
         return anyio.current_time() > self._company_s
@@ -199,8 +212,8 @@ class Relay:
     def _hear(self, payload: str) -> None:
         try:
             sender, *topics = json.loads(payload)
-        except _STRANGE:
-            log.warning("replicas_strange", bytes=len(payload))
+        except _STRANGE as error:
+            self._wonder(payload, error)
             return
         if sender == self._me:
             return

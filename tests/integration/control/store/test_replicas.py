@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from anthropic import Anthropic
 from sqlalchemy import make_url
+from structlog.testing import capture_logs
 
 from intramuros.control.store.correspondence import LONGEST_BYTES, Correspondence
 from intramuros.control.store.notify import Hub, News
@@ -108,11 +109,13 @@ async def test_strange_notifications_change_nothing(url: str) -> None:
         group.start_soon(relay.run, stop)
         with anyio.fail_after(60):
             await relay.listening.wait()
-        with hub.subscribe("a") as here:
+        with hub.subscribe("a") as here, capture_logs() as logs:
             async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
                 for payload in ("", "{", "7", "{}", "[]", '["x", 7]', '["x", "b"]', '["x", "a"]'):
                     await connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, payload))
             assert await here.wait(60)
+        # Whoever may connect cannot fill the log.
+        assert [log["event"] for log in logs].count("replicas_strange") == 1
         stop.request()
 
 

@@ -57,6 +57,20 @@ def test_what_is_old_is_not_heard_by_who_knows_no_better() -> None:
     assert begun.open(here.seal(b"2")) == b"2"
 
 
+@pytest.mark.parametrize("jump_s", [3_600, -3_600])
+def test_a_clock_that_is_set_does_not_part_servers_that_know_each_other(jump_s: float) -> None:
+    clock = ManualClock()
+    there = Correspondence(SECRET, B, ManualClock())
+    here = Correspondence(SECRET, A, clock)
+    assert there.open(here.seal(b"1")) == b"1"
+    clock.advance(jump_s)
+    assert there.open(here.seal(b"2")) == b"2"
+    clock.advance(-jump_s)
+    assert there.open(here.seal(b"3")) == b"3"
+    # Nor those that meet when it is right again.
+    assert Correspondence(SECRET, "c" * 32, ManualClock()).open(here.seal(b"4")) == b"4"
+
+
 def test_who_says_much_in_one_moment_is_heard() -> None:
     here, there, _ = pair()
     for n in range(100):
@@ -91,7 +105,7 @@ def test_foreign_texts_are_refused(told: str) -> None:
 @given(st.data())
 def test_whatever_is_changed_on_the_way_does_not_open(data: st.DataObject) -> None:
     here, there, _ = pair()
-    told = here.seal(b"some words.")  # 39 bytes: no bit of the base64 is idle
+    told = here.seal(b"some words!!")  # 48 bytes: no bit of the base64 is idle
     at = data.draw(st.integers(0, len(told) - 1))
     changed = (
         told[:at] + data.draw(st.characters().filter(lambda c: c != told[at])) + told[at + 1 :]
