@@ -141,6 +141,7 @@ def start(role: str, home: Path, stack: ExitStack) -> list[int]:
     stack.callback(process.wait)
     stack.callback(process.terminate)
     assert process.stdout is not None
+    stack.enter_context(process.stdout)
     return [int(port) for port in process.stdout.readline().split()]
 
 

@@ -14,7 +14,7 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
-from intramuros.cli import policy
+from intramuros.cli import approvals, policy
 from intramuros.cli.api import DataDirOption, KeyFileOption, UrlOption, asking, client_of
 from intramuros.cli.doctor import MARKS
 from intramuros.cli.options import imported
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Run a gateway inside the perimeter, or set one up.")
 app.add_typer(policy.app, name="policy")
+app.add_typer(approvals.app, name="tools")
 
 CERTS = "intramuros.tunnel.certs"
 OUTPUT = "intramuros.tunnel.output"
@@ -145,8 +146,7 @@ def init(
                 kept = _kept_of(place / "gateway.yaml", policy_file)
                 whole = {"tunnel_domain": made.domain, **config}
                 whole["routes"] = {**kept.programs, **routes}
-                if kept.policy_file:
-                    whole["policy_file"] = kept.policy_file
+                whole |= kept.files
                 text = yaml.safe_dump(whole, sort_keys=False)
                 _write(place / "gateway.yaml", text.encode())
                 await save()
@@ -259,7 +259,8 @@ def _route(text: str) -> tuple[str, str]:
 class _Kept:
     """What flags do not say, so that setting up again must not drop it."""
 
-    policy_file: str | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    """What to judge by, by key."""
     programs: Mapping[str, object] = field(default_factory=dict)
     """Routes that are no addresses, by label."""
 
@@ -268,19 +269,28 @@ def _kept_of(file: Path, policy_file: str | None) -> _Kept:
     try:
         found = yaml.safe_load(file.read_bytes())
     except FileNotFoundError:
-        return _Kept(policy_file)
+        return _Kept(_named(policy_file))
     except (OSError, yaml.YAMLError) as error:
         if policy_file is not None:
             note(f"{file} could not be read: add its routes to programs again, if it had any")
-            return _Kept(policy_file)
+            return _Kept(_named(policy_file))
         raise OperatorError(
             f"cannot read {file}, which may name a policy", "mend it, or pass --policy-file"
         ) from error
     found = found if isinstance(found, dict) else {}
-    named, routes = found.get("policy_file"), found.get("routes")
+    files = {key: str(found[key]) for key in ("policy_file", "tools_file") if found.get(key)}
+    routes = found.get("routes")
     routes = routes if isinstance(routes, dict) else {}
     programs = {str(key): what for key, what in routes.items() if isinstance(what, dict)}
-    return _Kept((str(named) if named else None) if policy_file is None else policy_file, programs)
+    if policy_file is not None:
+        # Given as empty it means: none any more.
+        files.pop("policy_file", None)
+        files |= _named(policy_file)
+    return _Kept(files, programs)
+
+
+def _named(policy_file: str | None) -> dict[str, str]:
+    return {"policy_file": policy_file} if policy_file else {}
 
 
 def _write(file: Path, data: bytes) -> None:

@@ -10,9 +10,8 @@ import typer
 
 from intramuros.cli.options import imported
 from intramuros.cli.output import note, say
-from intramuros.kernel.appendlog import read_lines
+from intramuros.cli.records import verified_records
 from intramuros.kernel.errors import OperatorError
-from intramuros.protocol.audit import BrokenChain, verify
 
 if TYPE_CHECKING:
     from intramuros.tunnel.policy import Policy, Ruling
@@ -124,18 +123,7 @@ def _explain(
 def _recorded(audit: Path, seq: int | None) -> Iterator[Asking]:
     """Give the calls of a verified audit file."""
     kinds = imported(REPLAY, "tunnel", "KINDS")
-    try:
-        lines = list(read_lines(audit))
-        verify(lines)
-    except OSError as error:
-        raise OperatorError(
-            f"cannot read {audit} ({error.strerror})", "pass a gateway's audit file"
-        ) from error
-    except BrokenChain as error:
-        raise OperatorError(
-            f"the record {audit} was changed: {error}", "compare with a copy from elsewhere"
-        ) from error
-    for record in map(json.loads, lines):
+    for record in verified_records(audit):
         fields = record["fields"]
         if record["kind"] in kinds and "action" in fields and seq in (None, record["seq"]):
             # Without a policy whatever has a route was let through.

@@ -32,6 +32,7 @@ FIXED: Final = {
     "edge_proxy": "edge_proxy",
     "edge_proxy_credentials": "edge_proxy_credentials_file",
     "policy_file": "policy_file",
+    "tools_file": "tools_file",
     "health_port": "health_port",
     "listen_addr": "listen_addr",
 }

@@ -8,8 +8,9 @@ Ours: ``edge`` (list of ``host:port``), ``edge_ca_file``, ``token_file``, ``cont
 control plane's public key: who calls must show what it signed), ``audit_file``; on the way to the
 edge ``edge_transport`` (``auto``, ``direct`` or ``websocket``), ``edge_proxy`` (``http://host:port``,
 or ``none`` to ignore the environment's) and ``edge_proxy_credentials_file``; and ``policy_file``
-(Cedar: who may call what) and ``health_port`` (on loopback: /healthz, /readyz, /metrics). A route
-may also be a program that speaks MCP over its pipes: a mapping, see ``programs.py``.
+(Cedar: who may call what), ``tools_file`` (approved definitions of tools) and ``health_port`` (on
+loopback: /healthz, /readyz, /metrics). A route may also be a program that speaks MCP over its
+pipes: a mapping, see ``programs.py``.
 
 ``listen_addr`` is accepted and not used: this gateway dials out and listens on nothing. Relative
 paths count from the file's directory. Which keys a running gateway takes up says ``changes.py``.
@@ -75,6 +76,8 @@ class GatewayConfig:
     edge_proxy_credentials: Path | None = None
     policy_file: Path | None = None
     """Cedar: who may call what. Whatever has a route may be called without it."""
+    tools_file: Path | None = None
+    """Approved definitions of tools. Every definition is passed on without it."""
     health_port: int | None = None
     """Loopback port for /healthz, /readyz and /metrics; 0 takes any."""
     listen_addr: object = None
@@ -145,6 +148,7 @@ def parse_config(text: bytes, directory: Path) -> GatewayConfig:
         edge_proxy=top.text("edge_proxy"),
         edge_proxy_credentials=top.path("edge_proxy_credentials_file"),
         policy_file=top.path("policy_file"),
+        tools_file=top.path("tools_file"),
         health_port=top.port("health_port"),
         listen_addr=top.take("listen_addr"),
     )
@@ -306,7 +310,8 @@ def _check_apart(config: GatewayConfig) -> None:
     hidden = [config.token_file, config.key_file, config.audit_file, *secrets]
     binding = [config.cert_file, config.control_key_file]
     hidden += filter(None, [config.edge_proxy_credentials])
-    binding += filter(None, [config.policy_file, config.edge_ca_file, config.upstream_tls.ca_file])
+    binding += filter(None, [config.policy_file, config.tools_file])
+    binding += filter(None, [config.edge_ca_file, config.upstream_tls.ca_file])
     for key, what in confined.items():
         _refuse_shown(f"routes.{key}.read", (*what.read, SYSTEM), hidden)
         _refuse_shown(f"routes.{key}.write", what.write, [*hidden, *binding])

@@ -1,10 +1,9 @@
 """Look at each hop of a gateway's way, one after the other, and say which is broken and what to do.
 
-The hops: configuration, token, record, policy, certificate; for each edge name, proxy, TCP, TLS,
-WebSocket, clock and the token's acceptance; for each route address, TCP and TLS, or its program's
-sandbox, start and first answer. A link that is
-opened for this is closed again before it could carry a stream, so a gateway that runs meanwhile is
-not disturbed.
+The hops: configuration, token, record, policy, tools, certificate; for each edge name, proxy, TCP,
+TLS, WebSocket, clock and the token's acceptance; for each route address, TCP and TLS, or its
+program's sandbox, start and first answer. A link that is opened for this is closed again before it
+could carry a stream, so a gateway that runs meanwhile is not disturbed.
 """
 
 import os
@@ -36,6 +35,7 @@ from intramuros.tunnel.callers import load_control_key
 from intramuros.tunnel.certs import BadCertificate, check_issued_by, expires_at
 from intramuros.tunnel.config import GatewayConfig
 from intramuros.tunnel.confine import check, find_bwrap, launch
+from intramuros.tunnel.definitions import Definitions
 from intramuros.tunnel.dialer import CONNECT_S, EdgeAddress, EdgeDialer, Transport, Trust
 from intramuros.tunnel.gateway_app import check_certificate, proxies, trusts, upstream_context
 from intramuros.tunnel.guard import Guard
@@ -105,7 +105,7 @@ async def examine(config: GatewayConfig, directory: Path, clock: Clock) -> Async
         clock: ours.
     """
     yield _ok("configuration", f"{len(config.routes.routes)} routes, {len(config.edges)} edges")
-    for look in (_token, _record, _policy):
+    for look in (_token, _record, _policy, _tools):
         yield look(config)
     for finding in _certificate(config, directory, clock):
         yield finding
@@ -167,6 +167,16 @@ def _policy(config: GatewayConfig) -> Finding:
     except OperatorError as error:
         return Finding("policy", Level.FAILURE, error.problem, error.fix)
     return _ok("policy", f"{config.policy_file} is read")
+
+
+def _tools(config: GatewayConfig) -> Finding:
+    if config.tools_file is None:
+        return _ok("tools", "none are approved by definition: all are passed on")
+    try:
+        Definitions(config.tools_file)
+    except OperatorError as error:
+        return Finding("tools", Level.FAILURE, error.problem, error.fix)
+    return _ok("tools", f"{config.tools_file} is read")
 
 
 def _certificate(config: GatewayConfig, directory: Path, clock: Clock) -> list[Finding]:

@@ -27,6 +27,7 @@ from intramuros.tunnel.bound_sessions import Binder
 from intramuros.tunnel.callers import load_control_key
 from intramuros.tunnel.certs import BadCertificate, check_server_certificate
 from intramuros.tunnel.config import GatewayConfig, UpstreamTls
+from intramuros.tunnel.definitions import Definitions
 from intramuros.tunnel.dialer import EdgeDialer, Trust
 from intramuros.tunnel.gateway import Gateway, GatewayParts
 from intramuros.tunnel.guard import Guard
@@ -84,6 +85,7 @@ async def serve_gateway(
     dialer = EdgeDialer(trusts(config), config.edge_transport, proxies(config))
     control_key = load_control_key(config.control_key_file)
     guard = None if config.policy_file is None else Guard(config.policy_file)
+    definitions = None if config.tools_file is None else Definitions(config.tools_file)
     context = upstream_context(config.upstream_tls)
     telemetry.set_level(config.log_level)
     ledger = Ledger(config.audit_file, clock)
@@ -92,7 +94,7 @@ async def serve_gateway(
         async with reaching(in_force, context, clock, rand) as held:
             binder = Binder(lambda: identity.session_keys)
             relay = Relay(held.reach, ledger, control_key, clock, binder)
-            relay.guard = guard
+            relay.judge.guard, relay.judge.definitions = guard, definitions
             relay.figures.gauges["program_sessions_now"] = (
                 "Sessions of programs behind routes now",
                 lambda: held.program_count,

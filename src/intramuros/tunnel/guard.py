@@ -20,7 +20,7 @@ from intramuros.tunnel.policy import MAX_POLICY_BYTES, Asked, BadPolicy, Policy,
 log = logger("policy")
 
 # What these answer holds no list of what may be used.
-_UNFILTERED: Final = frozenset(
+UNFILTERED: Final = frozenset(
     {
         Action.CALL_TOOL,
         Action.READ_RESOURCE,
@@ -59,7 +59,7 @@ class Guard:
         """
         self._file = file
         self._lock = Lock()
-        self._stamp = _stamp(file)
+        self._stamp = stamp_of(file)
         self._policy: Policy | None = load_policy(file)
         log.info("policy_loaded", policy=self._policy.digest, policies=self._policy.size)
 
@@ -77,7 +77,7 @@ class Guard:
 
     def _filter_for(self, asked: Asked) -> ListFilter | None:
         """Return what filters the answer to a call, or None if it holds no lists."""
-        if asked.act.action in _UNFILTERED:
+        if asked.act.action in UNFILTERED:
             return None
 
         def usable(member: str, names: Sequence[str]) -> list[bool]:
@@ -95,7 +95,7 @@ class Guard:
             return self._read_again()
 
     def _read_again(self) -> Policy | None:
-        stamp = _stamp(self._file)
+        stamp = stamp_of(self._file)
         if stamp != self._stamp:
             self._stamp = stamp
             try:
@@ -140,7 +140,8 @@ def load_policy(file: Path) -> Policy:
         ) from error
 
 
-def _stamp(file: Path) -> Stamp | None:
+def stamp_of(file: Path) -> Stamp | None:
+    """Return what changes with a file, or None if there is none."""
     try:
         found = file.stat()
     except OSError:

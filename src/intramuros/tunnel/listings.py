@@ -5,9 +5,9 @@ that cannot be read is not passed on.
 """
 
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import anyio.to_thread
 import httpcore2
@@ -25,11 +25,24 @@ _NAMED_BY: Final = {"resources": "uri", "resourceTemplates": "uriTemplate"}
 Usable = Callable[[str, Sequence[str]], Sequence[bool]]
 
 
+class Screen(Protocol):
+    """Looks at the tools themselves, not only at their names."""
+
+    def sound(self, tools: Sequence[Mapping[str, object]], /) -> Sequence[bool]:
+        """Say which may be shown; asked on any thread."""
+        ...
+
+    def report(self) -> None:
+        """Be told, on the event loop's thread, that tools were looked at."""
+        ...
+
+
 class ListFilter:
     """Filters the answers to one request; ``hidden`` counts what was left out."""
 
-    def __init__(self, usable: Usable) -> None:
-        self._usable = usable
+    def __init__(self, usable: Usable | None = None, screen: Screen | None = None) -> None:
+        self._usable = usable or _all
+        self.screen = screen
         self.hidden = 0
 
     def wrap(self, response: httpcore2.Response) -> httpcore2.Response:
@@ -81,6 +94,9 @@ class ListFilter:
                 if isinstance(item, dict) and isinstance(item.get(key), str)
             ]
             shown = self._usable(member, [item[key] for item in items])
+            if self.screen is not None and member == "tools":
+                sound = self.screen.sound(items)
+                shown = [both and each for both, each in zip(shown, sound, strict=True)]
             kept = [item for item, show in zip(items, shown, strict=True) if show]
             self.hidden += len(result[member]) - len(kept)
             result[member] = kept
@@ -125,6 +141,13 @@ class ListFilter:
             return self.message(data)
         except (ValueError, RecursionError) as error:
             raise httpcore2.RemoteProtocolError("the answer is no JSON") from error
+        finally:
+            if self.screen is not None:
+                self.screen.report()
+
+
+def _all(_member: str, names: Sequence[str]) -> Sequence[bool]:
+    return [True] * len(names)
 
 
 class EventReader:

@@ -6,6 +6,7 @@ arrive as they are sent.
 """
 
 import hashlib
+from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final
@@ -18,20 +19,15 @@ from anyio.abc import ByteStream
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock
 from intramuros.protocol.tickets import VerifyingKey
-from intramuros.tunnel.acts import Act, act_of
 from intramuros.tunnel.bound_sessions import Binder
 from intramuros.tunnel.callers import CallerCheck, CallerUnknown
-from intramuros.tunnel.calls import Summary, check_mirrored, summarise
 from intramuros.tunnel.exchange import (
     Exchange,
     Outcome,
     next_event,
     plain_error,
-    send_denial,
     send_error,
-    send_unknown_session,
 )
-from intramuros.tunnel.guard import Guard, asked_by
 from intramuros.tunnel.http_rules import (
     MAX_HEAD_BYTES,
     BadRequest,
@@ -40,9 +36,9 @@ from intramuros.tunnel.http_rules import (
     response_headers,
     upstream_headers,
 )
+from intramuros.tunnel.judge import Judge
 from intramuros.tunnel.ledger import AuditUnavailable, Ledger
 from intramuros.tunnel.link import LinkStream
-from intramuros.tunnel.programs import Program
 from intramuros.tunnel.reach import Lease, Reach
 from intramuros.tunnel.routes import Route
 from intramuros.tunnel.upstream import UpstreamRefused
@@ -54,7 +50,7 @@ MIB: Final = 1024 * 1024
 CHUNK_BYTES: Final = 64 * 1024
 # Bodies up to this size are taken however much is held: streams are counted elsewhere.
 SMALL_BODY_BYTES: Final = 64 * 1024
-FOREIGN_SESSION: Final = "foreign_session"
+_HELD: Final = ("route", "name", "reason", "sha256")
 _UPSTREAM_ERRORS: Final = (
     httpcore2.NetworkError,
     httpcore2.TimeoutException,
@@ -106,14 +102,12 @@ class Relay:
         limits: RelayLimits | None = None,
     ) -> None:
         """Take the parts; ``key`` is the control plane's, which signs for each caller."""
-        self.guard: Guard | None = None
         self.figures = gateway_figures()
-        """Judges each call; without one, whatever has a route may be called."""
+        self.judge = Judge(binder, self._tell_held)
         self._key = key
         self._reach = reach
         self._ledger = ledger
         self._clock = clock
-        self._binder = binder
         self._limits = limits or RelayLimits()
         self._held_bytes = 0
 
@@ -257,21 +251,11 @@ class Relay:
             "request_bytes": len(exchange.body),
             "request_sha256": hashlib.sha256(exchange.body).hexdigest(),
         }
-        found = _read(exchange)
-        asked = asked_by(caller, _act(exchange, route, found))
-        fields |= found.fields() | asked.fields()
-        verdict = None if self.guard is None else self.guard.judge(asked)
-        denied = False
-        if verdict is not None:
-            denied = not verdict.ruling.allowed
-            exchange.filter = verdict.filter
-            fields |= verdict.fields()
-        foreign = not denied and not self._bind(exchange, route)
-        if foreign:
-            fields |= {"decision": "deny", "reason": FOREIGN_SESSION}
+        judged = self.judge.judge(exchange, route)
+        fields |= judged.fields
+        refusal = judged.refusal
         try:
-            kind = "mcp.denied" if denied or foreign else "mcp.request"
-            await self._ledger.append(kind, fields)
+            await self._ledger.append("mcp.request" if refusal is None else "mcp.denied", fields)
         except AuditUnavailable as error:
             self.figures.count("refused", "audit_unavailable")
             log.error("audit_unavailable", host=caller.host, reason=repr(error.__cause__))
@@ -282,32 +266,11 @@ class Relay:
             # Whoever comes again may find another gateway, which can.
             await send_error(exchange, 503, "audit_unavailable", error.message, last=True)
             return
-        if denied:
-            self.figures.count("refused", "denied")
-            log.warning("call_denied", host=caller.host, action=asked.act.action.value)
-            await send_denial(exchange, asked.act, found.id)
-            return
-        if foreign:
-            self.figures.count("refused", FOREIGN_SESSION)
-            log.warning("foreign_session", host=caller.host, session=caller.session)
-            await send_unknown_session(exchange)
+        if refusal is not None:
+            self.figures.count("refused", refusal.reason)
+            await refusal.answer(exchange)
             return
         await self._forward(exchange, below, lease, fields)
-
-    def _bind(self, exchange: Exchange, route: Route) -> bool:
-        """Have the server get its own session ids; return whether they are the caller's."""
-        request = exchange.request
-        exchange.headers, exchange.target = list(request.headers), request.target
-        if isinstance(route.upstream, Program):
-            # A program's sessions are the gateway's own, and bound to their callers there.
-            return True
-        exchange.bound = self._binder.of(route.key, exchange.caller)
-        rpc = request.method == b"POST" and exchange.body.lstrip()[:1] in (b"{", b"[")
-        found = exchange.bound.request(exchange.headers, exchange.target, rpc=rpc)
-        if found is None:
-            return False
-        exchange.headers, exchange.target = found.headers, found.target
-        return True
 
     async def _forward(
         self, exchange: Exchange, below: LinkStream, lease: Lease, fields: dict[str, object]
@@ -397,6 +360,11 @@ class Relay:
             },
         )
 
+    def _tell_held(self, fields: Mapping[str, object]) -> None:
+        """Record a tool that is held back, once for each definition of it."""
+        log.warning("tool_definition_held", **{key: fields.get(key) for key in _HELD})
+        self._ledger.note("mcp.tool_held", fields)
+
     def _record_outcome(
         self, fields: dict[str, object], outcome: Outcome, started_s: float, hidden: int = 0
     ) -> None:
@@ -419,20 +387,6 @@ class Relay:
         took_s = self._clock.monotonic() - started_s
         self.figures.count("request_seconds", outcome.ended, took_s)
         self._ledger.note("mcp.response", done)
-
-
-def _read(exchange: Exchange) -> Summary:
-    """Return what the body asks for; raises BadRequest if that is not clear."""
-    headers = list(exchange.request.headers)
-    found = summarise(exchange.body, dict(headers).get(b"content-type", b""))
-    check_mirrored(found, headers)
-    return found
-
-
-def _act(exchange: Exchange, route: Route, found: Summary) -> Act:
-    request = exchange.request
-    method, target = (part.decode("latin-1") for part in (request.method, request.target))
-    return act_of(route.key, method, target, list(request.headers), found)
 
 
 async def _stream_back(exchange: Exchange, response: httpcore2.Response, outcome: Outcome) -> None:

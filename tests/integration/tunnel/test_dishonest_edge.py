@@ -1,5 +1,7 @@
 """An edge that does not only listen: it opens streams of its own to a gateway that trusts it."""
 
+import base64
+import json
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,6 +11,8 @@ import anyio
 import anyio.abc
 import pytest
 from anyio.streams.tls import TLSStream
+from joserfc import jwt
+from joserfc.jwk import OctKey
 
 from intramuros.kernel.timing import SystemClock
 from intramuros.kernel.wire import Wire, serve_tls
@@ -17,6 +21,7 @@ from intramuros.protocol.mux import Side
 from intramuros.protocol.mux_frames import Open
 from intramuros.protocol.tickets import CALL_HEADER, CallTicket, DialTicket, SigningKey
 from intramuros.tunnel.link import DEFAULT_KEEPALIVE, Link
+from tests.integration.tunnel.middlebox import serving
 from tests.integration.tunnel.rig import (
     DOMAIN,
     TUNNEL,
@@ -88,7 +93,26 @@ async def captured(rig: Rig, upstream: Upstream) -> AsyncIterator[RogueEdge]:
         group.cancel_scope.cancel()
 
 
-async def test_t24_an_edge_cannot_call_a_private_server_by_itself(tmp_path: Path) -> None:
+def packed(**header: str) -> str:
+    """Return a header as a JWT begins with it."""
+    return base64.urlsafe_b64encode(json.dumps(header).encode()).rstrip(b"=").decode()
+
+
+@pytest.fixture
+async def fetched() -> AsyncIterator[tuple[str, list[bytes]]]:
+    """An address that keys are said to be at, and who asked there."""
+    asked: list[bytes] = []
+
+    async def note(stream: anyio.abc.ByteStream) -> None:
+        asked.append(await stream.receive(1000))
+
+    async with serving(note) as port:
+        yield f"http://127.0.0.1:{port}/keys-of-nobody", asked
+
+
+async def test_t24_t36_an_edge_cannot_call_a_private_server_by_itself(
+    tmp_path: Path, fetched: tuple[str, list[bytes]]
+) -> None:
     rig, upstream = Rig(tmp_path), Upstream()
     now_s = rig.clock.now().timestamp()
 
@@ -104,8 +128,26 @@ async def test_t24_an_edge_cannot_call_a_private_server_by_itself(tmp_path: Path
         "another key": [f"{CALL_HEADER}: {proof(key=signing_key())}"],
         "another host": [f"{CALL_HEADER}: {proof(host=f'wiki.{DOMAIN}')}"],
         "an old one": [f"{CALL_HEADER}: {proof(at_s=now_s - 120)}"],
+        "one of tomorrow": [f"{CALL_HEADER}: {proof(at_s=now_s + 300)}"],
         "two": [f"{CALL_HEADER}: {proof()}", f"{CALL_HEADER}: {proof()}"],
     }
+    # What verifiers were fooled by elsewhere: no algorithm, the public key as a shared secret,
+    # claims exchanged under a good signature, and names of keys to be fetched.
+    _, body, signature = proof().split(".")
+    _, other, _ = proof(host=f"wiki.{DOMAIN}").split(".")
+    shared = OctKey.import_key(rig.key.public_pem().decode().replace("\n", "")[26:-24])
+    nowhere, where = "AAAA", fetched[0]
+    for name, text in {
+        "no algorithm": f"{packed(alg='none')}.{body}.",
+        "no algorithm, signed": f"{packed(alg='none')}.{body}.{signature}",
+        "a shared secret": jwt.encode({"alg": "HS256"}, {"typ": "call", "host": HOST}, shared),
+        "other claims": f"{packed(alg='Ed25519')}.{other}.{signature}",
+        **{
+            f"key {number}": f"{packed(alg='Ed25519', kid=str(number), jku=where)}.{body}.{nowhere}"
+            for number in range(20)
+        },
+    }.items():
+        attempts[name] = [f"{CALL_HEADER}: {text}"]
     async with captured(rig, upstream) as edge:
         for name, headers in attempts.items():
             assert (await edge.call(*headers)).startswith(b"HTTP/1.1 403 "), name
@@ -116,11 +158,16 @@ async def test_t24_an_edge_cannot_call_a_private_server_by_itself(tmp_path: Path
             return len(refused) == len(attempts)
 
         await eventually(recorded, 30)
-        # What only the control plane can make is let through, and not shown to the upstream.
-        assert b" 200 " in await edge.call(f"{CALL_HEADER}: {proof()}")
-    (_, seen_headers, _) = upstream.requests[0]
-    assert CALL_HEADER not in seen_headers
+        assert not [asked for asked in fetched[1] if b"keys-of-nobody" in asked]
+        # What only the control plane can make is let through, and not shown to the upstream. It is
+        # good for all requests of its minute by choice, and an edge never has it.
+        good = f"{CALL_HEADER}: {proof()}"
+        assert b" 200 " in await edge.call(good)
+        assert b" 200 " in await edge.call(good)
+    assert all(CALL_HEADER not in headers for _, headers, _ in upstream.requests)
     # The record believes the signature, not the edge.
-    (asked,) = [r["fields"] for r in rig.audit("gateway-audit.jsonl") if r["kind"] == "mcp.request"]
+    (asked, _) = [
+        r["fields"] for r in rig.audit("gateway-audit.jsonl") if r["kind"] == "mcp.request"
+    ]
     assert isinstance(asked, dict)
     assert (asked["session"], asked["trace"]) == ("sesn_1", "t-1")

@@ -2,6 +2,8 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from starlette.types import ASGIApp
 
 from intramuros.control.mcp.base import McpError, McpFailure, McpResult
 from intramuros.control.mcp.transport import TunnelTransport
-from intramuros.protocol.who import Group, Kind, Who
+from intramuros.protocol.who import MAX_GROUPS, Group, Kind, Who
 from intramuros.tunnel.exchange import DENIED
 from tests.fakes.mcp_visitor import Visit, visit
 from tests.integration.tunnel.rig import Rig, running_tunnel, url
@@ -161,3 +163,37 @@ async def test_who_may_not_connect_is_refused_the_server(
     assert caught.value.failure is McpFailure.AUTHENTICATION
     assert {r["action"] for r in records(rig, "mcp.denied")} == {"connect"}
     assert records(rig, "mcp.request") == []
+
+
+async def test_t31_who_is_in_more_groups_than_a_ticket_names_is_nobody(tmp_path: Path) -> None:
+    # The group that permits is among them; what is cut off might be one that forbids.
+    for count, name in ((201, "in ticket"), (201, "x" * 60), (MAX_GROUPS + 1, "in ticket")):
+        many = tuple(Group(f"rbac_group_{number}", name) for number in range(count - 1))
+        eve = Who(Kind.USER, "user_eve", "eve@example.com", (*ANN.groups, *many))
+        shelf, rig = Shelf(), Rig(tmp_path / f"{count}{name[:2]}", who=(eve,), policy=POLICY)
+        async with visiting(rig, shelf, old=False) as visited:
+            with pytest.raises(McpError) as caught:
+                await visited.tools()
+        assert caught.value.failure is McpFailure.AUTHENTICATION
+        assert shelf.done == []
+        assert records(rig, "mcp.request") == []
+    shelf, rig = Shelf(), Rig(tmp_path / "most", policy=POLICY)
+    most = tuple(Group(f"rbac_group_{number}", "g") for number in range(MAX_GROUPS - 1))
+    rig.who = (Who(Kind.USER, "user_eve", "eve@example.com", (*ANN.groups, *most)),)
+    async with visiting(rig, shelf, old=False) as visited:
+        assert set(await visited.tools()) == {"read", "write"}
+
+
+async def test_t31_who_leaves_a_group_loses_what_it_gave_with_the_next_ticket(
+    tmp_path: Path,
+) -> None:
+    shelf, rig = Shelf(), Rig(tmp_path, who=(ANN,), policy=POLICY)
+    async with running_tunnel(rig, shelf.app(old=False)) as (_, port):
+        for who in (ANN, replace(ANN, groups=BOB.groups)):
+            rig.who = (who,)
+            # A new transport asks for a new ticket; one is used for half a minute at most.
+            way = partial(TunnelTransport, rig.dialer(port))
+            async with visit(url("/mcp"), way=way) as visited:
+                assert (await visited.call("write", path="/srv/a")).is_error == (who is not ANN)
+                assert not (await visited.call("read", path="/srv/b")).is_error
+    assert shelf.done == ["write /srv/a", "read /srv/b", "read /srv/b"]

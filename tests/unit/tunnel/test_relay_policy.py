@@ -27,7 +27,7 @@ def bench(tmp_path: Path) -> Bench:
 def judged(bench: Bench, policy: str) -> Bench:
     file = bench.path.with_name("p.cedar")
     file.write_text(policy)
-    bench.relay.guard = Guard(file)
+    bench.relay.judge.guard = Guard(file)
     return bench
 
 

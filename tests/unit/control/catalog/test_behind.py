@@ -115,7 +115,7 @@ def test_one_too_many_is_kept_and_then_no_more() -> None:
     assert len(marks) == MAX_PEOPLE + 1
 
 
-def test_a_sessions_people_are_looked_up_as_they_are_now(
+def test_t31_a_sessions_people_are_looked_up_as_they_are_now(
     tx: Tx, world: World, people: None
 ) -> None:
     session_id = world.create()

@@ -1,0 +1,139 @@
+"""Judge a request that has a route: by policy, by approved tools, and by whose session it names.
+
+What is judged is recorded before it is done or refused; here it is only decided.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from intramuros.kernel.telemetry import logger
+from intramuros.tunnel.acts import Act, Action, act_of
+from intramuros.tunnel.bound_sessions import Binder
+from intramuros.tunnel.calls import Summary, check_mirrored, summarise
+from intramuros.tunnel.definitions import Definitions, Tell
+from intramuros.tunnel.exchange import Exchange, send_denial, send_unknown_session
+from intramuros.tunnel.guard import Guard, asked_by
+from intramuros.tunnel.listings import ListFilter
+from intramuros.tunnel.programs import Program
+from intramuros.tunnel.routes import Route
+
+log = logger("gateway")
+
+DENIED: Final = "denied"
+FOREIGN_SESSION: Final = "foreign_session"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a request is not passed on, and what its caller hears."""
+
+    reason: str
+    """One of few words, for figures."""
+    answer: Callable[[Exchange], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What becomes of a request."""
+
+    fields: Mapping[str, object]
+    """Members for its audit record."""
+    refusal: Refusal | None = None
+
+
+class Judge:
+    """Judges the requests of one gateway.
+
+    Args:
+        binder: knows whose sessions are named.
+        tell: takes what is to be recorded of tools that are held back.
+    """
+
+    def __init__(self, binder: Binder, tell: Tell) -> None:
+        self.guard: Guard | None = None
+        """Judges each call; without one, whatever has a route may be called."""
+        self.definitions: Definitions | None = None
+        """What of tools is approved; without them every definition is."""
+        self._binder = binder
+        self._tell = tell
+
+    def judge(self, exchange: Exchange, route: Route) -> Judged:
+        """Decide about a request, and have its answer filtered and its sessions bound.
+
+        Raises:
+            BadRequest: its body can be read in two ways.
+        """
+        found = _read(exchange)
+        act = _act(exchange, route, found)
+        asked = asked_by(exchange.caller, act)
+        fields = found.fields() | asked.fields()
+        if self.guard is not None:
+            verdict = self.guard.judge(asked)
+            exchange.filter = verdict.filter
+            fields |= verdict.fields()
+            if not verdict.ruling.allowed:
+                log.warning("call_denied", host=exchange.caller.host, action=act.action.value)
+                return Judged(fields, _denial(DENIED, act, found))
+        held = self._screened(exchange, act)
+        if held is not None:
+            log.warning("tool_held", route=route.key, tool=act.name, reason=held)
+            return Judged(fields | _deny(held), _denial(held, act, found))
+        if not self._bind(exchange, route):
+            log.warning(FOREIGN_SESSION, host=exchange.caller.host, session=exchange.caller.session)
+            return Judged(
+                fields | _deny(FOREIGN_SESSION), Refusal(FOREIGN_SESSION, send_unknown_session)
+            )
+        return Judged(fields)
+
+    def _screened(self, exchange: Exchange, act: Act) -> str | None:
+        """Have the answer's tools looked at; return why a call of one is refused, if it is."""
+        if self.definitions is None:
+            return None
+        held = self.definitions.check(act)
+        # A server may answer a list on any stream that is open, so all of MCP is looked at.
+        screen = self.definitions.screen(act.server, self._tell)
+        if screen is not None and act.action is not Action.HTTP:
+            exchange.filter = exchange.filter or ListFilter()
+            exchange.filter.screen = screen
+        return held
+
+    def _bind(self, exchange: Exchange, route: Route) -> bool:
+        """Have the server get its own session ids; return whether they are the caller's."""
+        request = exchange.request
+        exchange.headers, exchange.target = list(request.headers), request.target
+        if isinstance(route.upstream, Program):
+            # A program's sessions are the gateway's own, and bound to their callers there.
+            return True
+        exchange.bound = self._binder.of(route.key, exchange.caller)
+        rpc = request.method == b"POST" and exchange.body.lstrip()[:1] in (b"{", b"[")
+        found = exchange.bound.request(exchange.headers, exchange.target, rpc=rpc)
+        if found is None:
+            return False
+        exchange.headers, exchange.target = found.headers, found.target
+        return True
+
+
+def _deny(reason: str) -> dict[str, object]:
+    return {"decision": "deny", "reason": reason}
+
+
+def _denial(reason: str, act: Act, found: Summary) -> Refusal:
+    async def answer(exchange: Exchange) -> None:
+        await send_denial(exchange, act, found.id)
+
+    return Refusal(reason, answer)
+
+
+def _read(exchange: Exchange) -> Summary:
+    """Return what the body asks for; raises BadRequest if that is not clear."""
+    headers = list(exchange.request.headers)
+    found = summarise(exchange.body, dict(headers).get(b"content-type", b""))
+    check_mirrored(found, headers)
+    return found
+
+
+def _act(exchange: Exchange, route: Route, found: Summary) -> Act:
+    request = exchange.request
+    method, target = (part.decode("latin-1") for part in (request.method, request.target))
+    return act_of(route.key, method, target, list(request.headers), found)
