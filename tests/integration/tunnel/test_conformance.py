@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -21,8 +22,17 @@ from starlette.routing import Route
 
 from intramuros.kernel.config import environment
 from intramuros.protocol.who import Kind, Who
+from intramuros.tunnel.dialer import Transport
 from tests.fakes import conforming
-from tests.integration.tunnel.rig import Rig, running_tunnel, running_upstream, url
+from tests.integration.tunnel.middlebox import ConnectProxy, serving
+from tests.integration.tunnel.rig import (
+    Rig,
+    client_of,
+    running_edge,
+    running_gateway,
+    running_upstream,
+    url,
+)
 
 NODE: Final = Path(__file__).parents[1] / "node"
 SUITE: Final = NODE / "node_modules" / "@modelcontextprotocol" / "conformance" / "dist" / "index.js"
@@ -83,12 +93,23 @@ async def test_t38_the_suite_finds_the_same_through_the_tunnel(tmp_path: Path) -
         directly = await score(port)
     assert {failed for _, failed in directly.values()} == {"0"}
     assert sum(int(passed) for passed, _ in directly.values()) >= 40
-    # With a policy, which reads what is asked and filters what is listed.
-    rig = Rig(tmp_path, who=(Who(Kind.USER, "user_1"),), policy=EVERYTHING)
-    async with (
-        running_tunnel(rig, conforming.make()) as (client, _),
-        running_upstream(relay(client)) as port,
-    ):
-        through = await score(port)
-    del directly[OF_HOSTS], through[OF_HOSTS]
-    assert through == directly
+    # With a policy, which reads what is asked and filters what is listed; by a link of our own, and
+    # in a WebSocket by way of a company's proxy.
+    async with serving(ConnectProxy().handle) as proxy_port:
+        proxied = {
+            "edge_proxy": f"http://127.0.0.1:{proxy_port}",
+            "edge_transport": Transport.WEBSOCKET,
+        }
+        for number, way in enumerate(({}, proxied)):
+            who = (Who(Kind.USER, "user_1"),)
+            rig = Rig(tmp_path / str(number), who=who, policy=EVERYTHING)
+            async with (
+                running_upstream(conforming.make()) as upstream,
+                running_edge(rig) as edge,
+                running_gateway(replace(rig.config([edge], upstream), **way)),
+                client_of(rig, edge) as client,
+                running_upstream(relay(client)) as port,
+            ):
+                through = await score(port)
+            assert through.pop(OF_HOSTS, None)
+            assert through == {name: found for name, found in directly.items() if name != OF_HOSTS}
