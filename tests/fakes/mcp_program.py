@@ -3,6 +3,7 @@
 The standard library alone, so that it starts at once in any sandbox.
 """
 
+import errno
 import json
 import os
 import socket
@@ -61,6 +62,19 @@ def noise(arguments: dict[str, Any], _: dict[str, Any]) -> str:
     return "heard"
 
 
+def attempt(arguments: dict[str, Any], _: dict[str, Any]) -> str:
+    """Make system calls, each a number and what it is given; say what became of each."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    found = {}
+    for name, numbers in arguments["calls"].items():
+        ctypes.set_errno(0)
+        done = libc.syscall(*map(ctypes.c_long, numbers))
+        found[name] = "ok" if done >= 0 else errno.errorcode[ctypes.get_errno()]
+    return json.dumps(found)
+
+
 TOOLS: dict[str, Tool] = {
     "pid": lambda _, __: str(os.getpid()),
     "echo": lambda arguments, _: str(arguments["text"]),
@@ -71,6 +85,7 @@ TOOLS: dict[str, Tool] = {
     "connect": connect,
     "write": written,
     "read": read,
+    "attempt": attempt,
     "die": die,
     "noise": noise,
 }

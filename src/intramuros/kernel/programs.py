@@ -89,6 +89,7 @@ async def running(
     *,
     listen: bool = False,
     contained: bool = False,
+    fds: Sequence[int] = (),
 ) -> AsyncIterator[Pipes]:
     """Run a program, and end it with all that it started, whichever way those went.
 
@@ -98,13 +99,14 @@ async def running(
         listen: whether what it writes to its error output is wanted; else it is dropped.
         contained: whether it keeps its own children together and dies with us, as a sandbox does;
             else a process of ours stands between, which outlives us just so long (``keeper.py``).
+        fds: descriptors that a contained one inherits, under the same numbers.
 
     Raises:
         OSError: it cannot be started.
     """
     async with AsyncExitStack() as stack:
         if contained:
-            process = await _open(command, variables, listen=listen)
+            process = await _open(command, variables, listen=listen, pass_fds=fds)
             stack.push_async_callback(_end, process, partial(_group, process))
         else:
             # Nobody else must hold our end: it ends with us, however we end.
@@ -113,8 +115,8 @@ async def running(
                 stack.callback(ours.close)
                 ours.setblocking(False)
                 keeper = [sys.executable, "-I", "-S", _KEEPER, str(theirs.fileno()), *command]
-                fds = (theirs.fileno(),)
-                process = await _open(keeper, variables, listen=listen, pass_fds=fds)
+                lifeline = (theirs.fileno(),)
+                process = await _open(keeper, variables, listen=listen, pass_fds=lifeline)
             stack.push_async_callback(_end, process, partial(_kept, process, ours))
             await _started(ours, command[0])
         yield Pipes(process)

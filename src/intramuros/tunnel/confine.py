@@ -2,19 +2,23 @@
 
 It sees ``/usr`` and what its route names, a temporary directory, no network unless its route asks
 for the gateway's, and no variable but its own. The variables travel in the environment and never on
-a command line, which any user of the host can read.
+a command line, which any user of the host can read. Its system calls pass the same filter as those
+of the worker's sandboxes (``kernel/seccomp.py``).
 """
 
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from intramuros.kernel import seccomp
 from intramuros.kernel.config import clean_environment
 from intramuros.kernel.errors import OperatorError
+from intramuros.kernel.programs import Pipes, running
 from intramuros.tunnel.programs import SYSTEM, Program
 
 MAX_SECRET_BYTES: Final = 64 * 1024
@@ -46,7 +50,7 @@ class Launch:
     secrets: tuple[str, ...] = ()
     """Values that must not be logged."""
     contained: bool = False
-    """Whether its sandbox ends with us, and with it all that it started."""
+    """Whether it has a sandbox, which ends with us, and with it all that it started."""
 
 
 def find_bwrap() -> str:
@@ -88,6 +92,48 @@ def launch(program: Program, bwrap: str) -> Launch:
     )
 
 
+@asynccontextmanager
+async def started(launch: Launch) -> AsyncIterator[Pipes]:
+    """Run what was prepared, listening to its complaints, and end it with all that it started.
+
+    Raises:
+        OSError: it cannot be started.
+        OperatorError: there is no filter for this machine.
+    """
+    async with AsyncExitStack() as stack:
+        # The sandbox reads its filter when it is made; nobody needs the descriptor after that.
+        with _filtered(launch.command, contained=launch.contained) as (command, fds):
+            pipes = await stack.enter_async_context(
+                running(command, launch.variables, listen=True, contained=launch.contained, fds=fds)
+            )
+        yield pipes
+
+
+@contextmanager
+def _filtered(
+    command: tuple[str, ...], *, contained: bool
+) -> Iterator[tuple[tuple[str, ...], tuple[int, ...]]]:
+    """Lend a sandbox's command with its filter, and the descriptor that it is to inherit."""
+    if not contained:
+        yield command, ()
+        return
+    machine = os.uname().machine
+    if not seccomp.supported(machine):
+        raise OperatorError(
+            f"there is no system-call filter for {machine}, so no sandbox can be made",
+            "run the gateway on x86_64 or aarch64",
+        )
+    # Each has its own: what is read moves on for all who share it.
+    descriptor = os.memfd_create("system-call-filter")
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(seccomp.assemble(machine))
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        yield (command[0], "--seccomp", str(descriptor), *command[1:]), (descriptor,)
+    finally:
+        os.close(descriptor)
+
+
 def check(program: Program, bwrap: str) -> None:
     """Run nothing in the program's sandbox, to see that it can be made.
 
@@ -105,9 +151,16 @@ def check(program: Program, bwrap: str) -> None:
         return
     # Its own interpreter starts the sandbox's first program, if there is such a program.
     trial = (*_walls(program, bwrap), "sh", "-c", 'command -v "$0"', program.command[0])
-    done = subprocess.run(  # noqa: S603  the operator's own configuration
-        trial, env=_VARIABLES, capture_output=True, text=True, timeout=_TRIAL_S, check=False
-    )
+    with _filtered(trial, contained=True) as (command, fds):
+        done = subprocess.run(  # noqa: S603  the operator's own configuration
+            command,
+            env=_VARIABLES,
+            capture_output=True,
+            text=True,
+            timeout=_TRIAL_S,
+            check=False,
+            pass_fds=fds,
+        )
     if done.returncode == 0:
         return
     said = " ".join(done.stderr.split())[:500]

@@ -5,8 +5,7 @@ import mcp_types
 from mcp.shared.message import SessionMessage
 from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
-from intramuros.kernel.programs import running
-from intramuros.tunnel.confine import Launch
+from intramuros.tunnel.confine import Launch, started
 from intramuros.tunnel.conversation import Conversation
 
 
@@ -26,7 +25,7 @@ async def introduced(launch: Launch, within_s: float) -> tuple[str | None, str]:
     async with (
         ask,
         answers,
-        running(launch.command, launch.variables, listen=True, contained=launch.contained) as pipes,
+        started(launch) as pipes,
         anyio.create_task_group() as group,
     ):
 

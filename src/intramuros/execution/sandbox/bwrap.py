@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from intramuros.execution.sandbox import launcher, seccomp
+from intramuros.execution.sandbox import launcher
 from intramuros.execution.sandbox.base import (
     Finding,
     Level,
@@ -19,6 +19,7 @@ from intramuros.execution.sandbox.base import (
 )
 from intramuros.execution.sandbox.cgroups import find_groups
 from intramuros.execution.sandbox.rootfs import find_python
+from intramuros.kernel import seccomp
 
 MINIMUM = (0, 9)
 """The oldest that can size temporary file systems and refuse nested namespaces."""

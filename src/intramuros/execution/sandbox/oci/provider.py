@@ -12,7 +12,7 @@ from typing import Final
 import anyio
 from anyio import to_thread
 
-from intramuros.execution.sandbox import birth, bwrap, seccomp, trees
+from intramuros.execution.sandbox import birth, bwrap, trees
 from intramuros.execution.sandbox.admission import verify
 from intramuros.execution.sandbox.adoptions import Room
 from intramuros.execution.sandbox.base import (
@@ -48,6 +48,7 @@ from intramuros.execution.sandbox.rootfs import AGENT_ID, Python
 from intramuros.execution.sandbox.spares import Spare, additions
 from intramuros.execution.sandbox.trial import try_provider
 from intramuros.execution.sandbox.zygote import Ids, Request
+from intramuros.kernel import seccomp
 
 KERNEL_BYTES: Final = 64 * MIB
 """What a kernel in user space takes for itself; about 22 MiB when idle."""

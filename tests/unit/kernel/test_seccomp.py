@@ -5,7 +5,7 @@ from errno import EAFNOSUPPORT, EINVAL, ENOSYS, EPERM, EPROTONOSUPPORT
 
 import pytest
 
-from intramuros.execution.sandbox import seccomp, syscalls
+from intramuros.kernel import seccomp, syscalls
 from tests.fakes.filters import run as interpret
 
 AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}

@@ -3,8 +3,8 @@ import struct
 
 import pytest
 
-from intramuros.execution.sandbox import bpf
-from intramuros.execution.sandbox.bpf import Answer, AnyBit, Decision, OneOf
+from intramuros.kernel import bpf
+from intramuros.kernel.bpf import Answer, AnyBit, Decision, OneOf
 from tests.fakes.filters import run
 
 AUDIT = 0xC000003E

@@ -9,8 +9,8 @@ from errno import EAFNOSUPPORT, EINVAL, ENOSYS, EPERM, EPROTONOSUPPORT
 from functools import cache
 from typing import Final
 
-from intramuros.execution.sandbox import bpf, syscalls
-from intramuros.execution.sandbox.bpf import Answer, AnyBit, Decision, OneOf
+from intramuros.kernel import bpf, syscalls
+from intramuros.kernel.bpf import Answer, AnyBit, Decision, OneOf
 
 _AUDIT: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _PASS: Final = Answer()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from intramuros.execution.sandbox import syscalls
+from intramuros.kernel import syscalls
 
 HEADERS = {
     "x86_64": Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"),
