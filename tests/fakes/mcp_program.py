@@ -75,6 +75,18 @@ def attempt(arguments: dict[str, Any], _: dict[str, Any]) -> str:
     return json.dumps(found)
 
 
+def effect(arguments: dict[str, Any], meta: dict[str, Any]) -> str:
+    """Do something once, and say so when a file appears."""
+    with Path(arguments["done"]).open("a") as done:
+        done.write("x")
+    if "progressToken" in meta:
+        params = {"progressToken": meta["progressToken"], "progress": 1}
+        say({"method": "notifications/progress", "params": params})
+    while not Path(arguments["until"]).exists():
+        time.sleep(0.02)
+    return f"done {arguments.get('what', '')}"
+
+
 TOOLS: dict[str, Tool] = {
     "pid": lambda _, __: str(os.getpid()),
     "echo": lambda arguments, _: str(arguments["text"]),
@@ -87,6 +99,7 @@ TOOLS: dict[str, Tool] = {
     "read": read,
     "attempt": attempt,
     "die": die,
+    "effect": effect,
     "noise": noise,
 }
 

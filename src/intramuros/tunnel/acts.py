@@ -75,6 +75,7 @@ _METHODS: Final = {
     "logging/setLevel": Action.CONNECT,
     "response": Action.RESPOND,
 } | dict.fromkeys(LIST_METHODS, Action.CONNECT)
+LAST_EVENT: Final = b"last-event-id"
 _NOTIFICATION: Final = "notifications/"
 
 
@@ -134,5 +135,6 @@ def _is_stream(http_method: str, headers: Headers) -> bool:
     """Whether a request without a body opens a server's event stream, or ends a session."""
     named = dict(headers)
     if http_method == "GET":
-        return b"text/event-stream" in named.get(b"accept", b"")
+        # A stream that goes on may hold lists, whatever form its reader asks for.
+        return b"text/event-stream" in named.get(b"accept", b"") or LAST_EVENT in named
     return http_method == "DELETE" and b"mcp-session-id" in named

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from intramuros.kernel.telemetry import logger
-from intramuros.tunnel.acts import Act, Action, act_of
+from intramuros.tunnel.acts import LAST_EVENT, Act, Action, act_of
 from intramuros.tunnel.bound_sessions import Binder
 from intramuros.tunnel.calls import Summary, check_mirrored, summarise
 from intramuros.tunnel.definitions import Definitions, Tell
@@ -22,6 +22,8 @@ log = logger("gateway")
 
 DENIED: Final = "denied"
 FOREIGN_SESSION: Final = "foreign_session"
+RESUMES: Final = "resumes_after"
+MAX_EVENT_ID_CHARS: Final = 128
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Judge:
         found = _read(exchange)
         act = _act(exchange, route, found)
         asked = asked_by(exchange.caller, act)
-        fields = found.fields() | asked.fields()
+        fields = found.fields() | asked.fields() | _taken_up(exchange)
         if self.guard is not None:
             verdict = self.guard.judge(asked)
             exchange.filter = verdict.filter
@@ -123,6 +125,14 @@ def _denial(reason: str, act: Act, found: Summary) -> Refusal:
         await send_denial(exchange, act, found.id)
 
     return Refusal(reason, answer)
+
+
+def _taken_up(exchange: Exchange) -> dict[str, object]:
+    """Return after which event a stream that was cut shall go on, if one shall."""
+    after = dict(exchange.request.headers).get(LAST_EVENT)
+    if after is None or exchange.request.method != b"GET":
+        return {}
+    return {RESUMES: after[:MAX_EVENT_ID_CHARS].decode("latin-1")}
 
 
 def _read(exchange: Exchange) -> Summary:

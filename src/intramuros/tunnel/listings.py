@@ -7,18 +7,19 @@ that cannot be read is not passed on.
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any, Final, Protocol
 
 import anyio.to_thread
 import httpcore2
 
+from intramuros.protocol.sse import EventReader, EventTooLarge, field, value
 from intramuros.tunnel.acts import LISTS
 
 # Of one answer, or one event. Servers with a thousand tools need about a megabyte.
 MAX_ANSWER_BYTES: Final = 8 * 1024 * 1024
 # A larger message is read aside: a thousand tools are judged in half a second.
 ASIDE_BYTES: Final = 16 * 1024
-_BOM: Final = b"\xef\xbb\xbf"
 _NAMED_BY: Final = {"resources": "uri", "resourceTemplates": "uriTemplate"}
 
 # Member of a result and the names of its items → which of them may be shown.
@@ -112,15 +113,24 @@ class ListFilter:
         yield await self._checked(bytes(body)) or bytes(body)
 
     async def _events(self, response: httpcore2.Response) -> AsyncIterator[bytes]:
-        reader = EventReader()
+        reader = EventReader(MAX_ANSWER_BYTES)
         async with aclosing(response.aiter_stream()) as chunks:
             async for chunk in chunks:
-                passed = b"".join([await self._event(event) for event in reader.feed(chunk)])
+                passed = await self._passed(partial(reader.feed, chunk))
                 if passed:
                     yield passed
+        if last := await self._passed(reader.end):
+            yield last
+
+    async def _passed(self, read: Callable[[], list[list[bytes]]]) -> bytes:
+        try:
+            events = read()
+        except EventTooLarge as error:
+            raise httpcore2.RemoteProtocolError(f"{error} to be filtered") from error
+        return b"".join([await self._event(event) for event in events])
 
     async def _event(self, lines: list[bytes]) -> bytes:
-        data = [_value(line) for line in lines if _field(line) == b"data"]
+        data = [value(line) for line in lines if field(line) == b"data"]
         whole = b"\n".join(lines) + b"\n\n"
         text = b"\n".join(data)
         if not text.lstrip().startswith((b"{", b"[")):
@@ -128,7 +138,7 @@ class ListFilter:
         filtered = await self._checked(text)
         if filtered is None:
             return whole
-        others = [line for line in lines if _field(line) != b"data"]
+        others = [line for line in lines if field(line) != b"data"]
         return b"\n".join([*others, b"data: " + filtered]) + b"\n\n"
 
     async def _checked(self, data: bytes) -> bytes | None:
@@ -150,71 +160,7 @@ def _all(_member: str, names: Sequence[str]) -> Sequence[bool]:
     return [True] * len(names)
 
 
-class EventReader:
-    """Splits a stream into events (WHATWG HTML 9.2.5), each a list of its lines."""
-
-    def __init__(self) -> None:
-        self._held = bytearray()
-        self._lines: list[bytes] = []
-        self._size = 0
-        self._begun = False
-
-    def feed(self, chunk: bytes) -> list[list[bytes]]:
-        """Take bytes and return the events that they complete.
-
-        Raises:
-            httpcore2.RemoteProtocolError: an event is too large.
-        """
-        events = []
-        for line in self._split(chunk):
-            if line:
-                self._lines.append(line)
-                self._size += len(line)
-            elif self._lines:
-                events.append(self._lines)
-                self._lines, self._size = [], 0
-            if self._size > MAX_ANSWER_BYTES:
-                raise httpcore2.RemoteProtocolError("an event is too large to be filtered")
-        return events
-
-    def _split(self, chunk: bytes) -> list[bytes]:
-        if self._begun and not _ends_line(bytes(self._held[-1:]) + chunk):
-            # Nothing is complete; what is held only grows, however small the pieces.
-            self._hold(chunk)
-            return []
-        held = bytes(self._held) + chunk
-        self._held.clear()
-        if not self._begun:
-            if len(held) < len(_BOM) and _BOM.startswith(held):
-                self._hold(held)
-                return []
-            self._begun = True
-            held = held.removeprefix(_BOM)
-        # A CR at the end may be half of a line's end; what follows tells.
-        whole = held[:-1] if held.endswith(b"\r") else held
-        lines = whole.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-        self._hold(lines.pop() + held[len(whole) :])
-        return lines
-
-    def _hold(self, rest: bytes) -> None:
-        self._held += rest
-        if len(self._held) > MAX_ANSWER_BYTES:
-            raise httpcore2.RemoteProtocolError("a line is too long to be filtered")
-
-
 async def _unreadable(response: httpcore2.Response) -> AsyncIterator[bytes]:
     await response.aclose()
     raise httpcore2.RemoteProtocolError("the list is packed, though that was not asked for")
     yield b""
-
-
-def _ends_line(data: bytes) -> bool:
-    return b"\n" in data or b"\r" in data
-
-
-def _field(line: bytes) -> bytes:
-    return line.partition(b":")[0]
-
-
-def _value(line: bytes) -> bytes:
-    return line.partition(b":")[2].removeprefix(b" ")

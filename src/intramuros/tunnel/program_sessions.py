@@ -3,14 +3,15 @@
 The official SDK speaks HTTP to the caller; messages pass to the program and back as they are. A
 session belongs to whom it was opened for. When its program ends, every call that is open is
 answered with an error, the session with it, and the caller's next one starts a new program: at
-once, or after a while if it keeps failing.
+once, or after a while if it keeps failing. A connection that breaks ends no call: its caller comes
+back for what followed, and finds it kept.
 
 Source: MCP 2025-11-25, transports and lifecycle. Callers of 2026-07-28 are told to open a session.
 """
 
 import json
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -19,7 +20,7 @@ from typing import Final
 import anyio
 import mcp_types
 from anyio.abc import TaskGroup, TaskStatus
-from mcp.server.streamable_http import StreamableHTTPServerTransport
+from mcp.server.streamable_http import GET_STREAM_KEY, StreamableHTTPServerTransport
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from intramuros.kernel.errors import OperatorError
@@ -28,12 +29,17 @@ from intramuros.kernel.timing import Clock, backoff_s
 from intramuros.tunnel.confine import Launch, started
 from intramuros.tunnel.conversation import Conversation
 from intramuros.tunnel.in_process import Message, Receive, Scope, Send
+from intramuros.tunnel.kept_events import KeptEvents, Shelf
 
 log = logger("program")
 
 PATH: Final = "/mcp"
 _SESSION: Final = b"mcp-session-id"
 _VERSION: Final = b"mcp-protocol-version"
+_LAST_EVENT: Final = b"last-event-id"
+# When callers shall come back that lost their connection.
+RETRY_MS: Final = 500
+SWEEP_S: Final = 30.0
 PART_S: Final = 5.0
 _BACKOFF_S: Final = 1.0
 _BACKOFF_CAP_S: Final = 30.0
@@ -44,6 +50,7 @@ class _Session:
     """One caller's connection, as HTTP knows it."""
 
     transport: StreamableHTTPServerTransport
+    kept: KeptEvents
     owner: object
     posts: int = 0
     """Requests that wait for their answers, or for the last of them to be sent."""
@@ -54,9 +61,14 @@ class _Session:
     ended: anyio.Event = field(default_factory=anyio.Event)
 
     @contextmanager
-    def posting(self, method: str) -> Iterator[None]:
-        """Count a request, unless it is one that stays open for as long as the session."""
-        if method == "GET":
+    def posting(self, method: str, after: str) -> Iterator[None]:
+        """Count a request, unless it is one that stays open for as long as the session.
+
+        Args:
+            method: HTTP's.
+            after: the id of the event whose stream is taken up; empty if none is.
+        """
+        if method == "GET" and not self.kept.awaits_answer(after):
             yield
             return
         if self.posts == 0:
@@ -97,6 +109,7 @@ class ProgramSessions:
         self._clock = clock
         self._rand = rand
         self._sessions: dict[str, _Session] = {}
+        self._shelf = Shelf(clock)
         self._group: TaskGroup | None = None
         self._failures = 0
         self._not_before_s = 0.0
@@ -114,7 +127,9 @@ class ProgramSessions:
             async with anyio.create_task_group() as group:
                 self._group = group
                 task_status.started()
-                await anyio.sleep_forever()
+                while True:
+                    await anyio.sleep(SWEEP_S)
+                    self._shelf.clear_old()
 
     async def retire(self, why: str, within_s: float) -> None:
         """End the sessions, each once its open calls are answered, and :meth:`run` after them.
@@ -139,21 +154,27 @@ class ProgramSessions:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        headers = dict(scope["headers"])
-        id = headers.get(_SESSION, b"").decode("latin-1")
-        owner = scope["state"]["owner"]
-        refusal = self._refusal(
-            scope["path"], id, owner, headers.get(_VERSION, b"").decode("latin-1")
-        )
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        id, owner = headers.get(_SESSION, ""), scope["state"]["owner"]
+        after = headers.get(_LAST_EVENT, "") if scope["method"] == "GET" else ""
+        refusal = self._refusal(scope["path"], headers, owner)
+        if refusal is None and after:
+            refusal = self._refused_after(self._sessions.get(id), headers)
         if refusal is not None:
             await _say(send, refusal)
         elif id:
-            await self._go_on(self._sessions[id], scope, receive, send)
+            await self._go_on(self._sessions[id], after, scope, receive, send)
         else:
             await self._begin(self._open(owner), scope, receive, send)
 
-    async def _go_on(self, session: _Session, scope: Scope, receive: Receive, send: Send) -> None:
-        with session.posting(scope["method"]):
+    async def _go_on(
+        self, session: _Session, after: str, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        if after:
+            log.info("stream_resumed", route=self._route, call=session.kept.awaits_answer(after))
+        elif scope["method"] == "GET":
+            session.kept.release(GET_STREAM_KEY)
+        with session.posting(scope["method"], after):
             await session.transport.handle_request(scope, receive, send)
         if session.transport.is_terminated:
             self._forget(session)
@@ -171,14 +192,15 @@ class ProgramSessions:
             await send(message)
 
         try:
-            with session.posting(scope["method"]):
+            with session.posting(scope["method"], ""):
                 await session.transport.handle_request(scope, receive, watching)
         finally:
             if not established:
                 await self._close(session)
 
-    def _refusal(self, path: str, id: str, owner: object, version: str) -> "_Refusal | None":
+    def _refusal(self, path: str, headers: Mapping[bytes, str], owner: object) -> "_Refusal | None":
         """Return the answer to a request that no session shall see."""
+        id, version = headers.get(_SESSION, ""), headers.get(_VERSION, "")
         if path != PATH:
             return _Refusal(404, f"the route {self._route!r} is served at {PATH}")
         if version and version not in HANDSHAKE_PROTOCOL_VERSIONS:
@@ -198,10 +220,26 @@ class ProgramSessions:
             return _Refusal(404, "there is no such session")
         return None
 
+    def _refused_after(
+        self, session: _Session | None, headers: Mapping[bytes, str]
+    ) -> "_Refusal | None":
+        """Return the answer to who asks for what is not there to be taken up."""
+        if "text/event-stream" not in headers.get(b"accept", ""):
+            # As such the policy knows a request whose answer may hold lists.
+            return _Refusal(406, "say that you accept text/event-stream")
+        if session is None or not session.kept.resumable(headers[_LAST_EVENT]):
+            log.info("stream_not_resumed", route=self._route)
+            return _Refusal(400, "what followed this event is not kept, or no longer")
+        return None
+
     def _open(self, owner: object) -> _Session:
         id = uuid.uuid4().hex
-        transport = StreamableHTTPServerTransport(mcp_session_id=id, idle_timeout=self._idle_s)
-        session = self._sessions[id] = _Session(transport, owner)
+        # The transport is made with the events that end its connections.
+        kept = KeptEvents(self._shelf, lambda key: transport.close_sse_stream(key))
+        transport = StreamableHTTPServerTransport(
+            mcp_session_id=id, idle_timeout=self._idle_s, event_store=kept, retry_interval=RETRY_MS
+        )
+        session = self._sessions[id] = _Session(transport, kept, owner)
         return session
 
     def _forget(self, session: _Session) -> None:
@@ -211,6 +249,7 @@ class ProgramSessions:
 
     async def _close(self, session: _Session) -> None:
         self._forget(session)
+        session.kept.close()
         if not session.transport.is_terminated:
             with anyio.CancelScope(shield=True):
                 await session.transport.terminate()

@@ -36,7 +36,7 @@ from intramuros.tunnel.http_rules import (
     response_headers,
     upstream_headers,
 )
-from intramuros.tunnel.judge import Judge
+from intramuros.tunnel.judge import RESUMES, Judge
 from intramuros.tunnel.ledger import AuditUnavailable, Ledger
 from intramuros.tunnel.link import LinkStream
 from intramuros.tunnel.reach import Lease, Reach
@@ -50,6 +50,11 @@ MIB: Final = 1024 * 1024
 CHUNK_BYTES: Final = 64 * 1024
 # Bodies up to this size are taken however much is held: streams are counted elsewhere.
 SMALL_BODY_BYTES: Final = 64 * 1024
+# Of a request's record, what that of its outcome says too.
+_TOLD_AGAIN: Final = (
+    *("host", "session", "trace", "upstream", "request_sha256", "method", "name"),
+    RESUMES,
+)
 _HELD: Final = ("route", "name", "reason", "sha256")
 _UPSTREAM_ERRORS: Final = (
     httpcore2.NetworkError,
@@ -368,11 +373,7 @@ class Relay:
     def _record_outcome(
         self, fields: dict[str, object], outcome: Outcome, started_s: float, hidden: int = 0
     ) -> None:
-        done = {
-            name: fields[name]
-            for name in ("host", "session", "trace", "upstream", "request_sha256", "method", "name")
-            if name in fields
-        } | {
+        done = {name: fields[name] for name in _TOLD_AGAIN if name in fields} | {
             "status": outcome.status,
             "response_bytes": outcome.size,
             "response_sha256": outcome.digest.hexdigest(),

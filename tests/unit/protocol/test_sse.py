@@ -5,7 +5,17 @@ from anthropic._streaming import SSEDecoder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from intramuros.protocol.sse import KEEP_ALIVE, OPENED, frame
+from intramuros.protocol.sse import (
+    KEEP_ALIVE,
+    OPENED,
+    EventReader,
+    EventTooLarge,
+    field,
+    frame,
+    value,
+)
+
+MAX_BYTES = 1_000_000
 
 
 def decoded(stream: bytes) -> list[tuple[str | None, str, str | None]]:
@@ -34,3 +44,42 @@ def test_no_part_can_forge_another_frame(bad: str) -> None:
             frame(*parts)
     with pytest.raises(ValueError, match="one line"):
         frame("a", "{}", id=bad)
+
+
+@given(st.data())
+def test_events_are_the_same_however_the_stream_is_cut(data: st.DataObject) -> None:
+    end = data.draw(st.sampled_from([b"\n", b"\r\n", b"\r"]))
+    bom = data.draw(st.sampled_from([b"", b"\xef\xbb\xbf"]))
+    lines = [b"event: a", b"data: 1", b"data: 2", b"", b"", b": c", b"data: 3", b"", b"x: y"]
+    stream = bom + end.join(lines)
+    whole = data.draw(st.booleans())
+    if whole:
+        stream += end + end
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
+    reader, events = EventReader(MAX_BYTES), []
+    for begin, stop in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+        events += reader.feed(stream[begin:stop])
+    events += reader.end()
+    last = [[b"x: y"]] if whole else []
+    assert events == [[b"event: a", b"data: 1", b"data: 2"], [b": c", b"data: 3"], *last]
+
+
+def test_a_byte_at_a_time_costs_no_square() -> None:
+    reader = EventReader(MAX_BYTES)
+    for _ in range(200_000):
+        reader.feed(b"a")
+    assert reader.feed(b"\n\n") == [[b"a" * 200_000]]
+
+
+@pytest.mark.parametrize("chunk", [b"data: " + b"x" * 101, b"data: x\n" * 20, b"x" * 50])
+def test_an_event_that_is_too_large_is_refused(chunk: bytes) -> None:
+    reader = EventReader(100)
+    with pytest.raises(EventTooLarge):
+        for _ in range(3):
+            reader.feed(chunk)
+
+
+def test_a_line_sets_a_field() -> None:
+    assert (field(b"id: 7"), value(b"id: 7")) == (b"id", b"7")
+    assert (field(b"data"), value(b"data")) == (b"data", b"")
+    assert (field(b": comment"), value(b"a:  b")) == (b"", b" b")

@@ -44,6 +44,8 @@ def test_what_is_no_message_is_a_stream_an_end_or_plain_http() -> None:
     nothing = Summary()
     assert act_of("d", "GET", "/mcp", STREAM, nothing).action is Action.CONNECT
     assert act_of("d", "GET", "/admin", [(b"accept", b"*/*")], nothing).action is Action.HTTP
+    goes_on = [(b"accept", b"*/*"), (b"last-event-id", b"1")]
+    assert act_of("d", "GET", "/mcp", goes_on, nothing).action is Action.CONNECT
     ending = [(b"mcp-session-id", b"s")]
     assert act_of("d", "DELETE", "/mcp", ending, nothing).action is Action.CONNECT
     assert act_of("d", "DELETE", "/mcp", [], nothing).action is Action.HTTP

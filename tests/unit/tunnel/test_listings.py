@@ -4,11 +4,9 @@ from typing import Any
 
 import httpcore2
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from intramuros.tunnel import listings
-from intramuros.tunnel.listings import EventReader, ListFilter
+from intramuros.tunnel.listings import ListFilter
 
 pytestmark = pytest.mark.anyio
 
@@ -100,23 +98,3 @@ async def test_what_cannot_be_read_is_not_passed_on(monkeypatch: pytest.MonkeyPa
     ):
         with pytest.raises(httpcore2.RemoteProtocolError, match="too l"):
             await passed(*chunks, kind=kind)
-
-
-@given(st.data())
-def test_events_are_the_same_however_the_stream_is_cut(data: st.DataObject) -> None:
-    end = data.draw(st.sampled_from([b"\n", b"\r\n", b"\r"]))
-    bom = data.draw(st.sampled_from([b"", b"\xef\xbb\xbf"]))
-    lines = [b"event: a", b"data: 1", b"data: 2", b"", b"", b": c", b"data: 3", b"", b"x: y"]
-    stream = bom + end.join(lines)
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
-    reader, events = EventReader(), []
-    for begin, stop in zip([0, *cuts], [*cuts, len(stream)], strict=True):
-        events += reader.feed(stream[begin:stop])
-    assert events == [[b"event: a", b"data: 1", b"data: 2"], [b": c", b"data: 3"]]
-
-
-async def test_a_byte_at_a_time_costs_no_square() -> None:
-    reader = EventReader()
-    for _ in range(200_000):
-        reader.feed(b"a")
-    assert reader.feed(b"\n\n") == [[b"a" * 200_000]]

@@ -7,6 +7,7 @@ callers only borrow it. Streamable HTTP comes first and the older SSE transport 
 
 import json
 import math
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ from intramuros.control.mcp.base import (
     McpTool,
 )
 from intramuros.control.mcp.content import mask, to_result, to_tool
+from intramuros.control.mcp.resuming import ResumingTransport
 from intramuros.control.mcp.witness import Witness
 from intramuros.kernel.service import Stop
 from intramuros.kernel.telemetry import logger
@@ -271,7 +273,8 @@ class McpPool:
 
     @asynccontextmanager
     async def _http(self, caller: Caller, link: _Link) -> AsyncIterator[httpx2.AsyncClient]:
-        link.witness = Witness(await self._transport_for(caller, link.server))
+        way = await self._transport_for(caller, link.server)
+        link.witness = Witness(ResumingTransport(way, random.random))
         timeout = httpx2.Timeout(self._limits.connect_s, read=self._limits.call_s)
         async with httpx2.AsyncClient(transport=link.witness, timeout=timeout) as http:
             yield http

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import httpx2
 
 from intramuros.control.mcp.bearer import BearerTransport, CredentialRefused
+from intramuros.control.mcp.resuming import ResumingTransport, check_plain
 
 if TYPE_CHECKING:
     import anyio
@@ -37,14 +38,17 @@ class Witness(httpx2.AsyncBaseTransport):
     @property
     def secrets(self) -> Collection[str]:
         """Return the tokens that were sent, which must not be repeated to anybody."""
-        return self._inner.sent if isinstance(self._inner, BearerTransport) else ()
+        way = self._inner
+        if isinstance(way, ResumingTransport):
+            way = way.way
+        return way.sent if isinstance(way, BearerTransport) else ()
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send the request and note a failure; GET is the optional event stream, so it is not."""
         request.headers["accept-encoding"] = "identity"
         try:
             response = await self._inner.handle_async_request(request)
-            await _check_plain(response)
+            await check_plain(response)
         except Exception as error:
             refused = _UNAUTHORIZED if isinstance(error, CredentialRefused) else None
             self.note(refused, str(error) or type(error).__name__)
@@ -80,17 +84,6 @@ def _asks_in_session(request: httpx2.Request) -> bool:
     except (ValueError, httpx2.RequestNotRead):
         return False
     return isinstance(message, dict) and str(message.get("method")).startswith("tools/")
-
-
-async def _check_plain(response: httpx2.Response) -> None:
-    """Refuse a reply that is packed, though none was to be: kilobytes can hold gigabytes.
-
-    Raises:
-        httpx2.ReadError: it is.
-    """
-    if response.headers.get("content-encoding", "identity").strip().lower() != "identity":
-        await response.aclose()
-        raise httpx2.ReadError("the reply is packed")
 
 
 class _Bounded(httpx2.AsyncByteStream):
