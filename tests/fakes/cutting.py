@@ -1,5 +1,6 @@
 """A transport whose event streams are cut where a test says."""
 
+import math
 from collections.abc import AsyncIterator
 
 import httpx2
@@ -18,6 +19,8 @@ class Cutting(httpx2.AsyncBaseTransport):
         self.inner = inner
         self.cuts = list(cuts)
         self.requests: list[httpx2.Request] = []
+        self.heard = 0
+        """Parts of calls' event streams that were read."""
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         self.requests.append(request)
@@ -25,9 +28,9 @@ class Cutting(httpx2.AsyncBaseTransport):
         stream = response.stream
         events = response.headers.get("content-type", "").startswith("text/event-stream")
         own = request.method == "GET" and "last-event-id" not in request.headers
-        if self.cuts and events and not own and "mcp-session-id" in request.headers:
+        if events and not own and "mcp-session-id" in request.headers:
             assert isinstance(stream, httpx2.AsyncByteStream)
-            response.stream = _Cut(stream, self.cuts.pop(0))
+            response.stream = _Cut(self, stream, self.cuts.pop(0) if self.cuts else math.inf)
         return response
 
     async def aclose(self) -> None:
@@ -35,14 +38,17 @@ class Cutting(httpx2.AsyncBaseTransport):
 
 
 class _Cut(httpx2.AsyncByteStream):
-    def __init__(self, inner: httpx2.AsyncByteStream, left: int) -> None:
+    def __init__(self, whole: Cutting, inner: httpx2.AsyncByteStream, left: float) -> None:
+        self._whole = whole
         self._inner = inner
         self._left = left
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for chunk in self._inner:
-            part, self._left = chunk[: self._left], self._left - len(chunk)
+            part = chunk if self._left >= len(chunk) else chunk[: int(self._left)]
+            self._left -= len(chunk)
             if part:
+                self._whole.heard += 1
                 yield part
             if self._left < 0:
                 raise httpx2.ReadError("cut")

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,7 @@ class Tunnel:
     rig: Rig
     edges: list[EdgeProcess]
     home: Path
+    ways: list[Cutting] = field(default_factory=list)
 
     @property
     def ports(self) -> list[int]:
@@ -118,9 +119,17 @@ class Tunnel:
         """Return what a call of the tool with an effect says."""
         return {"done": str(self.done), "until": str(self.home / "until"), "what": what}
 
+    def way(self) -> Cutting:
+        """Return a way through the tunnel."""
+        self.ways.append(Cutting(TunnelTransport(self.rig.dialer(*self.ports))))
+        return self.ways[-1]
+
     async def begun(self, times: int = 1) -> None:
+        """Wait until so many calls have their effects, and can be taken up again."""
+
         async def so() -> bool:
-            return self.done.exists() and len(self.done.read_text()) >= times
+            done = self.done.exists() and len(self.done.read_text()) >= times
+            return done and len([way for way in self.ways if way.heard]) >= times
 
         await eventually(so, 60)
 
@@ -172,8 +181,7 @@ async def tunnel(home: Path, edges: int = 2) -> AsyncIterator[Tunnel]:
 async def test_t11_a_call_goes_on_where_its_edge_was_killed(tmp_path: Path, where: str) -> None:
     answers: list[str] = []
     async with tunnel(tmp_path, 2 if where == "another edge" else 1) as made:
-        way = lambda: TunnelTransport(made.rig.dialer(*made.ports))  # noqa: E731
-        async with visit(url("/mcp", "tools"), way=way) as found:
+        async with visit(url("/mcp", "tools"), way=made.way) as found:
 
             async def call(what: str) -> None:
                 answers.append(text_of(await found.call("effect", **made.arguments(what))))
@@ -202,8 +210,7 @@ async def test_many_calls_that_are_cut_at_once_are_each_answered_once(tmp_path: 
     async with tunnel(tmp_path) as made:
 
         async def session(name: str) -> None:
-            way = lambda: TunnelTransport(made.rig.dialer(*made.ports))  # noqa: E731
-            async with visit(url("/mcp", "tools"), way=way) as found:
+            async with visit(url("/mcp", "tools"), way=made.way) as found:
                 answers[name] = text_of(await found.call("effect", **made.arguments(name)))
 
         async with anyio.create_task_group() as group:
@@ -223,7 +230,7 @@ async def test_the_official_client_takes_its_call_up_again(tmp_path: Path) -> No
     async def note(done: float, total: float | None, message: str | None) -> None:
         progress.append(done)
 
-    async with tunnel(tmp_path) as made, client_of(made.rig, *made.ports) as http:
+    async with tunnel(tmp_path) as made, httpx2.AsyncClient(transport=made.way()) as http:
         transport = streamable_http_client(url("/mcp", "tools"), http_client=http)
         async with Client(transport, mode="auto") as client:
 
@@ -387,7 +394,10 @@ async def test_what_is_kept_is_bounded_and_what_is_not_kept_is_an_error(
             ).status_code == 200
         assert (await mine.after(first)).status_code == 400
         # A visitor whose answer could not be kept is told so, and does not call again.
-        way = lambda: Cutting(TunnelTransport(rig.dialer(port)), 10_000)  # noqa: E731
+
+        def way() -> Cutting:
+            return Cutting(TunnelTransport(rig.dialer(port)), 10_000)
+
         async with visit(url("/mcp", "tools"), way=way) as found:
             with pytest.raises(McpError, match=r"not to be had \(HTTP 400\)"):
                 await found.call("flood", size=400_000)
