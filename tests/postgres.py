@@ -9,7 +9,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -155,6 +155,55 @@ class Cluster:
             self.process.wait(START_S)
             self.process = None
 
+    def kill(self) -> None:
+        """Have all of the server's processes die at once, as when its machine does."""
+        assert self.process is not None
+        for pid in self._pids():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait(START_S)
+        self.process = None
+
+    def freeze(self, *, thaw: bool = False) -> None:
+        """Have all of the server's processes stand still, or go on."""
+        for pid in self._pids():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT if thaw else signal.SIGSTOP)
+
+    def _pids(self) -> list[int]:
+        """The server's processes, the first one first."""
+        assert self.process is not None
+        first = self.process.pid
+        children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+        return [first, *map(int, children)]
+
+
+@contextmanager
+def following(cluster: Cluster, settings: Mapping[str, str] | None = None) -> Iterator[Cluster]:
+    """Run a replica that streams from a server until the block ends; it has all databases."""
+    where = binaries()
+    assert where is not None
+    directory = _directory(cluster.user)
+    try:
+        subprocess.run(
+            [
+                *(where / "pg_basebackup", "-D", directory / "data", "-R", "-X", "stream"),
+                *("--checkpoint=fast", "--no-sync", "-U", cluster.user, "-h", cluster.directory),
+            ],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            cwd=directory,
+            **_as(cluster.user),
+        )
+        replica = Cluster(directory, cluster.user, {**cluster.settings, **(settings or {})})
+        try:
+            replica.start()
+            yield replica
+        finally:
+            replica.stop()
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
 
 @contextmanager
 def running(settings: Mapping[str, str] | None = None) -> Iterator[Cluster]:
@@ -162,11 +211,8 @@ def running(settings: Mapping[str, str] | None = None) -> Iterator[Cluster]:
     where = binaries()
     assert where is not None, "PostgreSQL is not installed"
     user = "nobody" if os.geteuid() == 0 else getpass.getuser()
-    directory = Path(tempfile.mkdtemp(prefix="intramuros-pg-"))
+    directory = _directory(user)
     try:
-        if os.geteuid() == 0:
-            account = pwd.getpwnam(user)
-            os.chown(directory, account.pw_uid, account.pw_gid)
         subprocess.run(
             [
                 *(where / "initdb", "-D", directory / "data", "-U", user, "--auth=trust"),
@@ -186,6 +232,14 @@ def running(settings: Mapping[str, str] | None = None) -> Iterator[Cluster]:
             cluster.stop()
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _directory(user: str) -> Path:
+    directory = Path(tempfile.mkdtemp(prefix="intramuros-pg-"))
+    if os.geteuid() == 0:
+        account = pwd.getpwnam(user)
+        os.chown(directory, account.pw_uid, account.pw_gid)
+    return directory
 
 
 def _bare_name(key: str) -> str:

@@ -203,6 +203,7 @@ async def serve(settings: ServerSettings, *, stop: Stop | None = None) -> None:
             settings.bootstrap_api_key,
             wait_s=settings.database_wait_s,
             statement_s=settings.database_statement_timeout_s,
+            replicas=settings.database_replica,
         )
         try:
             services = await build_services(opened, settings)

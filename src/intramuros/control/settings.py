@@ -25,6 +25,9 @@ class ServerSettings:
     database_statement_timeout_s: float = 30.0
     """Seconds after which PostgreSQL cuts a statement off, and its caller gets a 504; 0 for never.
     Migrations, backups and checks take as long as they take."""
+    database_replica: tuple[str, ...] = field(default=(), repr=False)
+    """Read replicas of a PostgreSQL database, as postgresql://USER@HOST/NAME: lists are read there,
+    as soon as they have all that was written when the request came."""
     bootstrap_api_key: str | None = field(default=None, repr=False)
     """The first API key; generated into DATA_DIR/api-key by default."""
     base_domain: str = "intramuros.internal"

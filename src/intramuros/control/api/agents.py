@@ -85,6 +85,6 @@ async def find_versions(
         current = service.get(tx, caller.workspace_id, AGENT, agent_id)
         return service.versions(tx, current, limit, below)
 
-    found, more = await svc.db.read(work)
+    found, more = await svc.db.page(work)
     next_page = svc.cursors.seal(bound, (found[-1].version,)) if more else None
     return reply(page([agents.present(version) for version in found], next_page))

@@ -13,6 +13,7 @@ from typing import Any, Final
 import structlog
 
 from intramuros.control.identity import origin
+from intramuros.control.store.arrival import arriving
 from intramuros.control.store.codec import dump
 from intramuros.kernel.errors import DomainError, TooLarge
 from intramuros.kernel.ids import IdFactory
@@ -81,6 +82,7 @@ class Boundary:
         with (
             structlog.contextvars.bound_contextvars(request_id=context.request_id),
             origin.bound(*_peer(scope), context.request_id),
+            arriving(),
         ):
             try:
                 limited = _limit(scope, receive, self._limit_of(scope))

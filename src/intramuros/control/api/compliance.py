@@ -60,7 +60,7 @@ async def find(caller: OrgAdmin, svc: ServicesDep, request: Request, wanted: Wan
         found, more = activities.find(tx, query, svc.organization_id, now_us)
         return ([], False) if elsewhere else (found, more)
 
-    found, more = await svc.db.read(read)
+    found, more = await svc.db.page(read)
     actor = actor_of(svc, caller)
     request_id, url = context_of(request.scope).request_id, str(request.url)[:MAX_URL_CHARS]
     await svc.db.write(lambda tx: activities.note_access(tx, actor, request_id, url))

@@ -52,7 +52,7 @@ async def find(
         at_us, last_id = svc.cursors.open(bound, page_cursor)
         after = (at_us, last_id)
     query = runs.Query(size, after, **filters)
-    found, more = await svc.db.read(lambda tx: runs.find(tx, caller.workspace_id, query))
+    found, more = await svc.db.page(lambda tx: runs.find(tx, caller.workspace_id, query))
     next_page = svc.cursors.seal(bound, (found[-1].created_us, found[-1].id)) if more else None
     return reply(page([present.run(row) for row in found], next_page))
 

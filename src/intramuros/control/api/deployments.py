@@ -75,7 +75,7 @@ async def find(
         shown = [present.deployment(one, now_us) for one in found]
         return shown, found[-1].resource if more else None
 
-    shown, last = await svc.db.read(work)
+    shown, last = await svc.db.page(work)
     next_page = None if last is None else svc.cursors.seal(bound, (last.created_us, last.id))
     return reply(page(shown, next_page))
 

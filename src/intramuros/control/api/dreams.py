@@ -71,7 +71,7 @@ async def find(
         last = (found[-1].created_us, found[-1].id) if more else None
         return svc.dreams.present(tx, found), last
 
-    shown, last = await svc.db.read(work)
+    shown, last = await svc.db.page(work)
     return reply(page(shown, None if last is None else svc.cursors.seal(bound, last)))
 
 

@@ -331,7 +331,7 @@ async def _list(
         last = (found[-1].created_us, found[-1].id) if more else None
         return [present(tx, resource) for resource in found], last
 
-    shown, last = await svc.db.read(read)
+    shown, last = await svc.db.page(read)
     return reply(page(shown, svc.cursors.seal(bound, last) if last else None))
 
 
@@ -346,7 +346,7 @@ async def _slice(
     limit = check_limit(paging.limit, DEFAULT_PAGE, SERVICE_ACCOUNT.max_page)
     bound = {"list": "members", "which": which}
     after = svc.cursors.open(bound, paging.page)[0] if paging.page is not None else None
-    found = await svc.db.read(read)
+    found = await svc.db.page(read)
     start = 0
     for index, entry in enumerate(found):
         if entry[member] == after:

@@ -207,7 +207,7 @@ async def _page(
     if walk.page is not None:
         at_us, last_id = svc.cursors.open(bound, walk.page)
         after = (at_us, last_id)
-    rows, more = await svc.db.read(lambda tx: read(tx, after))
+    rows, more = await svc.db.page(lambda tx: read(tx, after))
     last = (rows[-1].created_us, getattr(rows[-1], key)) if more else None
     return reply(
         page([present(row) for row in rows], svc.cursors.seal(bound, last) if last else None)

@@ -57,7 +57,7 @@ async def create(
 @router.get("")
 async def find(caller: OrgAdmin, svc: ServicesDep) -> Response:
     """List the workspace's API keys, without their secrets."""
-    found = await svc.db.read(lambda tx: keys.find(tx, caller.workspace_id))
+    found = await svc.db.page(lambda tx: keys.find(tx, caller.workspace_id))
     return reply(page(found, None))
 
 

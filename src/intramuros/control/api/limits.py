@@ -109,7 +109,7 @@ async def find_spend(
 ) -> Response:
     """List the spend limits, newest first."""
     query, bound = wanted
-    rows, more = await svc.db.read(lambda tx: spend_limits.find(tx, query, svc.meter.cap(tx)))
+    rows, more = await svc.db.page(lambda tx: spend_limits.find(tx, query, svc.meter.cap(tx)))
     next_page = svc.cursors.seal(bound, (rows[-1].created_us, rows[-1].id)) if more else None
     return reply(page([spend_limits.shown(row) for row in rows], next_page))
 

@@ -146,8 +146,7 @@ async def find(
         return shown, memories.place(found[-1]) if more else None
 
     # Rolling up what lies deeper reads all of it.
-    wanted = svc.db.read(read) if query.shallow else svc.db.page(read, paging.limit)
-    shown, place = await wanted
+    shown, place = await svc.db.page(read, None if query.shallow else paging.limit)
     return reply(page(shown, None if place is None else svc.cursors.seal(bound, (place,))))
 
 
@@ -226,7 +225,7 @@ async def find_versions(
         shown = [memory_versions.present(version, held.get(version.id)) for version in found]
         return shown, (found[-1].created_us, found[-1].id) if more else None
 
-    shown, place = await svc.db.read(read)
+    shown, place = await svc.db.page(read)
     return reply(page(shown, None if place is None else svc.cursors.seal(bound, place)))
 
 

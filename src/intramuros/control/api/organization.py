@@ -61,7 +61,7 @@ async def find(
     wanted: Annotated[workspaces.Filter, Depends(_filter)],
 ) -> Response:
     """List workspaces, newest first."""
-    found, more = await svc.db.read(lambda tx: workspaces.find(tx, wanted, at))
+    found, more = await svc.db.page(lambda tx: workspaces.find(tx, wanted, at))
     return reply(span(found, more=more))
 
 
@@ -105,7 +105,7 @@ async def find_keys(
 ) -> Response:
     """List the API keys of all workspaces, newest first."""
     now_us = to_micros(svc.clock.now())
-    found, more = await svc.db.read(lambda tx: admin_keys.find(tx, wanted, at, now_us))
+    found, more = await svc.db.page(lambda tx: admin_keys.find(tx, wanted, at, now_us))
     return reply(span(found, more=more))
 
 

@@ -47,7 +47,7 @@ async def find_users(
 ) -> Response:
     """List the organization's members, newest first."""
     wanted = people.Filter(email, roles)
-    found, more = await svc.db.read(lambda tx: people.find(tx, wanted, at))
+    found, more = await svc.db.page(lambda tx: people.find(tx, wanted, at))
     return reply(span(found, more=more))
 
 
@@ -101,7 +101,7 @@ async def find_invites(
 ) -> Response:
     """List invites, newest first; withdrawn ones are left out."""
     now_us = to_micros(svc.clock.now())
-    found, more = await svc.db.read(lambda tx: invites.find(tx, wanted, at, now_us))
+    found, more = await svc.db.page(lambda tx: invites.find(tx, wanted, at, now_us))
     return reply(span(found, more=more))
 
 
@@ -146,7 +146,7 @@ async def find_members(
     _caller: OrgAdmin, svc: ServicesDep, workspace_id: str, at: SpanDep
 ) -> Response:
     """List the members of a workspace."""
-    found, more = await svc.db.read(lambda tx: workspace_users.find(tx, workspace_id, at))
+    found, more = await svc.db.page(lambda tx: workspace_users.find(tx, workspace_id, at))
     return reply(span(found, more=more, key="user_id"))
 
 

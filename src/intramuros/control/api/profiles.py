@@ -79,7 +79,7 @@ async def find(
     }
     if asked.page is not None:
         order = replace(order, after=tuple(svc.cursors.open(bound, asked.page)))
-    found, more = await svc.db.read(lambda tx: profiles.find(tx, caller.workspace_id, order, limit))
+    found, more = await svc.db.page(lambda tx: profiles.find(tx, caller.workspace_id, order, limit))
     next_page = svc.cursors.seal(bound, profiles.position(found[-1], order)) if more else None
     return reply(page([profiles.present(one, legacy=legacy) for one in found], next_page))
 

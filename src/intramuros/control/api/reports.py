@@ -135,7 +135,7 @@ async def usage(
     """Report how many tokens models used, by minute, hour or day."""
     bound = {"report": "usage", "groups": wanted.group_by, "filters": wanted.filters}
     shown = _shown(svc, pages, bucket_width, bound)
-    data = await svc.db.read(lambda tx: reports.usage(tx, shown.window, wanted))
+    data = await svc.db.page(lambda tx: reports.usage(tx, shown.window, wanted))
     return reply({"data": data, "has_more": shown.next is not None, "next_page": shown.next})
 
 
@@ -153,7 +153,7 @@ async def cost(
     wanted = Wanted(sorted(set(group_by or ())))
     bound = {"report": "cost", "groups": wanted.group_by}
     shown = _shown(svc, pages, bucket_width, bound)
-    data = await svc.db.read(lambda tx: reports.cost(tx, shown.window, wanted, svc.models))
+    data = await svc.db.page(lambda tx: reports.cost(tx, shown.window, wanted, svc.models))
     return reply({"data": data, "has_more": shown.next is not None, "next_page": shown.next})
 
 

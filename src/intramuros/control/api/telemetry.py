@@ -65,7 +65,7 @@ async def find(
     size = check_limit(limit, DEFAULT_PAGE, MAX_PAGE)
     bound = {"list": "telemetry_destinations", "workspaces": workspace_ids}
     after = _after(svc, bound, page_)
-    rows, more = await svc.db.read(lambda tx: destinations.find(tx, size, after, workspace_ids))
+    rows, more = await svc.db.page(lambda tx: destinations.find(tx, size, after, workspace_ids))
     next_page = svc.cursors.seal(bound, (rows[-1].created_us, rows[-1].id)) if more else None
     return reply(page([destinations.shown(row) for row in rows], next_page))
 
@@ -131,7 +131,7 @@ async def find_workspaces(
         destinations.find_row(tx, destination_id)
         return coverage.find(tx, destination_id, size, after)
 
-    rows, more = await svc.db.read(work)
+    rows, more = await svc.db.page(work)
     last = (rows[-1].created_us, rows[-1].workspace_id) if more else ()
     next_page = svc.cursors.seal(bound, last) if more else None
     return reply(page([coverage.shown(row) for row in rows], next_page))

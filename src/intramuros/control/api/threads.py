@@ -57,7 +57,7 @@ async def find(
         place = (last.created_us, last.id) if last is not None else (0, "")
         return shown + [_child(svc, row, child) for child in rows], place if more else None
 
-    shown, place = await svc.db.read(read)
+    shown, place = await svc.db.page(read)
     return reply(page(shown, svc.cursors.seal(bound, place) if place else None))
 
 

@@ -142,7 +142,7 @@ async def _create(
 
 
 async def _find(svc: Services, workspace_id: str | None, at: Page) -> Response:
-    found, more = await svc.db.read(lambda tx: endpoints.find(tx, workspace_id, at))
+    found, more = await svc.db.page(lambda tx: endpoints.find(tx, workspace_id, at))
     return reply(span(found, more=more))
 
 

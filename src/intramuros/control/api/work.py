@@ -110,7 +110,7 @@ async def find(
     if page_cursor:
         at_us, last_id = svc.cursors.open(bound, page_cursor)
         after = (at_us, last_id)
-    items, place = await svc.db.read(lambda tx: rows.page(tx, environment_id, size, after))
+    items, place = await svc.db.page(lambda tx: rows.page(tx, environment_id, size, after))
     next_page = None if place is None else svc.cursors.seal(bound, place)
     return reply(page([present.work(item) for item in items], next_page))
 

@@ -1,6 +1,7 @@
 """An installation: its directory, its database at the newest schema, its first key."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -76,6 +77,7 @@ async def open_installation(
     *,
     wait_s: float = 0.0,
     statement_s: float = STATEMENT_S,
+    replicas: Sequence[str] = (),
 ) -> Installation:
     """Open, migrate and bootstrap what a data directory holds; safe to repeat.
 
@@ -85,6 +87,7 @@ async def open_installation(
         bootstrap_api_key: the operator's first API key; made into a file when None.
         wait_s: seconds to wait for a database that is not up yet.
         statement_s: seconds that a statement may take on PostgreSQL; 0 for as long as it takes.
+        replicas: URLs of read replicas on PostgreSQL.
 
     Raises:
         OperatorError: the directory, the database or a key in it is unusable.
@@ -92,7 +95,9 @@ async def open_installation(
     _make_directory(data_dir)
     clock = SteadyClock(SystemClock())
     ids = IdFactory(clock, os.urandom)
-    store = await open_store(data_dir, database_url, wait_s=wait_s, statement_s=statement_s)
+    store = await open_store(
+        data_dir, database_url, wait_s=wait_s, statement_s=statement_s, replicas=replicas
+    )
     db = store.db
     try:
         names = await db.write(lambda tx: bootstrap.ensure_workspace(tx, clock, ids))
@@ -113,6 +118,7 @@ async def open_store(
     alone: bool = False,
     wait_s: float = 0.0,
     statement_s: float = STATEMENT_S,
+    replicas: Sequence[str] = (),
 ) -> Store:
     """Open and migrate the database of a data directory, and find the key it is sealed by.
 
@@ -120,6 +126,7 @@ async def open_store(
         alone: only if no other process uses the key.
         wait_s: seconds to wait for a database that is not up yet.
         statement_s: seconds that a statement may take on PostgreSQL; 0 for as long as it takes.
+        replicas: URLs of read replicas on PostgreSQL.
 
     Raises:
         OperatorError: the database or the key is unusable.
@@ -129,7 +136,13 @@ async def open_store(
     try:
         current, successor = files.current(), files.successor()
         url = database_url or f"sqlite:///{_private(data_dir / DATABASE_FILE)}"
-        db = await open_when_up(url, wait_s, lambda db: upgrade(db.engine), statement_s=statement_s)
+        db = await open_when_up(
+            url,
+            wait_s,
+            lambda db: upgrade(db.engine),
+            statement_s=statement_s,
+            replicas=replicas,
+        )
     except BaseException:
         files.release()
         raise

@@ -6,31 +6,30 @@ transaction is either alone among all writers of all processes, as on SQLite, or
 it works on and runs beside others (decision 28).
 """
 
-import asyncio
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import anyio
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from intramuros.control.store.drivers import STATEMENT_S, Backend, Keys, raw
+from intramuros.control.store import arrival
+from intramuros.control.store.drivers import STATEMENT_S, Backend, Elsewhere, Keys, raw
 from intramuros.control.store.sqlite import PREFIX, Sqlite
-from intramuros.control.store.transactions import Job, Queue, Reader, Writer
+from intramuros.control.store.transactions import Job, Queue, Reader, Writer, landed
 from intramuros.control.store.tx import Tx
 from intramuros.kernel.errors import OperatorError
-from intramuros.kernel.telemetry import logger
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+    from intramuros.control.store.standbys import Standbys
+
 T = TypeVar("T")
 
 __all__ = ["Database", "Tx"]
-
-log = logger("store")
 
 # One commit takes at most this many transactions: bounds the time that the first one waits.
 GROUP_LIMIT: Final = 64
@@ -46,8 +45,9 @@ class Database:
     Use :meth:`open`; call :meth:`close` at the end.
     """
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, standbys: "Standbys | None" = None) -> None:
         self.backend = backend
+        self.standbys = standbys
         self._alone: Queue = queue.SimpleQueue()
         self._keyed: Queue = queue.SimpleQueue() if backend.lanes else self._alone
         self._wanted: Queue = queue.SimpleQueue()
@@ -74,22 +74,29 @@ class Database:
             thread.start()
 
     @classmethod
-    def open(cls, url: str, *, statement_s: float = STATEMENT_S) -> "Database":
+    def open(
+        cls, url: str, *, statement_s: float = STATEMENT_S, replicas: Sequence[str] = ()
+    ) -> "Database":
         """Open a database.
 
         Args:
             url: ``sqlite:///path/to/file.db``; the file is created when absent. Or
                 ``postgresql://user@host/name``, which may hold a password and is never shown.
             statement_s: seconds that a statement may take on PostgreSQL; 0 for as long as it takes.
+            replicas: URLs of its read replicas on PostgreSQL; they need not be up.
 
         Raises:
             OperatorError: it cannot be opened or is no database.
         """
         scheme = url.split(":")[0]
         if url.startswith(PREFIX):
+            if replicas:
+                raise OperatorError(
+                    "a SQLite database has no replicas", "leave --database-replica away"
+                )
             return cls(Sqlite.open(url))
         if scheme in ("postgresql", "postgres"):
-            return cls(_postgres(url, statement_s))
+            return cls(*_postgres(url, statement_s, replicas))
         raise OperatorError(
             f"cannot use database {scheme!r}", "use sqlite:///PATH or postgresql://HOST/NAME"
         )
@@ -156,17 +163,38 @@ class Database:
         except DBAPIError:
             return await self.read(work)
 
-    async def page(self, work: Callable[[Tx], T], rows: int) -> T:
-        """Read a page that an index holds in its order: a short one like :meth:`glance`.
+    async def page(self, work: Callable[[Tx], T], rows: int | None = None) -> T:
+        """Read a list: on a replica, if one has all that was written when the request came.
+
+        Without replicas it is a :meth:`read`, or, on SQLite, a :meth:`glance` if it is short.
 
         Args:
-            work: what reads it.
-            rows: how many it has at most.
+            work: what reads it, and reads alone.
+            rows: how many it has at most, if an index holds them in its order; None otherwise.
         """
-        return await (self.glance(work) if rows <= GLANCE_ROWS else self.read(work))
+        if self.standbys is None:
+            short = rows is not None and rows <= GLANCE_ROWS
+            return await (self.glance(work) if short else self.read(work))
+        if self.standbys.any_ready():
+            position = await self._position()
+            if position is not None:
+                try:
+                    return await self.standbys.read(work, position)
+                except Elsewhere:
+                    pass  # it is counted and, if somebody should know, logged there
+        return await self.read(work)
+
+    async def _position(self) -> arrival.Position | None:
+        """Return where the database stood since the request came that is served here."""
+        request = arrival.current()
+        if request is not None and request.position is not None:
+            return request.position
+        return await self.read(lambda tx: tx.connection.info.get(arrival.POSITION))
 
     def close(self) -> None:
         """Finish the waiting transactions and release the database."""
+        if self.standbys is not None:
+            self.standbys.close()
         self._alone.put(None)
         for _ in range(self.backend.lanes):
             self._keyed.put(None)
@@ -180,20 +208,27 @@ class Database:
         self.backend.readers.dispose()
 
 
-def _postgres(url: str, statement_s: float) -> Backend:
+def _postgres(
+    url: str, statement_s: float, replicas: Sequence[str]
+) -> "tuple[Backend, Standbys | None]":
     try:
         # Not at the top: a server on SQLite needs nothing of it.
         from intramuros.control.store.postgres import Postgres
+        from intramuros.control.store.standbys import Standbys
     except ImportError as error:
         raise OperatorError(
             "PostgreSQL needs the package psycopg", "install intramuros[postgres]"
         ) from error
-    return Postgres.open(url, statement_s)
+    backend = Postgres.open(url, statement_s, positions=bool(replicas))
+    return backend, Standbys(replicas, statement_s) if replicas else None
 
 
 async def _answer(job: Job[T]) -> T:
     """Wait for a transaction's end, do what was to be done after it, and return what it gave."""
-    result, hooks = await _wait(job.done)
+    try:
+        result, hooks = await _wait(job.done)
+    finally:
+        arrival.forget()
     for hook in hooks:
         hook()
     return result
@@ -203,17 +238,7 @@ async def _wait(future: "Future[T]") -> T:
     """Wait for a thread's future without losing it when the waiting task is cancelled."""
     if future.done():
         return future.result()
-    event = anyio.Event()
-    loop = asyncio.get_running_loop()
-
-    def wake(_: object) -> None:
-        # Not anyio.from_thread: that would keep the writer waiting until the loop has woken.
-        try:
-            loop.call_soon_threadsafe(event.set)
-        except RuntimeError:
-            log.debug("loop_gone")
-
-    future.add_done_callback(wake)
+    event = landed(future)
     # A transaction that was handed over runs to its end; abandoning it would hide its outcome.
     with anyio.CancelScope(shield=True):
         await event.wait()

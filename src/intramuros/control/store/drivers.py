@@ -27,6 +27,20 @@ class DatabaseAway(OperatorError):
     """The database cannot be reached now; a little later it may be."""
 
 
+class Elsewhere(Exception):
+    """A list is to be read on the primary.
+
+    Args:
+        reason: a word; ``standby.py`` has them.
+        detail: for the log.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.detail = detail
+
+
 class LostTransaction(Exception):
     """The engine ended the whole transaction by itself (disk full, I/O error, connection lost)."""
 

@@ -6,7 +6,7 @@ we are will not.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Final
 
@@ -33,6 +33,7 @@ async def open_when_up(
     rand: Callable[[], float] = random.random,
     *,
     statement_s: float = STATEMENT_S,
+    replicas: Sequence[str] = (),
 ) -> Database:
     """Open a database and prepare it, waiting for one that is not up yet.
 
@@ -41,6 +42,7 @@ async def open_when_up(
         wait_s: seconds to wait for it; 0 tries once.
         prepare: what is done with it before anything else, on another thread; perhaps again.
         statement_s: as for :meth:`Database.open`.
+        replicas: as for :meth:`Database.open`.
 
     Raises:
         OperatorError: it cannot be opened, or was not up in time.
@@ -48,7 +50,7 @@ async def open_when_up(
     began = anyio.current_time()
     for attempt in count():
         try:
-            return await _once(url, prepare, statement_s)
+            return await _once(url, prepare, statement_s, replicas)
         except DatabaseAway as away:
             left_s = wait_s - (anyio.current_time() - began)
             if left_s <= 0:
@@ -64,8 +66,10 @@ async def open_when_up(
     raise AssertionError("counting never ends")
 
 
-async def _once(url: str, prepare: Callable[[Database], None], statement_s: float) -> Database:
-    db = Database.open(url, statement_s=statement_s)
+async def _once(
+    url: str, prepare: Callable[[Database], None], statement_s: float, replicas: Sequence[str]
+) -> Database:
+    db = Database.open(url, statement_s=statement_s, replicas=replicas)
     try:
         await anyio.to_thread.run_sync(prepare, db)
     except BaseException as error:

@@ -10,7 +10,6 @@ Each statement sees what was committed when it began (READ COMMITTED), which is 
 behind a lock sees all that its earlier holders wrote. Reads have one snapshot each.
 """
 
-import hashlib
 import re
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from sqlalchemy.engine import interfaces
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import NullPool
 
+from intramuros.control.store import postgres_begin as opening
 from intramuros.control.store.codec import decode, encode
 from intramuros.control.store.drivers import (
     DRIVERS,
@@ -47,28 +47,18 @@ LANES: Final = 4
 READERS: Final = 4
 MIN_VERSION: Final = 150_000
 CONNECT_TIMEOUT_S: Final = 5
-# A stopped process holds its locks no longer than this, and others wait for them longer.
-IDLE_TIMEOUT_MS: Final = 5_000
-# What may be chosen for statements, in seconds: less would cut off waiting for locks.
-MIN_STATEMENT_S: Final = 0.1
-MAX_STATEMENT_S: Final = 86_400.0
-LOCK_TIMEOUT_MS: Final = 10_000
+# A replica is not worth a longer wait: libpq's least.
+STANDBY_CONNECT_S: Final = 2
 # What a statement ends with that took too long, or that an administrator cancelled.
 _CUT_OFF: Final = "57014"
 # So much of it is logged: its text has placeholders where values are.
 _SQL_CHARS: Final = 300
 
-# Advisory locks of two numbers are apart from those of one, which are keys.
-_SPACE: Final = 0x1A7A
-_GATE: Final = f"({_SPACE}, 1)"
-_TURN: Final = f"SELECT pg_advisory_xact_lock({_SPACE}, 2)"
 # What another transaction was in the way of: serialization, deadlock, lock not available.
 _MET: Final = frozenset({"40001", "40P01", "55P03"})
 # Classes of failures of the server rather than of a statement: connection, resources, operator
 # intervention, system, internal; and a transaction that was ended for being idle.
 _DOWN: Final = ("08", "53", "57", "58", "XX", "25P03")
-
-
 # What is said to clients that will not be let in later either.
 _REFUSED: Final = (
     "authentication failed",
@@ -176,7 +166,9 @@ class Postgres:
         self._noted: weakref.ref[psycopg.Error] | None = None
 
     @classmethod
-    def open(cls, url: str, statement_s: float = STATEMENT_S) -> "Postgres":
+    def open(
+        cls, url: str, statement_s: float = STATEMENT_S, *, positions: bool = False
+    ) -> "Postgres":
         """Open ``postgresql://user@host:port/name``.
 
         Parameters of libpq may follow (``?sslmode=verify-full``), and ``prepare_threshold=none``
@@ -185,14 +177,22 @@ class Postgres:
         Args:
             url: where it is.
             statement_s: seconds that a statement may take; 0 for as long as it takes.
+            positions: have each read know where the server stood when it began.
 
         Raises:
             DatabaseAway: it is not up, or not yet.
             OperatorError: it cannot be used, or is too old.
         """
-        limits = _limits(statement_s)
-        writers = _engine(url, _begin(limits), reads=False)
-        readers = _engine(url, _snapshot(limits), reads=True)
+        limits = opening.limits(statement_s)
+        writers = _engine(url, opening.begin(limits), reads=False)
+        begun = opening.placed if positions else None
+        readers = _engine(url, opening.snapshot(limits), reads=True, begun=begun)
+        if positions:
+
+            @event.listens_for(readers, "connect")
+            def _connect(connection: "psycopg.Connection[Any]", record: Any) -> None:  # noqa: ANN401  SQLAlchemy's own
+                opening.place(connection, record.info, limits)
+
         made = cls(writers, readers, _plain_url(url), limits)
         try:
             with made.readers.connect() as probe:
@@ -200,7 +200,7 @@ class Postgres:
         except (DBAPIError, psycopg.Error) as error:
             away = OperatorError if _for_good(error) else DatabaseAway
             raise away(
-                f"cannot reach the database {_shown(url)} ({_reason(error)})",
+                f"cannot reach the database {shown(url)} ({_reason(error)})",
                 "check the address, the user, the password and pg_hba.conf",
             ) from error
         if version < MIN_VERSION:
@@ -209,6 +209,24 @@ class Postgres:
             )
         return made
 
+    @classmethod
+    def standby(cls, url: str, statement_s: float) -> "Postgres":
+        """Open a read replica, which need not be up.
+
+        Args:
+            url: as for :meth:`open`.
+            statement_s: seconds that a statement may take.
+
+        Raises:
+            OperatorError: the URL cannot be read.
+        """
+        limits = opening.limits(statement_s)
+        snapshot = opening.snapshot(limits, opening.WHO)
+        readers = _engine(
+            url, snapshot, reads=True, begun=opening.told, connect_s=STANDBY_CONNECT_S
+        )
+        return cls(readers, readers, _plain_url(url), limits)
+
     @contextmanager
     def transaction(self, connection: Connection, keys: Keys | None) -> Iterator[None]:
         """Frame a transaction that is alone, or one among others that have no key in common.
@@ -216,7 +234,7 @@ class Postgres:
         Args:
             keys: in the order of :func:`number_of`; None to be alone.
         """
-        connection.info["begin"] = _begin(self._limits, keys)
+        connection.info["begin"] = opening.begin(self._limits, keys)
         transaction = connection.begin()
         try:
             yield
@@ -227,7 +245,7 @@ class Postgres:
         try:
             transaction.commit()
         except (DBAPIError, psycopg.Error) as error:
-            found = _driver_error(error)
+            found = driver_error(error)
             # A server that says why it closed the connection has not committed.
             if self.lost(connection) and (found is None or found.sqlstate is None):
                 raise Unavailable(
@@ -271,12 +289,12 @@ class Postgres:
 
     def take_turn(self, connection: Connection) -> None:
         """Wait for other transactions that have taken their turn; be alone among those then."""
-        raw(connection).execute(_TURN)
+        raw(connection).execute(opening.TURN)
 
     def passing(self, error: BaseException) -> bool:
         """Tell whether the same work may succeed at once: it met another, or its connection."""
         cause = error.__cause__ if isinstance(error, LostTransaction) else error
-        found = _driver_error(cause)
+        found = driver_error(cause)
         if found is None:
             return False
         if found.sqlstate is None:
@@ -285,7 +303,7 @@ class Postgres:
 
     def verdict(self, error: BaseException) -> BaseException:
         """Return what the caller is told: that the database is away, or what went wrong."""
-        found = _driver_error(error)
+        found = driver_error(error)
         if found is None:
             return error
         told: Exception
@@ -320,58 +338,21 @@ class Postgres:
         return bool(here.closed)
 
 
-def number_of(key: str) -> int:
-    """Return the number by which PostgreSQL knows a key's lock."""
-    digest = hashlib.sha256(key.encode(errors="surrogatepass")).digest()
-    return int.from_bytes(digest[:8], signed=True)
-
-
-def _begin(limits: str, keys: Keys | None = None) -> str:
-    if keys is None:
-        return f"BEGIN; SELECT {limits}, pg_advisory_xact_lock{_GATE}"
-    # Everybody locks in the order of the numbers.
-    numbers = sorted({number_of(key) for key in keys})
-    shared = f"BEGIN; SELECT {limits}, pg_advisory_xact_lock_shared{_GATE}"
-    return "".join([shared, *(f"; SELECT pg_advisory_xact_lock({n})" for n in numbers)])
-
-
-def _snapshot(limits: str) -> str:
-    return f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT {limits}"
-
-
-def _limits(statement_s: float) -> str:
-    """Return what sets the limits of a transaction.
-
-    Not of the session: behind a pooler that is everybody's, so that what was set for it would be
-    gone in the next transaction and in force in somebody else's.
-    """
-    statement_ms = _statement_ms(statement_s)
-    wanted = {
-        # Who waits for a lock tries again; the statement's own limit would have it fail.
-        "lock_timeout": min(LOCK_TIMEOUT_MS, statement_ms // 2 or LOCK_TIMEOUT_MS),
-        "statement_timeout": statement_ms,
-        "idle_in_transaction_session_timeout": IDLE_TIMEOUT_MS,
-    }
-    return ", ".join(f"set_config('{name}', '{ms}', true)" for name, ms in wanted.items())
-
-
-def _statement_ms(statement_s: float) -> int:
-    if statement_s and not MIN_STATEMENT_S <= statement_s <= MAX_STATEMENT_S:
-        raise OperatorError(
-            f"a statement cannot be given {statement_s:g} s",
-            f"choose {MIN_STATEMENT_S:g} to {MAX_STATEMENT_S:g} seconds, or 0 for no limit",
-        )
-    return round(statement_s * 1_000)
-
-
-def _engine(url: str, begin: str, *, reads: bool) -> Engine:
+def _engine(
+    url: str,
+    begin: str,
+    *,
+    reads: bool,
+    begun: opening.Begun | None = None,
+    connect_s: int = CONNECT_TIMEOUT_S,
+) -> Engine:
     options: dict[str, Any] = {
-        "connect_timeout": CONNECT_TIMEOUT_S,
+        "connect_timeout": connect_s,
         "application_name": "intramuros",
     }
     try:
         parsed = make_url(url).set(drivername="postgresql+intramuros")
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
         raise OperatorError(
             "the database URL cannot be read", "write it as postgresql://USER@HOST/NAME"
         ) from error
@@ -399,7 +380,10 @@ def _engine(url: str, begin: str, *, reads: bool) -> Engine:
     def _begun(connection: Connection) -> None:
         here = raw(connection)
         try:
-            here.execute(connection.info.pop("begin", None) or begin)
+            info = connection.info
+            cursor = here.execute(info.pop("begin", None) or info.get(opening.SNAPSHOT, begin))
+            if begun is not None:
+                begun(connection, cursor)
         except psycopg.Error:
             # SQLAlchemy knows of no transaction yet that it could roll back.
             if not here.closed:
@@ -416,7 +400,8 @@ def _plain_url(url: str) -> str:
     return plain.render_as_string(hide_password=False)
 
 
-def _driver_error(error: BaseException | None) -> psycopg.Error | None:
+def driver_error(error: BaseException | None) -> psycopg.Error | None:
+    """Return the driver's own error in one of SQLAlchemy's, or None for any other."""
     if isinstance(error, DBAPIError):
         return error.orig if isinstance(error.orig, psycopg.Error) else None
     return error if isinstance(error, psycopg.Error) else None
@@ -426,7 +411,7 @@ def _state(error: psycopg.Error) -> str:
     return error.sqlstate or ""
 
 
-def _shown(url: str) -> str:
+def shown(url: str) -> str:
     """Return a URL without what may be secret in it."""
     parsed = make_url(url)
     return f"{parsed.host or 'localhost'}/{parsed.database or ''}"
@@ -438,12 +423,12 @@ def _for_good(error: Exception) -> bool:
     A connection that fails bears no code, only the server's words. In another language than
     English they are not known, and then somebody waits in vain for a while.
     """
-    said = str(_driver_error(error) or error).lower()
+    said = str(driver_error(error) or error).lower()
     return any(words in said for words in _REFUSED)
 
 
 def _reason(error: Exception) -> str:
-    found = _driver_error(error)
+    found = driver_error(error)
     return (
         type(found or error).__name__
         if found is None or not str(found)

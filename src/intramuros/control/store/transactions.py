@@ -5,6 +5,7 @@ them together, so that many callers share one wait for the disk; nobody is answe
 only met another transaction is run again, alone. A :class:`Reader` runs one job after the other.
 """
 
+import asyncio
 import contextvars
 import queue
 import threading
@@ -12,9 +13,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, Final, Generic, TypeVar
 
+import anyio
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+from intramuros.control.store import arrival
 from intramuros.control.store.drivers import Backend, Keys, LostTransaction
 from intramuros.control.store.tx import Tx
 from intramuros.kernel.errors import Unavailable
@@ -62,6 +65,22 @@ class Job(Generic[T]):
 
 Queue = queue.SimpleQueue[Job[Any] | None]
 _Outcome = tuple[Job[Any], Any, Hooks]
+
+
+def landed(future: Future[Any]) -> anyio.Event:
+    """Return what is set on this loop once a thread's future is done."""
+    event = anyio.Event()
+    loop = asyncio.get_running_loop()
+
+    def wake(_: object) -> None:
+        # Not anyio.from_thread: that would keep the thread waiting until the loop has woken.
+        try:
+            loop.call_soon_threadsafe(event.set)
+        except RuntimeError:
+            log.debug("loop_gone")
+
+    future.add_done_callback(wake)
+    return event
 
 
 class _Again(Exception):
@@ -299,6 +318,7 @@ class Reader:
             if self._connection is None:
                 self._connection = self._backend.readers.connect()
             with self._backend.snapshot(self._connection):
+                arrival.note(job.context, self._connection.info.get(arrival.POSITION))
                 job.accept(job.context.run(job.work, Tx(self._connection)), [])
                 job.tell()  # whoever waits need not wait for the end of the snapshot
         except BaseException as error:  # noqa: BLE001  handed to the caller as it is

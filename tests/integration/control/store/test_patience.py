@@ -14,7 +14,7 @@ from anthropic import Anthropic, InternalServerError
 from sqlalchemy import Connection, make_url
 from structlog.testing import capture_logs
 
-from intramuros.control.store import migrate, postgres
+from intramuros.control.store import migrate, postgres_begin
 from intramuros.control.store.db import Database, Tx
 from intramuros.control.store.drivers import DatabaseAway
 from intramuros.control.store.migrate import upgrade
@@ -165,8 +165,8 @@ def test_a_caller_of_a_statement_that_is_cut_off_gets_a_504_and_may_try_again(
 async def test_a_start_waits_for_who_is_migrating(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres, "LOCK_TIMEOUT_MS", 50)
-    monkeypatch.setattr(postgres, "IDLE_TIMEOUT_MS", 120_000)
+    monkeypatch.setattr(postgres_begin, "LOCK_TIMEOUT_MS", 50)
+    monkeypatch.setattr(postgres_begin, "IDLE_TIMEOUT_MS", 120_000)
     other = Database.open(url)
     inside, go = threading.Event(), threading.Event()
 

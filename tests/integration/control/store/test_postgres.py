@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from intramuros.control.identity import audit
 from intramuros.control.identity.audit import read_lines
-from intramuros.control.store import leases, postgres
+from intramuros.control.store import leases, postgres, postgres_begin
 from intramuros.control.store.db import Database, Tx
 from intramuros.control.store.tables import leases as queue
 from intramuros.control.store.tables import workspaces
@@ -275,7 +275,7 @@ async def test_a_lost_connection_is_replaced_and_the_work_done_once(
 async def test_a_process_that_stands_still_holds_others_up_for_a_while_only(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres, "IDLE_TIMEOUT_MS", 300)
+    monkeypatch.setattr(postgres_begin, "IDLE_TIMEOUT_MS", 300)
     still, other = Database.open(url), Database.open(url)
     inside, go = threading.Event(), threading.Event()
 
@@ -302,7 +302,7 @@ async def test_a_process_that_stands_still_holds_others_up_for_a_while_only(
 async def test_a_lock_that_is_held_long_is_asked_for_again(
     url: str, monkeypatch: pytest.MonkeyPatch, keys: tuple[str] | None
 ) -> None:
-    monkeypatch.setattr(postgres, "LOCK_TIMEOUT_MS", 50)
+    monkeypatch.setattr(postgres_begin, "LOCK_TIMEOUT_MS", 50)
     slow, other = Database.open(url), Database.open(url)
     inside, go = threading.Event(), threading.Event()
 
