@@ -185,8 +185,9 @@ def tunnel_transport(key: SigningKey, edge_ca: str, ca: str, port: int) -> Tunne
     """Return the transport that the control plane would use."""
     clock = SystemClock()
 
-    async def mint(host: str) -> str:
-        return key.mint_dial_ticket(DialTicket(TUNNEL, DOMAIN, host, 1), clock.now().timestamp())
+    async def mint(host: str, connection: str) -> str:
+        ticket = DialTicket(TUNNEL, DOMAIN, host, 1, connection=connection)
+        return key.mint_dial_ticket(ticket, clock.now().timestamp())
 
     async def vouch(host: str) -> str:
         return key.mint_call_ticket(CallTicket(TUNNEL, host), clock.now().timestamp())

@@ -74,6 +74,16 @@ class Wire(ByteStream, asyncio.Protocol):
         return tls.selected_alpn_protocol() if tls else None
 
     @property
+    def finished(self) -> bytes:
+        """What both ends of this TLS connection know, and nobody has of any other; may be empty.
+
+        It is the Finished message of whoever called, a MAC over the whole handshake. Python has no
+        exporter (RFC 9266) as yet.
+        """
+        tls = self._tls()
+        return (tls.get_channel_binding("tls-unique") if tls else None) or b""
+
+    @property
     def peer(self) -> str:
         """The other end as ``address:port``, for logs."""
         name = self._transport.get_extra_info("peername") if self._transport else None

@@ -6,12 +6,18 @@ ALPN decides who calls; the edge answers ``OK`` or ``ERR <code> <text>``::
     intramuros-dial/1    control ▶ DIAL <ticket>
                          control ▶ FENCE <statement>
 
+A dial ticket names the TLS connection that it is shown on (:func:`connection_name`), so that who
+reads it there can use it on no other: not a second time, nor at another edge. A ticket that names
+none comes from a control plane of an earlier version.
+
 After OK a link carries frames (protocol/mux.py) and a dial carries the inner TLS. After ERR the
 edge closes. A line is at most 4 KiB with its newline.
 
 Pure: lines in, values out.
 """
 
+import base64
+import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -24,6 +30,9 @@ MAX_LINE_BYTES: Final = 4 * 1024
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_.-]{1,3072}\Z")
 _CODE: Final = re.compile(r"[a-z_]{1,40}\Z")
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:-]{0,128}\Z")
+
+
+_LABEL: Final = b"intramuros dial 1\0"
 
 
 class BadLine(ValueError):
@@ -59,6 +68,25 @@ class Refusal:
 
     code: str
     text: str
+
+
+def connection_name(finished: bytes) -> str:
+    """Return what a dial ticket calls the TLS connection that it is for.
+
+    Args:
+        finished: the caller's TLS Finished message, which is another on each connection, whoever
+            is at its ends: a MAC over both ends' random numbers, keys and certificates.
+
+    Returns:
+        SHA-256 of a label and the message, in base64url without padding.
+
+    Raises:
+        ValueError: there is no such message, so nothing would be named.
+    """
+    if not finished:
+        raise ValueError("the connection has no TLS that could be named")
+    digest = hashlib.sha256(_LABEL + finished).digest()
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")
 
 
 def encode_link_hello(hello: LinkHello) -> bytes:

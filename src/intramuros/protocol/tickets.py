@@ -7,7 +7,7 @@ names another one is refused before its signature is looked at. An edge holds th
 ``typ``        says                                                   expires
 =============  =====================================================  ==========
 tunnel-token   the bearer may serve this tunnel                       never; by version
-dial           the bearer may open one connection to this host        after 30 s
+dial           this TLS connection may be joined to this host         after 30 s
 call           requests to this host come from this session           after 60 s
 fence          no token of this tunnel below a version is good        after 60 s
 =============  =====================================================  ==========
@@ -49,6 +49,7 @@ LEEWAY_S: Final = 30
 MAX_TTL_S: Final = 300
 MAX_VERSION: Final = 2**31 - 1
 # Ids travel on in OPEN frames and log lines: no blanks, no control characters.
+_CONNECTION: Final = re.compile(r"[A-Za-z0-9_-]{43}\Z")
 _TEXT: Final = re.compile(r"[A-Za-z0-9_.:-]{0,128}\Z")
 
 
@@ -82,6 +83,9 @@ class DialTicket:
     trace: str = ""
     floor: int | None = None
     """The lowest version whose open links may serve this dial; ``version`` when None."""
+    connection: str = ""
+    """The name of the TLS connection that it is shown on, and on which alone it is good; see
+    :func:`~intramuros.protocol.dial.connection_name`. Empty from an older control plane."""
 
     @property
     def serves_from(self) -> int:
@@ -152,6 +156,7 @@ class SigningKey:
                 "floor": ticket.serves_from,
                 "sid": ticket.session,
                 "tid": ticket.trace,
+                **({"con": ticket.connection} if ticket.connection else {}),
                 "iat": int(now_s),
                 "exp": int(now_s) + DIAL_TTL_S,
             }
@@ -247,6 +252,7 @@ class VerifyingKey:
             session=_text(claims, "sid", empty=True),
             trace=_text(claims, "tid", empty=True),
             floor=_version(claims, "floor"),
+            connection=_connection(claims),
         )
 
     def read_call_ticket(self, text: str, now_s: float) -> CallTicket:
@@ -315,6 +321,15 @@ def _text(claims: Mapping[str, object], name: str, *, empty: bool = False) -> st
     value = claims.get(name)
     if not isinstance(value, str) or not _TEXT.match(value) or (not value and not empty):
         raise TicketError("bad_ticket", f"claim {name!r} is missing or malformed")
+    return value
+
+
+def _connection(claims: Mapping[str, object]) -> str:
+    if "con" not in claims:
+        return ""
+    value = claims["con"]
+    if not isinstance(value, str) or _CONNECTION.match(value) is None:
+        raise TicketError("bad_ticket", "claim 'con' names no connection")
     return value
 
 

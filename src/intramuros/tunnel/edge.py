@@ -4,6 +4,7 @@ Stateless: it holds the control plane's public key and the links that are open n
 signed is believed; nothing else is.
 """
 
+import hmac
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +21,7 @@ from intramuros.protocol.dial import (
     BadLine,
     FenceCall,
     Refusal,
+    connection_name,
     encode_reply,
     parse_call,
     parse_link_hello,
@@ -212,6 +214,7 @@ class Edge:
                 await self._fence(wire, call, now_s)
                 return
             ticket = self._parts.key.read_dial_ticket(call.ticket, now_s)
+            _check_connection(wire, ticket)
             entry = self.table.pick(ticket, self._parts.clock.monotonic())
             with self._pace.dial(ticket.tunnel) as account:
                 await wire.send(encode_reply(None))
@@ -233,6 +236,8 @@ class Edge:
         self, wire: Wire, ticket: DialTicket, entry: Entry, meter: "_Meter", first: bytes
     ) -> None:
         fields = _who(ticket) | {"gateway": entry.gateway, "peer": wire.peer}
+        if not ticket.connection:
+            fields["bound"] = False
         started_s = self._parts.clock.monotonic()
         try:
             await self._parts.ledger.append("dial.opened", fields)
@@ -293,6 +298,24 @@ class _Meter:
     async def passed(self, direction: str, size: int) -> None:
         self.edge.figures.count("relayed_bytes", direction, size)
         await self.edge.keep_pace(self.account, size)
+
+
+def _check_connection(wire: Wire, ticket: DialTicket) -> None:
+    """See that a ticket is shown on its own connection, unless it has none.
+
+    Control planes of the previous release made tickets without one. Nobody can take the name out of
+    a ticket, and no newer control plane makes one without it: so there is nothing to talk down.
+
+    Raises:
+        TicketError: it was made for another connection, and so captured there.
+    """
+    if not ticket.connection:
+        return
+    if not hmac.compare_digest(ticket.connection, connection_name(wire.finished)):
+        raise TicketError(
+            "other_connection",
+            "the ticket was made for another connection: somebody between ends TLS, or replays it",
+        )
 
 
 async def _first_line(wire: Wire) -> bytes:

@@ -115,8 +115,10 @@ class Rig:
             return config
         return replace(config, policy_file=self.write("policy.cedar", self.policy.encode()))
 
-    async def mint(self, host: str) -> str:
-        ticket = DialTicket(TUNNEL, DOMAIN, host, self.version, session="sesn_1", trace="t-1")
+    async def mint(self, host: str, connection: str = "") -> str:
+        ticket = DialTicket(
+            TUNNEL, DOMAIN, host, self.version, "sesn_1", "t-1", connection=connection
+        )
         return self.key.mint_dial_ticket(ticket, self.clock.now().timestamp())
 
     async def vouch(self, host: str) -> str:

@@ -270,7 +270,7 @@ async def test_wrong_tickets_are_refused_with_a_code(tmp_path: Path) -> None:
     async with running_tunnel(rig, upstream.app) as (_, edge_port):
         for ticket, code in tickets.items():
 
-            async def mint(_host: str, ticket: str = ticket) -> str:
+            async def mint(_host: str, _connection: str, ticket: str = ticket) -> str:
                 return ticket
 
             rig.mint = mint  # type: ignore[method-assign,assignment]  # what control would have signed
@@ -285,8 +285,8 @@ async def test_t23_a_ticket_for_one_host_opens_no_other(tmp_path: Path) -> None:
     rig, upstream = Rig(tmp_path), Upstream()
     mint = rig.mint
 
-    async def other(_host: str) -> str:
-        return await mint(f"wiki.{DOMAIN}")
+    async def other(_host: str, connection: str) -> str:
+        return await mint(f"wiki.{DOMAIN}", connection)
 
     rig.mint = other  # type: ignore[method-assign,assignment]  # a caller that asks for more than it may
     async with running_tunnel(rig, upstream.app) as (client, _):

@@ -1,3 +1,7 @@
+import base64
+import hashlib
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +13,7 @@ from intramuros.protocol.dial import (
     FenceCall,
     LinkHello,
     Refusal,
+    connection_name,
     encode_call,
     encode_link_hello,
     encode_reply,
@@ -87,3 +92,14 @@ def test_arbitrary_lines_give_a_value_or_bad_line(line: bytes) -> None:
             parse(line)
         except BadLine:
             continue
+
+
+def test_connections_are_named_by_what_only_their_ends_know() -> None:
+    one, two = connection_name(b"a" * 48), connection_name(b"b" * 48)
+    assert one != two
+    assert re.fullmatch(r"[A-Za-z0-9_-]{43}", one)
+    # Without a label it would be a hash that means something else elsewhere.
+    plain = base64.urlsafe_b64encode(hashlib.sha256(b"a" * 48).digest()).rstrip(b"=").decode()
+    assert one != plain
+    with pytest.raises(ValueError, match="no TLS"):
+        connection_name(b"")

@@ -1,5 +1,6 @@
 import base64
 import json
+from dataclasses import replace
 
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from joserfc import jwt
 from joserfc.jwk import OctKey, OKPKey
 
+from intramuros.protocol.dial import connection_name
 from intramuros.protocol.tickets import (
     CALL_TTL_S,
     DIAL_TTL_S,
@@ -30,6 +32,8 @@ NOW = 1_800_000_000.0
 HOST = "docs.t.example"
 TOKEN = TunnelToken("tnl_1", "k3v9.tunnel.example", 3)
 TICKET = DialTicket("tnl_1", "k3v9.tunnel.example", "docs.k3v9.tunnel.example", 3, "sesn_1", "t-1")
+
+CLAIMS = ("typ", "tunnel", "domain", "host", "ver", "floor", "sid", "tid", "con", "iat", "exp")
 
 
 def private_pem(key: PrivateKeyTypes) -> bytes:
@@ -93,6 +97,34 @@ def test_a_dial_ticket_says_everything_and_expires() -> None:
     with pytest.raises(TicketError, match="expired 0 s ago") as caught:
         VERIFIER.read_dial_ticket(text, NOW + DIAL_TTL_S)
     assert code_of(caught) == "expired"
+
+
+def test_a_dial_ticket_names_its_connection_unless_it_is_an_old_one() -> None:
+    assert "con" not in dial_claims()
+    assert VERIFIER.read_dial_ticket(SIGNER.mint_dial_ticket(TICKET, NOW), NOW).connection == ""
+    bound = replace(TICKET, connection=connection_name(b"finished"))
+    assert VERIFIER.read_dial_ticket(SIGNER.mint_dial_ticket(bound, NOW), NOW) == replace(
+        bound, floor=bound.serves_from
+    )
+
+
+@given(st.dictionaries(st.sampled_from(sorted(CLAIMS)), st.none() | st.text() | st.integers()))
+def test_whatever_a_ticket_claims_it_is_read_or_refused(changes: dict[str, object]) -> None:
+    text = signed(dial_claims(con="c" * 43) | changes)
+    try:
+        read = VERIFIER.read_dial_ticket(text, NOW)
+    except TicketError:
+        return
+    assert read.connection == "c" * 43 if "con" not in changes else len(read.connection) == 43
+
+
+@given(st.text() | st.from_regex(r"[A-Za-z0-9_-]{0,40}(\.[A-Za-z0-9_-]{0,40}){0,4}"))
+def test_what_is_no_statement_is_refused(text: str) -> None:
+    for read in (VERIFIER.read_dial_ticket, VERIFIER.read_call_ticket, VERIFIER.read_fence):
+        with pytest.raises(TicketError):
+            read(text, NOW)
+    with pytest.raises(TicketError):
+        VERIFIER.read_tunnel_token(text)
 
 
 def test_a_floor_lets_older_links_serve() -> None:
@@ -162,6 +194,13 @@ def test_t36_foreign_signatures_and_other_algorithms_are_refused() -> None:
         {"exp": int(NOW) + 3600},
         {"exp": int(NOW)},
         {"exp": None},
+        {"con": ""},
+        {"con": None},
+        {"con": "c" * 42},
+        {"con": "c" * 44},
+        {"con": "c" * 42 + "="},
+        {"con": "c" * 43 + "\n"},
+        {"con": ["c" * 43]},
     ],
 )
 def test_signed_nonsense_is_refused_too(changes: dict[str, object]) -> None:

@@ -122,7 +122,7 @@ class Reach:
             log.warning("edges_not_told", tunnel=tunnel_id, edges=missed)
 
     def _dialer(self, caller: Caller | None) -> TunnelDialer:
-        async def mint(host: str) -> str:
+        async def mint(host: str, connection: str) -> str:
             route = await self._need(caller, host)
             grace = self._clock.now() < from_micros(route.rotated_us) + ROTATION_GRACE
             return self._issuer.key.mint_dial_ticket(
@@ -134,6 +134,7 @@ class Reach:
                     session=caller.session_id if caller else "",
                     trace=os.urandom(16).hex(),
                     floor=max(1, route.token_version - 1) if grace else None,
+                    connection=connection,
                 ),
                 self._clock.now().timestamp(),
             )

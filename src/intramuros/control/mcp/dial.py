@@ -26,6 +26,7 @@ from intramuros.protocol.dial import (
     Dial,
     FenceCall,
     Refusal,
+    connection_name,
     encode_call,
     parse_reply,
 )
@@ -45,8 +46,11 @@ HANDSHAKE_S: Final = 10.0
 MAX_REACHED: Final = 10_000
 MIN_DIGEST_BYTES: Final = 32
 
-Mint = Callable[[str], Awaitable[str]]
-"""Host → a fresh ticket; raises DomainError when the host is no tunnel host of the caller."""
+Mint = Callable[[str, str], Awaitable[str]]
+"""Host and name of the connection to the edge → a dial ticket for both; raises DomainError when the
+host is no tunnel host of the caller."""
+Vouch = Callable[[str], Awaitable[str]]
+"""Host → a fresh call ticket; raises as :data:`Mint`."""
 Answering = Callable[[], Awaitable[object]]
 RegisteredCas = Callable[[str], Awaitable[Sequence[str]]]
 """Host → the PEMs of the active CAs of its tunnel."""
@@ -119,7 +123,7 @@ class TunnelDialer:
         edges: Sequence[Edge],
         context: ssl.SSLContext,
         mint: Mint,
-        vouch: Mint,
+        vouch: Vouch,
         cas: RegisteredCas,
         reached: set[str] | None = None,
     ) -> None:
@@ -193,9 +197,12 @@ class TunnelDialer:
         """
         failure: DomainError = Unavailable("no edge is configured", code="edge_unreachable")
         for edge in self._edges:
-            ticket = await self._mint(host)
+
+            async def dial(wire: Wire) -> Dial:
+                return Dial(await self._mint(host, connection_name(wire.finished)))
+
             try:
-                wire = await _call(edge, self._context, Dial(ticket))
+                wire = await _call(edge, self._context, dial)
                 try:
                     return await then(wire)
                 except BaseException:
@@ -253,10 +260,14 @@ class TunnelDialer:
         Returns:
             The edges that did not take it, as ``host:port``; send it there again.
         """
+
+        async def fence(_: Wire) -> FenceCall:
+            return FenceCall(statement)
+
         missed = []
         for edge in self._edges:
             try:
-                wire = await _call(edge, self._context, FenceCall(statement))
+                wire = await _call(edge, self._context, fence)
                 await wire.aclose()
             except (_TryNext, DomainError) as error:
                 log.warning("fence_missed", edge=f"{edge.host}:{edge.port}", reason=str(error))
@@ -276,8 +287,10 @@ class _TryNext(Exception):
         self.error = error
 
 
-async def _call(edge: Edge, context: ssl.SSLContext, call: Dial | FenceCall) -> Wire:
-    """Connect to an edge, say the first line and read the answer."""
+async def _call(
+    edge: Edge, context: ssl.SSLContext, call: Callable[[Wire], Awaitable[Dial | FenceCall]]
+) -> Wire:
+    """Connect to an edge, say the first line for that connection and read the answer."""
     try:
         wire = await connect_tls(
             edge.host, edge.port, context, server_name=edge.server_name, timeout_s=CONNECT_S
@@ -287,8 +300,9 @@ async def _call(edge: Edge, context: ssl.SSLContext, call: Dial | FenceCall) -> 
             Unavailable(f"the tunnel edge is unreachable: {error}", code="edge_unreachable")
         ) from error
     try:
+        said = encode_call(await call(wire))
         with anyio.fail_after(REPLY_S):
-            await wire.send(encode_call(call))
+            await wire.send(said)
             refusal = parse_reply(await wire.read_line(MAX_LINE_BYTES))
     except (
         TimeoutError,

@@ -31,6 +31,7 @@ from tests.engines import database_url
 pytestmark = pytest.mark.anyio
 
 OWN, OTHER = "wrkspc_own", "wrkspc_other"
+CONNECTION = "c" * 43
 
 
 class House:
@@ -59,7 +60,8 @@ class House:
     async def ticket(self, host: str, workspace: str = OWN) -> DialTicket:
         dialer = self.reach._dialer(Caller(workspace, "sesn_1"))
         public = VerifyingKey(self.issuer.key.public_pem())
-        return public.read_dial_ticket(await dialer._mint(host), self.clock.now().timestamp())
+        text = await dialer._mint(host, CONNECTION)
+        return public.read_dial_ticket(text, self.clock.now().timestamp())
 
 
 @pytest.fixture
@@ -106,6 +108,7 @@ async def test_a_ticket_names_tunnel_host_session_and_version(house: House) -> N
     tunnel = await house.tunnel(OWN)
     host = f"ledger.{tunnel.body['domain']}"
     ticket = await house.ticket(host)
+    assert ticket.connection == CONNECTION
     assert (ticket.tunnel, ticket.host, ticket.session) == (tunnel.id, host, "sesn_1")
     assert ticket.version == 1
 

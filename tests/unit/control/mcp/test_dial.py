@@ -31,13 +31,16 @@ CA = make_ca("registered", NOW)
 def dialer(
     *pems: bytes, edges: tuple[Edge, ...] = (), reached: set[str] | None = None
 ) -> TunnelDialer:
-    async def mint(_host: str) -> str:
+    async def mint(_host: str, _connection: str) -> str:
         return "ticket"
+
+    async def vouch(_host: str) -> str:
+        return "voucher"
 
     async def cas(_host: str) -> list[str]:
         return [pem.decode() for pem in pems]
 
-    return TunnelDialer(edges, outer_context(), mint, mint, cas, reached)
+    return TunnelDialer(edges, outer_context(), mint, vouch, cas, reached)
 
 
 async def handshake(
