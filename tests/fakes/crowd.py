@@ -19,6 +19,7 @@ from intramuros.control.store import (  # noqa: F401  every table, whoever asks
     release_tables,
     repository_tables,
     session_tables,
+    ssh_tables,
     webhook_tables,
 )
 from intramuros.control.store.tables import metadata

@@ -9,7 +9,9 @@ from typing import Any, Final
 
 import httpx2
 from anthropic import Anthropic
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from intramuros.protocol.ssh import public_line
 from tests.authorities import authority
 from tests.wire.host import Server
 from tests.wire.site import MESSAGE, Site
@@ -208,10 +210,18 @@ class World:
         yield "resource_id", made.resources[1 if rotated else 0].id
 
     def _of_session(self) -> Iterator[tuple[str, str]]:
+        if "/ssh_certificates" in self.path:
+            self._certified()
         if "{release_id}" in self.path:
             yield "release_id", self._release()
         if "{resource_id}" in self.path:
             yield from self._mounted()
+
+    def _certified(self) -> None:
+        """Have somebody hold a certificate of the session."""
+        key = Ed25519PrivateKey.generate().public_key()
+        body = {"public_key": public_line(key)}
+        self.callers.post(f"/x/sessions/{self.session.id}/ssh_certificates", body)
 
     def _release(self) -> str:
         """Return what the session's worker asks about."""

@@ -12,6 +12,7 @@ from intramuros.cli import (
     keys,
     sessions,
     snapshots,
+    ssh_certificates,
     tunnels,
     users,
     workspaces,
@@ -62,6 +63,7 @@ app.add_typer(tunnels.app, name="tunnel")
 app.add_typer(sessions.app, name="session")
 app.add_typer(snapshots.app, name="snapshot")
 app.command("ssh")(ssh)
+app.add_typer(ssh_certificates.app, name="ssh-certificate")
 app.add_typer(audit.app, name="audit")
 app.add_typer(keys.key_app, name="key")
 app.add_typer(keys.environment_key_app, name="environment-key")

@@ -55,6 +55,7 @@ from intramuros.control.session.judging import Bench
 from intramuros.control.session.releases import Releases
 from intramuros.control.session.sessions import Sessions, Stock
 from intramuros.control.session.spills import Spills
+from intramuros.control.session.visit_upkeep import VisitUpkeep
 from intramuros.control.session.visits import Visits
 from intramuros.control.session.web_queue import WebQueue
 from intramuros.control.session.work import WorkQueue
@@ -272,6 +273,7 @@ def background(services: Services, settings: ServerSettings) -> Mapping[str, Tas
         "reaper": reaper.run,
         "schedules": scheduler.run,
         "sweeper": sweeper.run,
+        "visits": VisitUpkeep(services.db, services.clock, random.random).run,
         "limits": services.meter.run,
         "traces": services.exporter.run,
         **deliver(services, settings),

@@ -30,6 +30,7 @@ MAX_CONCURRENCY: Final = 256
 MAX_EGRESS_PORTS: Final = 62
 # Each sync lists every store of a session (contract 25.17).
 MIN_MEMORY_SYNC_S: Final = 5.0
+MIN_REVOKED_AGE_S: Final = 10.0
 _EGRESS: Final = EgressLimits()
 _EGRESS_BOUNDS: Final = {
     "egress_connections": "connections",
@@ -196,6 +197,9 @@ class WorkerSettings:
     ssh_revoked: Path | None = None
     """File of certificates that let nobody in any more, ``serial: N``, ``id: WHO`` or ``hash:
     SHA256:…`` on each line; read again whenever it changes."""
+    ssh_revoked_max_age_s: float = 120.0
+    """Seconds without word from the control plane of what it revoked until its certificates let
+    nobody in; asked every 2 seconds."""
     ssh_idle_s: float = 900.0
     """Seconds without a byte until a person's connection is ended."""
     ssh_max_s: float = 14_400.0
@@ -268,6 +272,11 @@ class WorkerSettings:
                 raise OperatorError(f"setting {name!r} is not positive", "use a number above 0")
         if self.image is not None and self.rootfs is not None:
             raise OperatorError("image and rootfs are both set", "give sandboxes one of the two")
+        if not self.ssh_revoked_max_age_s >= MIN_REVOKED_AGE_S:
+            raise OperatorError(
+                "ssh_revoked_max_age_s is less than a few answers take",
+                f"use {MIN_REVOKED_AGE_S:g} or more",
+            )
         if (self.ssh_trust or self.ssh_revoked) is not None and self.ssh_listen is None:
             raise OperatorError(
                 "ssh_trust or ssh_revoked is set, but nobody is let in", "set ssh_listen, too"

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 from anyio import to_thread
@@ -42,6 +42,7 @@ from intramuros.execution.record import Record, RecordFailed
 from intramuros.execution.resting import Resort
 from intramuros.execution.room import Reserve, Room
 from intramuros.execution.sandbox.base import Level, Provider, SandboxSpec
+from intramuros.execution.server import Server
 from intramuros.execution.session import Item
 from intramuros.execution.settings import WorkerSettings
 from intramuros.execution.skills import Skills
@@ -66,6 +67,9 @@ from intramuros.kernel.service import Stop, Task, run_service, settle
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock, SystemClock
 from intramuros.protocol.events import SANDBOX_TOOLS, SERVER_TOOLS
+
+if TYPE_CHECKING:
+    from intramuros.execution.ssh.bulletin import Bulletin
 
 log = logger("worker")
 
@@ -165,11 +169,12 @@ async def serve_worker(
             Figures([*SANDBOX_TOOLS, *custom], clock),
         )
         record.heard, gate.heard = terms.figures.recorded, terms.figures.checked
-        acts = Acts(hands, resort, keys).table()
-        desk = Desk(settings.state_dir / SOCKET, acts, record, SILENT)
+        desk = Desk(settings.state_dir / SOCKET, Acts(hands, resort, keys).table(), record, SILENT)
         asking = partial(WebCallClient, server, key, worker_id)
         errands = _errands(settings, bench, asking, resolver, stack)
-        await _run(settings, _Parts(control, bench, terms, desk, errands, wrapping), ready, stop)
+        news = _bulletin(settings, server, key, bench, stack)
+        parts = _Parts(control, bench, terms, desk, errands, wrapping, news)
+        await _run(settings, parts, ready, stop)
 
 
 def _tools(
@@ -224,6 +229,7 @@ class _Parts:
     desk: Desk
     errands: Errands | None
     wrapping: Wrapping
+    news: "Bulletin | None"
 
 
 async def _run(
@@ -304,9 +310,12 @@ def _beside(settings: WorkerSettings, parts: _Parts, board: Board) -> dict[str, 
     if (errands := parts.errands) is not None:
         tasks["web"] = errands.loop
         board.put("web", lambda: errands.doing)
-    door = _door(settings, bench)
+    door = _door(settings, bench, parts.news)
     if door is not None:
         tasks["ssh"] = door
+    if (news := parts.news) is not None:
+        tasks["ssh_revoked"] = news.run
+        board.put("ssh_revoked", lambda: news.doing)
     status_file = settings.status_file
     if status_file is not None:
         tasks["status"] = lambda stop: board.publish(status_file, stop)
@@ -345,7 +354,20 @@ def _room(settings: WorkerSettings) -> Room:
     )
 
 
-def _door(settings: WorkerSettings, bench: Bench) -> Task | None:
+def _bulletin(
+    settings: WorkerSettings, server: Server, key: str, bench: Bench, stack: AsyncExitStack
+) -> "Bulletin | None":
+    """Return what hears of revoked certificates, if others than the worker's own are taken."""
+    if settings.ssh_listen is None or settings.ssh_trust is None:
+        return None
+    from intramuros.execution.ssh.bulletin import Bulletin
+
+    made = Bulletin(server, key, bench.clock, settings.ssh_revoked_max_age_s, bench.rand)
+    stack.push_async_callback(_shielded, made.aclose)
+    return made
+
+
+def _door(settings: WorkerSettings, bench: Bench, news: "Bulletin | None") -> Task | None:
     """Return what lets people into sandboxes, if the operator wants that."""
     address = doorstep(settings.ssh_listen, settings.state_dir / "ssh" / "socket")
     if address is None:
@@ -363,7 +385,7 @@ def _door(settings: WorkerSettings, bench: Bench) -> Task | None:
     if casts is not None:
         casts.mkdir(mode=0o700, exist_ok=True)
     revoked = Revoked(settings.ssh_revoked)
-    manner = Manner(address, folder, settings.ssh_idle_s, settings.ssh_max_s, revoked)
+    manner = Manner(address, folder, settings.ssh_idle_s, settings.ssh_max_s, revoked, news)
     rooms = Rooms(bench.hands.visit, bench.record, bench.clock, casts)
     trusted = (Trusted(authority.public_line), *read_trusted(settings.ssh_trust))
     return Door(manner, authority, trusted, rooms, bench.hands.guests).serve

@@ -2,7 +2,8 @@
 
 A worker signs them for who may use its host, the control plane for who may use its API; a worker
 takes the latter only if its operator says so. The user name is the session's id, which is also the
-only principal.
+only principal. What the control plane signs says that it can be taken back (:data:`REVOCABLE`), so
+a worker lets nobody in with it who does not know what has been (``ssh_revocations.py``).
 
 Pure: keys, times and serial numbers are arguments.
 """
@@ -26,6 +27,11 @@ HOST_NAME: Final = "intramuros-worker"
 """What every worker's host certificate is for; clients look it up under this name."""
 MAX_LIFETIME_S: Final = 3600
 """Certificates that are good for longer are not accepted, whoever signed them."""
+STAY_S: Final = 86_400
+"""For how long after its certificate's end a connection may still be open, if that is revocable: so
+long the control plane remembers it."""
+REVOCABLE: Final = b"revocable@intramuros"
+"""An extension: who signed it keeps a list of what it took back, and says so in what it signs."""
 # Clocks of two machines differ.
 SKEW_S: Final = 60
 MAX_KEY_CHARS: Final = 4096
@@ -49,6 +55,8 @@ class Permit:
     key_id: str
     """Who asked for it and when; it is written into the record."""
     lifetime_s: int
+    revocable: bool = False
+    """Whether it is to be asked for, at whoever signed it, whether it still lets in."""
 
 
 def certify(
@@ -70,7 +78,20 @@ def certify(
     builder = builder.valid_before(int(now_s) + permit.lifetime_s)
     for extension in (b"permit-port-forwarding", b"permit-pty"):
         builder = builder.add_extension(extension, b"")
+    if permit.revocable:
+        builder = builder.add_extension(REVOCABLE, b"")
     return builder.sign(authority).public_bytes()
+
+
+def is_revocable(blob: bytes) -> bool:
+    """Tell whether a certificate says that it can be taken back.
+
+    Wherever in it that is said: to hold one for revocable that is not keeps somebody out, no more.
+
+    Args:
+        blob: the certificate as it goes over the wire.
+    """
+    return REVOCABLE in blob
 
 
 def begun(

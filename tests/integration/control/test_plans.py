@@ -71,6 +71,9 @@ BY_DESIGN: Final = {
     "FROM credentials WHERE credentials.kind = ? AND credentials.created_by": "of one maker",
     "FROM credentials WHERE 0 = 1": "ends before its first row",
     "FROM resources LEFT OUTER JOIN workspace_members": "service accounts are made by hand",
+    "WHERE ssh_certificates.revoked_us IS NULL ORDER": (
+        "all certificates of a day, of which environments have so many at most; once a minute"
+    ),
     "FROM memories WHERE memories.store_id = ?": "a store has at most 2,000 memories",
     "FROM sessions JOIN memory_attachments": "archived sessions of one store are passed over",
     "leases.state IN ('starting', 'active', 'stopping')": "what is served now has its own index",

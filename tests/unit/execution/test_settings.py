@@ -58,6 +58,8 @@ def test_the_key_is_not_sent_in_the_clear_unless_asked_for(
         ({"wake_listen": "0.0.0.0:9", "wake_secret_file": Path("/x")}, "wake_listen"),
         ({"wake_poll_s": 0}, "wake_poll_s"),
         ({"ssh_trust": Path("/x")}, "nobody is let in"),
+        ({"ssh_revoked_max_age_s": 9.9}, "ssh_revoked_max_age_s"),
+        ({"ssh_revoked_max_age_s": float("nan")}, "ssh_revoked_max_age_s"),
         ({"memory_sync_s": float("nan")}, "memory_sync_s"),
         ({"lease_ttl_s": 0}, "lease_ttl_s"),
         ({"mounts": ("nonsense",)}, "malformed"),

@@ -1,3 +1,5 @@
+from base64 import b64decode
+
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -12,9 +14,11 @@ from hypothesis import strategies as st
 
 from intramuros.protocol.ssh import (
     MAX_LIFETIME_S,
+    REVOCABLE,
     Permit,
     PublicKey,
     certify,
+    is_revocable,
     public_line,
     read_public_key,
 )
@@ -69,3 +73,14 @@ def test_what_nobody_should_use_is_refused() -> None:
 def test_any_text_is_a_key_or_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"public key|codec"):
         read_public_key(text)
+
+
+def test_a_certificate_says_whether_it_can_be_taken_back() -> None:
+    for revocable in (False, True):
+        line = certify(AUTHORITY, KEYS[0], Permit("s", "x", 9, revocable), 1, 1000.0)
+        made = load_ssh_public_identity(line)
+        assert isinstance(made, SSHCertificate)
+        assert (REVOCABLE in made.extensions) is revocable
+        assert is_revocable(b64decode(line.split()[1])) is revocable
+        # It asks nothing of those who do not know it.
+        assert made.critical_options == {}

@@ -8,7 +8,7 @@ from intramuros.control.catalog import named
 from intramuros.control.catalog.kinds import RULE, SERVICE_ACCOUNT
 from intramuros.control.catalog.members import Member
 from intramuros.control.catalog.service import Resource
-from intramuros.control.identity import credentials
+from intramuros.control.identity import credentials, ssh_certificates
 from intramuros.control.identity.actor import Actor
 from intramuros.control.store.db import Tx
 from intramuros.control.store.tables import resources
@@ -61,6 +61,7 @@ def archive(tx: Tx, actor: Actor, account_id: str) -> Resource:
         )
     archived = named.archive(tx, actor, SERVICE_ACCOUNT, current)
     credentials.revoke_principal(tx, account_id, to_micros(actor.clock.now()))
+    ssh_certificates.reconsider(tx, actor.clock, ssh_certificates.of_principal(account_id))
     return archived
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, delete, insert, or_, select, update
 
 from intramuros.control.catalog import workspaces
-from intramuros.control.identity import audit, people, roles
+from intramuros.control.identity import audit, people, roles, ssh_certificates
 from intramuros.control.identity.actor import Actor
 from intramuros.control.identity.bootstrap import default_workspace
 from intramuros.control.store.db import Tx
@@ -102,6 +102,7 @@ def change(tx: Tx, actor: Actor, workspace_id: str, user_id: str, role: str) -> 
     if role != current:
         _audit(tx, actor, "user.workspace_role", workspace_id, user_id, role=role, previous=current)
         tx.execute(update(table).where(*_is(workspace_id, user_id)).values(role=role))
+        _reconsider(tx, actor, workspace_id, user_id)
     return get(tx, workspace_id, user_id)
 
 
@@ -120,6 +121,17 @@ def remove(tx: Tx, actor: Actor, workspace_id: str, user_id: str) -> None:
         raise _inherited(user)
     _audit(tx, actor, "user.leave", workspace_id, user_id)
     tx.execute(delete(table).where(*_is(workspace_id, user_id)))
+    _reconsider(tx, actor, workspace_id, user_id)
+
+
+def _reconsider(tx: Tx, actor: Actor, workspace_id: str, user_id: str) -> None:
+    """End what the user was given here in another shape, if they may not have it any more."""
+    ssh_certificates.reconsider(
+        tx,
+        actor.clock,
+        ssh_certificates.in_workspace(workspace_id),
+        ssh_certificates.of_principal(user_id),
+    )
 
 
 def _changeable(tx: Tx, workspace_id: str) -> None:

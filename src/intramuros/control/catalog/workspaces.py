@@ -12,7 +12,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Row, func, insert, select, update
 
 from intramuros.control.catalog import attached
-from intramuros.control.identity import audit, credentials, lockout
+from intramuros.control.identity import audit, credentials, lockout, ssh_certificates
 from intramuros.control.identity.actor import Actor
 from intramuros.control.identity.bootstrap import default_workspace
 from intramuros.control.store.db import Tx
@@ -146,6 +146,7 @@ def archive(tx: Tx, actor: Actor, workspace_id: str) -> Shown:
         lockout.check_workspace(tx, workspace_id, now_us)
         _audit(tx, actor, "workspace.archive", workspace_id)
         credentials.revoke_workspace(tx, workspace_id, now_us)
+        ssh_certificates.reconsider(tx, actor.clock, ssh_certificates.in_workspace(workspace_id))
         archived = update(workspaces).where(workspaces.c.id == workspace_id)
         tx.execute(archived.values(archived_us=max(now_us, row.created_us)))
     return get(tx, workspace_id)

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Row, and_, or_, select, update
 
-from intramuros.control.identity import audit, credentials, lockout, standing
+from intramuros.control.identity import audit, credentials, lockout, ssh_certificates, standing
 from intramuros.control.identity.actor import Actor
 from intramuros.control.identity.principal import CredentialKind
 from intramuros.control.store.db import Tx
@@ -89,6 +89,7 @@ def change(tx: Tx, actor: Actor, key_id: str, request: KeyUpdate) -> Shown:
     tx.execute(changed.values(name=name, disabled_us=disabled_us))
     if wanted == "archived":
         credentials.revoke(tx, key_id, now_us)
+    ssh_certificates.reconsider(tx, actor.clock, ssh_certificates.of_credential(key_id))
     return get(tx, key_id, now_us)
 
 

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from sqlalchemy import Row, and_, delete, func, insert, or_, select, update
 
-from intramuros.control.identity import audit, people
+from intramuros.control.identity import audit, people, ssh_certificates
 from intramuros.control.identity.actor import Actor
 from intramuros.control.identity.principal import Scope
 from intramuros.control.identity.roles import BY_ID
@@ -103,6 +103,7 @@ def set_roles(tx: Tx, actor: Actor, group_id: str, role_ids: Sequence[str]) -> S
         _audit(tx, actor, "group.role_remove", group_id, role_id=role_id)
     if wanted != row.role_ids:
         _touch(tx, actor, row, role_ids=wanted)
+        _reconsider(tx, actor, _members(tx, group_id))
     return present(row_of(tx, group_id))
 
 
@@ -114,8 +115,10 @@ def remove(tx: Tx, actor: Actor, group_id: str) -> None:
     """
     row = row_of(tx, group_id)
     _audit(tx, actor, "group.delete", group_id, name=row.name)
+    left = _members(tx, group_id)
     tx.execute(delete(group_members).where(group_members.c.group_id == group_id))
     tx.execute(delete(groups).where(groups.c.id == group_id))
+    _reconsider(tx, actor, left)
 
 
 def members(
@@ -169,6 +172,7 @@ def remove_member(tx: Tx, actor: Actor, group_id: str, user_id: str) -> None:
         raise NotFound(f"user {user_id[:80]!r} is not in group {group_id!r}")
     _audit(tx, actor, "group.member_remove", group_id, user_id=user_id)
     tx.execute(delete(group_members).where(which))
+    _reconsider(tx, actor, [user_id])
 
 
 def present(row: Row[Any]) -> Shown:
@@ -190,6 +194,16 @@ def present_member(row: Row[Any]) -> Shown:
         rbac_group_id=row.group_id,
         user_id=row.user_id,
     ).model_dump()
+
+
+def _members(tx: Tx, group_id: str) -> list[str]:
+    query = select(group_members.c.user_id).where(group_members.c.group_id == group_id)
+    return list(tx.execute(query).scalars())
+
+
+def _reconsider(tx: Tx, actor: Actor, user_ids: Sequence[str]) -> None:
+    """End what these people were given in another shape, if they may not have it any more."""
+    ssh_certificates.reconsider(tx, actor.clock, ssh_certificates.of_principal(*user_ids))
 
 
 def _touch(tx: Tx, actor: Actor, row: Row[Any], **values: object) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import Row, Select, select
 
-from intramuros.control.identity import audit, credentials, lockout
+from intramuros.control.identity import audit, credentials, lockout, ssh_certificates
 from intramuros.control.identity.actor import Actor
 from intramuros.control.identity.principal import CredentialKind, Scope
 from intramuros.control.store.db import Tx
@@ -79,6 +79,7 @@ def revoke(tx: Tx, actor: Actor, key_id: str) -> dict[str, Any]:
         ended = {"type": "status", "previous_value": "active", "current_value": "archived"}
         _audit(tx, actor, "api_key.revoke", key_id, changes=[ended])
         credentials.revoke(tx, key_id, to_micros(actor.clock.now()))
+        ssh_certificates.reconsider(tx, actor.clock, ssh_certificates.of_credential(key_id))
     return get(tx, actor.workspace_id, key_id)
 
 

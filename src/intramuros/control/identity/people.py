@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Row, delete, func, insert, select, update
 
-from intramuros.control.identity import audit, credentials, emails
+from intramuros.control.identity import audit, credentials, emails, ssh_certificates
 from intramuros.control.identity.actor import Actor
 from intramuros.control.identity.roles import ADMIN
 from intramuros.control.store.db import Tx
@@ -181,6 +181,7 @@ def sign_out(tx: Tx, actor: Actor, user_id: str) -> Shown:
         )
     now_us = to_micros(actor.clock.now())
     ended = credentials.revoke_sign_ins(tx, user_id, now_us)
+    _reconsider(tx, actor, user_id)
     _audit(tx, actor, "user.sign_out", user_id, ended=ended)
     tx.execute(update(users).where(users.c.id == user_id).values(signed_out_us=now_us))
     return present(row)
@@ -233,6 +234,7 @@ def _set_role(tx: Tx, actor: Actor, row: Row[Any], role: str) -> None:
     if role != row.role:
         _audit(tx, actor, "user.role", row.id, role=role, previous=row.role)
         tx.execute(update(users).where(users.c.id == row.id).values(role=role))
+        _reconsider(tx, actor, row.id)
 
 
 def _remove(tx: Tx, actor: Actor, row: Row[Any]) -> None:
@@ -243,6 +245,12 @@ def _remove(tx: Tx, actor: Actor, row: Row[Any]) -> None:
         tx.execute(delete(table).where(table.c.user_id == row.id))
     removed = update(users).where(users.c.id == row.id)
     tx.execute(removed.values(removed_us=max(now_us, row.created_us)))
+    _reconsider(tx, actor, row.id)
+
+
+def _reconsider(tx: Tx, actor: Actor, user_id: str) -> None:
+    """End what has been given to somebody in another shape: certificates."""
+    ssh_certificates.reconsider(tx, actor.clock, ssh_certificates.of_principal(user_id))
 
 
 def _check_other_admin(tx: Tx, user_id: str) -> None:

@@ -17,7 +17,7 @@ from sqlalchemy import Row, bindparam, select, update
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 
 from intramuros.control.catalog import behind
-from intramuros.control.identity import audit
+from intramuros.control.identity import audit, ssh_certificates
 from intramuros.control.identity.principal import CredentialKind, Principal
 from intramuros.control.model.catalogue import Catalogue, shipped_catalogue
 from intramuros.control.session import file_sources, legality, notices, outcomes, threads
@@ -387,6 +387,7 @@ class Journal:
         """See to it that a worker serves the session as long as it needs one."""
         if state.status is Status.TERMINATED:
             self._work.release(tx, row.environment_id, row.id, force=False)
+            ssh_certificates.reconsider(tx, self._clock, ssh_certificates.in_session(row.id))
         elif any(map(_needs_worker if state.self_hosted else _needs_host, written)):
             self._work.ensure(tx, row.environment_id, row.id)
 

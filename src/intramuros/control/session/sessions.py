@@ -22,7 +22,7 @@ from intramuros.control.catalog import (
 )
 from intramuros.control.catalog.kinds import ENVIRONMENT
 from intramuros.control.catalog.service import Resource
-from intramuros.control.identity import audit
+from intramuros.control.identity import audit, ssh_certificates
 from intramuros.control.identity.actor import Actor
 from intramuros.control.identity.principal import Principal
 from intramuros.control.model.catalogue import Catalogue, shipped_catalogue
@@ -322,6 +322,7 @@ class Sessions:
         files.remove_of_session(tx, self._actor(principal), session_id)
         spills.release(tx, session_id)
         tx.execute(delete(sessions).where(sessions.c.id == session_id))
+        ssh_certificates.reconsider(tx, self._clock, ssh_certificates.in_session(session_id))
         tx.after_commit(lambda: self._hub.hint(session_topic(session_id)))
 
     def add_file(
@@ -455,12 +456,7 @@ class Sessions:
         )
 
     def _audit(
-        self,
-        tx: Tx,
-        kind: str,
-        principal: Principal,
-        session_id: str,
-        fields: dict[str, object],
+        self, tx: Tx, kind: str, principal: Principal, session_id: str, fields: dict[str, object]
     ) -> None:
         audit.record(
             tx,

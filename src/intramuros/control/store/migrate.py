@@ -17,6 +17,7 @@ from intramuros.control.store import (
     release_tables,
     repository_tables,
     session_tables,
+    ssh_tables,
     tables,
     webhook_tables,
 )
@@ -32,6 +33,7 @@ _FILES: Final = (
     webhook_tables,
     repository_tables,
     release_tables,
+    ssh_tables,
 )
 SCHEMA: Final = _FILES[0].metadata
 SCRIPTS: Final = Path(__file__).parent / "migrations"

@@ -22,12 +22,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from intramuros.execution.guests import Guest, Guests
 from intramuros.execution.record import INWARD, RecordFailed
 from intramuros.execution.ssh.authority import Authority, private_pem
+from intramuros.execution.ssh.bulletin import UNKNOWN, Bulletin
 from intramuros.execution.ssh.revoked import Papers, Revoked
 from intramuros.execution.ssh.visits import LOOPBACK, Rooms, Visit
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.service import Stop
 from intramuros.kernel.telemetry import logger
-from intramuros.protocol.ssh import MAX_LIFETIME_S, SKEW_S
+from intramuros.protocol.ssh import MAX_LIFETIME_S, SKEW_S, is_revocable
 
 log = logger("ssh")
 
@@ -53,6 +54,22 @@ class Manner:
     idle_s: float
     total_s: float
     revoked: Revoked = field(default_factory=Revoked)
+    bulletin: Bulletin | None = None
+    """Without one, nobody comes in by what its authority could take back."""
+
+    def refuses(self, papers: Papers) -> str | None:
+        """Return why such papers let nobody in, or None."""
+        if self.revoked.refuses(papers):
+            return "the operator's list"
+        if self.bulletin is None:
+            return UNKNOWN if papers.revocable else None
+        return self.bulletin.refuses(papers)
+
+    def ends(self, papers: Papers) -> str | None:
+        """Return why whoever came with such papers is to leave, or None."""
+        if self.revoked.holds(papers):
+            return "the certificate is revoked"
+        return None if self.bulletin is None else self.bulletin.ends(papers)
 
 
 @dataclass(frozen=True)
@@ -155,8 +172,9 @@ class Door:
         now = self.rooms.clock.monotonic()
         for guest in self.guests.all():
             papers = self.papers.get(guest)
-            if papers is not None and self.manner.revoked.holds(papers):
-                guest.close("the certificate is revoked")
+            why = None if papers is None else self.manner.ends(papers)
+            if why is not None:
+                guest.close(why)
             elif now - guest.since_s > self.manner.total_s:
                 guest.close("the connection was open for as long as it may be")
             elif now - guest.seen_s > self.manner.idle_s:
@@ -219,10 +237,10 @@ class _Visitor(asyncssh.SSHServer):
             if key is not None and lifetime_s > MAX_LIFETIME_S + 2 * SKEW_S:
                 log.warning("ssh_certificate_too_long", session_id=username)
                 return None
-            if key is not None and self._door.manner.revoked.refuses(_papers(certificate)):
-                log.warning(
-                    "ssh_certificate_revoked", session_id=username, serial=str(certificate._serial)
-                )
+            why = None if key is None else self._door.manner.refuses(_papers(certificate))
+            if why is not None:
+                serial = str(certificate._serial)
+                log.warning("ssh_certificate_revoked", session_id=username, serial=serial, why=why)
                 return None
             self._certificate = certificate if key is not None else None
             return key
@@ -352,7 +370,14 @@ class _Process(asyncssh.SSHServerProcess[bytes]):
 
 
 def _papers(certificate: Any) -> Papers:  # noqa: ANN401  the library's own
-    return Papers(certificate._serial, str(certificate._key_id), certificate.key.get_fingerprint())
+    return Papers(
+        certificate._serial,
+        str(certificate._key_id),
+        certificate.key.get_fingerprint(),
+        certificate.signing_key.get_fingerprint(),
+        is_revocable(certificate.public_data),
+        float(certificate._valid_before),
+    )
 
 
 def _listen(address: tuple[str, int] | Path) -> socket.socket:

@@ -33,6 +33,12 @@ class Papers:
     key_id: str
     fingerprint: str
     """Of the holder's key, ``SHA256:…``."""
+    authority: str = ""
+    """Fingerprint of the key that signed it."""
+    revocable: bool = False
+    """Whether it says that its authority can take it back (``bulletin.py``)."""
+    expires_s: float = 0.0
+    """When it ends by itself, seconds since 1970."""
 
 
 @dataclass

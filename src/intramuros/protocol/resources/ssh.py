@@ -21,3 +21,13 @@ class SshCertificateRequest(Request):
 
     public_key: Annotated[str, StringConstraints(min_length=1, max_length=MAX_KEY_CHARS)]
     ttl_s: Annotated[int, Field(ge=MIN_TTL_S, le=MAX_LIFETIME_S)] = DEFAULT_TTL_S
+
+
+class SshRevokeRequest(Request):
+    """What is to be taken back.
+
+    Args:
+        serial: of one certificate of the session; all of them when not given.
+    """
+
+    serial: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,19}$")] | None = None
