@@ -267,13 +267,14 @@ class KeptEvents(EventStore):
 
 
 def _give_up_one(streams: Iterable[_Stream]) -> None:
-    """Drop the stream that was answered first, or else the oldest event of the oldest stream."""
-    for stream in streams:
-        if stream.answered_s is not None:
-            stream.owner.forget(stream)
-            return
-    oldest = next(iter(streams))
-    if oldest.events:
-        oldest.owner.drop_first(oldest)
+    """Drop something: of the stream that was answered first, or else of the oldest open one.
+
+    A stream loses what nobody waits for first, its answer last, and then it is of no use.
+    """
+    first = next(iter(streams))
+    stream = next((each for each in streams if each.answered_s is not None), first)
+    answered = stream.answered_s is not None
+    if stream.events and not (answered and stream.events[0].awaited):
+        stream.owner.drop_first(stream)
     else:
-        oldest.owner.forget(oldest)
+        stream.owner.forget(stream)

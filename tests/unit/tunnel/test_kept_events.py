@@ -185,6 +185,42 @@ async def test_notices_may_be_lost_and_what_is_waited_for_may_not() -> None:
     assert not kept.events.resumable(last)
 
 
+async def test_an_answer_is_kept_however_much_was_said_before_it() -> None:
+    kept = Kept(session_items=50)
+    begun, *_ = await stored(kept, "1", None, *[notice(str(n)) for n in range(200)], answer(1))
+    found = [each.message for each in await kept.after(begun)]
+    assert found[-2:] == [notice("199"), answer(1)]
+    assert 40 < len(found) <= 50
+    # Other calls' answers come and go; the oldest goes first, and whole.
+    later = [(await stored(kept, str(n), None, answer(n)))[0] for n in range(2, 40)]
+    assert not kept.events.resumable(begun)
+    assert kept.events.resumable(later[-1])
+    large = Kept(session_bytes=50_000)
+    texts = [notice("x" * 1000) for _ in range(200)]
+    begun, *_ = await stored(large, "1", None, *texts, answer(1, "y" * 40_000))
+    assert (await large.after(begun))[-1].message == answer(1, "y" * 40_000)
+
+
+async def test_a_slow_reader_of_a_talkative_tool_hears_its_answer() -> None:
+    kept = Kept(session_items=50)
+    (begun,) = await stored(kept, "1", None)
+    found: list[EventMessage] = []
+    go_on = anyio.Event()
+
+    async def take(message: EventMessage) -> None:
+        found.append(message)
+        await go_on.wait()
+
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as group:
+            group.start_soon(kept.events.replay_events_after, begun, take)
+            await anyio.wait_all_tasks_blocked()
+            await stored(kept, "1", *[notice(str(n)) for n in range(500)], answer(1))
+            go_on.set()
+    assert found[-1].message == answer(1)
+    assert len(found) <= 50
+
+
 async def following(kept: Kept, id: str, count: int) -> list[EventMessage]:
     """Return the next events of a stream that goes on."""
     found: list[EventMessage] = []
