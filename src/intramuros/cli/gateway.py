@@ -145,7 +145,7 @@ def init(
             async def finish(made: "Prepared") -> None:
                 kept = _kept_of(place / "gateway.yaml", policy_file)
                 whole = {"tunnel_domain": made.domain, **config}
-                whole["routes"] = {**kept.programs, **routes}
+                whole["routes"] = _routes_of(kept, routes)
                 whole |= kept.files
                 text = yaml.safe_dump(whole, sort_keys=False)
                 _write(place / "gateway.yaml", text.encode())
@@ -255,6 +255,15 @@ def _route(text: str) -> tuple[str, str]:
     return label, upstream
 
 
+def _routes_of(kept: "_Kept", routes: Mapping[str, str]) -> dict[str, object]:
+    """Return the routes that are asked for, with what else the file said of them, and programs."""
+    whole: dict[str, object] = dict(kept.programs)
+    for label, address in routes.items():
+        before = kept.servers.get(label)
+        whole[label] = address if before is None else {**before, "url": address}
+    return whole
+
+
 @dataclass(frozen=True)
 class _Kept:
     """What flags do not say, so that setting up again must not drop it."""
@@ -262,7 +271,9 @@ class _Kept:
     files: Mapping[str, str] = field(default_factory=dict)
     """What to judge by, by key."""
     programs: Mapping[str, object] = field(default_factory=dict)
-    """Routes that are no addresses, by label."""
+    """Routes to programs, by label."""
+    servers: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    """Routes to servers that have limits."""
 
 
 def _kept_of(file: Path, policy_file: str | None) -> _Kept:
@@ -281,12 +292,14 @@ def _kept_of(file: Path, policy_file: str | None) -> _Kept:
     files = {key: str(found[key]) for key in ("policy_file", "tools_file") if found.get(key)}
     routes = found.get("routes")
     routes = routes if isinstance(routes, dict) else {}
-    programs = {str(key): what for key, what in routes.items() if isinstance(what, dict)}
+    mappings = {str(key): what for key, what in routes.items() if isinstance(what, dict)}
+    servers = {key: what for key, what in mappings.items() if "url" in what}
+    programs = {key: what for key, what in mappings.items() if "url" not in what}
     if policy_file is not None:
         # Given as empty it means: none any more.
         files.pop("policy_file", None)
         files |= _named(policy_file)
-    return _Kept(files, programs)
+    return _Kept(files, programs, servers)
 
 
 def _named(policy_file: str | None) -> dict[str, str]:

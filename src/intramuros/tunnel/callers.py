@@ -43,6 +43,12 @@ class Caller:
         people = sorted({(str(who.kind), who.id) for who in self.who})
         return self.workspace, self.session, tuple(people)
 
+    @property
+    def sharers(self) -> tuple[tuple[str, str], ...]:
+        """Whose share of a route's sessions one counts for: each person's, else the workspace's."""
+        people = {(str(who.kind), who.id) for who in self.who}
+        return tuple(sorted(people)) or (("workspace", self.workspace),)
+
 
 class CallerUnknown(BadRequest):
     """The request does not prove that the control plane made it."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from intramuros.tunnel.config import GatewayConfig
+from intramuros.tunnel.programs import Program
 
 # In the record; a file of a megabyte may hold ten thousands of routes.
 MAX_NAMES: Final = 100
@@ -45,7 +46,7 @@ class Changes:
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
-    """Routes that lead elsewhere, or to a program that is run otherwise."""
+    """Routes that lead elsewhere, to a program that is run otherwise, or have other limits."""
     settings: tuple[str, ...] = ()
     """Other keys that a running gateway takes up."""
     fixed: tuple[str, ...] = ()
@@ -76,7 +77,7 @@ def compare(before: GatewayConfig, now: GatewayConfig) -> Changes:
     return Changes(
         added=_names(new, lambda key: key not in old),
         removed=_names(old, lambda key: key not in new),
-        changed=_names(new, lambda key: key in old and old[key] != new[key]),
+        changed=_names(new, lambda key: key in old and _of(before, key) != _of(now, key)),
         settings=tuple(
             sorted(
                 key
@@ -86,6 +87,13 @@ def compare(before: GatewayConfig, now: GatewayConfig) -> Changes:
         ),
         fixed=tuple(sorted(fixed)),
     )
+
+
+def _of(config: GatewayConfig, key: str) -> tuple[object, ...]:
+    """Return all that a route is: where it leads, and its limits, which end nothing."""
+    what = config.routes.routes[key]
+    sessions = (what.sessions, what.per_person) if isinstance(what, Program) else ()
+    return what, sessions, config.routes.limits.get(key)
 
 
 def _differs(before: GatewayConfig, now: GatewayConfig, member: str) -> bool:

@@ -28,6 +28,7 @@ import yaml
 from intramuros.kernel.errors import OperatorError
 from intramuros.protocol.hostname import BadHost, check_host
 from intramuros.tunnel.dialer import EdgeAddress, Transport
+from intramuros.tunnel.limits import NO_LIMITS, RouteLimits, read_limits
 from intramuros.tunnel.programs import SYSTEM, Program, read_program
 from intramuros.tunnel.routes import (
     PRIVATE_NETWORKS,
@@ -129,7 +130,7 @@ def parse_config(text: bytes, directory: Path) -> GatewayConfig:
     tls, upstream = top.section("tls", required=True), top.section("upstream")
     upstream_tls = upstream.section("tls")
     domain = _domain(top)
-    routes = _routes(top, directory)
+    routes, limits = _routes(top, directory)
     trust = UpstreamTls(upstream_tls.path("ca_file"), upstream_tls.flag("include_system_cas"))
     config = GatewayConfig(
         edges=_edges(top),
@@ -139,7 +140,7 @@ def parse_config(text: bytes, directory: Path) -> GatewayConfig:
         audit_file=top.needed_path("audit_file"),
         cert_file=tls.needed_path("cert_file"),
         key_file=tls.needed_path("key_file"),
-        routes=RouteTable(routes, domain),
+        routes=RouteTable(routes, domain, limits),
         addresses=_addresses(upstream),
         upstream_tls=trust,
         log_level=_level(top),
@@ -204,20 +205,35 @@ def _domain(top: Section) -> str:
     return domain
 
 
-def _routes(top: Section, directory: Path) -> dict[str, Upstream | Program]:
+def _routes(
+    top: Section, directory: Path
+) -> tuple[dict[str, Upstream | Program], dict[str, RouteLimits]]:
     value = top.take("routes")
     if not isinstance(value, Mapping) or not value:
         raise OperatorError(
             "key 'routes' must be a mapping",
             "write `routes:` and below it lines such as `docs: http://10.0.0.5:8080`, no dashes",
         )
-    return {_route_key(key): _route(key, what, directory) for key, what in value.items()}
+    routes: dict[str, Upstream | Program] = {}
+    limits: dict[str, RouteLimits] = {}
+    for key, what in value.items():
+        label = _route_key(key)
+        routes[label], limited = _route(key, what, directory)
+        if limited != NO_LIMITS:
+            limits[label] = limited
+    return routes, limits
 
 
-def _route(key: object, what: object, directory: Path) -> Upstream | Program:
-    if isinstance(what, Mapping):
-        return read_program(Section(f"routes.{key}", what, directory))
-    return _route_upstream(key, what)
+def _route(key: object, what: object, directory: Path) -> tuple[Upstream | Program, RouteLimits]:
+    if not isinstance(what, Mapping):
+        return _route_upstream(key, what), NO_LIMITS
+    section = Section(f"routes.{key}", what, directory)
+    limits = read_limits(section)
+    if not section.has("url"):
+        return read_program(section), limits
+    upstream = _route_upstream(key, section.take("url"))
+    section.refuse_unknown()
+    return upstream, limits
 
 
 def _route_key(key: object) -> str:
@@ -237,7 +253,7 @@ def _route_upstream(key: object, text: object) -> Upstream:
         raise OperatorError(
             f"routes.{key} has an invalid upstream {_shown(text)!r}",
             "write scheme://host:port, without a path, such as http://10.0.0.5:8080,"
-            " or a mapping with a `command`",
+            " or a mapping with a `url` or a `command`",
         ) from error
 
 

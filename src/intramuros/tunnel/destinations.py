@@ -44,4 +44,4 @@ class Destinations:
         program = self._programs.get(route.key)
         if program is None:
             return await self.pool.handle_async_request(request)
-        return await program.answer(request, {"owner": caller.owner})
+        return await program.answer(request, {"owner": caller.owner, "sharers": caller.sharers})

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,11 +13,13 @@ from intramuros.tunnel.acts import Act, Action
 from intramuros.tunnel.bound_sessions import Bound
 from intramuros.tunnel.callers import Caller
 from intramuros.tunnel.http_rules import BadRequest, Headers
+from intramuros.tunnel.limits import OverLimit
 from intramuros.tunnel.listings import ListFilter
 
 # A JSON-RPC error of the range that servers may define.
 DENIED_CODE: Final = -32003
 INVALID_REQUEST: Final = -32600
+LIMITED_CODE: Final = -32029
 DENIED: Final = "the private network's policy does not permit this"
 
 
@@ -45,6 +48,8 @@ class Exchange:
     headers: Headers = ()
     """What a server gets of the request's own, once it is known whose sessions are named."""
     target: bytes = b""
+    leave: Callable[[], None] | None = None
+    """Called at the end of a request that is counted."""
     bound: Bound | None = None
     """What tags the server's session ids; None at a route whose sessions are the gateway's own."""
 
@@ -61,6 +66,24 @@ async def send_denial(exchange: Exchange, act: Act, id: str | int | None) -> Non
     await send_json(exchange, 200, answer.encode())
 
 
+async def send_limited(exchange: Exchange, over: OverLimit, id: str | int | None) -> None:
+    """Say which limit of the route a request is over, and when to come again."""
+    wait = "" if over.retry_after_s is None else f"; try again in {over.retry_after_s} s"
+    message = f"the route's limit is reached ({over.key}: {over.limit}){wait}"
+    error = {
+        "code": LIMITED_CODE,
+        "message": message,
+        "data": {"limit": over.key, "retry_after_s": over.retry_after_s},
+    }
+    body = json.dumps({"jsonrpc": "2.0", "id": id, "error": error}).encode()
+    if id is None:
+        body = _error_body("over_limit", message)
+    headers = []
+    if over.retry_after_s is not None:
+        headers.append((b"retry-after", b"%d" % over.retry_after_s))
+    await send_json(exchange, over.status, body, headers=headers)
+
+
 async def send_error(
     exchange: Exchange, status: int, code: str, message: str, *, last: bool = False
 ) -> None:
@@ -75,13 +98,16 @@ async def send_unknown_session(exchange: Exchange) -> None:
     await send_json(exchange, 404, answer.encode())
 
 
-async def send_json(exchange: Exchange, status: int, body: bytes, *, last: bool = False) -> None:
+async def send_json(
+    exchange: Exchange, status: int, body: bytes, *, last: bool = False, headers: Headers = ()
+) -> None:
     """Answer with a whole body."""
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    named = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    named += headers
     if last:
-        headers.append((b"connection", b"close"))
+        named.append((b"connection", b"close"))
     http = exchange.http
-    data = http.send(h11.Response(status_code=status, headers=headers)) or b""
+    data = http.send(h11.Response(status_code=status, headers=named)) or b""
     if exchange.request.method != b"HEAD":
         data += http.send(h11.Data(data=body)) or b""
     data += http.send(h11.EndOfMessage()) or b""

@@ -1,4 +1,4 @@
-"""Judge a request that has a route: by policy, by approved tools, and by whose session it names.
+"""Judge a request that has a route: by policy, approved tools, whose session it names, and limits.
 
 What is judged is recorded before it is done or refused; here it is only decided.
 """
@@ -12,8 +12,14 @@ from intramuros.tunnel.acts import LAST_EVENT, Act, Action, act_of
 from intramuros.tunnel.bound_sessions import Binder
 from intramuros.tunnel.calls import Summary, check_mirrored, summarise
 from intramuros.tunnel.definitions import Definitions, Tell
-from intramuros.tunnel.exchange import Exchange, send_denial, send_unknown_session
+from intramuros.tunnel.exchange import (
+    Exchange,
+    send_denial,
+    send_limited,
+    send_unknown_session,
+)
 from intramuros.tunnel.guard import Guard, asked_by
+from intramuros.tunnel.limits import Meters, OverLimit
 from intramuros.tunnel.listings import ListFilter
 from intramuros.tunnel.programs import Program
 from intramuros.tunnel.routes import Route
@@ -49,15 +55,17 @@ class Judge:
 
     Args:
         binder: knows whose sessions are named.
+        meters: count what each route is asked.
         tell: takes what is to be recorded of tools that are held back.
     """
 
-    def __init__(self, binder: Binder, tell: Tell) -> None:
+    def __init__(self, binder: Binder, meters: Meters, tell: Tell) -> None:
         self.guard: Guard | None = None
         """Judges each call; without one, whatever has a route may be called."""
         self.definitions: Definitions | None = None
         """What of tools is approved; without them every definition is."""
         self._binder = binder
+        self._meters = meters
         self._tell = tell
 
     def judge(self, exchange: Exchange, route: Route) -> Judged:
@@ -86,7 +94,21 @@ class Judge:
             return Judged(
                 fields | _deny(FOREIGN_SESSION), Refusal(FOREIGN_SESSION, send_unknown_session)
             )
+        over = self._count(exchange, route, act)
+        if over is not None:
+            log.warning("over_limit", route=route.key, limit=over.key)
+            return Judged(fields | _deny(over.key), _limited(over, found))
         return Judged(fields)
+
+    def _count(self, exchange: Exchange, route: Route, act: Act) -> OverLimit | None:
+        """Count a request at its route until its end; return why it is refused, if it is."""
+        if act.action is Action.CONNECT and not act.method:
+            return None
+        counted = self._meters.enter(route.key, route.limits, len(exchange.body))
+        if isinstance(counted, OverLimit):
+            return counted
+        exchange.leave = counted
+        return None
 
     def _screened(self, exchange: Exchange, act: Act) -> str | None:
         """Have the answer's tools looked at; return why a call of one is refused, if it is."""
@@ -133,6 +155,13 @@ def _taken_up(exchange: Exchange) -> dict[str, object]:
     if after is None or exchange.request.method != b"GET":
         return {}
     return {RESUMES: after[:MAX_EVENT_ID_CHARS].decode("latin-1")}
+
+
+def _limited(over: OverLimit, found: Summary) -> Refusal:
+    async def answer(exchange: Exchange) -> None:
+        await send_limited(exchange, over, found.id)
+
+    return Refusal("over_limit", answer)
 
 
 def _read(exchange: Exchange) -> Summary:

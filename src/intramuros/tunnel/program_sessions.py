@@ -11,6 +11,7 @@ Source: MCP 2025-11-25, transports and lifecycle. Callers of 2026-07-28 are told
 
 import json
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,8 +29,10 @@ from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock, backoff_s
 from intramuros.tunnel.confine import Launch, started
 from intramuros.tunnel.conversation import Conversation
+from intramuros.tunnel.exchange import LIMITED_CODE
 from intramuros.tunnel.in_process import Message, Receive, Scope, Send
 from intramuros.tunnel.kept_events import KeptEvents, Shelf
+from intramuros.tunnel.programs import SESSIONS
 
 log = logger("program")
 
@@ -41,6 +44,8 @@ _LAST_EVENT: Final = b"last-event-id"
 RETRY_MS: Final = 500
 SWEEP_S: Final = 30.0
 PART_S: Final = 5.0
+# Sessions end when their callers are done; nobody knows when that is.
+FULL_RETRY_S: Final = 10
 _BACKOFF_S: Final = 1.0
 _BACKOFF_CAP_S: Final = 30.0
 
@@ -52,6 +57,8 @@ class _Session:
     transport: StreamableHTTPServerTransport
     kept: KeptEvents
     owner: object
+    sharers: frozenset[object] = frozenset()
+    """For whom it counts."""
     posts: int = 0
     """Requests that wait for their answers, or for the last of them to be sent."""
     quiet: anyio.Event = field(default_factory=anyio.Event)
@@ -88,7 +95,6 @@ class ProgramSessions:
     Args:
         route: its key, for the log.
         launch: says how to run the program now; may raise OperatorError.
-        limit: of sessions at once.
         idle_s: after which an unused one is ended.
         rand: a number in [0, 1), for the wait after failures.
     """
@@ -97,14 +103,14 @@ class ProgramSessions:
         self,
         route: str,
         launch: Callable[[], Launch],
-        limit: int,
         idle_s: float,
         clock: Clock,
         rand: Callable[[], float],
     ) -> None:
         self._route = route
         self._launch = launch
-        self._limit = limit
+        self._limit = SESSIONS
+        self._per_person = SESSIONS
         self._idle_s = idle_s
         self._clock = clock
         self._rand = rand
@@ -115,6 +121,10 @@ class ProgramSessions:
         self._not_before_s = 0.0
         self._scope = anyio.CancelScope()
         self._retired = ""
+
+    def limit(self, sessions: int, per_person: int) -> None:
+        """Take so many sessions at once, and so many of one person; what is open stays."""
+        self._limit, self._per_person = sessions, per_person
 
     @property
     def count(self) -> int:
@@ -157,15 +167,18 @@ class ProgramSessions:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         id, owner = headers.get(_SESSION, ""), scope["state"]["owner"]
         after = headers.get(_LAST_EVENT, "") if scope["method"] == "GET" else ""
+        sharers = frozenset(scope["state"]["sharers"])
         refusal = self._refusal(scope["path"], headers, owner)
         if refusal is None and after:
             refusal = self._refused_after(self._sessions.get(id), headers)
+        if refusal is None and not id:
+            refusal = self._full(sharers)
         if refusal is not None:
             await _say(send, refusal)
         elif id:
             await self._go_on(self._sessions[id], after, scope, receive, send)
         else:
-            await self._begin(self._open(owner), scope, receive, send)
+            await self._begin(self._open(owner, sharers), scope, receive, send)
 
     async def _go_on(
         self, session: _Session, after: str, scope: Scope, receive: Receive, send: Send
@@ -211,10 +224,7 @@ class ProgramSessions:
                 {"supported": list(HANDSHAKE_PROTOCOL_VERSIONS), "requested": version[:64]},
             )
         if not id and self._retired:
-            return _Refusal(503, "the route has just been changed; try again")
-        if not id and len(self._sessions) >= self._limit:
-            log.warning("program_sessions_full", route=self._route, limit=self._limit)
-            return _Refusal(503, "too many sessions are open; try again later")
+            return _Refusal(503, "the route has just been changed; try again", retry_after_s=1)
         if id and (id not in self._sessions or self._sessions[id].owner != owner):
             # Another's session is as unknown as one that never was.
             return _Refusal(404, "there is no such session")
@@ -232,14 +242,27 @@ class ProgramSessions:
             return _Refusal(400, "what followed this event is not kept, or no longer")
         return None
 
-    def _open(self, owner: object) -> _Session:
+    def _full(self, sharers: frozenset[object]) -> "_Refusal | None":
+        """Return the answer to a request for a session that is one too many."""
+        if len(self._sessions) >= self._limit:
+            log.warning("program_sessions_full", route=self._route, limit=self._limit)
+            text = "too many sessions are open; try again later"
+            return _Refusal(503, text, LIMITED_CODE, retry_after_s=FULL_RETRY_S)
+        shares = Counter(each for held in self._sessions.values() for each in held.sharers)
+        if any(shares[each] >= self._per_person for each in sharers):
+            log.warning("program_sessions_share", route=self._route, limit=self._per_person)
+            text = "too many of your sessions are open; end one, or try again later"
+            return _Refusal(429, text, LIMITED_CODE, retry_after_s=FULL_RETRY_S)
+        return None
+
+    def _open(self, owner: object, sharers: frozenset[object]) -> _Session:
         id = uuid.uuid4().hex
         # The transport is made with the events that end its connections.
         kept = KeptEvents(self._shelf, lambda key: transport.close_sse_stream(key))
         transport = StreamableHTTPServerTransport(
             mcp_session_id=id, idle_timeout=self._idle_s, event_store=kept, retry_interval=RETRY_MS
         )
-        session = self._sessions[id] = _Session(transport, kept, owner)
+        session = self._sessions[id] = _Session(transport, kept, owner, sharers)
         return session
 
     def _forget(self, session: _Session) -> None:
@@ -334,6 +357,7 @@ class _Refusal:
     message: str
     code: int = mcp_types.INVALID_REQUEST
     data: object = None
+    retry_after_s: int | None = None
 
 
 async def _say(send: Send, refusal: _Refusal) -> None:
@@ -343,5 +367,7 @@ async def _say(send: Send, refusal: _Refusal) -> None:
         error["data"] = refusal.data
     body = json.dumps({"jsonrpc": "2.0", "id": None, "error": error}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    if refusal.retry_after_s is not None:
+        headers.append((b"retry-after", b"%d" % refusal.retry_after_s))
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -45,8 +45,11 @@ class Program:
     variables: Mapping[str, str] = field(default_factory=dict)
     secret_files: Mapping[str, Path] = field(default_factory=dict)
     """Variables whose values are read at each start."""
-    sessions: int = SESSIONS
-    """How many run at once: each MCP session has a program of its own."""
+    sessions: int = field(default=SESSIONS, compare=False)
+    """How many run at once: each MCP session has a program of its own. Another number is no other
+    program."""
+    sessions_per_person: int | None = field(default=None, compare=False)
+    """How many of them one person may have; None for three quarters."""
     idle_s: float = IDLE_S
     """A session that nobody asked anything for so long is ended."""
 
@@ -54,6 +57,13 @@ class Program:
     host: ClassVar[str] = "localhost"
     port: ClassVar[int] = 80
     """As a request to it would be addressed; nothing dials it."""
+
+    @property
+    def per_person(self) -> int:
+        """How many sessions one person may have: never all of them, unless that was written."""
+        if self.sessions_per_person is not None:
+            return self.sessions_per_person
+        return -(-self.sessions * 3 // 4)
 
     @property
     def authority(self) -> str:
@@ -91,6 +101,7 @@ def read_program(section: Section) -> Program:
         variables=section.mapping("variables"),
         secret_files={name: secrets.needed_path(name) for name in secrets.names()},
         sessions=section.count("max_sessions", SESSIONS, MAX_SESSIONS),
+        sessions_per_person=section.count_if_any("max_sessions_per_person", MAX_SESSIONS),
         idle_s=section.duration_s("idle_timeout", IDLE_S),
     )
     section.refuse_unknown()

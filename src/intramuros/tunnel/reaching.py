@@ -128,6 +128,7 @@ class Reaching:
         self._sessions = kept
         pool, self._pool = self._pool, self._pool_for(checked)
         programs = {key: InProcess(held, self._group) for key, held in kept.items()}
+        self._limit(config)
         self._in_force.config = config
         self.reach.replace(config.routes, Destinations(self._pool, programs))
         # No wait may come between the lines above: a request sees the old or the new, whole.
@@ -161,13 +162,17 @@ class Reaching:
         held = ProgramSessions(
             key,
             partial(launch, program, bwrap),
-            program.sessions,
             program.idle_s,
             self._clock,
             self._rand,
         )
         await self._group.start(held.run)
         return held
+
+    def _limit(self, config: GatewayConfig) -> None:
+        """Have programs that run on keep to the limits that a configuration names."""
+        for key, program in _programs(config).items():
+            self._sessions[key].limit(program.sessions, program.per_person)
 
     def _pool_for(self, checked: Checked) -> httpcore2.AsyncConnectionPool:
         if checked.context is None:

@@ -38,6 +38,7 @@ from intramuros.tunnel.http_rules import (
 )
 from intramuros.tunnel.judge import RESUMES, Judge
 from intramuros.tunnel.ledger import AuditUnavailable, Ledger
+from intramuros.tunnel.limits import Meters
 from intramuros.tunnel.link import LinkStream
 from intramuros.tunnel.reach import Lease, Reach
 from intramuros.tunnel.routes import Route
@@ -108,7 +109,7 @@ class Relay:
     ) -> None:
         """Take the parts; ``key`` is the control plane's, which signs for each caller."""
         self.figures = gateway_figures()
-        self.judge = Judge(binder, self._tell_held)
+        self.judge = Judge(binder, Meters(clock), self._tell_held)
         self._key = key
         self._reach = reach
         self._ledger = ledger
@@ -198,6 +199,8 @@ class Relay:
             exchange.body = await self._read_body(exchange)
             await self._answer(exchange, below)
         finally:
+            if exchange.leave is not None:
+                exchange.leave()
             self._held_bytes -= exchange.held_bytes
         keep = http.our_state is h11.DONE and http.their_state is h11.DONE
         return keep, http.trailing_data[0]

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from intramuros.tunnel.limits import NO_LIMITS, RouteLimits
 from intramuros.tunnel.programs import Program
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -57,6 +58,7 @@ class Route:
 
     key: str
     upstream: Upstream | Program
+    limits: RouteLimits = NO_LIMITS
 
 
 def parse_upstream(text: str) -> Upstream:
@@ -79,6 +81,8 @@ class RouteTable:
 
     routes: Mapping[str, Upstream | Program]
     tunnel_domain: str
+    limits: Mapping[str, RouteLimits] = field(default_factory=dict)
+    """Of the routes that have any."""
 
     def match(self, host: str) -> Route | None:
         """Return the route of a full host name: the exact key first, then the bare label."""
@@ -89,7 +93,7 @@ class RouteTable:
         for key in keys:
             upstream = self.routes.get(key)
             if upstream is not None:
-                return Route(key, upstream)
+                return Route(key, upstream, self.limits.get(key, NO_LIMITS))
         return None
 
     def serves(self, host: str) -> bool:

@@ -121,6 +121,14 @@ class Section:
             )
         return value
 
+    def count_if_any(self, name: str, most: int) -> int | None:
+        """Return a whole number as :meth:`count` does, or None when absent."""
+        return None if self._data.get(name) is None else self.count(name, 1, most)
+
+    def has(self, name: str) -> bool:
+        """Whether a key is there that nobody took yet."""
+        return name in self._data
+
     def duration_s(self, name: str, default_s: float) -> float:
         """Return a time in seconds, written as ``30s`` or ``1m30s``; raises OperatorError."""
         text = self.text(name)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -5,6 +6,7 @@ import pytest
 from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.timing import ManualClock
 from intramuros.protocol.tickets import CALL_HEADER, CallTicket, VerifyingKey
+from intramuros.protocol.who import Kind, Who
 from intramuros.tunnel.callers import Caller, CallerCheck, CallerUnknown, load_control_key
 from tests.integration.tunnel.rig import signing_key
 
@@ -51,3 +53,13 @@ def test_only_a_public_key_is_a_control_key(tmp_path: Path) -> None:
         load_control_key(path)
     path.write_bytes(SIGNER.public_pem())
     assert isinstance(load_control_key(path), VerifyingKey)
+
+
+def test_a_session_counts_for_each_person_else_for_the_workspace() -> None:
+    ann, bot = Who(Kind.USER, "user_1"), Who(Kind.SERVICE_ACCOUNT, "user_1")
+    caller = Caller("h", "sesn_1", "t", "wrkspc_1", who=(bot, ann, ann))
+    assert caller.sharers == (("service_account", "user_1"), ("user", "user_1"))
+    # A name that changes is no other person.
+    renamed = replace(caller, who=(replace(ann, email="x"), bot), session="sesn_2")
+    assert renamed.sharers == caller.sharers
+    assert replace(caller, who=()).sharers == (("workspace", "wrkspc_1"),)

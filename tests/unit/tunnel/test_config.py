@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from intramuros.kernel.errors import OperatorError
 from intramuros.tunnel.config import GatewayConfig, load_config, parse_config
 from intramuros.tunnel.dialer import EdgeAddress, Transport
+from intramuros.tunnel.limits import RouteLimits
 from intramuros.tunnel.routes import PRIVATE_NETWORKS, Upstream
 
 GOOD = """
@@ -185,3 +186,26 @@ def test_an_error_does_not_repeat_what_may_be_a_secret(text: str) -> None:
     with pytest.raises(OperatorError) as caught:
         parse(text)
     assert "planted" not in str(caught.value)
+
+
+def test_a_route_to_a_server_may_have_limits() -> None:
+    text = GOOD.replace(
+        "docs: http://10.0.0.5:8080",
+        "docs: {url: http://10.0.0.5:8080, max_concurrent: 5, calls_per_minute: 600}",
+    )
+    found = parse(text).routes
+    assert found.routes == parse(GOOD).routes.routes
+    assert found.limits == {"docs": RouteLimits(5, 600)}
+    route = found.match("docs.k3v9.tunnel.example")
+    assert route is not None
+    assert route.limits == RouteLimits(5, 600)
+    for wrong, why in (
+        ("max_body_bytes: 0", "routes.docs.max_body_bytes"),
+        ("calls_per_minute: many", "routes.docs.calls_per_minute"),
+        ("max_sessions: 3", "unknown key 'routes.docs.max_sessions'"),
+        ("command: [node]", "unknown key 'routes.docs.command'"),
+    ):
+        with pytest.raises(OperatorError, match=why):
+            parse(text.replace("calls_per_minute: 600", wrong))
+    with pytest.raises(OperatorError, match="invalid upstream"):
+        parse(text.replace("http://10.0.0.5:8080", "10.0.0.5"))

@@ -19,6 +19,11 @@ def test_a_command_is_enough_and_everything_is_closed() -> None:
     assert found == Program(("node", "/srv/index.js"))
     assert (found.confined, found.network, found.read, found.write) == (True, False, (), ())
     assert (found.sessions, found.idle_s) == (SESSIONS, IDLE_S)
+    # Nobody may have them all, unless that was written, or there is only one.
+    assert found.per_person == 24
+    assert [Program(("x",), sessions=n).per_person for n in (1, 2, 3, 4, 5)] == [1, 2, 3, 3, 4]
+    assert Program(("x",), sessions=9, sessions_per_person=2).per_person == 2
+    assert Program(("x",), sessions=9) == Program(("x",), sessions=3, sessions_per_person=1)
     assert (str(found), found.authority) == ("program:node", "localhost")
 
 

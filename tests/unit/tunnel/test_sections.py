@@ -29,6 +29,12 @@ def test_absent_keys_have_defaults() -> None:
     assert (empty.texts("a"), empty.paths("a"), empty.mapping("a")) == ((), (), {})
     assert (empty.count("a", 7, 9), empty.duration_s("a", 3.0)) == (7, 3.0)
     assert (empty.flag("a"), empty.flag("a", default=True)) == (False, True)
+    assert (empty.count_if_any("a", 9), empty.has("a"), section(a=1).has("a")) == (
+        None,
+        False,
+        True,
+    )
+    assert section(a=3).count_if_any("a", 9) == 3
     assert section(a=["b", "/c"]).paths("a") == (HOME / "b", Path("/c"))
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MAX_REPLY_BYTES: Final = 32 * 1024 * 1024
 _UNAUTHORIZED: Final = 401
 _NOT_FOUND: Final = 404
+_TOO_MANY: Final = 429
 
 
 class Witness(httpx2.AsyncBaseTransport):
@@ -53,7 +54,7 @@ class Witness(httpx2.AsyncBaseTransport):
             refused = _UNAUTHORIZED if isinstance(error, CredentialRefused) else None
             self.note(refused, str(error) or type(error).__name__)
             raise
-        if response.status_code >= 400 and request.method == "POST":
+        if self._fails(request, response):
             self.note(response.status_code, f"HTTP {response.status_code}")
             if response.status_code == _NOT_FOUND and _asks_in_session(request):
                 self.sessions_unknown += 1
@@ -65,6 +66,17 @@ class Witness(httpx2.AsyncBaseTransport):
     async def aclose(self) -> None:
         """Close the watched transport."""
         await self._inner.aclose()
+
+    def _fails(self, request: httpx2.Request, response: httpx2.Response) -> bool:
+        """Whether a response ends the session.
+
+        Who is over a limit is told so in an answer to the call, and may go on later; on the
+        transport of old nobody would read that answer.
+        """
+        if response.status_code < 400 or request.method != "POST":
+            return False
+        told = response.headers.get("content-type", "").startswith("application/json")
+        return response.status_code != _TOO_MANY or not told or bool(self.waiting)
 
     def note(self, status: int | None, error: str) -> None:
         """Remember a failure."""
