@@ -5,9 +5,9 @@ follows from the gateway's own private key. What comes back is looked at and tak
 server sees its own ids, a gateway remembers none, and any gateway with the same key can tell, also
 after a restart. Callers see ``<id>.<tag>``, which is visible ASCII as the id itself.
 
-On the transport before streamable HTTP the id is in the address that the first event names, as
-``session_id`` or ``sessionId``; there it is tagged alike. Sources: MCP 2025-11-25 and 2024-11-05,
-transports. Protocol 2026-07-28 has no sessions, so its requests pass as they are.
+On the transport before streamable HTTP the id is in an address, which is sealed (``endpoints.py``).
+Sources: MCP 2025-11-25 and 2024-11-05, transports. Protocol 2026-07-28 has no sessions, so its
+requests pass as they are.
 """
 
 import hmac
@@ -15,24 +15,26 @@ import json
 import re
 from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import aclosing
 from typing import Final
 from urllib.parse import unquote_plus
 
 import httpcore2
 
 from intramuros.tunnel.callers import Caller
+from intramuros.tunnel.endpoints import (
+    PREFIX,
+    EndpointRefused,
+    Origin,
+    Sealer,
+    exchanged,
+    target_of,
+)
 from intramuros.tunnel.http_rules import Headers
 
 HEADER: Final = b"mcp-session-id"
 # 128 bits of a MAC, in base64 without padding.
 TAG_CHARS: Final = 22
-# The first event of a stream is short; what is longer names no address.
-MAX_EVENT_BYTES: Final = 16 * 1024
-_PARAMETER: Final = re.compile(rb"(?i)(?<=[?&])(session_?id=)([^&#\s]*)")
 _NAME: Final = re.compile(r"(?i)session_?id\Z")
-_EVENT_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
-_ENDPOINT: Final = re.compile(rb"(?m)^event: ?endpoint\r?$")
 _KEY_SALT: Final = b"intramuros mcp session ids v1"
 
 
@@ -63,6 +65,7 @@ class Bound:
     def __init__(self, owner: bytes, keys: Sequence[bytes]) -> None:
         self._owner = owner
         self._keys = keys
+        self._sealer = Sealer(owner, keys)
 
     def tag(self, id: bytes) -> bytes:
         """Return an id as the caller gets it."""
@@ -80,7 +83,7 @@ class Bound:
         Args:
             headers: as received, names in lower case.
             target: the request's.
-            rpc: whether its body is JSON-RPC; of other requests the address is their own affair.
+            rpc: whether its body is JSON-RPC; of other requests parameters are their own affair.
         """
         kept: list[tuple[bytes, bytes]] = []
         for name, value in headers:
@@ -88,24 +91,32 @@ class Bound:
             if id is None:
                 return None
             kept.append((name, id))
-        if not rpc:
-            return Request(kept, target)
-        path, mark, query = target.partition(b"?")
-        parts = []
-        for part in query.split(b"&"):
-            name, equals, value = part.partition(b"=")
-            id = self.known(value) if _NAME.match(unquote_plus(name.decode("latin-1"))) else value
-            if id is None:
-                return None
-            parts.append(name + equals + id)
-        return Request(kept, path + mark + b"&".join(parts))
+        if target.startswith(PREFIX):
+            opened = self._sealer.open(target)
+            return None if opened is None else Request(kept, opened)
+        query = target.partition(b"?")[2]
+        names = (
+            unquote_plus(part.partition(b"=")[0].decode("latin-1")) for part in query.split(b"&")
+        )
+        if rpc and any(map(_NAME.match, names)):
+            # Callers get such an address sealed, so this one is somebody else's.
+            return None
+        return Request(kept, target)
 
-    def response(self, response: httpcore2.Response, *, stream: bool) -> httpcore2.Response:
-        """Return an answer whose ids are tagged.
+    def response(
+        self,
+        response: httpcore2.Response,
+        base: bytes | None = None,
+        origins: Sequence[Origin] = (),
+    ) -> httpcore2.Response:
+        """Return an answer whose ids are tagged, and whose addresses are sealed.
 
         Args:
             response: the server's.
-            stream: whether it answers a GET, so that its first event may name an address.
+            base: the target of a GET, whose events may name an address; None of other requests.
+            origins: what such an address may name.
+
+        Reading it raises :class:`EndpointRefused` if an address leads elsewhere.
         """
         headers = [
             (name, self.tag(value) if name.lower() == HEADER else value)
@@ -114,39 +125,22 @@ class Bound:
         response.headers = headers
         named = {name.lower(): value for name, value in headers}
         kind = named.get(b"content-type", b"").strip().lower()
-        packed = named.get(b"content-encoding", b"identity") != b"identity"
-        if not stream or packed or not kind.startswith(b"text/event-stream"):
+        if base is None or not kind.startswith(b"text/event-stream"):
             return response
+        packed = named.get(b"content-encoding", b"identity").strip().lower() != b"identity"
+
+        def sealed(said: bytes) -> bytes:
+            return self._sealer.seal(target_of(said, base, origins))
+
+        content = _unreadable(response) if packed else exchanged(response, sealed)
         kept = [(name, value) for name, value in headers if name.lower() != b"content-length"]
-        return httpcore2.Response(response.status, headers=kept, content=self._events(response))
+        return httpcore2.Response(response.status, headers=kept, content=content)
 
-    async def _events(self, response: httpcore2.Response) -> AsyncIterator[bytes]:
-        held: bytes | None = b""
-        async with aclosing(response.aiter_stream()) as chunks:
-            async for chunk in chunks:
-                if held is None:
-                    yield chunk
-                    continue
-                held += chunk
-                whole, held = self._first(held)
-                if whole:
-                    yield whole
-        if held:
-            yield held
 
-    def _first(self, held: bytes) -> tuple[bytes, bytes | None]:
-        """Return what may go on, and what is held until the first event is whole; None if it is."""
-        done = b""
-        while (end := _EVENT_END.search(held)) is not None:
-            event, held = held[: end.end()], held[end.end() :]
-            if _ENDPOINT.search(event.replace(b"\r", b"\n")):
-                event = _PARAMETER.sub(lambda match: match[1] + self.tag(match[2]), event)
-            done += event
-            if not event.startswith(b":"):
-                return done + held, None
-        if len(held) > MAX_EVENT_BYTES:
-            return done + held, None
-        return done, held
+async def _unreadable(response: httpcore2.Response) -> AsyncIterator[bytes]:
+    await response.aclose()
+    raise EndpointRefused("the events are packed, though that was not asked for")
+    yield b""
 
 
 class Request:

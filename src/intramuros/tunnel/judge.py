@@ -19,8 +19,9 @@ from intramuros.tunnel.exchange import (
     send_unknown_session,
 )
 from intramuros.tunnel.guard import Guard, asked_by
-from intramuros.tunnel.limits import Meters, OverLimit
+from intramuros.tunnel.limits import OverLimit
 from intramuros.tunnel.listings import ListFilter
+from intramuros.tunnel.meters import Meters
 from intramuros.tunnel.programs import Program
 from intramuros.tunnel.routes import Route
 
@@ -75,6 +76,8 @@ class Judge:
             BadRequest: its body can be read in two ways.
         """
         found = _read(exchange)
+        # First, so that the policy judges what the server will get.
+        own = self._bind(exchange, route)
         act = _act(exchange, route, found)
         asked = asked_by(exchange.caller, act)
         fields = found.fields() | asked.fields() | _taken_up(exchange)
@@ -89,7 +92,7 @@ class Judge:
         if held is not None:
             log.warning("tool_held", route=route.key, tool=act.name, reason=held)
             return Judged(fields | _deny(held), _denial(held, act, found))
-        if not self._bind(exchange, route):
+        if not own:
             log.warning(FOREIGN_SESSION, host=exchange.caller.host, session=exchange.caller.session)
             return Judged(
                 fields | _deny(FOREIGN_SESSION), Refusal(FOREIGN_SESSION, send_unknown_session)
@@ -174,5 +177,5 @@ def _read(exchange: Exchange) -> Summary:
 
 def _act(exchange: Exchange, route: Route, found: Summary) -> Act:
     request = exchange.request
-    method, target = (part.decode("latin-1") for part in (request.method, request.target))
+    method, target = (part.decode("latin-1") for part in (request.method, exchange.target))
     return act_of(route.key, method, target, list(request.headers), found)

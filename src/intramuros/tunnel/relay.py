@@ -21,6 +21,7 @@ from intramuros.kernel.timing import Clock
 from intramuros.protocol.tickets import VerifyingKey
 from intramuros.tunnel.bound_sessions import Binder
 from intramuros.tunnel.callers import CallerCheck, CallerUnknown
+from intramuros.tunnel.endpoints import EndpointRefused, Origin, origin_of
 from intramuros.tunnel.exchange import (
     Exchange,
     Outcome,
@@ -38,8 +39,8 @@ from intramuros.tunnel.http_rules import (
 )
 from intramuros.tunnel.judge import RESUMES, Judge
 from intramuros.tunnel.ledger import AuditUnavailable, Ledger
-from intramuros.tunnel.limits import Meters
 from intramuros.tunnel.link import LinkStream
+from intramuros.tunnel.meters import Meters
 from intramuros.tunnel.reach import Lease, Reach
 from intramuros.tunnel.routes import Route
 from intramuros.tunnel.upstream import UpstreamRefused
@@ -322,7 +323,8 @@ class Relay:
             return
         passed = response if exchange.filter is None else exchange.filter.wrap(response)
         if exchange.bound is not None:
-            passed = exchange.bound.response(passed, stream=exchange.request.method == b"GET")
+            base = exchange.target if exchange.request.method == b"GET" else None
+            passed = exchange.bound.response(passed, base, _origins(exchange, route))
         try:
             await _stream_back(exchange, passed, outcome)
         finally:
@@ -393,6 +395,13 @@ class Relay:
         self._ledger.note("mcp.response", done)
 
 
+def _origins(exchange: Exchange, route: Route) -> list[Origin]:
+    """Return what an address may name that a server tells its callers to post to."""
+    upstream = route.upstream
+    own = origin_of(upstream.scheme, upstream.authority)
+    return [origin_of("https", exchange.caller.host), own]
+
+
 async def _stream_back(exchange: Exchange, response: httpcore2.Response, outcome: Outcome) -> None:
     http, stream = exchange.http, exchange.stream
     outcome.status = response.status
@@ -414,8 +423,9 @@ async def _stream_back(exchange: Exchange, response: httpcore2.Response, outcome
             await stream.send(last)
         outcome.ended = "complete"
     except _UPSTREAM_ERRORS as error:
-        outcome.ended = "upstream_failed"
-        log.warning("upstream_failed", host=exchange.caller.host, reason=repr(error))
+        refused = isinstance(error, EndpointRefused)
+        outcome.ended = "endpoint_refused" if refused else "upstream_failed"
+        log.warning(outcome.ended, host=exchange.caller.host, reason=repr(error))
         http.send_failed()
     except (anyio.BrokenResourceError, anyio.ClosedResourceError):
         outcome.ended = "caller_gone"

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from intramuros.protocol.who import Group, Kind, Who
-from intramuros.tunnel.bound_sessions import MAX_EVENT_BYTES, Binder, Bound, session_key
+from intramuros.tunnel.bound_sessions import Binder, Bound, session_key
 from intramuros.tunnel.callers import Caller
+from intramuros.tunnel.endpoints import PREFIX, EndpointRefused, origin_of
 
 ANN = Who(Kind.USER, "user_ann", "ann@example.com", (Group("g", "G"),))
 BOB = Who(Kind.USER, "user_bob")
@@ -69,10 +70,6 @@ def test_a_server_gets_its_own_ids() -> None:
     found = MINE.request([(b"mcp-session-id", shown), (b"accept", b"a")], b"/mcp", rpc=True)
     assert found is not None
     assert found.headers == [(b"mcp-session-id", b"abc"), (b"accept", b"a")]
-    target = b"/messages/?a=1&session_id=" + shown + b"&b=%2F"
-    found = MINE.request([], target, rpc=True)
-    assert found is not None
-    assert found.target == b"/messages/?a=1&session_id=abc&b=%2F"
     # What is no message of MCP keeps its address, whatever is in it.
     found = MINE.request([], b"/login?session_id=1", rpc=False)
     assert found is not None
@@ -97,6 +94,7 @@ def test_a_server_gets_its_own_ids() -> None:
         (None, b"x=1&sessionId="),
         (None, b"session_id"),
         (MINE.tag(b"abc"), b"session_id=abc"),
+        (None, b"session_id=" + MINE.tag(b"abc")),
         (MINE.tag(b"abc"), b"session_id=" + MINE.tag(b"abc") + b"&session_id=def"),
     ],
 )
@@ -120,36 +118,43 @@ async def read(response: httpcore2.Response) -> bytes:
     return b"".join([chunk async for chunk in response.aiter_stream()])
 
 
-FIRST = b": hello\r\n\r\nevent: endpoint\r\ndata: /m/?session_id=abc&x=1\r\n\r\n"
-LATER = b"event: endpoint\ndata: /m/?session_id=def\n\ndata: session_id=abc\n\n"
+FIRST = b": hello\r\n\r\nevent: endpoint\r\ndata: /m/abc?x=1\r\n\r\n"
+ORIGINS = [origin_of("https", "docs.t"), origin_of("http", "10.0.0.5:8080")]
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("size", [1, 7, 4096])
-@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"], ids=["lf", "crlf", "cr"])
-async def test_the_first_event_of_an_old_stream_names_a_tagged_id(size: int, end: bytes) -> None:
-    said = FIRST.replace(b"\r\n", end) + LATER
-    chunks = [said[at : at + size] for at in range(0, len(said), size)]
-    passed = MINE.response(answered(*chunks), stream=True)
+async def test_t34_an_address_is_its_callers_and_nobody_elses() -> None:
+    passed = MINE.response(answered(FIRST), b"/sse", ORIGINS)
     assert b"content-length" not in {name.lower() for name, _ in passed.headers}
     whole = await read(passed)
-    assert whole == said.replace(b"id=abc&", b"id=" + MINE.tag(b"abc") + b"&")
+    assert b"abc" not in whole
+    shown = whole.partition(b"data: ")[2].rstrip()
+    assert shown.startswith(PREFIX)
+    assert ID.match(shown)
+    others = (shown[:-1], shown + b"=", shown + b"A", PREFIX, PREFIX + b"\xff", shown + b"?x")
+    for rpc in (True, False):
+        found = MINE.request([], shown, rpc=rpc)
+        assert found is not None
+        assert found.target == b"/m/abc?x=1"
+        assert not any(other.request([], shown, rpc=rpc) for other in foreign())
+        assert not any(MINE.request([], tried, rpc=rpc) for tried in others)
+    # A key that was changed since opens it still.
+    later = Binder(lambda: [b"n" * 32, b"k" * 32]).of("docs", CALLER)
+    assert later.request([], shown, rpc=True) is not None
 
 
 @pytest.mark.anyio
 async def test_other_answers_keep_their_bytes() -> None:
     first = FIRST.replace(b"endpoint", b"message")
-    assert await read(MINE.response(answered(first), stream=True)) == first
-    assert await read(MINE.response(answered(FIRST), stream=False)) == FIRST
+    assert await read(MINE.response(answered(first), b"/sse", ORIGINS)) == first
+    assert await read(MINE.response(answered(FIRST))) == FIRST
     plain = answered(FIRST, kind="text/plain")
-    assert MINE.response(plain, stream=True) is plain
+    assert MINE.response(plain, b"/sse", ORIGINS) is plain
     packed = answered(FIRST, **{"Content-Encoding": "gzip"})
-    assert await read(MINE.response(packed, stream=True)) == FIRST
-    endless = b"data: " + b"x" * MAX_EVENT_BYTES
-    assert await read(MINE.response(answered(endless, FIRST), stream=True)) == endless + FIRST
-    assert await read(MINE.response(answered(b"data: x"), stream=True)) == b"data: x"
+    with pytest.raises(EndpointRefused, match="packed"):
+        await read(MINE.response(packed, b"/sse", ORIGINS))
 
 
 def test_the_header_of_an_answer_is_tagged() -> None:
-    found = MINE.response(answered(b"", **{"Mcp-Session-Id": "abc"}), stream=False)
+    found = MINE.response(answered(b"", **{"Mcp-Session-Id": "abc"}))
     assert (b"Mcp-Session-Id", MINE.tag(b"abc")) in found.headers

@@ -1,6 +1,7 @@
 import gzip
 from collections.abc import AsyncIterator
 
+import anyio
 import httpx2
 import pytest
 
@@ -19,6 +20,25 @@ async def test_a_refused_post_is_remembered() -> None:
     async with httpx2.AsyncClient(transport=witness) as http:
         await http.post("https://h.test/mcp")
     assert (witness.failures, witness.status, witness.error) == (1, 403, "HTTP 403")
+
+
+async def test_who_is_over_a_limit_and_told_so_keeps_the_session() -> None:
+    def reply(request: httpx2.Request) -> httpx2.Response:
+        if request.url.path == "/told":
+            return httpx2.Response(429, json={"jsonrpc": "2.0"}, headers={"retry-after": "7"})
+        return httpx2.Response(429, text="slow down")
+
+    witness = Witness(httpx2.MockTransport(reply))
+    async with httpx2.AsyncClient(transport=witness) as http:
+        await http.post("https://h.test/told")
+        assert witness.failures == 0
+        # Without an answer to the call, or where nobody would read it, it has failed.
+        await http.post("https://h.test/mcp")
+        assert (witness.failures, witness.error) == (1, "HTTP 429")
+        with anyio.CancelScope() as waiting:
+            witness.waiting.add(waiting)
+            await http.post("https://h.test/told")
+        assert (witness.failures, waiting.cancel_called) == (2, True)
 
 
 async def test_a_refused_event_stream_is_no_failure() -> None:
