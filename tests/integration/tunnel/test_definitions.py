@@ -14,7 +14,14 @@ from intramuros.control.mcp.base import McpError
 from intramuros.control.mcp.transport import TunnelTransport
 from intramuros.tunnel.exchange import DENIED
 from tests.fakes.mcp_visitor import Visit, visit
-from tests.integration.tunnel.rig import Rig, running_edge, running_gateway, running_upstream, url
+from tests.integration.tunnel.rig import (
+    Rig,
+    eventually,
+    running_edge,
+    running_gateway,
+    running_upstream,
+    url,
+)
 from tests.integration.tunnel.test_policy import old, records, text_of
 
 pytestmark = [
@@ -72,6 +79,15 @@ async def held_back(visiting: Any, tool: str) -> bool:
         return bool(refused.is_error) and DENIED in text_of(refused)
 
 
+async def on_record(rig: Rig, count: int) -> None:
+    """Wait until so many definitions that are held back are on record: soon, not at once."""
+
+    async def written() -> bool:
+        return len(records(rig, "mcp.tool_held")) == count
+
+    await eventually(written, 60)
+
+
 async def test_t37_a_tool_that_changes_behind_its_name_is_held_back(
     tmp_path: Path, old: bool
 ) -> None:
@@ -82,6 +98,7 @@ async def test_t37_a_tool_that_changes_behind_its_name_is_held_back(
             assert await visited.tools() == {}
         assert await held_back(visiting, "search")
         assert turncoat.done == []
+        await on_record(rig, 2)
         approve(file, "docs", None, audit=audit)
         async with visiting() as visited:
             assert set(await visited.tools()) == {"search", "read"}
@@ -100,6 +117,7 @@ async def test_t37_a_tool_that_changes_behind_its_name_is_held_back(
         turncoat.define("search", "Find a page, or several.")
         async with visiting() as visited:
             assert set(await visited.tools()) == {"read"}
+        await on_record(rig, 4)
         approve(file, "docs", ["search"], audit=audit)
         async with visiting() as visited:
             assert set(await visited.tools()) == {"search", "read"}
