@@ -25,6 +25,8 @@ from intramuros.protocol.ssh import STAY_S
 # Remembered at once: workers read lists that hold as many.
 MAX_OF_ENVIRONMENT: Final = 20_000
 MAX_OF_CLOUD: Final = 80_000
+# So that nobody uses up what is everybody's.
+MAX_OF_CREDENTIAL: Final = 5_000
 _MICROS: Final = 1_000_000
 _FULL_S: Final = 60
 CLOUD: Final = "cloud"
@@ -54,10 +56,10 @@ def keep(tx: Tx, clock: Clock, principal: Principal, session: Row[Any], issued: 
 
     Raises:
         PermissionDenied: whoever asks for it may not, any more.
-        RateLimited: there are too many in the session's environment.
+        RateLimited: there are too many of the caller's, or in the session's environment.
     """
     now_us = to_micros(clock.now())
-    _check_room(tx, session)
+    _check_room(tx, principal, session)
     tx.execute(
         insert(table).values(
             serial=issued.serial,
@@ -241,8 +243,11 @@ def _revoke(tx: Tx, clock: Clock, row: Row[Any], why: str, by: str | None = None
     tx.execute(changed.values(revoked_us=to_micros(clock.now()), revoked_why=why))
 
 
-def _check_room(tx: Tx, session: Row[Any]) -> None:
-    full = [_beyond(tx, table.c.environment_id == session.environment_id, MAX_OF_ENVIRONMENT)]
+def _check_room(tx: Tx, principal: Principal, session: Row[Any]) -> None:
+    full = [
+        _beyond(tx, of_credential(principal.credential_id), MAX_OF_CREDENTIAL),
+        _beyond(tx, table.c.environment_id == session.environment_id, MAX_OF_ENVIRONMENT),
+    ]
     if session.environment_kind == CLOUD:
         full.append(_beyond(tx, table.c.environment_kind == CLOUD, MAX_OF_CLOUD))
     if any(full):

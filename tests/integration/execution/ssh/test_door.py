@@ -404,3 +404,13 @@ async def test_floods_stay_small_and_ends_are_seen(rig: Rig) -> None:
     assert len(big.out) == 8_000_000
     up = await rig.ssh(SESSION, "wc -c", stdin=b"y" * 8_000_000)
     assert up.out == "8000000\n"
+
+
+async def test_a_certificate_that_can_be_taken_back_needs_word_that_it_was_not(rig: Rig) -> None:
+    """Without anybody who says so, only what cannot be taken back lets in."""
+    me, now = rig.identity(), rig.clock.now().timestamp()
+    for revocable, status in ((True, 255), (False, 0)):
+        key = Ed25519PrivateKey.generate()
+        permit = Permit(SESSION, "ada", 300, revocable)
+        _write(me, key, rig.authority.certify(key.public_key(), permit, now))
+        assert (await rig.ssh(SESSION, "true", me=me)).status == status

@@ -318,6 +318,16 @@ def test_lists_stay_short_enough_for_their_readers(
             hall.keep(caller, session_id)
 
 
+def test_nobody_uses_up_what_is_everybody_s(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = hall.caller(), hall.caller()
+    monkeypatch.setattr(ssh_certificates, "MAX_OF_CREDENTIAL", 1)
+    session_id = hall.world.create()
+    hall.keep(one, session_id)
+    with pytest.raises(RateLimited):
+        hall.keep(one, session_id)
+    hall.keep(other, session_id)
+
+
 def test_a_row_is_of_an_existing_workspace(hall: Hall) -> None:
     row = {"session_id": "s", "environment_id": "e", "environment_kind": "cloud", "key_id": "k"}
     more = {"key": "f", "credential_id": "c", "created_us": 1, "expires_us": 1, "forget_us": 1}
