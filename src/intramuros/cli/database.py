@@ -11,6 +11,7 @@ import typer
 from intramuros.cli.layout import Layout
 from intramuros.cli.options import imported
 from intramuros.cli.output import say
+from intramuros.cli.retention import retention
 from intramuros.cli.upkeep import (
     BlobUrl,
     DataDir,
@@ -89,6 +90,7 @@ app.command("verify")(verify)
 app.command("restore")(restore)
 app.command("move")(move)
 app.command("replace-lost-key")(replace_lost_key)
+app.command("retention")(retention)
 
 
 @app.command("rotate-key")

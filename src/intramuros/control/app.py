@@ -46,6 +46,7 @@ from intramuros.control.model.catalogue import load_catalogue
 from intramuros.control.model.registry import Models
 from intramuros.control.model.scripted import ScriptedModel
 from intramuros.control.model.upstream import Upstream
+from intramuros.control.retention import Retention
 from intramuros.control.routes import create_app
 from intramuros.control.session.checkouts import Checkouts
 from intramuros.control.session.egress import Egress
@@ -231,6 +232,13 @@ def background(services: Services, settings: ServerSettings) -> Mapping[str, Tas
         dormancy_s=settings.dormancy_s,
         rand=random.random,
     )
+    retention = Retention(
+        services.db,
+        services.clock,
+        services.sessions.removal,
+        days=settings.session_retention_days,
+        rand=random.random,
+    )
     body = Body(
         services.db,
         services.blobs,
@@ -271,6 +279,7 @@ def background(services: Services, settings: ServerSettings) -> Mapping[str, Tas
         "messages": relay,
         "dreams": dreamer.run,
         "reaper": reaper.run,
+        "retention": retention.run,
         "schedules": scheduler.run,
         "sweeper": sweeper.run,
         "visits": VisitUpkeep(services.db, services.clock, random.random).run,

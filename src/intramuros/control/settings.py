@@ -76,6 +76,9 @@ class ServerSettings:
     """Seconds of unbroken failure after which a webhook endpoint is disabled."""
     dormancy_s: float = 300.0
     """Seconds without an event after which an idle session lets go of its worker; 0 for never."""
+    session_retention_days: float = 0.0
+    """Days after which a session that has ended (terminated or archived) is deleted, with its log
+    and its files; 0 for never. The audit chain keeps what was recorded of it."""
     dream_budget_s: float = 6 * 3600.0
     """Seconds that a dream may run."""
     blob_url: str | None = None

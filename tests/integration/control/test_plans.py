@@ -51,6 +51,7 @@ NO_ROWS: Final = {
         "what waits to be sent, for a day; claimed by its due time",
     ),
     "dream_memories": "written by dreams that rewrite memories; at most 2,000 for one",
+    "removed_logs": "on PostgreSQL only; emptied soon after it was written",
     "spend_days": "written by models that cost something; reads go by its key",
     "telemetry_spans": "written while a destination listens; sent from the oldest on",
 }

@@ -7,13 +7,12 @@ journal writes in that same transaction.
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Row, bindparam, delete, insert, select, update
+from sqlalchemy import Row, bindparam, insert, select, update
 
 from intramuros.control.catalog import (
     agents,
     allowances,
     behind,
-    files,
     geography,
     rosters,
     service,
@@ -22,7 +21,7 @@ from intramuros.control.catalog import (
 )
 from intramuros.control.catalog.kinds import ENVIRONMENT
 from intramuros.control.catalog.service import Resource
-from intramuros.control.identity import audit, ssh_certificates
+from intramuros.control.identity import audit
 from intramuros.control.identity.actor import Actor
 from intramuros.control.identity.principal import Principal
 from intramuros.control.model.catalogue import Catalogue, shipped_catalogue
@@ -32,7 +31,6 @@ from intramuros.control.session import (
     listing,
     mounts,
     repositories,
-    spills,
     threads,
     uploads,
     workflow,
@@ -41,12 +39,13 @@ from intramuros.control.session.calls import CallKind
 from intramuros.control.session.drafts import failure
 from intramuros.control.session.journal import Held, Journal, refuse_dreaming
 from intramuros.control.session.phase import Status
+from intramuros.control.session.removal import Removal
 from intramuros.control.session.state import initial
 from intramuros.control.session.threads import ThreadRow
 from intramuros.control.session.work import WorkQueue
-from intramuros.control.store import events, leases, repository_tokens, session_skills
+from intramuros.control.store import events, repository_tokens, session_skills
 from intramuros.control.store.db import Tx
-from intramuros.control.store.notify import Hub, session_topic
+from intramuros.control.store.notify import Hub
 from intramuros.control.store.prepared import Prepared
 from intramuros.control.store.records import Draft, primary_thread_id
 from intramuros.control.store.repository_tokens import Tokens
@@ -93,9 +92,9 @@ class Sessions:
     ) -> None:
         self._clock = clock
         self._ids = ids
-        self._hub = hub
         self._journal = journal
         self._work = work
+        self.removal = Removal(clock, ids, hub, journal, work)
         self._models = stock.models
         self.tokens = stock.tokens
 
@@ -317,13 +316,7 @@ class Sessions:
         row = self._hold(tx, principal, session_id).row
         _refuse_busy(row, "deleted")
         self._audit(tx, "session.delete", principal, session_id, {"events": row.last_seq})
-        self._work.release(tx, row.environment_id, session_id, force=True)
-        leases.drop(tx, leases.TURNS, session_id)
-        files.remove_of_session(tx, self._actor(principal), session_id)
-        spills.release(tx, session_id)
-        tx.execute(delete(sessions).where(sessions.c.id == session_id))
-        ssh_certificates.reconsider(tx, self._clock, ssh_certificates.in_session(session_id))
-        tx.after_commit(lambda: self._hub.hint(session_topic(session_id)))
+        self.removal.remove(tx, self._actor(principal), row)
 
     def add_file(
         self, tx: Tx, principal: Principal, session_id: str, param: FileParam

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, Engine, create_engine
+from sqlalchemy import URL, Connection, Engine, create_engine, inspect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
@@ -31,6 +31,9 @@ _PATIENT: Final = (
     "SET LOCAL statement_timeout = 0",
     "SET LOCAL idle_in_transaction_session_timeout = 0",
 )
+# No partition is dropped from now on. What went in the moment since the snapshot began was of
+# sessions that were deleted long before (partitions.SETTLED).
+_HOLD_LOG: Final = "LOCK TABLE events IN ACCESS SHARE MODE"
 
 
 def take(db: Database, file: Path, tell: Tell) -> None:
@@ -57,6 +60,8 @@ def reading(db: Database) -> Iterator[Connection]:
     """Yield a connection in one snapshot that may take its time."""
     with db.backend.readers.connect() as connection, db.backend.snapshot(connection):
         be_patient(connection)
+        if connection.dialect.name != "sqlite" and inspect(connection).has_table("events"):
+            connection.exec_driver_sql(_HOLD_LOG)
         yield connection
 
 

@@ -4,18 +4,23 @@ Times are whole microseconds since the epoch (``*_us``); JSON is kept as text th
 wrote. Portable between SQLite and PostgreSQL.
 """
 
+from typing import Any, Final
+
 from sqlalchemy import (
+    DDL,
     JSON,
     BigInteger,
     Boolean,
     Column,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
     MetaData,
     String,
     Table,
+    event,
     false,
     text,
     true,
@@ -298,11 +303,12 @@ memory_versions = Table(
 
 # The log. Rows are only ever inserted. A client's input that waits for a turn is one row when it
 # arrives (``queued``) and another, with the same event id, when the loop consumes it. ``internal``
-# rows steer the loop and are never shown.
+# rows steer the loop and are never shown. On PostgreSQL it lies in partitions, by the time at which
+# sessions were made, which their ids begin with (store/partitions.py).
 events = Table(
     "events",
     metadata,
-    Column("session_id", String, ForeignKey("sessions.id", ondelete="CASCADE"), primary_key=True),
+    Column("session_id", String, primary_key=True),
     Column("seq", BigInteger, primary_key=True),
     Column("event_id", String, nullable=False),
     Column("type", String, nullable=False),
@@ -314,7 +320,12 @@ events = Table(
     Column("private", JSON),
     # A child thread's row that the session's own view shows too.
     Column("shared", Boolean, nullable=False, server_default=false()),
+    # PostgreSQL removes the log of a deleted session later (removed_logs).
+    ForeignKeyConstraint(["session_id"], ["sessions.id"], ondelete="CASCADE").ddl_if(
+        dialect="sqlite"
+    ),
     Index("ix_events_event", "session_id", "event_id", "queued", unique=True),
+    postgresql_partition_by="RANGE (session_id)",
 )
 Index(
     "ix_events_waiting",
@@ -323,6 +334,41 @@ Index(
     sqlite_where=events.c.queued == true(),
     postgresql_where=events.c.queued == true(),
 )
+
+# Sessions that are deleted, and whose logs are not yet; on PostgreSQL only, where a trigger writes
+# it whoever deletes (store/removed_logs.py).
+removed_logs = Table(
+    "removed_logs",
+    metadata,
+    Column("session_id", String, primary_key=True),
+    Column("removed_us", BigInteger, nullable=False),
+)
+removed_logs.add_is_dependent_on(sessions)
+
+FIRST_PARTITION: Final = (
+    "CREATE TABLE events_p0 PARTITION OF events FOR VALUES FROM (MINVALUE) TO (MAXVALUE)"
+)
+REMEMBER_LOGS: Final = (
+    """
+    CREATE OR REPLACE FUNCTION intramuros_remember_log() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        INSERT INTO removed_logs (session_id, removed_us)
+        VALUES (OLD.id, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
+        ON CONFLICT DO NOTHING;
+        RETURN NULL;
+    END $$
+    """,
+    """
+    CREATE TRIGGER remember_log AFTER DELETE ON sessions
+    FOR EACH ROW EXECUTE FUNCTION intramuros_remember_log()
+    """,
+)
+_ddl: Any = DDL
+for _table, _statement in (
+    (events, FIRST_PARTITION),
+    *((removed_logs, statement) for statement in REMEMBER_LOGS),
+):
+    event.listen(_table, "after_create", _ddl(_statement).execute_if(dialect="postgresql"))
 
 # One durable queue. ``epoch`` is the fencing token: it grows with every claim (store/leases.py).
 leases = Table(

@@ -18,7 +18,7 @@ from intramuros.control.session import threads
 from intramuros.control.session.fold import fold
 from intramuros.control.session.fold_thread import IllegalRecord
 from intramuros.control.session.state import initial, load
-from intramuros.control.store import events, migrate, snapshots
+from intramuros.control.store import events, migrate, partitions, snapshots
 from intramuros.control.store.blobs import Blobs
 from intramuros.control.store.db import Database, Tx
 from intramuros.control.store.drivers import DRIVERS
@@ -34,6 +34,7 @@ from intramuros.kernel.timing import SystemClock, from_micros, rfc3339, to_micro
 from intramuros.protocol.audit import BrokenChain, verify
 
 RUNBOOK: Final = "docs/how-to/disaster.md"
+PARTITIONS: Final = "docs/how-to/retention.md"
 # How many of a kind are named; the rest is counted.
 NAMED: Final = 5
 _RESTORE: Final = f"restore a backup: {RUNBOOK}"
@@ -85,7 +86,7 @@ Look = Callable[[Connection], Iterator[Finding]]
 
 
 def _looks(place: Place, sealers: list[Sealer], tell: Tell, *, deep: bool) -> list[Look]:
-    found: list[Look] = [_engine, _schema, _chain, _logs]
+    found: list[Look] = [_engine, _schema, _partitions, _chain, _logs]
     if deep:
         found.append(lambda connection: _folds(connection, tell))
     found.append(lambda connection: _sealed(connection, sealers))
@@ -153,6 +154,34 @@ def _schema(connection: Connection) -> Iterator[Finding]:
         yield Finding(f"the schema is {found}, not {head}", "run `intramuros db upgrade`")
     else:
         yield Finding(f"schema {found}")
+
+
+def _partitions(connection: Connection) -> Iterator[Finding]:
+    """Every log has its place, and a month has one before it begins (PostgreSQL)."""
+    if connection.dialect.name == "sqlite" or not partitions.divided(connection):
+        return
+    parts, now = partitions.found(connection), SystemClock().now()
+    if not partitions.whole(parts):
+        shown = ", ".join(f"{part.name} [{part.lower}, {part.upper or ''})" for part in parts)
+        yield Finding(
+            f"some sessions' logs have no partition to lie in: {shown}", f"see {PARTITIONS}"
+        )
+        return
+    last = parts[-1]
+    begins = partitions.time_of(last.lower)
+    if begins is not None and begins <= now:
+        fill = f", which holds {last.all_bytes} bytes already" if last.row_bytes else ""
+        yield Finding(
+            f"this month has no partition of its own; new logs lie in the last one{fill}",
+            f"a server cuts it within minutes; if none does: {PARTITIONS}",
+        )
+    elif last.row_bytes and begins is not None:
+        yield Finding(
+            f"the last partition, of sessions from {rfc3339(begins)} on, holds logs already",
+            f"set the clocks of the machines that run servers: {PARTITIONS}",
+        )
+    else:
+        yield Finding(f"the log lies in {len(parts)} partitions")
 
 
 def _chain(connection: Connection) -> Iterator[Finding]:
