@@ -24,6 +24,7 @@ Pure: time is an argument, keys are arguments.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Final
 
 from joserfc import jwt
@@ -221,6 +222,11 @@ class VerifyingKey:
         self._key = _load(pem)
         if self._key.is_private:
             raise TicketError("bad_key", "this is the private key; the public one is wanted")
+
+    @property
+    def fingerprint(self) -> str:
+        """What the key is called in logs: the beginning of its PEM's SHA-256."""
+        return sha256(self._key.as_pem(private=False)).hexdigest()[:16]
 
     def read_tunnel_token(self, text: str) -> TunnelToken:
         """Check a tunnel token.

@@ -7,12 +7,10 @@ TLS, where the edge can neither read nor make one.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
-from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.timing import Clock
-from intramuros.protocol.tickets import CALL_HEADER, TicketError, VerifyingKey
+from intramuros.protocol.tickets import CALL_HEADER, CallTicket, TicketError
 from intramuros.protocol.who import Who
 from intramuros.tunnel.http_rules import BadRequest
 
@@ -57,16 +55,24 @@ class CallerUnknown(BadRequest):
         super().__init__("caller_unknown", message, 403)
 
 
+class CallKey(Protocol):
+    """Tells what the control plane signed."""
+
+    def read_call_ticket(self, text: str, now_s: float, /) -> CallTicket:
+        """Return a call ticket; raises TicketError."""
+        ...
+
+
 class CallerCheck:
     """Checks the requests of one connection.
 
     Args:
-        key: the control plane's public key.
+        key: the control plane's.
         clock: tells a ticket's age.
         host: the name that the inner TLS was opened for.
     """
 
-    def __init__(self, key: VerifyingKey, clock: Clock, host: str) -> None:
+    def __init__(self, key: CallKey, clock: Clock, host: str) -> None:
         self._key = key
         self._clock = clock
         self.host = host
@@ -101,23 +107,3 @@ class CallerCheck:
         )
         self._last = shown[0], caller, now_s + _RECHECK_S
         return caller
-
-
-def load_control_key(path: Path) -> VerifyingKey:
-    """Return the control plane's public key from its file.
-
-    Raises:
-        OperatorError: unreadable, or no such key.
-    """
-    try:
-        return VerifyingKey(path.read_bytes())
-    except OSError as error:
-        raise OperatorError(
-            f"cannot read the control plane's key {path} ({error.strerror})",
-            "copy the server's public key there",
-        ) from error
-    except TicketError as error:
-        raise OperatorError(
-            f"{path} is not the control plane's key ({error})",
-            "copy the server's Ed25519 public key there",
-        ) from error

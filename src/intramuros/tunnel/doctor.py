@@ -31,10 +31,10 @@ from intramuros.protocol.dial import (
     parse_reply,
 )
 from intramuros.protocol.tickets import LEEWAY_S, TicketError
-from intramuros.tunnel.callers import load_control_key
 from intramuros.tunnel.certs import BadCertificate, check_issued_by, expires_at
 from intramuros.tunnel.config import GatewayConfig
 from intramuros.tunnel.confine import check, find_bwrap, launch
+from intramuros.tunnel.control_keys import load_control_keys, read_by
 from intramuros.tunnel.definitions import Definitions
 from intramuros.tunnel.dialer import CONNECT_S, EdgeAddress, EdgeDialer, Transport, Trust
 from intramuros.tunnel.gateway_app import check_certificate, proxies, trusts, upstream_context
@@ -129,7 +129,8 @@ def _token(config: GatewayConfig) -> Finding:
     again = "run `intramuros gateway init` again"
     try:
         text = config.token_file.read_text(encoding="ascii").strip()
-        token = load_control_key(config.control_key_file).read_tunnel_token(text)
+        keys = load_control_keys(config.control_key_file)
+        token, _ = read_by(keys, lambda key: key.read_tunnel_token(text))
     except OperatorError as error:
         return Finding("token", Level.FAILURE, error.problem, error.fix)
     except (OSError, UnicodeDecodeError) as error:

@@ -28,8 +28,9 @@ from intramuros.protocol.dial import (
 )
 from intramuros.protocol.mux import LinkFull, Side
 from intramuros.protocol.mux_frames import Code, Open
-from intramuros.protocol.tickets import DialTicket, TicketError, VerifyingKey
+from intramuros.protocol.tickets import DialTicket, TicketError
 from intramuros.tunnel import websocket
+from intramuros.tunnel.control_keys import RECHECK_S, ControlKeys
 from intramuros.tunnel.ledger import AuditUnavailable, Ledger
 from intramuros.tunnel.link import DEFAULT_KEEPALIVE, Keepalive, Link, LinkStream
 from intramuros.tunnel.linktable import (
@@ -60,7 +61,7 @@ TURN_AWAY_S: Final = 1.0
 class EdgeParts:
     """What an edge works with."""
 
-    key: VerifyingKey
+    keys: ControlKeys
     ledger: Ledger
     clock: Clock
     recorder: Recorder | None = None
@@ -143,6 +144,15 @@ class Edge:
         for link in list(self._links):
             await link.drained()
 
+    async def keep_to_keys(self) -> None:
+        """Cut off who shows what no key of the control plane's proves any more, until cancelled."""
+        while True:
+            await anyio.sleep(RECHECK_S)
+            keys = self._parts.keys.fingerprints
+            if cut := self.table.keep_to(keys):
+                log.warning("links_cut", links=cut, reason="control_key", keys=sorted(keys))
+                self._parts.ledger.note("links.cut", {"links": cut, "keys": sorted(keys)})
+
     # Gateways
 
     async def _handle_link(self, wire: Wire) -> None:
@@ -192,7 +202,7 @@ class Edge:
         """Check a gateway's first line; return its entry, or None when it was refused."""
         try:
             hello = parse_link_hello(await _first_line(wire))
-            token = self._parts.key.read_tunnel_token(hello.token)
+            token, key = self._parts.keys.read_tunnel_token(hello.token)
             self.table.admit(token)
             fields = {"tunnel": token.tunnel, "version": token.version, "gateway": hello.gateway}
             await self._parts.ledger.append("link.opened", {**fields, "peer": wire.peer})
@@ -201,7 +211,7 @@ class Edge:
             return None
         await wire.send(encode_reply(None))
         link = Link(wire, Side.EDGE, self._parts.clock, keepalive=self._parts.keepalive)
-        return Entry(token, hello.gateway, link)
+        return Entry(token, hello.gateway, link, key)
 
     # Control
 
@@ -213,7 +223,7 @@ class Edge:
             if isinstance(call, FenceCall):
                 await self._fence(wire, call, now_s)
                 return
-            ticket = self._parts.key.read_dial_ticket(call.ticket, now_s)
+            ticket = self._parts.keys.read_dial_ticket(call.ticket, now_s)
             _check_connection(wire, ticket)
             entry = self.table.pick(ticket, self._parts.clock.monotonic())
             with self._pace.dial(ticket.tunnel) as account:
@@ -224,7 +234,7 @@ class Edge:
             await self._refuse(wire, "dial", error, ticket)
 
     async def _fence(self, wire: Wire, call: FenceCall, now_s: float) -> None:
-        fence = self._parts.key.read_fence(call.statement, now_s)
+        fence = self._parts.keys.read_fence(call.statement, now_s)
         fields = {"tunnel": fence.tunnel, "version": fence.version, "sever": fence.sever}
         # Cutting access off happens even when the disk is full: refusing would fail open.
         self._parts.ledger.note("tunnel.fenced", fields)

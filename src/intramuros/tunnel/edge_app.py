@@ -15,7 +15,7 @@ from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock, SystemClock
 from intramuros.kernel.wire import serve_tls
 from intramuros.protocol.dial import DIAL_ALPN, LINK_ALPN
-from intramuros.tunnel.callers import load_control_key
+from intramuros.tunnel.control_keys import ControlKeys
 from intramuros.tunnel.edge import Edge, EdgeParts
 from intramuros.tunnel.ledger import Ledger
 from intramuros.tunnel.linktable import LinkTable
@@ -89,18 +89,19 @@ async def serve_edge(
         OperatorError: a file cannot be used, or a port is taken.
     """
     context = _server_context(settings)
-    key = load_control_key(settings.control_key_file)
     recorder = Recorder(settings.record_dir) if settings.record_dir else None
     clock = clock or SystemClock()
+    keys = ControlKeys(settings.control_key_file, clock)
     ledger = Ledger(settings.audit_file, clock)
     table = LinkTable(settings.max_links_per_tunnel, settings.max_streams_per_tunnel)
     most = _that_fit(settings.max_connections)
     pace = Pace(clock, settings.max_streams_per_tunnel, settings.max_bytes_per_s_per_tunnel)
-    parts = EdgeParts(key, ledger, clock, recorder, max_connections=most, pace=pace)
+    parts = EdgeParts(keys, ledger, clock, recorder, max_connections=most, pace=pace)
     edge = Edge(parts, table)
     try:
         async with anyio.create_task_group() as group:
             group.start_soon(ledger.run)
+            group.start_soon(edge.keep_to_keys)
             port: int = await group.start(_serve, edge, settings, context)
             health_port = None
             if settings.health_port is not None:

@@ -24,9 +24,9 @@ from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock, SystemClock
 from intramuros.protocol.dial import LINK_ALPN
 from intramuros.tunnel.bound_sessions import Binder
-from intramuros.tunnel.callers import load_control_key
 from intramuros.tunnel.certs import BadCertificate, check_server_certificate
 from intramuros.tunnel.config import GatewayConfig, UpstreamTls
+from intramuros.tunnel.control_keys import ControlKeys
 from intramuros.tunnel.definitions import Definitions
 from intramuros.tunnel.dialer import EdgeDialer, Trust
 from intramuros.tunnel.gateway import Gateway, GatewayParts
@@ -83,7 +83,7 @@ async def serve_gateway(
         lambda pem: check_certificate(pem, in_force.config, clock),
     )
     dialer = EdgeDialer(trusts(config), config.edge_transport, proxies(config))
-    control_key = load_control_key(config.control_key_file)
+    control_keys = ControlKeys(config.control_key_file, clock)
     guard = None if config.policy_file is None else Guard(config.policy_file)
     definitions = None if config.tools_file is None else Definitions(config.tools_file)
     context = upstream_context(config.upstream_tls)
@@ -93,7 +93,7 @@ async def serve_gateway(
         rand = random.SystemRandom().random
         async with reaching(in_force, context, clock, rand) as held:
             binder = Binder(lambda: identity.session_keys)
-            relay = Relay(held.reach, ledger, control_key, clock, binder)
+            relay = Relay(held.reach, ledger, control_keys, clock, binder)
             relay.judge.guard, relay.judge.definitions = guard, definitions
             relay.figures.gauges["program_sessions_now"] = (
                 "Sessions of programs behind routes now",

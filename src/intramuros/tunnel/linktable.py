@@ -45,6 +45,8 @@ class Entry:
     token: TunnelToken
     gateway: str
     link: Carrier
+    key: str = ""
+    """Fingerprint of the control plane's key that signed the token."""
     spared_until_s: float = 0.0
     """Until then others are taken where there are any: it could not record what it was asked."""
 
@@ -139,6 +141,19 @@ class LinkTable:
         for entry in stale:
             self.remove(entry)
             entry.link.abort("fenced by the control plane")
+        return len(stale)
+
+    def keep_to(self, keys: frozenset[str]) -> int:
+        """Cut the links whose tokens were signed by keys that count no more; return how many."""
+        stale = [
+            entry
+            for entries in self._entries.values()
+            for entry in entries
+            if entry.key not in keys
+        ]
+        for entry in stale:
+            self.remove(entry)
+            entry.link.abort("the control plane's key was changed")
         return len(stale)
 
     def _learn(self, tunnel: str, version: int) -> None:

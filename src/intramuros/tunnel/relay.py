@@ -18,9 +18,8 @@ from anyio.abc import ByteStream
 
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import Clock
-from intramuros.protocol.tickets import VerifyingKey
 from intramuros.tunnel.bound_sessions import Binder
-from intramuros.tunnel.callers import CallerCheck, CallerUnknown
+from intramuros.tunnel.callers import CallerCheck, CallerUnknown, CallKey
 from intramuros.tunnel.endpoints import EndpointRefused, Origin, origin_of
 from intramuros.tunnel.exchange import (
     Exchange,
@@ -103,7 +102,7 @@ class Relay:
         self,
         reach: Reach,
         ledger: Ledger,
-        key: VerifyingKey,
+        key: CallKey,
         clock: Clock,
         binder: Binder,
         limits: RelayLimits | None = None,

@@ -1,13 +1,11 @@
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from intramuros.kernel.errors import OperatorError
 from intramuros.kernel.timing import ManualClock
 from intramuros.protocol.tickets import CALL_HEADER, CallTicket, VerifyingKey
 from intramuros.protocol.who import Kind, Who
-from intramuros.tunnel.callers import Caller, CallerCheck, CallerUnknown, load_control_key
+from intramuros.tunnel.callers import Caller, CallerCheck, CallerUnknown
 from tests.integration.tunnel.rig import signing_key
 
 HOST = "docs.t.example"
@@ -42,17 +40,6 @@ def test_what_proves_nothing_here_is_refused() -> None:
         with pytest.raises(CallerUnknown) as caught:
             check.check(other)
         assert caught.value.status == 403
-
-
-def test_only_a_public_key_is_a_control_key(tmp_path: Path) -> None:
-    path = tmp_path / "control.pub"
-    with pytest.raises(OperatorError, match="cannot read"):
-        load_control_key(path)
-    path.write_bytes(b"noise")
-    with pytest.raises(OperatorError, match="is not the control plane's key"):
-        load_control_key(path)
-    path.write_bytes(SIGNER.public_pem())
-    assert isinstance(load_control_key(path), VerifyingKey)
 
 
 def test_a_session_counts_for_each_person_else_for_the_workspace() -> None:

@@ -154,3 +154,16 @@ def test_limits() -> None:
     with pytest.raises(Refused) as caught:
         table.pick(ticket())
     assert code(caught) == "too_many_streams"
+
+
+def test_links_go_with_the_key_that_signed_their_tokens() -> None:
+    table = LinkTable()
+    token = TunnelToken("tnl_1", DOMAIN, 1)
+    old, new = FakeLink(), FakeLink()
+    table.add(Entry(token, "gw", old, "old"))
+    table.add(Entry(token, "gw", new, "new"))
+    assert table.keep_to(frozenset({"old", "new"})) == 0
+    assert table.keep_to(frozenset({"new"})) == 1
+    assert (old.aborted, new.aborted) == ("the control plane's key was changed", "")
+    assert table.link_count == 1
+    assert table.keep_to(frozenset()) == 1
