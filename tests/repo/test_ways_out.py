@@ -28,6 +28,7 @@ WAYS: Final = {
     "releases.py": {"post": "questions: rules, digests, and an excerpt that the gate masked"},
     "server.py": {},
     "spills.py": {},
+    "ssh/bulletin.py": {},
     "web/client.py": {"post": "answers of web calls; Errands has them from the gate"},
 }
 CONNECTING: Final = {"AsyncAnthropic", "AsyncClient", "Client", "Anthropic"}
