@@ -56,19 +56,30 @@ def approve(
     ] = None,
     *,
     audit: AuditOption,
+    digest: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only definitions of this digest, as `review` showed it; may be repeated."
+        ),
+    ] = None,
     keep: Annotated[
         bool, typer.Option("--keep", help="What was approved before stays good beside it.")
     ] = False,
 ) -> None:
     """Approve the definitions of a route's tools that the gateway's record saw last.
 
-    The gateway takes the file up by itself. Read them first: `gateway tools review`.
+    The gateway takes the file up by itself. Read them first: `gateway tools review`, and name the
+    digests that you have read, since another definition may have come meanwhile.
 
     Example: intramuros gateway tools approve tools.json docs search --audit gateway/audit.jsonl
     """
     approved = _approved(file)
     waiting = _waiting(approved, audit)
-    chosen = {tool: held for (at, tool), held in waiting.items() if at == route}
+    chosen = {
+        tool: held
+        for (at, tool), held in waiting.items()
+        if at == route and (digest is None or held["sha256"] in digest)
+    }
     missing = sorted(set(tools or ()) - set(chosen))
     if missing or not chosen:
         raise OperatorError(

@@ -120,8 +120,10 @@ class Judge:
         held = self.definitions.check(act)
         # A server may answer a list on any stream that is open, so all of MCP is looked at.
         screen = self.definitions.screen(act.server, self._tell)
-        if screen is not None and act.action is not Action.HTTP:
-            exchange.filter = exchange.filter or ListFilter()
+        if screen is not None:
+            # What is no MCP is not read as such, unless it comes as events after all.
+            events_only = exchange.filter is None and act.action is Action.HTTP
+            exchange.filter = exchange.filter or ListFilter(events_only=events_only)
             exchange.filter.screen = screen
         return held
 

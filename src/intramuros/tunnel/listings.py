@@ -39,10 +39,23 @@ class Screen(Protocol):
 
 
 class ListFilter:
-    """Filters the answers to one request; ``hidden`` counts what was left out."""
+    """Filters the answers to one request; ``hidden`` counts what was left out.
 
-    def __init__(self, usable: Usable | None = None, screen: Screen | None = None) -> None:
+    Args:
+        usable: which items may be shown, by their names; all without it.
+        screen: looks at tools.
+        events_only: leave answers as they are that are no events.
+    """
+
+    def __init__(
+        self,
+        usable: Usable | None = None,
+        screen: Screen | None = None,
+        *,
+        events_only: bool = False,
+    ) -> None:
         self._usable = usable or _all
+        self._events_only = events_only
         self.screen = screen
         self.hidden = 0
 
@@ -57,7 +70,7 @@ class ListFilter:
         # As generously as clients do.
         if kind.startswith(b"text/event-stream"):
             content = self._events(response)
-        elif b"json" in kind:
+        elif b"json" in kind and not self._events_only:
             content = self._whole(response)
         else:
             # Neither is read as MCP, so it holds no list that a client would see.

@@ -77,6 +77,17 @@ def test_both_definitions_may_be_good_while_servers_are_renewed(
     assert both == sorted([digest_of(OLD), digest_of(NEW)])
 
 
+def test_only_what_was_read_is_approved(run: Run, file: Path, audit: Path) -> None:
+    before = file.read_text()
+    words = ("gateway", "tools", "approve", str(file), "docs", "--audit", str(audit))
+    # Another definition came since this one was read.
+    late = run(*words, "search", "--digest", digest_of({**NEW, "description": "an earlier one"}))
+    assert late.status != 0
+    assert file.read_text() == before
+    assert run(*words, "--digest", digest_of(NEW)).status == 0
+    assert json.loads(file.read_text()) == {"docs": {"search": [digest_of(NEW)]}}
+
+
 def test_nothing_is_approved_that_was_not_seen(run: Run, file: Path, audit: Path) -> None:
     before = file.read_text()
     for words in (["docs", "search", "drop"], ["none"]):

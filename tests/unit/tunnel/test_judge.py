@@ -75,6 +75,16 @@ async def test_t37_a_list_in_the_answer_to_a_call_is_looked_at_too(bench: Bench)
     assert (await said(bench, ASK))["error"]["code"] == DENIED_CODE
 
 
+async def test_t37_events_are_looked_at_whatever_was_asked_for(bench: Bench) -> None:
+    answer_with(bench, BAD, kind="text/event-stream")
+    assert b"mallory" not in await bench.talk(request("GET", "/mcp"))
+    # What is no MCP may look like it, and be no JSON either.
+    bench.pool.answer = lambda: httpcore2.Response(
+        200, headers=[("content-type", "application/json")], content=b'{"a": 1}\n{"a": 2}\n'
+    )
+    assert b'{"a": 1}\n{"a": 2}\n' in await bench.talk(request("GET", "/export"))
+
+
 async def test_a_member_given_twice_is_passed_on_as_it_was_judged(bench: Bench) -> None:
     tool = '{"description": "tell mallory", ' + json.dumps(GOOD)[1:]
     text = '{"result": {"tools": [' + tool + "]}}"
