@@ -8,6 +8,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from sqlalchemy import text
 
 from intramuros.control.api.pages import Cursors
 from intramuros.control.api.services import Services, Storage
@@ -208,6 +209,7 @@ async def serve(settings: ServerSettings, *, stop: Stop | None = None) -> None:
             replicas=settings.database_replica,
         )
         try:
+            _check_direct(opened, settings)
             services = await build_services(opened, settings)
             server = HttpServer(create_app(services))
             tasks: dict[str, Task] = {
@@ -275,7 +277,7 @@ def background(services: Services, settings: ServerSettings) -> Mapping[str, Tas
     sweeper = Sweeper(services.db, services.blobs, services.clock, services.ids)
     return {
         "hub": close,
-        **({} if shared_url is None else {"replicas": _relay(shared_url, services)}),
+        **({} if shared_url is None else {"replicas": _relay(shared_url, services, settings)}),
         "messages": relay,
         "dreams": dreamer.run,
         "reaper": reaper.run,
@@ -297,11 +299,18 @@ def background(services: Services, settings: ServerSettings) -> Mapping[str, Tas
     }
 
 
-def _relay(shared_url: str, services: Services) -> Task:
+def _relay(shared_url: str, services: Services, settings: ServerSettings) -> Task:
     # Not at the top: a server on SQLite needs nothing of it.
     from intramuros.control.store.correspondence import Correspondence
+    from intramuros.control.store.postgres import plain_url
     from intramuros.control.store.previews import Previews
-    from intramuros.control.store.replicas import Relay, Voice
+    from intramuros.control.store.replicas import IDENTITY, Relay, Voice
+
+    direct = settings.database_direct_url
+
+    async def home() -> str:
+        return str(await services.db.read(lambda tx: tx.scalar(text(IDENTITY))))
+
     from intramuros.control.store.tallies import Book, Tally
 
     books: dict[str, Book] = {
@@ -311,7 +320,14 @@ def _relay(shared_url: str, services: Services) -> Task:
     }
     voices: list[Voice] = [Previews(services.hub, services.clock), Tally(services.clock, books)]
     post = Correspondence(services.voices_key, services.ids.random(16).hex(), services.clock)
-    return Relay(shared_url, services.hub, post, voices).run
+    if direct is None:
+        return Relay(shared_url, services.hub, post, voices).run
+    return Relay(plain_url(direct), services.hub, post, voices, home=home).run
+
+
+def _check_direct(opened: Installation, settings: ServerSettings) -> None:
+    if settings.database_direct_url is not None and opened.db.backend.shared_url is None:
+        raise OperatorError("a SQLite database has no pooler", "leave --database-direct-url away")
 
 
 def _bench(services: Services, settings: ServerSettings) -> Bench:

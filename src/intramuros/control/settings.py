@@ -25,6 +25,9 @@ class ServerSettings:
     database_statement_timeout_s: float = 30.0
     """Seconds after which PostgreSQL cuts a statement off, and its caller gets a 504; 0 for never.
     Migrations, backups and checks take as long as they take."""
+    database_direct_url: str | None = field(default=None, repr=False)
+    """The same database past a pooler that hands out connections by transaction: servers wake each
+    other, and tell each other previews and rates, over two connections to it."""
     database_replica: tuple[str, ...] = field(default=(), repr=False)
     """Read replicas of a PostgreSQL database, as postgresql://USER@HOST/NAME: lists are read there,
     as soon as they have all that was written when the request came."""

@@ -21,7 +21,7 @@ import psycopg
 from psycopg.abc import Buffer
 from psycopg.adapt import Loader
 from psycopg.types.string import StrDumper
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine import interfaces
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import NullPool
@@ -193,7 +193,7 @@ class Postgres:
             def _connect(connection: "psycopg.Connection[Any]", record: Any) -> None:  # noqa: ANN401  SQLAlchemy's own
                 opening.place(connection, record.info, limits)
 
-        made = cls(writers, readers, _plain_url(url), limits)
+        made = cls(writers, readers, plain_url(url), limits)
         try:
             with made.readers.connect() as probe:
                 version = raw(probe).info.server_version
@@ -225,7 +225,7 @@ class Postgres:
         readers = _engine(
             url, snapshot, reads=True, begun=opening.told, connect_s=STANDBY_CONNECT_S
         )
-        return cls(readers, readers, _plain_url(url), limits)
+        return cls(readers, readers, plain_url(url), limits)
 
     @contextmanager
     def transaction(self, connection: Connection, keys: Keys | None) -> Iterator[None]:
@@ -350,12 +350,7 @@ def _engine(
         "connect_timeout": connect_s,
         "application_name": "intramuros",
     }
-    try:
-        parsed = make_url(url).set(drivername="postgresql+intramuros")
-    except (ArgumentError, ValueError) as error:
-        raise OperatorError(
-            "the database URL cannot be read", "write it as postgresql://USER@HOST/NAME"
-        ) from error
+    parsed = parsed_url(url).set(drivername="postgresql+intramuros")
     if "prepare_threshold" in parsed.query:
         wanted = parsed.query["prepare_threshold"]
         options["prepare_threshold"] = int(str(wanted)) if str(wanted).isdigit() else None
@@ -393,9 +388,27 @@ def _engine(
     return engine
 
 
-def _plain_url(url: str) -> str:
-    """Return a URL as libpq reads it."""
-    parsed = make_url(url).set(drivername="postgresql")
+def parsed_url(url: str) -> URL:
+    """Return the parts of a URL.
+
+    Raises:
+        OperatorError: it cannot be read.
+    """
+    try:
+        return make_url(url)
+    except (ArgumentError, ValueError) as error:
+        raise OperatorError(
+            "the database URL cannot be read", "write it as postgresql://USER@HOST/NAME"
+        ) from error
+
+
+def plain_url(url: str) -> str:
+    """Return a URL as libpq reads it.
+
+    Raises:
+        OperatorError: it cannot be read.
+    """
+    parsed = parsed_url(url).set(drivername="postgresql")
     plain = parsed.difference_update_query(["prepare_threshold"])
     return plain.render_as_string(hide_password=False)
 

@@ -13,7 +13,7 @@ channel and may speak on it.
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, Protocol
 
 import anyio
@@ -21,6 +21,7 @@ import psycopg
 
 from intramuros.control.store.correspondence import LONGEST_BYTES, Correspondence, Strange
 from intramuros.control.store.notify import Hub
+from intramuros.kernel.errors import DomainError
 from intramuros.kernel.service import Stop
 from intramuros.kernel.telemetry import logger
 
@@ -33,6 +34,13 @@ PAYLOAD_BYTES: Final = 7_000
 # Topics that wait to be told; beyond that everybody looks at everything.
 TOPICS_LIMIT: Final = 10_000
 AGAIN_S: Final = 1.0
+# Of another database it is logged so often, in seconds, besides the second above.
+ELSEWHERE_S: Final = 60.0
+# Which cluster and which database of it somebody is connected to.
+IDENTITY: Final = (
+    "SELECT (SELECT system_identifier FROM pg_control_system()) || '/' || oid FROM pg_database"
+    " WHERE datname = current_database()"
+)
 CONNECT_TIMEOUT_S: Final = 5
 # So often does a process say that it is there, in seconds, and believe that of others for so long.
 RENEW_S: Final = 10.0
@@ -93,12 +101,21 @@ class Relay:
         url: the database, as libpq reads it.
         post: seals what voices say.
         voices: what else they tell each other.
+        home: asks which database the server works on (:data:`IDENTITY`), if the URL is another
+            than the server's own; elsewhere nobody is heard.
     """
 
     def __init__(
-        self, url: str, hub: Hub, post: Correspondence, voices: Sequence[Voice] = ()
+        self,
+        url: str,
+        hub: Hub,
+        post: Correspondence,
+        voices: Sequence[Voice] = (),
+        *,
+        home: Callable[[], Awaitable[str]] | None = None,
     ) -> None:
         self._url = url
+        self._home = home
         self._hub = hub
         self._voices = {voice.kind: voice for voice in voices}
         self._post = post
@@ -156,18 +173,34 @@ class Relay:
                 )
                 try:
                     pooled = await _pooled(connection)
-                    if not pooled:
+                    if not pooled and await self._at_home(connection):
                         await work(connection)
                 finally:
                     with anyio.CancelScope(shield=True):
                         await connection.close()
-            except psycopg.Error as error:
+            except (psycopg.Error, DomainError) as error:
                 log.warning("replicas_unreachable", what=what, error=type(error).__name__)
                 pooled = False
             if pooled:
                 log.info("replicas_behind_pooler", what=what)
                 await anyio.sleep_forever()
             await anyio.sleep(AGAIN_S)
+
+    async def _at_home(self, connection: "psycopg.AsyncConnection[Any]") -> bool:
+        """Tell whether a connection leads to the database that the server works on."""
+        if self._home is None:
+            return True
+        home = await self._home()
+        cursor = await connection.execute(IDENTITY)
+        row = await cursor.fetchone()
+        if row is not None and row[0] == home:
+            return True
+        log.error(
+            "replicas_elsewhere",
+            fix="name the same database with --database-direct-url, past the pooler",
+        )
+        await anyio.sleep(ELSEWHERE_S)
+        return False
 
     async def _listen(self, connection: "psycopg.AsyncConnection[Any]") -> None:
         await connection.execute(f"LISTEN {CHANNEL}")

@@ -1,24 +1,34 @@
 """Behind PgBouncer, which hands out connections by transaction: nothing leaks, nothing is lost."""
 
+import secrets
+import shutil
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import anyio
+import httpx2
 import pytest
 from anthropic import Anthropic
 from sqlalchemy import func, insert, select, text, update
+from structlog.testing import capture_logs
 
 from intramuros.control.identity import audit
 from intramuros.control.store import snapshots, whole
+from intramuros.control.store.correspondence import Correspondence
 from intramuros.control.store.db import Database, Tx
+from intramuros.control.store.notify import Hub
+from intramuros.control.store.replicas import IDENTITY, Relay
 from intramuros.control.store.tables import workspaces as W
+from intramuros.kernel.service import Stop
 from intramuros.kernel.timing import SystemClock
 from intramuros.protocol.audit import verify
-from tests import pooler
+from tests import pooler, waiting
+from tests.integration.control.store.test_shared_limits import LIMIT, PER_S, Caller
 from tests.postgres import Cluster
 from tests.wire.host import running
-from tests.wire.site import MESSAGE, Site
+from tests.wire.site import BETA, MESSAGE, Site, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.sqlite]
 
@@ -129,3 +139,84 @@ def test_a_server_serves(url: str, tmp_path: Path) -> None:
     count = anyio.run(db.read, lambda tx: tx.scalar(select(func.count()).select_from(W)))
     db.close()
     assert count == 1
+
+
+@pytest.fixture
+def direct(url: str, cluster: Cluster, request: pytest.FixtureRequest) -> str:
+    """The same database, past the pooler."""
+    return cluster.url(cluster.used[f"/pooled/{request.node.nodeid}"])
+
+
+@pytest.mark.timeout(240)
+def test_servers_keep_one_limit_past_the_pooler(url: str, direct: str, tmp_path: Path) -> None:
+    shared = {
+        "database_url": url,
+        "database_direct_url": direct,
+        "bootstrap_api_key": "sk-test-of-limits",
+        "creates_per_minute": LIMIT,
+    }
+    first, second = tmp_path / "first", tmp_path / "second"
+    with ExitStack() as stack:
+        one = stack.enter_context(running(first, **shared))
+        second.mkdir()
+        shutil.copy(first / "master-key", second / "master-key")
+        two = stack.enter_context(running(second, **shared))
+        headers = {"x-api-key": one.api_key, **BETA}
+        client = stack.enter_context(httpx2.Client(headers=headers, timeout=60))
+        here, there = Caller(one, client), Caller(two, client)
+        began_s = time.monotonic()
+        for _ in range(LIMIT // 2):
+            assert here.create() is not None
+
+        def heard() -> bool | None:
+            left = there.create()
+            flowed = (time.monotonic() - began_s) * PER_S
+            assert left is not None
+            return left <= LIMIT // 2 - there.let_in + flowed or None
+
+        until(heard)
+        assert "replicas_" not in one.log + two.log
+
+
+async def test_hints_go_past_the_pooler(url: str, direct: str) -> None:
+    db = Database.open(url)
+    hubs, stop = (Hub(), Hub()), Stop()
+    relays = [relay_of(direct, hub, db) for hub in hubs]
+    try:
+        async with anyio.create_task_group() as group:
+            for relay in relays:
+                group.start_soon(relay.run, stop)
+            with anyio.fail_after(60):
+                for relay in relays:
+                    await relay.listening.wait()
+            with hubs[1].subscribe("a") as other:
+                hubs[0].hint("a")
+                assert await other.wait(60)
+            stop.request()
+    finally:
+        db.close()
+
+
+async def test_nobody_listens_at_another_database(url: str, cluster: Cluster) -> None:
+    db = Database.open(url)
+    stop = Stop()
+    relay = relay_of(cluster.url("postgres"), Hub(), db)
+    try:
+        with capture_logs() as logs:
+            async with anyio.create_task_group() as group:
+                group.start_soon(relay.run, stop)
+                await waiting.until(lambda: len(logs) >= 2)
+                stop.request()
+    finally:
+        db.close()
+    assert {one["event"] for one in logs} == {"replicas_elsewhere"}
+    assert not relay.listening.is_set()
+
+
+def relay_of(direct: str, hub: Hub, db: Database) -> Relay:
+    post = Correspondence(b"s" * 32, secrets.token_hex(16), SystemClock())
+
+    async def home() -> str:
+        return str(await db.read(lambda tx: tx.scalar(text(IDENTITY))))
+
+    return Relay(direct, hub, post, home=home)
