@@ -144,4 +144,14 @@ async def _readyz(request: Request) -> Response:
         return reply({"status": "leaving"}, 503)
     services: Services = request.app.state.services
     await services.db.read(lambda tx: tx.scalar(text("SELECT 1")))
-    return reply({"status": "ready"})
+    told: dict[str, object] = {"status": "ready"}
+    if services.db.refusing:
+        # Others share the database, and what is only read is still served.
+        told["writes"] = "refused"
+    standbys = services.db.standbys
+    if standbys is not None:
+        told["replicas"] = {
+            "serving": sum(one.usable for one in standbys.all),
+            "of": len(standbys.all),
+        }
+    return reply(told)

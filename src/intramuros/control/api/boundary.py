@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import anyio
 import structlog
 
 from intramuros.control.identity import origin
@@ -17,6 +18,7 @@ from intramuros.control.store.arrival import arriving
 from intramuros.control.store.codec import dump
 from intramuros.kernel.errors import DomainError, TooLarge
 from intramuros.kernel.ids import IdFactory
+from intramuros.kernel.remarks import Remarks
 from intramuros.kernel.telemetry import logger
 from intramuros.protocol.envelope import (
     MAX_BODY_BYTES,
@@ -37,6 +39,10 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 CONTEXT_KEY: Final = "intramuros"
 
 log = logger("api")
+
+# What fails the same way all the time is logged so often, in seconds.
+_REMARK_S: Final = 10.0
+_CAUSE_CHARS: Final = 300
 
 
 @dataclass
@@ -70,6 +76,7 @@ class Boundary:
         self._organization_id = organization_id
         self._max_body_bytes = max_body_bytes
         self._uploads = uploads
+        self._remarks = Remarks(_REMARK_S)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -103,13 +110,26 @@ class Boundary:
                     return max_bytes
         return self._max_body_bytes
 
+    def _remark(self, status: int, error: DomainError) -> None:
+        """Log what was foreseen, in a line, and not for every request while it lasts."""
+        cause = _root(error)
+        silent = self._remarks.due(f"{status} {type(cause).__name__}", anyio.current_time())
+        if silent is not None:
+            log.error(
+                "request_failed",
+                status=status,
+                error=error.message,
+                cause=f"{type(cause).__name__}: {cause}".split("\n")[0][:_CAUSE_CHARS],
+                alike_before=silent,
+            )
+
     async def _refuse(self, reply: "_Reply", error: DomainError) -> None:
         if reply.started:
             log.error("refused_too_late", error=repr(error))
             raise error
         status = status_of(error)
         if status >= 500:
-            log.error("request_failed", exc_info=error)
+            self._remark(status, error)
         await reply.error(status, error_body(error, reply.context.request_id), error_headers(error))
 
 
@@ -194,6 +214,13 @@ def _limit(scope: Scope, receive: Receive, max_bytes: int) -> Receive:
         return message
 
     return limited
+
+
+def _root(error: BaseException) -> BaseException:
+    """Return what an error came from."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _internal(request_id: str) -> dict[str, object]:

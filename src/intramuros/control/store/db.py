@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from intramuros.control.store import arrival
 from intramuros.control.store.drivers import STATEMENT_S, Backend, Elsewhere, Keys, raw
 from intramuros.control.store.sqlite import PREFIX, Sqlite
-from intramuros.control.store.transactions import Job, Queue, Reader, Writer, landed
+from intramuros.control.store.transactions import Health, Job, Queue, Reader, Writer, landed
 from intramuros.control.store.tx import Tx
 from intramuros.kernel.errors import OperatorError
 
@@ -52,12 +52,17 @@ class Database:
         self._keyed: Queue = queue.SimpleQueue() if backend.lanes else self._alone
         self._wanted: Queue = queue.SimpleQueue()
         self._here: Connection | None = None
-        self._writer = Writer(backend, self._alone, alone=True, limit=GROUP_LIMIT)
+        self._health = Health()
+        self._writer = Writer(
+            backend, self._alone, alone=True, limit=GROUP_LIMIT, health=self._health
+        )
         self._threads = [
             threading.Thread(target=self._writer.run, name="db-writer", daemon=True),
             *(
                 threading.Thread(
-                    target=Writer(backend, self._keyed, alone=False, limit=LANE_LIMIT).run,
+                    target=Writer(
+                        backend, self._keyed, alone=False, limit=LANE_LIMIT, health=self._health
+                    ).run,
                     name=f"db-lane-{n}",
                     daemon=True,
                 )
@@ -100,6 +105,11 @@ class Database:
         raise OperatorError(
             f"cannot use database {scheme!r}", "use sqlite:///PATH or postgresql://HOST/NAME"
         )
+
+    @property
+    def refusing(self) -> bool:
+        """Whether the last write was refused for the database's sake: a full disk, say."""
+        return self._health.refusing
 
     @property
     def engine(self) -> Engine:

@@ -11,6 +11,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
 import anyio
@@ -21,7 +22,9 @@ from intramuros.control.store import arrival
 from intramuros.control.store.drivers import Backend, Keys, LostTransaction
 from intramuros.control.store.tx import Tx
 from intramuros.kernel.errors import Unavailable
+from intramuros.kernel.remarks import Remarks
 from intramuros.kernel.telemetry import logger
+from intramuros.kernel.timing import SystemClock
 
 T = TypeVar("T")
 
@@ -29,6 +32,8 @@ log = logger("store")
 
 # Work that met others so often meets something else.
 ATTEMPTS: Final = 5
+# That the database takes nothing is logged so often, in seconds.
+REMARK_S: Final = 10.0
 
 Hooks = list[Callable[[], None]]
 
@@ -83,6 +88,15 @@ def landed(future: Future[Any]) -> anyio.Event:
     return event
 
 
+@dataclass
+class Health:
+    """What all writers of a database know of it."""
+
+    refusing: bool = False
+    """Whether the last transaction was refused as a whole, as when the disk is full."""
+    remarks: Remarks = field(default_factory=lambda: Remarks(REMARK_S))
+
+
 class _Again(Exception):
     """Nothing was written, and the same may succeed alone."""
 
@@ -93,13 +107,23 @@ class Writer:
     Args:
         alone: whether its transactions exclude all others.
         limit: one commit takes at most so many; it bounds the time that the first one waits.
+        health: what it shares with others of the database.
     """
 
-    def __init__(self, backend: Backend, jobs: Queue, *, alone: bool, limit: int) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        jobs: Queue,
+        *,
+        alone: bool,
+        limit: int,
+        health: Health | None = None,
+    ) -> None:
         self._backend = backend
         self._jobs = jobs
         self._alone = alone
         self._limit = limit
+        self._health = health or Health()
         self._connection: Connection | None = None
         # Whoever has it may use the connection; what was started on it waits for its commit.
         self._own = threading.Lock()
@@ -143,7 +167,7 @@ class Writer:
                 self._backend.roll_back(connection)
                 lost = isinstance(error, LostTransaction)
                 if lost:
-                    log.error("commit_failed", error=repr(error))
+                    self._refused(error)
                 job.refuse(self._unavailable(error) if lost else self._backend.verdict(error))
         finally:
             self._own.release()
@@ -210,8 +234,13 @@ class Writer:
             raise
         except BaseException as error:  # noqa: BLE001  every waiting caller must learn of it
             self._refuse(group, failed, error)
+        else:
+            self._health.refusing = False
         for job, raised in failed:
-            job.refuse(self._backend.verdict(raised))
+            told = self._backend.verdict(raised)
+            if told is not raised and type(told) is Unavailable:
+                self._refused(raised)
+            job.refuse(told)
         for job, result, hooks in outcomes:
             job.accept(result, hooks)
 
@@ -250,9 +279,17 @@ class Writer:
             return
         if self._backend.passing(error):
             raise _Again from error
-        log.error("commit_failed", error=repr(error))
+        self._refused(error)
         for job in group:
             job.refuse(self._unavailable(error))
+
+    def _refused(self, error: BaseException) -> None:
+        """Know that the database takes nothing, and log it now and then."""
+        self._health.refusing = True
+        cause = error.__cause__ or error
+        silent = self._health.remarks.due(type(cause).__name__, SystemClock().monotonic())
+        if silent is not None:
+            log.error("commit_failed", error=repr(cause), alike_before=silent)
 
     def _unavailable(self, error: BaseException) -> Unavailable:
         """Return what callers learn of a transaction that the database refused."""

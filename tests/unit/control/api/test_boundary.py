@@ -2,6 +2,7 @@ import random
 import re
 
 import pytest
+from structlog.testing import capture_logs
 
 from intramuros.control.api.boundary import (
     Boundary,
@@ -166,3 +167,16 @@ async def test_headers_that_were_told_go_with_every_answer(wrap) -> None:
     answer = await call(wrap(app))
     assert (answer.status, answer.headers["retry-after"]) == (429, "7")
     assert answer.headers["anthropic-ratelimit-requests-remaining"] == "0"
+
+
+async def test_what_was_foreseen_is_logged_in_a_line_now_and_then(wrap) -> None:
+    error = Unavailable("the database refused the write; nothing was changed")
+    error.__cause__ = OSError("the disk is full\nand so on")
+    boundary = wrap(raising(error))
+    with capture_logs() as logs:
+        for _ in range(50):
+            assert (await call(boundary)).status == 503
+    (line,) = [one for one in logs if one["event"] == "request_failed"]
+    assert line["cause"] == "OSError: the disk is full"
+    assert line["error"] == "the database refused the write; nothing was changed"
+    assert "exc_info" not in line

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.pool import StaticPool
+from structlog.testing import capture_logs
 
 from intramuros.control.store.drivers import Keys, LostTransaction
-from intramuros.control.store.transactions import ATTEMPTS, Job, Queue, Reader, Writer
+from intramuros.control.store.transactions import ATTEMPTS, Health, Job, Queue, Reader, Writer
 from intramuros.control.store.tx import Tx
 from intramuros.kernel.errors import Unavailable
 
@@ -245,3 +246,43 @@ def test_nothing_is_started_where_it_would_wait(backend: Backend) -> None:
     job = Job(lambda _: 1)
     assert not started(backend, job)
     assert not job.done.done()
+
+
+def test_that_nothing_can_be_written_is_known_and_logged_once(backend: Backend) -> None:
+    health = Health()
+    backend.commits = [OSError("the disk is full") for _ in range(20)]
+    with capture_logs() as logs:
+        for _ in range(20):
+            queue = Queue()
+            job = Job(lambda _: 1)
+            queue.put(job)
+            queue.put(None)
+            Writer(backend, queue, alone=True, limit=8, health=health).run()
+            assert isinstance(job.done.exception(), Unavailable)
+            assert health.refusing
+    assert [one["event"] for one in logs] == ["commit_failed"]
+    assert "the disk is full" in logs[0]["error"]
+    queue = Queue()
+    queue.put(Job(lambda _: 1))
+    queue.put(None)
+    Writer(backend, queue, alone=True, limit=8, health=health).run()
+    assert not health.refusing
+
+
+def test_a_statement_that_finds_the_disk_full_is_known_too(backend: Backend) -> None:
+    health, queue = Health(), Queue()
+    queue.put(Job(fail(KeyError("what the engine calls it"))))
+    queue.put(Job(fail(ValueError("the caller's own"))))
+    queue.put(None)
+    with capture_logs() as logs:
+        Writer(backend, queue, alone=True, limit=8, health=health).run()
+    assert health.refusing
+    assert len(logs) == 1
+
+
+def test_what_a_caller_did_wrong_says_nothing_of_the_database(backend: Backend) -> None:
+    health, queue = Health(), Queue()
+    queue.put(Job(fail(ValueError("the caller's own"))))
+    queue.put(None)
+    Writer(backend, queue, alone=True, limit=8, health=health).run()
+    assert not health.refusing
