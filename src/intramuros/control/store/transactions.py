@@ -236,13 +236,16 @@ class Writer:
             self._refuse(group, failed, error)
         else:
             self._health.refusing = False
+        self._tell_failed(failed)
+        for job, result, hooks in outcomes:
+            job.accept(result, hooks)
+
+    def _tell_failed(self, failed: Sequence[tuple[Job[Any], BaseException]]) -> None:
         for job, raised in failed:
             told = self._backend.verdict(raised)
             if told is not raised and type(told) is Unavailable:
                 self._refused(raised)
             job.refuse(told)
-        for job, result, hooks in outcomes:
-            job.accept(result, hooks)
 
     def _take_up(self, group: Sequence[Job[Any]]) -> tuple[list[_Outcome], list[Job[Any]]]:
         """Return what was started and waits for its commit, and what is still to be run."""
