@@ -15,7 +15,7 @@ from intramuros.control.retention import Retention
 from intramuros.control.session import removal
 from intramuros.control.store.db import Database, Tx
 from intramuros.control.store.tables import events, metadata, sessions, workspaces
-from intramuros.kernel.errors import OperatorError
+from intramuros.kernel.errors import OperatorError, Unavailable
 from intramuros.kernel.ids import IdFactory
 from intramuros.kernel.service import Stop
 from intramuros.kernel.timing import ManualClock
@@ -157,6 +157,36 @@ async def test_it_runs_until_asked_to_stop(stage: Stage) -> None:
             while await left(stage):  # noqa: ASYNC110  nobody tells
                 await anyio.sleep(0.01)
             stop.request()
+
+
+async def test_a_server_that_is_to_stop_deletes_no_more(stage: Stage) -> None:
+    old = await made(stage)
+    stage.world.clock.advance(31 * DAY)
+    stop = Stop()
+    stop.request()
+    assert not await job(stage).look_once(stop)
+    assert await left(stage) == {old}
+
+
+async def test_what_cannot_be_deleted_now_stays_and_stops_nobody(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, free = await made(stage), await made(stage)
+    stage.world.clock.advance(31 * DAY)
+    expire = stage.world.sessions.removal.expire
+
+    def fail(tx: Tx, session_id: str, before_us: int) -> bool:
+        if session_id == held:
+            raise Unavailable("not now")
+        return expire(tx, session_id, before_us)
+
+    monkeypatch.setattr(stage.world.sessions.removal, "expire", fail)
+    await job(stage).look_once()
+    assert await left(stage) == {held}
+    monkeypatch.undo()
+    await job(stage).look_once()
+    assert await left(stage) == set()
+    assert free not in await logs(stage)
 
 
 async def test_what_would_go_is_counted(stage: Stage) -> None:
