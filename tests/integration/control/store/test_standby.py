@@ -1,11 +1,15 @@
 """Lists from a real streaming replica, which is stopped, killed, frozen, promoted and mistaken."""
 
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import anyio
+import httpx2
 import pytest
+from anthropic import Anthropic
 from sqlalchemy import func, insert, select, text
 from structlog.testing import capture_logs
 
@@ -19,6 +23,7 @@ from tests import postgres
 from tests.postgres import Cluster
 from tests.waiting import until
 from tests.wire import site
+from tests.wire.host import running
 
 pytestmark = [pytest.mark.anyio, pytest.mark.sqlite, pytest.mark.timeout(240)]
 
@@ -415,6 +420,48 @@ async def test_a_server_starts_while_its_replica_is_away(rig: Rig, replica: Clus
         assert await db.page(names) == []
     finally:
         db.close()
+
+
+def test_clients_find_at_one_server_what_another_one_told_them(
+    rig: Rig, tmp_path: Path, cluster: Cluster
+) -> None:
+    shared = {
+        "database_url": rig.url,
+        "bootstrap_api_key": "sk-test-of-replicas",
+    }
+    with ExitStack() as stack:
+        one = stack.enter_context(running(tmp_path / "one", **shared))
+        (tmp_path / "two").mkdir()
+        shutil.copy(tmp_path / "one/master-key", tmp_path / "two/master-key")
+        two = stack.enter_context(
+            running(tmp_path / "two", **shared, database_replica=[rig.replica_url])
+        )
+        here, there = (
+            stack.enter_context(
+                Anthropic(base_url=server.base_url, api_key=one.api_key, max_retries=0)
+            )
+            for server in (one, two)
+        )
+
+        def serving() -> bool | None:
+            told = httpx2.get(f"{two.base_url}/readyz").json()
+            return told == {"status": "ready", "replicas": {"serving": 1, "of": 1}} or None
+
+        site.until(serving)
+        made: list[str] = []
+        for n in range(30):
+            if n == 10:
+                rig.replica.run("SELECT pg_wal_replay_pause()")
+            if n == 20:
+                rig.replica.run("SELECT pg_wal_replay_resume()")
+            made.append(here.beta.agents.create(name=f"a{n}", model="scripted/x").id)
+            assert [one.id for one in there.beta.agents.list(limit=100)] == made[::-1]
+        assert cluster.run("SELECT state FROM pg_stat_replication WHERE state = 'streaming'")
+        log = two.log
+    assert log.count("replica_serves") == 1
+    assert log.count("replica_behind") == 1
+    assert "replica_away" not in log
+    assert "request_failed" not in log
 
 
 async def test_after_a_failover_only_those_that_followed_are_read(
