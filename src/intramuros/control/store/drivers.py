@@ -62,10 +62,16 @@ class Driver(Protocol):
         """Run one statement; return its rows, none if it gives none, and how many it concerned."""
         ...
 
+    def later(
+        self, connection: Connection, sql: str, values: Mapping[str, object]
+    ) -> Callable[[], Fetched]:
+        """Run one statement now or when something asks for it or commits; return who tells."""
+        ...
+
     def run_many(
         self, connection: Connection, sql: str, rows: Sequence[Mapping[str, object]]
     ) -> None:
-        """Run one statement once for each row of parameters."""
+        """Run one statement once for each row of parameters, now or with what follows."""
         ...
 
 
@@ -150,8 +156,9 @@ def raw(connection: Connection) -> Any:  # noqa: ANN401  a driver's own connecti
 
 def wrapped(driver: Driver, sql: str, error: Exception) -> DBAPIError:
     """Return a driver's error as SQLAlchemy raises it, without parameters, which may be secret."""
+    # It may have been another that waited to be run before.
     made = DBAPIError.instance(
-        sql, None, cast("Any", error), driver.failure, hide_parameters=True, dialect=driver.dialect
+        getattr(error, "sql", sql), None, cast("Any", error), driver.failure, hide_parameters=True, dialect=driver.dialect
     )
     return cast("DBAPIError", made)
 

@@ -12,7 +12,7 @@ behind a lock sees all that its earlier holders wrote. Reads have one snapshot e
 
 import re
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from typing import Any, Final
@@ -37,6 +37,7 @@ from intramuros.control.store.drivers import (
     LostTransaction,
     raw,
 )
+from intramuros.control.store.postgres_connection import Talk
 from intramuros.control.store.postgres_dialect import dialect, register
 from intramuros.kernel.errors import InvalidRequest, OperatorError, TimedOut, Unavailable
 from intramuros.kernel.telemetry import logger
@@ -104,34 +105,32 @@ class PostgresDriver:
 
     def fetch(self, connection: Connection, sql: str, values: Mapping[str, object]) -> Fetched:
         """Run one statement; return its rows, none if it gives none, and how many it concerned."""
-        cursor = _cursor(connection)
-        cursor.execute(sql, values)
-        # Not ``description``: to describe the columns takes as long as all the rest.
-        result = cursor.pgresult
-        return (cursor.fetchall() if result and result.nfields else ()), cursor.rowcount
+        return _talk(connection).later(sql, values).result()
+
+    def later(
+        self, connection: Connection, sql: str, values: Mapping[str, object]
+    ) -> Callable[[], Fetched]:
+        """Have one statement run with the next whose result is asked for; return who asks."""
+        return _talk(connection).later(sql, values).result
 
     def run_many(
         self, connection: Connection, sql: str, rows: Sequence[Mapping[str, object]]
     ) -> None:
-        """Run one statement once for each row of parameters, in one conversation."""
-        cursor = _cursor(connection)
-        several = _several(sql, len(rows)) if len(rows) <= SEVERAL else None
+        """Run one statement once for each row of parameters, with what follows."""
+        several = _several(sql, len(rows)) if 1 < len(rows) <= SEVERAL else None
+        talk = _talk(connection)
         if len(rows) == 1:
-            cursor.execute(sql, rows[0])
+            talk.later(sql, rows[0])
         elif several is None:
-            cursor.executemany(sql, rows)
+            talk.cursor().executemany(sql, rows)
         else:
             numbered = {f"{k}_{n}": value for n, row in enumerate(rows) for k, value in row.items()}
-            cursor.execute(several, numbered)
+            talk.later(several, numbered)
 
 
-def _cursor(connection: Connection) -> "psycopg.Cursor[Any]":
-    """Return the one cursor of a connection; whoever uses it reads all before anybody else does."""
-    here = raw(connection)
-    cursor: psycopg.Cursor[Any] | None = connection.info.get("cursor")
-    if cursor is None or cursor.connection is not here:
-        cursor = connection.info["cursor"] = here.cursor()
-    return cursor
+def _talk(connection: Connection) -> Talk:
+    here: Talk = raw(connection)
+    return here
 
 
 @lru_cache(maxsize=64)
@@ -275,21 +274,27 @@ class Postgres:
         if only:
             yield
             return
-        here = raw(connection)
-        here.execute("SAVEPOINT one")
+        here = _talk(connection)
+        try:
+            here.execute("SAVEPOINT one")
+        except psycopg.Error as error:
+            # What waited belongs to all: the begin, with its locks.
+            raise LostTransaction from error
         try:
             yield
+            here.settle()
         except BaseException as error:
             if self.lost(connection):
                 raise LostTransaction from error
-            here.execute("ROLLBACK TO one")
-            here.execute("RELEASE one")
+            here.forget()
+            here.later("ROLLBACK TO one")
+            here.later("RELEASE one")
             raise
-        here.execute("RELEASE one")
+        here.later("RELEASE one")
 
     def take_turn(self, connection: Connection) -> None:
         """Wait for other transactions that have taken their turn; be alone among those then."""
-        raw(connection).execute(opening.TURN)
+        _talk(connection).later(opening.TURN)
 
     def passing(self, error: BaseException) -> bool:
         """Tell whether the same work may succeed at once: it met another, or its connection."""

@@ -8,13 +8,14 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
-import psycopg
 from sqlalchemy import JSON, BinaryExpression, Column, ColumnClause, String, cast
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.postgresql.base import PGDDLCompiler, PGTypeCompiler
 from sqlalchemy.dialects.postgresql.psycopg import PGCompiler_psycopg, PGDialect_psycopg
 from sqlalchemy.engine import interfaces
 from sqlalchemy.types import UserDefinedType
+
+from intramuros.control.store.postgres_connection import Talk
 
 _VARCHAR: Final = re.compile(r" VARCHAR(\(\d+\))?")
 
@@ -65,28 +66,6 @@ class _Statements(PGCompiler_psycopg):
         return text
 
 
-class Quiet(psycopg.Connection[Any]):
-    """A connection whose errors tell no values: those may be secret, and errors are logged."""
-
-    def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  as it inherits
-        """Run what talks to the server."""
-        try:
-            return super().wait(gen, *args, **kwargs)
-        except psycopg.Error as error:
-            error.args = (plain(error),)
-            raise
-
-
-def plain(error: psycopg.Error) -> str:
-    """Return what may be logged of an error."""
-    state = error.sqlstate
-    if state is None:
-        return str(error)
-    # Of values that it cannot read, the server quotes from in its first line already.
-    told = None if state.startswith("22") else error.diag.message_primary
-    return told or f"{type(error).__name__} ({state})"
-
-
 class Dialect(PGDialect_psycopg):
     """The dialect of URLs that begin with ``postgresql+intramuros``."""
 
@@ -100,7 +79,7 @@ class Dialect(PGDialect_psycopg):
 
     def connect(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  as it inherits
         """Return a new connection of the driver."""
-        return Quiet.connect(*args, **kwargs)
+        return Talk.connect(*args, **kwargs)
 
     colspecs = {**PGDialect_psycopg.colspecs, JSON: _Text}
 

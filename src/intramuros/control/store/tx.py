@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from sqlalchemy import Connection
 
 from intramuros.control.store import sqlite  # noqa: F401  registers its driver
-from intramuros.control.store.drivers import DRIVERS, wrapped
-from intramuros.control.store.prepared import Prepared, Rows
+from intramuros.control.store.drivers import DRIVERS, Driver, Fetched, wrapped
+from intramuros.control.store.prepared import Plan, Prepared, Rows
 
 
 class Tx:
@@ -41,8 +41,27 @@ class Tx:
             raise wrapped(driver, plan.sql, error) from error
         return Rows(plan, values, count)
 
+    def later(self, statement: Prepared, parameters: Mapping[str, object] | None = None) -> "Later":
+        """Run a prepared statement before the next one whose result is asked for.
+
+        On a database elsewhere, what nobody needs the result of takes no way there of its own. If
+        it fails, the next statement fails in its place, or the commit.
+
+        Raises:
+            DBAPIError: the database refused.
+        """
+        given = {} if parameters is None else parameters
+        driver = self._driver
+        plan = statement.plan(given, driver.dialect)
+        try:
+            return Later(driver, plan, driver.later(self.connection, plan.sql, plan.bound(given)))
+        except driver.failure as error:
+            raise wrapped(driver, plan.sql, error) from error
+
     def run_many(self, statement: Prepared, rows: Sequence[Mapping[str, object]]) -> None:
         """Run a prepared statement once for each row of parameters, which have the same names.
+
+        As with :meth:`later`, what follows may fail in its place.
 
         Raises:
             DBAPIError: the database refused.
@@ -76,3 +95,26 @@ class Tx:
     def hooks(self) -> list[Callable[[], None]]:
         """The hooks registered so far."""
         return self._hooks
+
+
+class Later:
+    """A statement that :meth:`Tx.later` was given, and in the end what it gave."""
+
+    __slots__ = ("_ask", "_driver", "_plan")
+
+    def __init__(self, driver: Driver, plan: Plan, ask: Callable[[], Fetched]) -> None:
+        self._driver = driver
+        self._plan = plan
+        self._ask = ask
+
+    def rows(self) -> Rows:
+        """Return its result; whatever waits is run first, if it has not been.
+
+        Raises:
+            DBAPIError: the database refused it, or one before it.
+        """
+        try:
+            values, count = self._ask()
+        except self._driver.failure as error:
+            raise wrapped(self._driver, self._plan.sql, error) from error
+        return Rows(self._plan, values, count)

@@ -8,7 +8,8 @@ from sqlalchemy import select
 from sqlalchemy.schema import CreateTable
 
 from intramuros.control.store import metering_tables, tables
-from intramuros.control.store.postgres_dialect import dialect, plain
+from intramuros.control.store.postgres_connection import plain
+from intramuros.control.store.postgres_dialect import dialect
 
 DIALECT = dialect(json.dumps, json.loads)
 
