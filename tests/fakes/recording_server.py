@@ -7,6 +7,7 @@ notes go when the server ends: JSON, one object for each distinct statement.
 import json
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from sqlalchemy import Engine, event
 
 from intramuros.control.app import ServerSettings, serve
 from intramuros.control.store.db import Tx
-from intramuros.control.store.prepared import Prepared, Rows
+from intramuros.control.store.prepared import Prepared
 from intramuros.kernel import telemetry
 from intramuros.kernel.config import load
 
@@ -36,14 +37,17 @@ class Recorder:
         event.listen(Engine, "before_cursor_execute", self._executing)
         event.listen(Engine, "commit", self._ended)
         event.listen(Engine, "rollback", self._ended)
-        plain = Tx.run
+        # Prepared statements pass SQLAlchemy by.
+        Tx.run = self._noted(Tx.run)  # type: ignore[method-assign]  # a wrapper of itself
+        Tx.later = self._noted(Tx.later)  # type: ignore[method-assign]  # a wrapper of itself
 
-        def run(tx: Tx, statement: Prepared, parameters: Any = None) -> Rows:
+    def _noted(self, plain: Callable[..., Any]) -> Callable[..., Any]:
+        def run(tx: Tx, statement: Prepared, parameters: Any = None) -> Any:
             plan = statement.plan(parameters or {})
             self._executing(tx.connection, None, plan.sql, plan.bound(parameters or {}))
             return plain(tx, statement, parameters)
 
-        Tx.run = run  # type: ignore[method-assign]  # prepared statements pass SQLAlchemy by
+        return run
 
     def _connected(self, connection: Any, record: Any) -> None:
         # Rows are fetched after the statement has been "executed": whoever steps is the last one.

@@ -118,7 +118,8 @@ class World:
         lease = leases.claim(self.tx, leases.TURNS, "loop", self.now_us, 1_000_000)
         assert lease is not None
         assert lease.key == session_id
-        written = self.journal.record(self.tx, session_id, lease.epoch, drafts)
+        held = self.journal.held(self.tx, session_id, lease.epoch)
+        written = self.journal.record(self.tx, held, drafts)
         leases.finish(self.tx, lease, self.now_us)
         return written
 

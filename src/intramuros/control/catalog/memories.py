@@ -80,7 +80,7 @@ def create(tx: Tx, writer: Writer, request: MemoryCreate) -> Memory:
     made = Change("created", memory_id, request.path, content, now_us)
     head = _head(made, memory_versions.append(tx, writer, made))
     own = {"id": memory_id, "store_id": writer.store.id, "created_us": now_us}
-    tx.run(_INSERT, {**own, **head})
+    tx.later(_INSERT, {**own, **head})
     return get(tx, writer.store.id, memory_id)
 
 

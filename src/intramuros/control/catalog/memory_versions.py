@@ -118,7 +118,7 @@ def append(tx: Tx, writer: Writer, change: Change) -> str:
         "author_id": writer.author.id,
         "created_us": change.at_us,
     }
-    tx.run(_INSERT, row)
+    tx.later(_INSERT, row)
     return version_id
 
 

@@ -94,7 +94,7 @@ def create(
         archived_us=None,
     )
     _audit(tx, actor, "create", made)
-    tx.run(_INSERT, {**vars(made), "body": dict(body), "sort_key": sort_key(kind, body)})
+    tx.later(_INSERT, {**vars(made), "body": dict(body), "sort_key": sort_key(kind, body)})
     _keep_version(tx, kind, made)
     return made
 
@@ -249,7 +249,7 @@ def _keep_version(tx: Tx, kind: Kind, target: Resource) -> None:
             "body": dict(target.body),
             "created_us": target.updated_us,
         }
-        tx.run(_INSERT_VERSION, row)
+        tx.later(_INSERT_VERSION, row)
 
 
 def _resource(row: Row[Any]) -> Resource:

@@ -48,7 +48,7 @@ def record(
     at_us = to_micros(now)
     tx.take_turn()
     line, head = seal(read_head(tx), AuditRecord(rfc3339(now), kind, body))
-    tx.run(
+    tx.later(
         _APPEND,
         {
             "seq": head.seq,

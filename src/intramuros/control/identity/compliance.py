@@ -36,7 +36,7 @@ def capture(tx: Tx, seq: int, at_us: int, kind: str, fields: Mapping[str, Any]) 
     found = TYPES.get(kind)
     if found is not None and enabled(tx):
         row = {"seq": seq, "at_us": at_us, "type": found.name, "actor_id": actor_id(fields)}
-        tx.run(_APPEND, row)
+        tx.later(_APPEND, row)
 
 
 _ENABLED: Final = Prepared(select(compliance.c.enabled).where(compliance.c.name == _SWITCH))

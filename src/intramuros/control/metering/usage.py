@@ -115,7 +115,7 @@ def record(tx: Tx, known: Catalogue, at_us: int, spender: Spender, use: Use) -> 
     }
     counts = {**tokens._asdict(), **costs, "web_searches": use.web_searches}
     tx.take_turn()
-    tx.run(_ADD_USAGE, {**key, **counts})
+    tx.later(_ADD_USAGE, {**key, **counts})
     total = sum(costs.values())
     if total:
         day_us = at_us - at_us % DAY_US

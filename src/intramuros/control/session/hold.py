@@ -23,6 +23,7 @@ from intramuros.control.store.db import Database, Tx
 from intramuros.control.store.leases import Lease, LostLease
 from intramuros.control.store.records import Draft, Record
 from intramuros.control.store.tables import sessions
+from intramuros.kernel.errors import NotFound
 from intramuros.kernel.timing import Clock, to_micros
 
 # Built once: it runs in every turn.
@@ -120,16 +121,15 @@ class Hold:
 
         def work(tx: Tx) -> tuple[bool, list[Record]]:
             session_id, after = self.lease.key, before.state.last_seq
-            end = events.last_seq(tx, session_id)
-            if end is None:
-                raise LostLease(f"session {session_id} is gone")
-            if end != after:
+            try:
+                held = self._desk.journal.held(tx, session_id, self.lease.epoch)
+            except NotFound as error:
+                raise LostLease(f"session {session_id} is gone") from error
+            if held.end.seq != after:
                 return False, events.read(tx, session_id, after_seq=after)
             written: list[Record] = []
             if drafts:
-                written = self._desk.journal.record(
-                    tx, session_id, self.lease.epoch, drafts, lambda: let_go(tx)
-                )
+                written = self._desk.journal.record(tx, held, drafts, lambda: let_go(tx))
                 self._desk.follow(tx, before.extend(written), written)
             else:
                 let_go(tx)

@@ -161,11 +161,19 @@ class Journal:
         Raises:
             NotFound: there is no such session.
         """
-        row = tx.run(_HOLD, {"session_id": session_id}).first()
-        if row is None:
-            raise NotFound(f"no session {session_id!r}")
-        state = threads.recalled(tx, session_id, load(row.state))
-        return Held(row, state, End(row.last_seq, row.updated_us))
+        return _held(tx, session_id, tx.run(_HOLD, {"session_id": session_id}).first())
+
+    def held(self, tx: Tx, session_id: str, epoch: int) -> Held:
+        """Hold a session's row for whoever has the turn's lease, if that is still the newest.
+
+        Raises:
+            LostLease: it is not.
+            NotFound: the session was deleted.
+        """
+        claim = leases.ask(tx, leases.TURNS, session_id)
+        row = tx.later(_HOLD, {"session_id": session_id})
+        leases.require(claim, f"{leases.TURNS}/{session_id}", epoch)
+        return _held(tx, session_id, row.rows().first())
 
     def accept(
         self,
@@ -214,7 +222,7 @@ class Journal:
         outcomes.check_room(held.row.outcomes, drafts)
         steered = behind.steered(held.row.steered_by, principal)
         if steered:
-            tx.run(_STEER, {"of_id": session_id, "marks": steered["steered_by"]})
+            tx.later(_STEER, {"of_id": session_id, "marks": steered["steered_by"]})
         placed = self._place(tx, held, drafts)
         if placed.rows:
             fields: dict[str, object] = {
@@ -232,22 +240,16 @@ class Journal:
     def record(
         self,
         tx: Tx,
-        session_id: str,
-        epoch: int,
+        held: Held,
         drafts: Sequence[Draft],
         release: Callable[[], None] | None = None,
     ) -> list[Record]:
-        """Append what the loop did, if its turn lease is still the newest.
+        """Append what the loop did.
 
         Args:
+            held: from :meth:`held`, in this transaction; to be used once.
             release: gives the lease back, before anything that all writers share is touched.
-
-        Raises:
-            LostLease: it is not; nothing is written.
-            NotFound: the session was deleted.
         """
-        leases.check(tx, leases.TURNS, session_id, epoch)
-        held = self.hold(tx, session_id)
         placed = self._append(tx, held, drafts)
         if release is not None:
             release()
@@ -354,7 +356,7 @@ class Journal:
             "end_seq": end.seq,
             "end_us": end.at_us,
         }
-        tx.run(_PROJECT, projection)
+        tx.later(_PROJECT, projection)
         self._tell_outcomes(tx, row, written)
         self._staff(tx, row, state, written)
         if notices.pass_on(tx, self._clock, row, written):
@@ -405,6 +407,13 @@ class Journal:
             session_id=held.row.id,
             fields=fields,
         )
+
+
+def _held(tx: Tx, session_id: str, row: Row[Any] | None) -> Held:
+    if row is None:
+        raise NotFound(f"no session {session_id!r}")
+    state = threads.recalled(tx, session_id, load(row.state))
+    return Held(row, state, End(row.last_seq, row.updated_us))
 
 
 @contextmanager

@@ -155,7 +155,7 @@ class Sessions:
             "created_us": now_us,
             "updated_us": now_us,
         }
-        tx.run(_INSERT, row)
+        tx.later(_INSERT, row)
         self._audit(
             tx,
             "session.create",

@@ -158,7 +158,12 @@ def wrapped(driver: Driver, sql: str, error: Exception) -> DBAPIError:
     """Return a driver's error as SQLAlchemy raises it, without parameters, which may be secret."""
     # It may have been another that waited to be run before.
     made = DBAPIError.instance(
-        getattr(error, "sql", sql), None, cast("Any", error), driver.failure, hide_parameters=True, dialect=driver.dialect
+        getattr(error, "sql", sql),
+        None,
+        cast("Any", error),
+        driver.failure,
+        hide_parameters=True,
+        dialect=driver.dialect,
     )
     return cast("DBAPIError", made)
 

@@ -25,6 +25,7 @@ from sqlalchemy import bindparam, case, delete, exists, func, insert, or_, selec
 from intramuros.control.store.db import Tx
 from intramuros.control.store.prepared import Prepared
 from intramuros.control.store.tables import leases
+from intramuros.control.store.tx import Later
 from intramuros.kernel.errors import IntramurosError
 
 TURNS: Final = "turn"
@@ -64,7 +65,7 @@ def offer(tx: Tx, queue: str, key: str, now_us: int, *, at_us: int | None = None
         return
     row = {"id": f"{queue}/{key}", "queue": queue, "key": key, "state": READY, "epoch": 0}
     times = {"available_us": available_us, "created_us": now_us}
-    tx.run(_INSERT, {**row, **times, "payload": {}})
+    tx.later(_INSERT, {**row, **times, "payload": {}})
 
 
 def claim(tx: Tx, queue: str, holder: str, now_us: int, ttl_us: int) -> Lease | None:
@@ -78,7 +79,7 @@ def claim(tx: Tx, queue: str, holder: str, now_us: int, ttl_us: int) -> Lease | 
     if row is None:
         return None
     lease = Lease(queue, row.key, row.epoch + 1, now_us + ttl_us)
-    tx.run(
+    tx.later(
         _TAKE,
         {
             "of_id": row.id,
@@ -119,9 +120,26 @@ def check(tx: Tx, queue: str, key: str, epoch: int) -> None:
     Raises:
         LostLease: it is not.
     """
-    row = tx.run(_HELD_EPOCH, {"of_queue": queue, "of_key": key}).first()
+    require(ask(tx, queue, key), f"{queue}/{key}", epoch)
+
+
+def ask(tx: Tx, queue: str, key: str) -> Later:
+    """Ask for the newest claim of a key, and keep it as it is until the transaction ends."""
+    return tx.later(_HELD_EPOCH, {"of_queue": queue, "of_key": key})
+
+
+def require(claim: Later, name: str, epoch: int) -> None:
+    """Make sure that ``epoch`` is the claim that :func:`ask` asked for.
+
+    Args:
+        name: of the key, for the error.
+
+    Raises:
+        LostLease: it is not.
+    """
+    row = claim.rows().first()
     if row is None or row.epoch != epoch:
-        raise LostLease(f"{queue}/{key} is no longer held at epoch {epoch}")
+        raise LostLease(f"{name} is no longer held at epoch {epoch}")
 
 
 def beat(tx: Tx, lease: Lease, expires_us: int) -> None:

@@ -65,7 +65,7 @@ def add(tx: Tx, item: Item) -> None:
         "payload": _payload(item),
         "created_us": item.created_us,
     }
-    tx.run(_INSERT, row)
+    tx.later(_INSERT, row)
 
 
 def save(tx: Tx, item: Item) -> None:

@@ -106,9 +106,10 @@ def test_the_loop_writes_only_while_its_lease_is_the_newest(world: World) -> Non
     new = leases.claim(world.tx, leases.TURNS, "new", world.now_us + 1, 1000)
     before = events.read(world.tx, session_id)
     with pytest.raises(LostLease):
-        world.journal.record(world.tx, session_id, old.epoch, [Draft("session.status_running")])
+        world.journal.held(world.tx, session_id, old.epoch)
     assert events.read(world.tx, session_id) == before
-    world.journal.record(world.tx, session_id, new.epoch, [Draft("session.status_running")])
+    held = world.journal.held(world.tx, session_id, new.epoch)
+    world.journal.record(world.tx, held, [Draft("session.status_running")])
 
 
 def test_amb_21_an_answer_sent_twice_gives_the_stored_event(world: World) -> None:

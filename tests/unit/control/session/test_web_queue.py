@@ -172,7 +172,8 @@ class History:
         assert self.lease is not None
         if drafts:
             world = self.world
-            written = world.journal.record(world.tx, self.session, self.lease.epoch, drafts)
+            held = world.journal.held(world.tx, self.session, self.lease.epoch)
+            written = world.journal.record(world.tx, held, drafts)
             self.queue.offer(world.tx, self.view(), written)
 
     def land(self) -> None:
