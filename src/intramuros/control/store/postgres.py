@@ -36,6 +36,7 @@ from intramuros.control.store.drivers import (
     Keys,
     LostTransaction,
     raw,
+    wrapped,
 )
 from intramuros.control.store.postgres_connection import Talk
 from intramuros.control.store.postgres_dialect import dialect, register
@@ -131,6 +132,14 @@ class PostgresDriver:
 def _talk(connection: Connection) -> Talk:
     here: Talk = raw(connection)
     return here
+
+
+def _settle(talk: Talk) -> None:
+    """Run what waits; what fails is told as if it had been run at once."""
+    try:
+        talk.settle()
+    except psycopg.Error as error:
+        raise wrapped(DRIVERS["postgresql"], "", error) from error
 
 
 @lru_cache(maxsize=64)
@@ -282,7 +291,7 @@ class Postgres:
             raise LostTransaction from error
         try:
             yield
-            here.settle()
+            _settle(here)
         except BaseException as error:
             if self.lost(connection):
                 raise LostTransaction from error
@@ -332,8 +341,8 @@ class Postgres:
         if self._noted is not None and self._noted() is found:
             return
         self._noted = weakref.ref(found)
-        sql = error.statement if isinstance(error, DBAPIError) else None
-        log.warning("statement_cut_off", sql=(sql or "")[:_SQL_CHARS])
+        sql = getattr(found, "sql", None) or getattr(error, "statement", None) or ""
+        log.warning("statement_cut_off", sql=sql[:_SQL_CHARS])
 
     def lost(self, connection: Connection) -> bool:
         """Tell whether a connection is of no use any more."""

@@ -22,13 +22,14 @@ _COMMIT: Final = "COMMIT"
 class Waiting:
     """A statement that is run when something needs its result, at the latest by the commit."""
 
-    __slots__ = ("_talk", "cursor", "sql", "values")
+    __slots__ = ("_found", "_talk", "cursor", "sql", "values")
 
     def __init__(self, talk: "Talk", sql: str, values: Mapping[str, object] | None) -> None:
         self._talk = talk
         self.sql = sql
         self.values = values
         self.cursor: psycopg.Cursor[Any] | None = None
+        self._found: Fetched | None = None
 
     def result(self) -> Fetched:
         """Return its rows, none if it gives none, and how many it concerned.
@@ -36,10 +37,12 @@ class Waiting:
         Raises:
             psycopg.Error: it failed, or one that waited before it.
         """
-        self._talk.settle()
-        if self.cursor is None:
-            raise psycopg.OperationalError("its transaction was undone before it was run")
-        return fetched(self.cursor)
+        if self._found is None:
+            self._talk.settle()
+            if self.cursor is None:
+                raise psycopg.OperationalError("its transaction was undone before it was run")
+            self._found = _fetched(self.cursor)
+        return self._found
 
 
 class Talk(psycopg.Connection[Any]):
@@ -133,7 +136,7 @@ class Settling(psycopg.Cursor[Any]):
         super().executemany(query, params_seq, **how)
 
 
-def fetched(cursor: psycopg.Cursor[Any]) -> Fetched:
+def _fetched(cursor: psycopg.Cursor[Any]) -> Fetched:
     """Return what a statement gave: its rows, none if it gives none, and how many it concerned."""
     # Not ``description``: to describe the columns takes as long as all the rest.
     result = cursor.pgresult

@@ -16,7 +16,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import anyio
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 
 from intramuros.control.store import arrival
 from intramuros.control.store.drivers import Backend, Keys, LostTransaction
@@ -34,6 +34,9 @@ log = logger("store")
 ATTEMPTS: Final = 5
 # That the database takes nothing is logged so often, in seconds.
 REMARK_S: Final = 10.0
+
+# Failures of a statement; a commit has none of them.
+_OWN: Final = (IntegrityError, DataError, ProgrammingError)
 
 Hooks = list[Callable[[], None]]
 
@@ -279,6 +282,10 @@ class Writer:
         """
         self._check()
         if any(error is one for _, one in failed):
+            return
+        if len(group) == 1 and isinstance(error, _OWN):
+            # What it left for later (Tx.later) failed with the commit, which is not to blame.
+            group[0].refuse(self._backend.verdict(error))
             return
         if self._backend.passing(error):
             raise _Again from error
