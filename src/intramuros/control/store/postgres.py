@@ -253,6 +253,10 @@ class Postgres:
         try:
             transaction.commit()
         except (DBAPIError, psycopg.Error) as error:
+            if not self.lost(connection):
+                # What waited for the commit was refused before it; SQLAlchemy would undo nothing.
+                _talk(connection).rollback()
+                transaction.rollback()
             found = driver_error(error)
             # A server that says why it closed the connection has not committed.
             if self.lost(connection) and (found is None or found.sqlstate is None):
@@ -287,7 +291,7 @@ class Postgres:
         try:
             here.execute("SAVEPOINT one")
         except psycopg.Error as error:
-            # What waited belongs to all: the begin, with its locks.
+            # What waited belongs to all of them.
             raise LostTransaction from error
         try:
             yield

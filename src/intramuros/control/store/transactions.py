@@ -21,7 +21,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingErr
 from intramuros.control.store import arrival
 from intramuros.control.store.drivers import Backend, Keys, LostTransaction
 from intramuros.control.store.tx import Tx
-from intramuros.kernel.errors import Unavailable
+from intramuros.kernel.errors import IntramurosError, TimedOut, Unavailable
 from intramuros.kernel.remarks import Remarks
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import SystemClock
@@ -301,10 +301,10 @@ class Writer:
         if silent is not None:
             log.error("commit_failed", error=repr(cause), alike_before=silent)
 
-    def _unavailable(self, error: BaseException) -> Unavailable:
+    def _unavailable(self, error: BaseException) -> IntramurosError:
         """Return what callers learn of a transaction that the database refused."""
         told = self._backend.verdict(error)
-        if isinstance(told, Unavailable):
+        if isinstance(told, Unavailable | TimedOut):
             return told
         failure = Unavailable("the database refused the write; nothing was changed")
         failure.__cause__ = error
