@@ -21,7 +21,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingErr
 from intramuros.control.store import arrival
 from intramuros.control.store.drivers import Backend, Keys, LostTransaction
 from intramuros.control.store.tx import Tx
-from intramuros.kernel.errors import IntramurosError, TimedOut, Unavailable
+from intramuros.kernel.errors import TimedOut, Unavailable
 from intramuros.kernel.remarks import Remarks
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import SystemClock
@@ -283,9 +283,10 @@ class Writer:
         self._check()
         if any(error is one for _, one in failed):
             return
-        if len(group) == 1 and isinstance(error, _OWN):
+        told = self._backend.verdict(error)
+        if len(group) == 1 and (isinstance(error, _OWN) or isinstance(told, TimedOut)):
             # What it left for later (Tx.later) failed with the commit, which is not to blame.
-            group[0].refuse(self._backend.verdict(error))
+            group[0].refuse(told)
             return
         if self._backend.passing(error):
             raise _Again from error
@@ -301,10 +302,10 @@ class Writer:
         if silent is not None:
             log.error("commit_failed", error=repr(cause), alike_before=silent)
 
-    def _unavailable(self, error: BaseException) -> IntramurosError:
+    def _unavailable(self, error: BaseException) -> Unavailable:
         """Return what callers learn of a transaction that the database refused."""
         told = self._backend.verdict(error)
-        if isinstance(told, Unavailable | TimedOut):
+        if isinstance(told, Unavailable):
             return told
         failure = Unavailable("the database refused the write; nothing was changed")
         failure.__cause__ = error
