@@ -154,6 +154,11 @@ def raw(connection: Connection) -> Any:  # noqa: ANN401  a driver's own connecti
     return connection.connection.dbapi_connection
 
 
+def waited(error: BaseException) -> bool:
+    """Tell whether a statement failed that had waited to be run with the next, or the commit."""
+    return hasattr(error.orig if isinstance(error, DBAPIError) else error, "sql")
+
+
 def wrapped(driver: Driver, sql: str, error: Exception) -> DBAPIError:
     """Return a driver's error as SQLAlchemy raises it, without parameters, which may be secret."""
     # It may have been another that waited to be run before.

@@ -16,12 +16,12 @@ from typing import Any, Final, Generic, TypeVar
 
 import anyio
 from sqlalchemy import Connection
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
+from sqlalchemy.exc import DBAPIError
 
 from intramuros.control.store import arrival
-from intramuros.control.store.drivers import Backend, Keys, LostTransaction
+from intramuros.control.store.drivers import Backend, Keys, LostTransaction, waited
 from intramuros.control.store.tx import Tx
-from intramuros.kernel.errors import TimedOut, Unavailable
+from intramuros.kernel.errors import Unavailable
 from intramuros.kernel.remarks import Remarks
 from intramuros.kernel.telemetry import logger
 from intramuros.kernel.timing import SystemClock
@@ -34,9 +34,6 @@ log = logger("store")
 ATTEMPTS: Final = 5
 # That the database takes nothing is logged so often, in seconds.
 REMARK_S: Final = 10.0
-
-# Failures of a statement; a commit has none of them.
-_OWN: Final = (IntegrityError, DataError, ProgrammingError)
 
 Hooks = list[Callable[[], None]]
 
@@ -284,8 +281,8 @@ class Writer:
         if any(error is one for _, one in failed):
             return
         told = self._backend.verdict(error)
-        if len(group) == 1 and (isinstance(error, _OWN) or isinstance(told, TimedOut)):
-            # What it left for later (Tx.later) failed with the commit, which is not to blame.
+        if len(group) == 1 and waited(error) and not isinstance(told, Unavailable):
+            # What it left for later (Tx.later) failed; the commit is not to blame.
             group[0].refuse(told)
             return
         if self._backend.passing(error):
