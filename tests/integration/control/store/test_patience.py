@@ -89,6 +89,16 @@ async def test_nobody_waits_with_a_wrong_password() -> None:
         await open_when_up(url, 10_000.0, lambda _: None)
 
 
+def test_a_url_that_cannot_be_read_stops_the_start(url: str) -> None:
+    with pytest.raises(OperatorError, match="URL cannot be read"):
+        Database.open(url, replicas=["postgresql://host:port/name"])
+
+
+def test_sqlite_has_no_replicas(url: str) -> None:
+    with pytest.raises(OperatorError, match="no replicas"):
+        Database.open("sqlite:////nowhere/at/all.db", replicas=[url])
+
+
 @pytest.mark.timeout(180)
 def test_a_server_waits_for_a_database_that_recovers(cluster: Cluster, tmp_path: Path) -> None:
     url = cluster.bare("late")

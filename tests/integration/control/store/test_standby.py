@@ -18,7 +18,7 @@ from intramuros.control.store import standing
 from intramuros.control.store.arrival import arriving
 from intramuros.control.store.db import Database, Tx
 from intramuros.control.store.tables import workspaces as W
-from intramuros.kernel.errors import NotFound, OperatorError, TimedOut
+from intramuros.kernel.errors import NotFound, TimedOut
 from tests import postgres
 from tests.postgres import Cluster
 from tests.waiting import until
@@ -401,16 +401,6 @@ async def test_a_primary_is_no_replica(url: str) -> None:
             assert await db.page(names) == []
         finally:
             db.close()
-
-
-def test_a_url_that_cannot_be_read_stops_the_start(url: str) -> None:
-    with pytest.raises(OperatorError, match="URL cannot be read"):
-        Database.open(url, replicas=["postgresql://host:port/name"])
-
-
-def test_sqlite_has_no_replicas(url: str) -> None:
-    with pytest.raises(OperatorError, match="no replicas"):
-        Database.open("sqlite:////nowhere/at/all.db", replicas=[url])
 
 
 async def test_a_server_starts_while_its_replica_is_away(rig: Rig, replica: Cluster) -> None:
