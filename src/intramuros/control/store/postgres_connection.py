@@ -7,7 +7,7 @@ to :meth:`Talk.later`; the next question takes all of that along, in order, in o
 connection first says what waits.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Self
 
 import psycopg
@@ -134,6 +134,16 @@ class Settling(psycopg.Cursor[Any]):
         """Run a statement for each row of parameters, behind all that waits."""
         _talk(self).settle()
         super().executemany(query, params_seq, **how)
+
+    def copy(self, statement: Any, *given: Any, **how: Any) -> Any:  # noqa: ANN401  as it inherits
+        """Begin a COPY behind all that waits."""
+        _talk(self).settle()
+        return super().copy(statement, *given, **how)
+
+    def stream(self, query: Any, *given: Any, **how: Any) -> Iterator[Any]:  # noqa: ANN401  as it inherits
+        """Begin a statement whose rows come one by one, behind all that waits."""
+        _talk(self).settle()
+        return super().stream(query, *given, **how)
 
 
 def _fetched(cursor: psycopg.Cursor[Any]) -> Fetched:

@@ -60,6 +60,11 @@ def test_a_cursor_of_any_kind_says_first_what_waits(talk: Talk) -> None:
     add(talk, 2)
     talk.cursor().executemany("DELETE FROM log WHERE n = %s", [(1,), (2,)])
     assert rows(talk) == []
+    add(talk, 3)
+    with talk.cursor().copy("COPY log (n) TO STDOUT") as copied:
+        assert b"".join(copied) == b"3\n"
+    add(talk, 4)
+    assert list(talk.cursor().stream("SELECT n FROM log ORDER BY n")) == [(3,), (4,)]
 
 
 def test_the_first_that_failed_is_told_and_nothing_behind_it_is_run(talk: Talk) -> None:
