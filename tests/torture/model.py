@@ -41,6 +41,8 @@ class Model:
     async def __call__(self, scope: Any, receive: Any, send: Send) -> None:
         """Answer one request."""
         body = await _read(receive)
+        if body is None:
+            return  # whoever asked was killed meanwhile
         if scope["path"] != "/v1/messages":
             await _whole(send, 200, {"input_tokens": 42})
             return
@@ -79,6 +81,8 @@ async def _read(receive: Any) -> Any:
     data, more = b"", True
     while more:
         part = await receive()
+        if part["type"] == "http.disconnect":
+            return None
         data += part.get("body", b"")
         more = part.get("more_body", False)
     return json.loads(data or b"{}")

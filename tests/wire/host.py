@@ -2,6 +2,7 @@
 
 import json
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -67,6 +68,17 @@ def running(
         # Scripts read standard output: it holds the one line and nothing else.
         assert process.stdout is not None
         assert process.stdout.read() == ""
+
+
+@contextmanager
+def both(directory: Path, **shared: object) -> Iterator[tuple[Server, Server]]:
+    """Run two servers with one database and one master key; settings as for :func:`running`."""
+    first, second = directory / "first", directory / "second"
+    with running(first, **shared) as one:
+        second.mkdir()
+        shutil.copy(first / "master-key", second / "master-key")
+        with running(second, **shared) as two:
+            yield one, two
 
 
 def _ready_line(process: "subprocess.Popen[str]", data_dir: Path) -> str:

@@ -1,8 +1,6 @@
 """Behind PgBouncer, which hands out connections by transaction: nothing leaks, nothing is lost."""
 
 import secrets
-import shutil
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,10 +23,10 @@ from intramuros.kernel.service import Stop
 from intramuros.kernel.timing import SystemClock
 from intramuros.protocol.audit import verify
 from tests import pooler, waiting
-from tests.integration.control.store.test_shared_limits import LIMIT, PER_S, Caller
+from tests.integration.control.store.test_shared_limits import LIMIT, Caller, use_half
 from tests.postgres import Cluster
-from tests.wire.host import running
-from tests.wire.site import BETA, MESSAGE, Site, until
+from tests.wire.host import both, running
+from tests.wire.site import BETA, MESSAGE, Site
 
 pytestmark = [pytest.mark.anyio, pytest.mark.sqlite]
 
@@ -155,26 +153,10 @@ def test_servers_keep_one_limit_past_the_pooler(url: str, direct: str, tmp_path:
         "bootstrap_api_key": "sk-test-of-limits",
         "creates_per_minute": LIMIT,
     }
-    first, second = tmp_path / "first", tmp_path / "second"
-    with ExitStack() as stack:
-        one = stack.enter_context(running(first, **shared))
-        second.mkdir()
-        shutil.copy(first / "master-key", second / "master-key")
-        two = stack.enter_context(running(second, **shared))
+    with both(tmp_path, **shared) as (one, two):
         headers = {"x-api-key": one.api_key, **BETA}
-        client = stack.enter_context(httpx2.Client(headers=headers, timeout=60))
-        here, there = Caller(one, client), Caller(two, client)
-        began_s = time.monotonic()
-        for _ in range(LIMIT // 2):
-            assert here.create() is not None
-
-        def heard() -> bool | None:
-            left = there.create()
-            flowed = (time.monotonic() - began_s) * PER_S
-            assert left is not None
-            return left <= LIMIT // 2 - there.let_in + flowed or None
-
-        until(heard)
+        with httpx2.Client(headers=headers, timeout=60) as client:
+            use_half(Caller(one, client), Caller(two, client))
         assert "replicas_" not in one.log + two.log
 
 

@@ -1,6 +1,5 @@
 """Two servers of one database: previews of a turn reach the streams of both, or end as a prefix."""
 
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -13,7 +12,7 @@ from anthropic import Anthropic
 from sqlalchemy import make_url
 
 from tests.postgres import Cluster
-from tests.wire.host import Server, running
+from tests.wire.host import Server, both
 from tests.wire.site import MESSAGE, Site
 
 TEXT = " ".join(f"wörd{number} \N{GRINNING FACE}" for number in range(30))
@@ -26,7 +25,7 @@ Pair = tuple[Site, Site]
 @pytest.fixture
 def pair(tmp_path: Path, url: str) -> Iterator[Pair]:
     """Two servers with one database, whose model is slow enough to look at."""
-    scripts, first, second = (tmp_path / name for name in ("scripts", "first", "second"))
+    scripts = tmp_path / "scripts"
     scripts.mkdir()
     told = {"pace_s": 0.02, "steps": [{"text": TEXT} for _ in range(2 * TRIES + 10)]}
     (scripts / "teller.yaml").write_text(yaml.safe_dump(told))
@@ -36,10 +35,7 @@ def pair(tmp_path: Path, url: str) -> Iterator[Pair]:
         "bootstrap_api_key": "sk-test-of-previews",
     }
     with ExitStack() as stack:
-        one = stack.enter_context(running(first, **shared))
-        second.mkdir()
-        shutil.copy(first / "master-key", second / "master-key")
-        two = stack.enter_context(running(second, **shared))
+        one, two = stack.enter_context(both(tmp_path, **shared))
 
         def site(server: Server) -> Site:
             api = Anthropic(base_url=server.base_url, api_key=server.api_key, max_retries=0)

@@ -2,7 +2,6 @@
 
 import json
 import secrets
-import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -29,7 +28,7 @@ from intramuros.control.store.replicas import (
 from intramuros.kernel.service import Stop
 from intramuros.kernel.timing import SystemClock
 from tests.postgres import Cluster
-from tests.wire.host import Server, running
+from tests.wire.host import Server, both
 from tests.wire.site import MESSAGE, Site, until
 
 pytestmark = pytest.mark.anyio
@@ -228,17 +227,13 @@ async def test_too_many_topics_become_one() -> None:
 @pytest.fixture
 def pair(tmp_path: Path, url: str) -> Iterator[tuple[Site, Site]]:
     """Two servers with one database and one master key, and a site at each."""
-    first, second = tmp_path / "first", tmp_path / "second"
     shared = {
         "database_url": url,
         "model_scripts": str(SCRIPTS),
         "bootstrap_api_key": "sk-test-of-two-replicas",
     }
     with ExitStack() as stack:
-        one = stack.enter_context(running(first, **shared))
-        second.mkdir()
-        shutil.copy(first / "master-key", second / "master-key")
-        two = stack.enter_context(running(second, **shared))
+        one, two = stack.enter_context(both(tmp_path, **shared))
 
         def site(server: Server) -> Site:
             api = stack.enter_context(

@@ -1,15 +1,13 @@
 """Two servers of one database keep one limit between them, within what telling takes."""
 
-import shutil
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import httpx2
 import pytest
 
-from tests.wire.host import Server, running
+from tests.wire.host import Server, both
 from tests.wire.site import BETA, until
 
 LIMIT = 30
@@ -25,12 +23,8 @@ def pair(tmp_path: Path, url: str) -> Iterator[tuple[Server, Server]]:
         "bootstrap_api_key": "sk-test-of-limits",
         "creates_per_minute": LIMIT,
     }
-    first, second = tmp_path / "first", tmp_path / "second"
-    with ExitStack() as stack:
-        one = stack.enter_context(running(first, **shared))
-        second.mkdir()
-        shutil.copy(first / "master-key", second / "master-key")
-        yield one, stack.enter_context(running(second, **shared))
+    with both(tmp_path, **shared) as servers:
+        yield servers
 
 
 class Caller:
@@ -53,23 +47,29 @@ class Caller:
         return int(answer.headers["anthropic-ratelimit-requests-remaining"])
 
 
+def use_half(here: Caller, there: Caller) -> None:
+    """Use half of the limit at one server, and wait until the other knows."""
+    began_s = time.monotonic()
+    for _ in range(LIMIT // 2):
+        assert here.create() is not None
+
+    def heard() -> bool | None:
+        left = there.create()
+        flowed = (time.monotonic() - began_s) * PER_S
+        assert left is not None
+        return left <= LIMIT // 2 - there.let_in + flowed or None
+
+    # Each look takes one too: there are enough for some, and more flow in.
+    until(heard)
+
+
 @pytest.mark.timeout(240)
 def test_what_one_server_let_in_the_other_does_not(pair: tuple[Server, Server]) -> None:
     headers = {"x-api-key": pair[0].api_key, **BETA}
     with httpx2.Client(headers=headers, timeout=60) as client:
         here, there = (Caller(server, client) for server in pair)
         began_s = time.monotonic()
-        for _ in range(LIMIT // 2):
-            assert here.create() is not None
-
-        def heard() -> bool | None:
-            left = there.create()
-            flowed = (time.monotonic() - began_s) * PER_S
-            assert left is not None
-            return left <= LIMIT // 2 - there.let_in + flowed or None
-
-        # Each look takes one too: there are enough for some, and more flow in.
-        until(heard)
+        use_half(here, there)
         while there.create() is not None:
             pass
         until(lambda: here.create() is None or None)
