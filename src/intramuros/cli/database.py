@@ -34,6 +34,15 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="The control plane's database.", no_args_is_help=True)
 
+Replicas = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--database-replica",
+        envvar="INTRAMUROS_DATABASE_REPLICA",
+        help="A read replica of the server's; repeatable, or several with commas.",
+    ),
+]
+
 STORE: Final = "intramuros.control.store"
 
 
@@ -46,6 +55,7 @@ def check(
     data_dir: DataDir = Path("intramuros-data"),
     database_url: Url = None,
     blob_url: BlobUrl = None,
+    database_replica: Replicas = None,
     deep: Annotated[
         bool,
         typer.Option("--deep", help="Also read every file's bytes and fold every session's log."),
@@ -54,13 +64,18 @@ def check(
     """Say what is wrong with an installation, where, and what to do; status 1 if anything is.
 
     Looks at the database and its schema, the audit chain, every log, the master key and what it
-    sealed, files, and the certificates that tunnels trust; changes nothing.
+    sealed, files, the certificates that tunnels trust, and read replicas if any are named; changes
+    nothing.
 
     Example: intramuros db check --data-dir ./data
     """
     examine = imported("intramuros.control.upkeep.check", "server", "examine")
     place = place_of(data_dir, database_url, blob_url)
     found: list[Finding] = list(examine(place, Progress().tell, deep=deep))
+    # Commas as in the server's own variable.
+    if replicas := [url for one in database_replica or () for url in one.split(",") if url]:
+        look = imported("intramuros.control.upkeep.replicas", "server,postgres", "examine_replicas")
+        found.extend(look(place.url, replicas))
     wrong = [one for one in found if one.fix]
     for one in wrong:
         say(f"✗ {one.what}\n    {one.fix}")
