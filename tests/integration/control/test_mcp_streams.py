@@ -50,11 +50,14 @@ class Served:
     stopped: threading.Event = field(default_factory=threading.Event)
     go: threading.Event = field(default_factory=threading.Event)
     runs: list[str] = field(default_factory=list)
+    resumed: list[str] = field(default_factory=list)
+    """The line's own."""
 
     def clear(self) -> None:
         for event in (self.begun, self.stopped, self.go):
             event.clear()
         self.runs.clear()
+        self.resumed.clear()
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +78,11 @@ def server() -> Iterator[Served]:
     async def pay(ctx: Context, closes: int) -> str:
         """Answer on another stream than the one that the call came with."""
         served.runs.append("pay")
-        for _ in range(closes):
-            await ctx.close_sse_stream()
-            await anyio.sleep(0.15)
+        for before in range(closes):
+            # Whoever comes back may take its time, and finds nothing to close until then.
+            while len(served.resumed) <= before:
+                await ctx.close_sse_stream()
+                await anyio.sleep(0.05)
         return "paid once"
 
     @made.tool()
@@ -233,11 +238,11 @@ async def test_a_call_over_its_time_is_cancelled_at_the_server_too(
 
 @pytest.mark.parametrize("closes", [1, 2])
 async def test_a_stream_that_the_server_closes_is_resumed(server: Served, closes: int) -> None:
-    line = Line()
+    line = Line(resumed=server.resumed)
     assert await call(line, server, "pay", closes=closes) == "paid once"
     assert server.runs == ["pay"], "it is the answer that is asked for again, not the call"
     assert line.said.count("tools/call") == 1
-    assert len(line.resumed) == closes
+    assert len(line.resumed) >= closes
     assert all(line.resumed)
 
 
